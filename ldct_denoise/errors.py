@@ -1,0 +1,54 @@
+"""Errors that a user can put right.
+
+::
+
+    LdctDenoiseError
+    ├── InputError     a file, folder or series that cannot be used
+    ├── ConfigError    a setting that is unknown, impossible or contradicts another
+    ├── OutputError    a place that cannot be written, or must not be overwritten
+    ├── ModelError     a trained model or method that cannot be found, read or used here
+    └── PartialError   some of the work was done; ``failures`` lists what was not
+
+Every message is one line that names the file or setting, what is wrong and what would be right. The command
+line prints it as ``error: …``; status 2 when nothing was done, 1 for :class:`PartialError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LdctDenoiseError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class InputError(LdctDenoiseError):
+    """A file, folder or series that cannot be used as it is."""
+
+
+class ConfigError(LdctDenoiseError):
+    """A setting that is unknown, impossible, or contradicts another."""
+
+
+class OutputError(LdctDenoiseError):
+    """A place that cannot be written to, or holds something that must not be overwritten."""
+
+
+class ModelError(LdctDenoiseError):
+    """A trained model or a method that cannot be found, read, or used on this input."""
+
+
+class PartialError(LdctDenoiseError):
+    """Part of the work was done.
+
+    Parameters
+    ----------
+    message : str
+        One line: how much was done and how much was not.
+    failures : sequence of str
+        One line for each thing that was not done, with its reason.
+    """
+
+    def __init__(self, message: str, failures: Sequence[str]) -> None:
+        super().__init__(message)
+        self.failures = tuple(failures)

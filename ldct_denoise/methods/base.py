@@ -1,0 +1,155 @@
+"""What a denoising method is.
+
+One file in this folder is one method: its settings, its networks, its losses, and how it restores an image.
+The file is found by its name; nothing else has to be edited to add one. See ``docs/add-a-method.md``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from ldct_denoise.intensity import Scale
+
+
+class Needs(StrEnum):
+    """The supervision that a method is trained with."""
+
+    NOTHING = "nothing"  # no training: restores from the image alone
+    NOISY = "noisy"  # low-dose images only
+    NOISY_PAIRS = "noisy pairs"  # two noisy realisations of the same anatomy
+    UNPAIRED = "unpaired"  # a low-dose and a normal-dose pool, no pairs
+    PAIRED = "paired"  # low-dose images with their normal-dose partners
+
+
+class Settings(BaseModel):
+    """Base of a method's settings: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's training images in network units (see :class:`~ldct_denoise.intensity.Scale`).
+
+    Parameters
+    ----------
+    low : Tensor, shape (n, 1, height, width)
+        Low-dose patches.
+    normal : Tensor, same shape, optional
+        Normal-dose patches: of other patients or places for an unpaired method, the partners of ``low`` for
+        a paired one. For ``NOISY_PAIRS`` the second noisy realisation. Absent for ``NOISY``.
+    noise : Tensor, same shape, optional
+        Zero-mean noise fields with the low-dose pool's own power spectrum (network units) that a method may
+        add to ``normal``; present only where the pool's noise was measured (``data.noise`` setting).
+    generator : torch.Generator
+        This step's randomness, on the CPU; a function of (seed, step, rank).
+    """
+
+    low: Tensor
+    normal: Tensor | None
+    noise: Tensor | None
+    generator: torch.Generator
+
+    def randn_like(self, like: Tensor) -> Tensor:
+        """Unit Gaussian noise of ``like``'s shape, type and device from this step's randomness."""
+        return torch.randn(like.shape, generator=self.generator).to(like)
+
+
+Losses = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kind of update within a training step.
+
+    The loop calls ``loss``, adds the named, already weighted scalars, and steps ``optimizer``; exactly the
+    parameters in the optimizer learn from this phase.
+
+    Parameters
+    ----------
+    name : str
+        As it is logged.
+    loss : callable
+        From a batch to named scalar losses.
+    optimizer : torch.optim.Optimizer
+        Holds the parameters that this phase trains.
+    repeats : int
+        Updates of this phase in every step.
+    clip_norm : float, optional
+        Largest gradient norm.
+    """
+
+    name: str
+    loss: Callable[[Batch], Losses]
+    optimizer: torch.optim.Optimizer
+    repeats: int = 1
+    clip_norm: float | None = None
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Method(nn.Module, ABC, Generic[S]):
+    """A denoiser: trained (or not) on what it ``needs``, then used through :meth:`restore`.
+
+    Class attributes say what the catalogue shows; see the conformance tests for what is asked of each.
+
+    Parameters
+    ----------
+    settings : Settings
+        This method's own settings, validated.
+    scale : Scale
+        The HU range of the values it sees; for methods whose settings are in HU.
+    """
+
+    Settings: ClassVar[type[Settings]]
+    needs: ClassVar[Needs]
+    title: ClassVar[str]
+    reference: ClassVar[str]
+    #: Whether restoring the same image twice needs the ``seed`` argument to give the same result.
+    is_random: ClassVar[bool] = False
+
+    def __init__(self, settings: S, scale: Scale) -> None:
+        super().__init__()
+        self.settings = settings
+        self.scale = scale
+
+    @abstractmethod
+    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+        """Denoise a batch of slices.
+
+        Parameters
+        ----------
+        image : Tensor, shape (n, 1, height, width)
+            Network units, any height and width.
+        seed : int
+            For methods that draw random numbers; the same seed gives the same result.
+
+        Returns
+        -------
+        Tensor
+            Same shape and units.
+        """
+
+    def phases(self, learning_rate: float) -> Sequence[Phase]:
+        """The updates of one training step, in order; empty for a method that needs no training.
+
+        Called once, after the networks are on their device.
+        """
+        return ()
+
+    def restoration_parameters(self) -> Mapping[str, Tensor]:
+        """The tensors that :meth:`restore` needs: what a trained model keeps (by default, all)."""
+        return self.state_dict()
+
+    def summary_images(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Pictures for the training log, each (n, 1, height, width) in network units."""
+        return {"low": batch.low, "restored": self.restore(batch.low)}

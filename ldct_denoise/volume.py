@@ -1,0 +1,226 @@
+"""Where the voxels are, and their HU.
+
+Conventions, said once: patient coordinates are DICOM's LPS in millimetres; array axes are
+(slice, row, column); HU are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.errors import InputError
+
+#: Two positions closer than this are the same place (mm).
+POSITION_TOLERANCE_MM = 1e-2
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where every voxel of a stack of slices lies in the patient.
+
+    Each slice keeps its own position, so uneven spacing, missing slices and gantry tilt are told as they are.
+
+    Parameters
+    ----------
+    positions_mm : ndarray, shape (slices, 3)
+        LPS position of the centre of each slice's first voxel (ImagePositionPatient, PS3.3 C.7.6.2.1.1).
+    row_direction, column_direction : tuple of 3 floats
+        Unit vectors along a row (towards higher column index) and along a column (towards higher row index):
+        the first and last three values of ImageOrientationPatient.
+    pixel_spacing_mm : tuple of 2 floats
+        Distance between row centres and between column centres (PixelSpacing order).
+    rows, columns : int
+        Size of a slice.
+    """
+
+    positions_mm: NDArray[np.float64]
+    row_direction: tuple[float, float, float]
+    column_direction: tuple[float, float, float]
+    pixel_spacing_mm: tuple[float, float]
+    rows: int
+    columns: int
+
+    def __post_init__(self) -> None:
+        positions = np.array(self.positions_mm, dtype=np.float64).reshape(-1, 3)
+        positions.flags.writeable = False
+        object.__setattr__(self, "positions_mm", positions)
+        if min(self.pixel_spacing_mm) <= 0 or min(self.rows, self.columns, len(positions)) < 1:
+            raise InputError(
+                f"impossible geometry: {len(positions)} slices of {self.rows}×{self.columns} pixels, "
+                f"pixel spacing {self.pixel_spacing_mm} mm"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        return len(self.positions_mm), self.rows, self.columns
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit normal of the slices: row direction × column direction."""
+        normal = np.cross(self.row_direction, self.column_direction)
+        return normal / np.linalg.norm(normal)
+
+    @property
+    def offsets_mm(self) -> NDArray[np.float64]:
+        """Signed distance of each slice plane from the patient origin along the normal, shape (slices,)."""
+        return self.positions_mm @ self.normal
+
+    @property
+    def slice_spacing_mm(self) -> float:
+        """Median distance between neighbouring slice planes; 1 for a single slice."""
+        if len(self.positions_mm) < 2:
+            return 1.0
+        return float(np.median(np.abs(np.diff(self.offsets_mm))))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """(slice, row, column) spacing."""
+        return self.slice_spacing_mm, *self.pixel_spacing_mm
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all neighbouring slices are equally far apart (to 1 % of the spacing)."""
+        steps = np.diff(self.positions_mm, axis=0)
+        if len(steps) < 2:
+            return True
+        return bool(np.all(np.linalg.norm(steps - np.median(steps, axis=0), axis=1) < 0.01 * self.slice_spacing_mm))
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """4×4 matrix from (slice, row, column) index to LPS mm; the mean slice step where spacing is uneven."""
+        matrix = np.eye(4)
+        count = len(self.positions_mm)
+        step = (
+            (self.positions_mm[-1] - self.positions_mm[0]) / (count - 1)
+            if count > 1
+            else self.normal * self.slice_spacing_mm
+        )
+        matrix[:3, 0] = step
+        matrix[:3, 1] = np.asarray(self.column_direction) * self.pixel_spacing_mm[0]
+        matrix[:3, 2] = np.asarray(self.row_direction) * self.pixel_spacing_mm[1]
+        matrix[:3, 3] = self.positions_mm[0]
+        return matrix
+
+    @classmethod
+    def from_affine(cls, affine: NDArray[np.float64], shape: Sequence[int]) -> Geometry:
+        """The even geometry with this index-to-LPS matrix (axes slice, row, column)."""
+        slices, rows, columns = shape
+        matrix = np.asarray(affine, dtype=np.float64)
+        row_mm, column_mm = np.linalg.norm(matrix[:3, 1]), np.linalg.norm(matrix[:3, 2])
+        if min(row_mm, column_mm) == 0:
+            raise InputError("impossible geometry: the image's matrix has a zero column")
+        return cls(
+            positions_mm=matrix[:3, 3] + np.arange(slices)[:, None] * matrix[:3, 0],
+            row_direction=_triple(matrix[:3, 2] / column_mm),
+            column_direction=_triple(matrix[:3, 1] / row_mm),
+            pixel_spacing_mm=(float(row_mm), float(column_mm)),
+            rows=rows,
+            columns=columns,
+        )
+
+    def to_lps(self, index: NDArray[np.floating] | Sequence[float]) -> NDArray[np.float64]:
+        """LPS mm of (slice, row, column) indices, shape (..., 3); the slice index must be whole."""
+        index = np.asarray(index, dtype=np.float64)
+        plane = self.positions_mm[np.rint(index[..., 0]).astype(int)]
+        down = index[..., 1, None] * self.pixel_spacing_mm[0] * np.asarray(self.column_direction)
+        along = index[..., 2, None] * self.pixel_spacing_mm[1] * np.asarray(self.row_direction)
+        return plane + down + along
+
+    def select(self, indices: Sequence[int]) -> Geometry:
+        """The geometry of some of the slices."""
+        return replace(self, positions_mm=self.positions_mm[list(indices)])
+
+
+def _triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in vector)
+    return x, y, z
+
+
+@runtime_checkable
+class SliceSource(Protocol):
+    """Anything that gives a CT series slice by slice, so that memory stays flat.
+
+    DICOM series, volumes of other formats and volumes in memory are all sources.
+    """
+
+    @property
+    def uid(self) -> str:
+        """What tells this series from every other: Series Instance UID, or a digest of the file."""
+        ...
+
+    @property
+    def patient(self) -> str:
+        """Whose images these are; the unit by which pools are split."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """A short label for people: description and kernel, or the file's name."""
+        ...
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the slices are."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        ...
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """One slice in HU, shape (rows, columns)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Volume:
+    """HU of a whole series in memory, and where they are.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (slices, rows, columns)
+        CT numbers, float32; made read-only.
+    geometry : Geometry
+        Same shape.
+    uid, patient, name : str
+        As in :class:`SliceSource`.
+    """
+
+    hu: NDArray[np.float32]
+    geometry: Geometry
+    uid: str = ""
+    patient: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        hu = np.asarray(self.hu, dtype=np.float32)
+        if hu.shape != self.geometry.shape:
+            raise InputError(f"volume of {hu.shape} voxels does not fit its geometry of {self.geometry.shape}")
+        hu = hu.view()
+        hu.flags.writeable = False
+        object.__setattr__(self, "hu", hu)
+
+    def __len__(self) -> int:
+        return len(self.hu)
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """One slice in HU."""
+        return self.hu[index]
+
+    def with_hu(self, hu: NDArray[np.floating]) -> Volume:
+        """The same place with other CT numbers."""
+        return replace(self, hu=np.asarray(hu, dtype=np.float32))
+
+    @classmethod
+    def of(cls, source: SliceSource) -> Volume:
+        """Read every slice of ``source`` into memory."""
+        hu = np.empty(source.geometry.shape, dtype=np.float32)
+        for index in range(len(source)):
+            hu[index] = source.read_hu(index)
+        return cls(hu, source.geometry, source.uid, source.patient, source.name)
