@@ -1,0 +1,61 @@
+# `make demo` and `make test` do everything from nothing: Python 3.11 and make are all they need.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+# PyTorch's own index has the CPU build; a machine with an NVIDIA GPU takes the usual build.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+READY := $(VENV)/.ready
+
+.PHONY: help demo test lint unit format lock wheel wheelhouse clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(READY): requirements.lock pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
+ifeq ($(HAS_GPU),yes)
+	$(BIN)/pip install --quiet "torch==$(TORCH)"
+else
+	$(BIN)/pip install --quiet "torch==$(TORCH)+cpu" \
+	|| $(BIN)/pip install --quiet "torch==$(TORCH)+cpu" --index-url $(TORCH_CPU_INDEX)
+endif
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY)  ## synthetic patients, a short training, a denoised series, a report: demo-output/
+	$(BIN)/ldct-denoise demo --output demo-output --overwrite
+
+test: lint unit  ## everything CI checks: ruff, mypy, tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two workers of one torch thread each: faster on two cores than one worker of two.
+unit: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+format: $(READY)  ## put the code in ruff's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(READY)  ## write requirements.lock from this environment
+	@{ echo "# Pinned versions that \`make demo\` and \`make test\` install (torch first, see the Makefile)."; \
+	   echo "# Written by \`make lock\`."; \
+	   $(BIN)/pip freeze --exclude-editable --exclude torch; } > requirements.lock
+
+wheel: $(READY)  ## dist/ldct_denoise-*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+wheelhouse: wheel  ## wheelhouse/: every wheel an air-gapped machine needs
+	$(BIN)/pip download --quiet --dest wheelhouse "torch==$(TORCH)+cpu" \
+	|| $(BIN)/pip download --quiet --dest wheelhouse "torch==$(TORCH)+cpu" --index-url $(TORCH_CPU_INDEX)
+	$(BIN)/pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock "torch==$(TORCH)+cpu" "$$(ls dist/ldct_denoise-*.whl | tail -1)[sim,node]"
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build dist wheelhouse demo-output *.egg-info

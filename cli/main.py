@@ -1,0 +1,89 @@
+"""``ldct-denoise``: finds its commands by file and turns our errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ldct_denoise import __version__
+from ldct_denoise.errors import LdctDenoiseError, PartialError
+
+NOT_COMMANDS = {"main", "__main__", "options"}
+
+
+class Commands(click.Group):
+    """A group whose commands are the files of this folder."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name, in the order of the work."""
+        files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - NOT_COMMANDS
+        order = ["demo", "inspect", "train", "apply", "evaluate", "compare", "simulate", "phantom", "models"]
+        return sorted(files, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load one command's file."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="ldct-denoise")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Denoise low-dose CT: train on unpaired pools, apply to patient series, measure what comes out.
+
+    Research use only; not a medical device. Nothing leaves this machine.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 part was done, 2 nothing was done."""
+    debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
+    try:
+        cli.main(args=_debug_first(arguments), prog_name="ldct-denoise", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            error.show()
+        else:
+            click.echo(f"error: {_one_line(error.format_message())}", err=True)
+        sys.exit(2)
+    except LdctDenoiseError as error:
+        if debug:
+            raise
+        click.echo(f"error: {_one_line(str(error))}", err=True)
+        for failure in getattr(error, "failures", ()):
+            click.echo(f"  not done: {_one_line(failure)}", err=True)
+        sys.exit(1 if isinstance(error, PartialError) else 2)
+    except (OSError, MemoryError) as error:
+        if debug:
+            raise
+        click.echo(f"error: {_one_line(str(error)) or type(error).__name__}", err=True)
+        sys.exit(2)
+
+
+def _debug_first(arguments: list[str] | None) -> list[str]:
+    """``--debug`` is understood anywhere on the line."""
+    given: list[Any] = list(sys.argv[1:] if arguments is None else arguments)
+    rest = [argument for argument in given if argument != "--debug"]
+    return ["--debug", *rest] if len(rest) < len(given) else rest
+
+
+def _one_line(text: str) -> str:
+    """Text from files cannot break the line or drive the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+if __name__ == "__main__":
+    main()

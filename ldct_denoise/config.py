@@ -1,0 +1,176 @@
+"""The settings of a training run: read from a recipe, changed by ``--set``, validated, written beside the run."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.intensity import Scale
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RangeConfig(_Section):
+    """HU that become 0 and 1 for the network; outside them a model leaves the image as it is."""
+
+    low_hu: float = -1024.0
+    high_hu: float = 3072.0
+
+
+class DataConfig(_Section):
+    """Which slices make the pools, and how patches are cut from them."""
+
+    patch: int = Field(64, ge=16, le=1024, description="side of a square training patch, pixels")
+    kernels: tuple[str, ...] = Field((), description="only series with these convolution kernels; empty: all")
+    test_patients: tuple[str, ...] = Field((), description="kept out of everything, for a later test")
+    validation_patients: tuple[str, ...] = Field((), description="kept out of the pools, used to validate")
+    validation_fraction: float = Field(
+        0.1, ge=0, lt=1, description="of the patients, where validation_patients is empty and there are 5 or more"
+    )
+    noise: Literal["measured", "broad", "none"] = Field(
+        "none",
+        description="noise fields given to the method: measured from the low-dose pool (no pairs), or that and a "
+        "broad family of spectra and levels, or none",
+    )
+    noise_range: tuple[float, float] = Field(
+        (0.5, 1.5), description="noise levels drawn, relative to the lowest and highest measured in the pool"
+    )
+    normal_noise: float = Field(
+        0.5, ge=0, lt=1, description="noise of the normal-dose pool relative to the low-dose pool's (0.5: 4x dose)"
+    )
+    simulated_dose: tuple[float, float] | None = Field(
+        None, description="make the low-dose pool from the normal-dose one, at dose fractions in this range"
+    )
+    augment: bool = Field(True, description="random flips and quarter turns")
+    memory_slices: int = Field(256, ge=1, description="slices held in memory by each process")
+    cache_dir: str | None = Field(None, description="folder where decoded slices are kept (MONAI PersistentDataset)")
+    workers: int = Field(0, ge=0, description="processes that read and cut patches; 0: the training process itself")
+
+
+class TrainingConfig(_Section):
+    """The loop."""
+
+    iterations: int = Field(1000, ge=1, description="steps of the optimizers")
+    minutes: float | None = Field(None, gt=0, description="stop after so many minutes of training, if earlier")
+    batch: int = Field(16, ge=1, description="patches of each pool in a step, over all processes")
+    accumulate: int = Field(1, ge=1, description="parts in which a batch is worked through, to save memory")
+    learning_rate: float = Field(1e-4, gt=0)
+    decay: Literal["none", "cosine", "halve", "exponential"] = "none"
+    decay_every: int = Field(100_000, ge=1, description="halve: steps between halvings; exponential: time constant")
+    warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0: none")
+    seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    log_every: int = Field(20, ge=1)
+    validate_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    validation_slices: int = Field(8, ge=1, description="slices measured at each validation")
+    select: Literal["unpaired", "last"] = Field(
+        "unpaired", description="which weights the run keeps: best by evidence that needs no pairs, or the last"
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainingConfig:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} does not divide into {self.accumulate} parts (accumulate)")
+        return self
+
+
+class Config(_Section):
+    """Everything that decides a training run, besides the images."""
+
+    method: str = "lir"
+    settings: dict[str, Any] = Field(default_factory=dict, description="of the method; see `ldct-denoise models`")
+    range_hu: RangeConfig = RangeConfig()
+    data: DataConfig = DataConfig()  # type: ignore[call-arg]
+    training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
+
+    @property
+    def scale(self) -> Scale:
+        """The HU range as a :class:`Scale`."""
+        return Scale(self.range_hu.low_hu, self.range_hu.high_hu)
+
+    def to_yaml(self) -> str:
+        """The whole configuration as a recipe that :func:`load_config` reads back."""
+        text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return text
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that ship, by name."""
+    folder = importlib.resources.files("ldct_denoise.configs")
+    return {Path(str(item)).stem: Path(str(item)) for item in sorted(folder.iterdir(), key=str) if str(item).endswith(".yaml")}
+
+
+def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
+    """A validated configuration.
+
+    Parameters
+    ----------
+    name_or_file : str
+        A recipe's name or a YAML file.
+    changes : sequence of str
+        ``section.key=value`` each, the value in YAML.
+
+    Raises
+    ------
+    ConfigError
+        Unknown recipe, unreadable file, unknown key or impossible value.
+    """
+    path = recipes().get(name_or_file, Path(name_or_file))
+    if not path.is_file():
+        raise ConfigError(f"config {name_or_file!r}: no such file, nor a recipe ({', '.join(recipes())})")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config {path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"config {path}: must be a mapping of settings")
+    for change in changes:
+        _change(content, change)
+    return parse_config(content, str(path))
+
+
+def parse_config(content: Mapping[str, Any], where: str) -> Config:
+    """Validate a mapping of settings; ``where`` is named in errors."""
+    try:
+        return Config(**content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        hint = f"; known: {', '.join(_known(first['loc']))}" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"config {where}: {key or 'settings'}: {first['msg']}{hint}") from None
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return list(section.model_fields)
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    key, equals, value = change.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {change!r}: give section.key=value, as training.iterations=500")
+    *sections, last = key.strip().split(".")
+    target = content
+    for section in sections:
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"--set {change!r}: {section!r} is not a section")
+    try:
+        target[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {change!r}: the value is not YAML") from None
