@@ -7,6 +7,7 @@
     ├── ConfigError    a setting that is unknown, impossible or contradicts another
     ├── OutputError    a place that cannot be written, or must not be overwritten
     ├── ModelError     a trained model or method that cannot be found, read or used here
+    ├── TrainingError  a run that cannot go on: it diverged
     └── PartialError   some of the work was done; ``failures`` lists what was not
 
 Every message is one line that names the file or setting, what is wrong and what would be right. The command
@@ -36,6 +37,10 @@ class OutputError(LdctDenoiseError):
 
 class ModelError(LdctDenoiseError):
     """A trained model or a method that cannot be found, read, or used on this input."""
+
+
+class TrainingError(LdctDenoiseError):
+    """A training run that cannot go on."""
 
 
 class PartialError(LdctDenoiseError):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -51,12 +51,18 @@ class Batch:
         add to ``normal``; present only where the pool's noise was measured (``data.noise`` setting).
     generator : torch.Generator
         This step's randomness, on the CPU; a function of (seed, step, rank).
+    progress : float
+        How much of the run is done, 0…1, for methods whose terms change over time.
+    memo : dict
+        What an earlier phase of the step leaves for a later one, so that nothing is computed twice.
     """
 
     low: Tensor
     normal: Tensor | None
     noise: Tensor | None
     generator: torch.Generator
+    progress: float = 0.0
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def randn_like(self, like: Tensor) -> Tensor:
         """Unit Gaussian noise of ``like``'s shape, type and device from this step's randomness."""
@@ -71,7 +77,7 @@ class Phase:
     """One kind of update within a training step.
 
     The loop calls ``loss``, adds the named, already weighted scalars, and steps ``optimizer``; exactly the
-    parameters in the optimizer learn from this phase.
+    parameters in the optimizer learn from this phase. A phase that returns no loss is left out of the step.
 
     Parameters
     ----------

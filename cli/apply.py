@@ -1,0 +1,49 @@
+"""``ldct-denoise apply``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command(short_help="Denoise a patient series; write a derived series.")
+@click.argument("series", type=options.EXISTING)
+@options.output
+@click.option("--model", default=None, help="A shipped model, a model file, a run folder, or a method that needs no "
+              "training (see `models`).  [default: the model that ships]")  # fmt: skip
+@click.option("--strength", type=float, default=1.0, show_default=True, help="0 gives the input back, 1 the model's output.")
+@options.device
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="bf16 is faster where the device has it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
+@click.option("--format", "format_", type=click.Choice(["dicom", "nifti"]), default=None, help="Of the output.  [default: the input's]")
+@click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), default=None, help="Lossless compression of the DICOM output.")
+@options.overwrite
+def command(
+    series: Path,
+    output: Path,
+    model: str | None,
+    strength: float,
+    device: str,
+    precision: str,
+    seed: int,
+    format_: str | None,
+    compress: str | None,
+    overwrite: bool,
+) -> None:
+    """Denoise SERIES: a DICOM folder, file, zip or tree with several series, or a NIfTI/NRRD/MHA volume.
+
+    Writes a derived DICOM series (or the volume's format) to --output, whole or not at all. The input is never
+    changed. Research use only.
+    """
+    from ldct_denoise.apply import ApplySettings, WriteSettings, apply
+    from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
+
+    settings = ApplySettings(strength, device, precision, seed)  # type: ignore[arg-type]
+    writing = WriteSettings(format_, compress, overwrite)  # type: ignore[arg-type]
+    with options.progress_bar("denoising") as progress:
+        written = apply(series, load_model(model or DEFAULT_MODEL), output, settings, writing, progress)
+    for path in written:
+        click.echo(path)

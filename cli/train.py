@@ -1,0 +1,70 @@
+"""``ldct-denoise train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from ldct_denoise.config import Config
+    from ldct_denoise.data.pools import Pools
+    from ldct_denoise.training import Progress
+
+
+@click.command(short_help="Train a method on a low-dose and a normal-dose pool.")
+@click.option("--dicom-root", type=options.EXISTING, help="One tree whose series tell their dose (Mayo 2016, TCIA).")
+@click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
+@click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
+@options.output
+@click.option("--config", default="lir-ct", show_default=True, help="A recipe's name, or a YAML file.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change any setting, as training.iterations=500; repeatable.")
+@options.device
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
+@options.overwrite
+def command(
+    dicom_root: Path | None,
+    low: tuple[Path, ...],
+    normal: tuple[Path, ...],
+    output: Path,
+    config: str,
+    changes: tuple[str, ...],
+    device: str,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Train a denoiser; RUN (--output) holds config.yaml, training.csv, TensorBoard events and model.safetensors.
+
+    No pair is ever shown to an unpaired method. Use `ldct-denoise inspect` first to see how doses were told.
+    """
+    from ldct_denoise.config import load_config
+
+    settings = load_config(config, changes)
+    pools = _pools(settings, dicom_root, low, normal)
+    from ldct_denoise.training import train
+
+    with options.progress_bar("training") as bar:
+        model = train(
+            settings, pools, output, device=device, resume=resume, overwrite=overwrite, report=lambda p: _show(p, bar)
+        )
+    click.echo(model)
+
+
+def _pools(config: Config, root: Path | None, low: tuple[Path, ...], normal: tuple[Path, ...]) -> Pools:
+    from ldct_denoise.data.pools import pools_from_paths, pools_from_root
+
+    if (root is None) == (not (low or normal)):
+        raise click.UsageError("give either --dicom-root, or --low and --normal")
+    if root is not None:
+        return pools_from_root(root, config.data, config.training.seed)
+    return pools_from_paths(low, normal, config.data, config.training.seed)
+
+
+def _show(progress: Progress, bar: options.Bar) -> None:
+    if progress.message:
+        click.echo(f"step {progress.step}: {progress.message}", err=True)
+    losses = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
+    bar(progress.step, progress.steps, losses)

@@ -1,0 +1,106 @@
+"""Noise fields for training: drawn with the low-dose pool's own spectrum and level, which needs no pairs.
+
+For training the noise to add to a normal-dose image is what the low dose has in excess: its variance less that of
+the normal-dose pool (``normal_noise`` squared of it).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.config import DataConfig
+from ldct_denoise.physics.noise import NoiseModel, estimate_noise
+from ldct_denoise.volume import SliceSource
+
+#: Spectra of `broad` noise: the peak of the radial NPS is drawn from this range, 1/mm.
+BROAD_PEAKS_PER_MM = (0.12, 0.75)
+#: Share of the fields that come from the broad family when `broad` is asked for.
+BROAD_SHARE = 0.5
+
+
+class PoolNoise:
+    """Draws zero-mean noise fields in HU, of random level, with a measured spectrum.
+
+    Parameters
+    ----------
+    models : sequence of NoiseModel
+        One for each kernel of the low-dose pool.
+    config : DataConfig
+        ``noise``, ``noise_range`` and ``normal_noise``.
+    """
+
+    def __init__(self, models: Sequence[NoiseModel], config: DataConfig) -> None:
+        self.models = tuple(models)
+        self._broad = config.noise == "broad"
+        excess = math.sqrt(1 - config.normal_noise**2)
+        sigmas = np.concatenate([np.atleast_1d(model.sigma_hu) for model in self.models])
+        self.low_hu = float(sigmas.min()) * excess * config.noise_range[0]
+        self.high_hu = float(sigmas.max()) * excess * config.noise_range[1]
+        self._by_kernel = {model.kernel: model for model in self.models}
+
+    def draw(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """One field in HU, shape (side, side), of a level log-uniform between ``low_hu`` and ``high_hu``.
+
+        A normal-dose series gets noise of its own kernel where the low-dose pool has it.
+        """
+        sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
+        if self._broad and rng.random() < BROAD_SHARE:
+            field = broad_field(side, normal.geometry.pixel_spacing_mm[0], rng)
+        else:
+            field = self._measured_field(normal, side, rng)
+        return (field * sigma_hu).astype(np.float32)
+
+    def probe(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        """A field of the measured spectrum and the middle level, to judge by."""
+        field = self._measured_field(normal, side, rng)
+        return (field * math.sqrt(self.low_hu * self.high_hu)).astype(np.float32)
+
+    def _measured_field(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        model = self._by_kernel.get(str(getattr(normal, "kernel", ""))) or self.models[rng.integers(len(self.models))]
+        field: NDArray[np.float32] = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
+        return field
+
+
+def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A unit-variance field of a random plausible CT spectrum.
+
+    The radial NPS is ``f · exp(−(f/f₀)^p)`` (the ramp of filtered back-projection rolled off by a kernel), its
+    peak and sharpness of roll-off drawn at random, in 1/mm; the ramp starts a little above zero, as measured ones do.
+    """
+    peak, power = rng.uniform(*BROAD_PEAKS_PER_MM), rng.uniform(1.2, 6.0)
+    roll_off = peak * power ** (1 / power)  # where the derivative of f·exp(−(f/f₀)^p) vanishes at `peak`
+    down, along = np.fft.fftfreq(2 * side, spacing_mm), np.fft.rfftfreq(2 * side, spacing_mm)
+    radius = np.hypot(down[:, None], along[None])
+    shape = (rng.uniform(0, 0.3) * peak + radius) * np.exp(-((radius / roll_off) ** power))
+    white = np.fft.rfft2(rng.standard_normal((2 * side, 2 * side)))
+    field = np.fft.irfft2(white * np.sqrt(shape), s=(2 * side, 2 * side))[:side, :side]
+    return (field / np.sqrt(_variance(shape, side))).astype(np.float32)
+
+
+def _variance(shape: NDArray[np.float64], side: int) -> float:
+    """Expected variance of white noise filtered to this half-plane power spectrum."""
+    weights = np.full(side + 1, 2.0)
+    weights[[0, -1]] = 1.0
+    return float((shape * weights).sum() / (2 * side) ** 2)
+
+
+def measure_pool_noise(
+    low: Sequence[SliceSource], config: DataConfig, report: Callable[[str], None] | None = None
+) -> PoolNoise:
+    """Measure each kernel's noise over the low-dose pool, from uniform regions of its images alone."""
+    by_kernel: dict[str, list[NoiseModel]] = {}
+    for source in low:
+        model = estimate_noise(source)
+        by_kernel.setdefault(model.kernel, []).append(model)
+    models = [NoiseModel.merge(found) for found in by_kernel.values()]
+    for model in models if report else ():
+        assert report is not None
+        report(
+            f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
+            f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
+        )
+    return PoolNoise(models, config)

@@ -1,0 +1,173 @@
+"""Training batches: patches of the body from both pools, a pure function of (seed, place in the run).
+
+Sample ``i`` of a run is the same whatever the number of workers or processes, and whether the run was
+interrupted: its randomness derives from (seed, i) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ldct_denoise.config import DataConfig
+from ldct_denoise.data.noise import PoolNoise
+from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore
+from ldct_denoise.errors import InputError
+from ldct_denoise.intensity import Scale
+
+if TYPE_CHECKING:
+    from monai.transforms import Compose
+
+Sample = dict[str, Tensor]
+
+
+class PatchDataset(Dataset[Sample]):
+    """Pairs of patches ``low`` and ``normal`` (network units), and ``noise`` where the pool's was measured.
+
+    Parameters
+    ----------
+    low, normal : sequence of PoolSlice
+        The pools. Either may be empty for a method that does not need it.
+    partners : dict, optional
+        For each position in ``low``, the position in ``normal`` of the same anatomy. With ``paired`` the
+        partner's same patch is given; without, it is what must not be drawn together.
+    paired : bool
+        Whether the method is trained on pairs.
+    noise : PoolNoise, optional
+        What draws noise fields.
+    config : DataConfig
+    scale : Scale
+    seed : int
+    """
+
+    def __init__(
+        self,
+        low: Sequence[PoolSlice],
+        normal: Sequence[PoolSlice],
+        *,
+        partners: dict[int, int],
+        paired: bool,
+        noise: PoolNoise | None,
+        config: DataConfig,
+        scale: Scale,
+        seed: int,
+    ) -> None:
+        if paired and not partners:
+            raise InputError("no low/normal pair to train on; `ldct-denoise inspect` lists the pairs it finds")
+        cache = Path(config.cache_dir) if config.cache_dir else None
+        self._low = SliceStore(low, config.memory_slices, cache)
+        self._normal = SliceStore(normal, config.memory_slices, cache)
+        self._partners, self._paired, self._noise = partners, paired, noise
+        self._paired_low = sorted(partners)
+        self._config, self._scale, self._seed = config, scale, seed
+        self._augment: Compose | None = _augmentation() if config.augment else None
+
+    def __len__(self) -> int:
+        return 2**62  # endless: the sampler says where a run begins and ends
+
+    def __getitem__(self, sample: int) -> Sample:
+        rng = np.random.default_rng([self._seed, sample])
+        patches = self._pair(rng) if self._paired else self._unpaired(rng)
+        if self._augment is not None:
+            self._turn(patches, rng)
+        return {name: torch.from_numpy(np.ascontiguousarray(patch))[None] for name, patch in patches.items()}
+
+    def _pair(self, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+        low_at = self._paired_low[rng.integers(len(self._paired_low))]
+        low, normal = self._low[low_at], self._normal[self._partners[low_at]]
+        corner = self._corner(normal, rng)
+        return {"low": self._cut(low, corner), "normal": self._cut(normal, corner)}
+
+    def _unpaired(self, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+        patches: dict[str, NDArray[np.float32]] = {}
+        partner = -1
+        if len(self._low):
+            low_at = int(rng.integers(len(self._low)))
+            partner = self._partners.get(low_at, -1)
+            low = self._low[low_at]
+            patches["low"] = self._cut(low, self._corner(low, rng))
+        if len(self._normal):
+            normal_at = int(rng.integers(len(self._normal)))
+            if normal_at == partner and len(self._normal) > 1:  # the same anatomy is never shown together
+                normal_at = (normal_at + 1 + int(rng.integers(len(self._normal) - 1))) % len(self._normal)
+            normal = self._normal[normal_at]
+            patches["normal"] = self._cut(normal, self._corner(normal, rng))
+            if self._noise is not None:
+                field_hu = self._noise.draw(self._normal.slices[normal_at].source, self._config.patch, rng)
+                patches["noise"] = field_hu / np.float32(self._scale.width_hu)
+        return patches
+
+    def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
+        """Top left of a patch whose centre lies in the body."""
+        centre = decoded.body_blocks[rng.integers(len(decoded.body_blocks))] * GRID + rng.integers(GRID, size=2)
+        limit = np.maximum(np.asarray(decoded.hu.shape) - self._config.patch, 0)
+        row, column = np.clip(centre - self._config.patch // 2, 0, limit)
+        return int(row), int(column)
+
+    def _cut(self, decoded: DecodedSlice, corner: tuple[int, int]) -> NDArray[np.float32]:
+        side = self._config.patch
+        patch = decoded.hu[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+        if patch.shape != (side, side):
+            patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
+        return self._scale.to_unit(patch).astype(np.float32)
+
+    def _turn(self, patches: dict[str, NDArray[np.float32]], rng: np.random.Generator) -> None:
+        """Flip and turn: partners alike, unpaired patches each in its own way."""
+        assert self._augment is not None
+        together = int(rng.integers(2**31))
+        for name in patches:
+            self._augment.set_random_state(seed=together if self._paired else int(rng.integers(2**31)))
+            patches[name] = np.asarray(self._augment(patches[name][None]))[0]
+
+
+def _augmentation() -> Compose:
+    from monai.transforms import Compose, RandFlip, RandRotate90
+
+    turns = [RandFlip(prob=0.5, spatial_axis=0), RandRotate90(prob=0.75, max_k=3)]
+    return Compose(turns)
+
+
+class _Places(Sampler[int]):
+    """Which samples this process makes, from ``first_step`` on."""
+
+    def __init__(self, first_step: int, last_step: int, batch: int, rank: int, world: int) -> None:
+        self.first_step, self.last_step, self.batch, self.rank, self.world = first_step, last_step, batch, rank, world
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * self.batch // self.world
+
+    def __iter__(self) -> Iterator[int]:
+        share = self.batch // self.world
+        for step in range(self.first_step, self.last_step):
+            start = step * self.batch + self.rank * share
+            yield from range(start, start + share)
+
+
+def batches(
+    dataset: PatchDataset,
+    *,
+    first_step: int,
+    last_step: int,
+    batch: int,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    pin_memory: bool = False,
+) -> Iterator[Sample]:
+    """This process's share of every step's batch, in order."""
+    loader = DataLoader(
+        dataset,
+        batch_size=batch // world,
+        sampler=_Places(first_step, last_step, batch, rank, world),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+    )
+    yield from loader

@@ -1,0 +1,137 @@
+"""The two unpaired pools, the pairs kept for evaluation, and the split by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ldct_denoise.config import DataConfig
+from ldct_denoise.errors import InputError
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import Dose, LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.volume import SliceSource
+
+
+@dataclass(frozen=True)
+class Pools:
+    """What a run trains and validates on.
+
+    Parameters
+    ----------
+    low, normal : tuple of SliceSource
+        The unpaired pools of the training patients.
+    pairs : tuple of Pair
+        Pairs among the training patients: for supervised methods, and to keep partners out of one unpaired draw.
+    validation_low : tuple of SliceSource
+        Low-dose series of patients who are in neither pool.
+    validation_pairs : tuple of Pair
+        Their pairs, where there are any: measured and logged, never trained on.
+    """
+
+    low: tuple[SliceSource, ...]
+    normal: tuple[SliceSource, ...]
+    pairs: tuple[Pair, ...] = ()
+    validation_low: tuple[SliceSource, ...] = ()
+    validation_pairs: tuple[Pair, ...] = ()
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Patients whose images are trained on, sorted."""
+        return tuple(sorted({source.patient for source in (*self.low, *self.normal)}))
+
+    def describe(self) -> dict[str, object]:
+        """Counts and patients, for the log and the model card."""
+        return {
+            "low_series": len(self.low),
+            "low_slices": sum(len(source) for source in self.low),
+            "normal_series": len(self.normal),
+            "normal_slices": sum(len(source) for source in self.normal),
+            "kernels": sorted({_kernel(source) for source in (*self.low, *self.normal)} - {""}),
+            "training_patients": list(self.patients),
+            "validation_patients": sorted({source.patient for source in self.validation_low}),
+        }
+
+
+def pools_from_root(root: Path, config: DataConfig, seed: int = 0) -> Pools:
+    """Pools from one tree whose series tell their dose (Mayo 2016, TCIA, or folders named low/normal).
+
+    Raises
+    ------
+    InputError
+        If either pool would be empty.
+    """
+    inventory = find_images(root)
+    labelled = [item for item in label_series(inventory.series, root) if _wanted(item.series, config)]
+    return _split(labelled, config, seed, str(root))
+
+
+def pools_from_paths(low: Sequence[Path], normal: Sequence[Path], config: DataConfig, seed: int = 0) -> Pools:
+    """Pools from explicit low-dose and normal-dose paths; what a path is called does not matter.
+
+    Raises
+    ------
+    InputError
+        If a path holds no CT, or either pool would be empty.
+    """
+    labelled = [*_label_all(low, Dose.LOW, config), *_label_all(normal, Dose.NORMAL, config)]
+    return _split(labelled, config, seed, f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}")
+
+
+def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig) -> list[LabelledSeries]:
+    found = []
+    for path in paths:
+        for item in label_series(find_images(path).series, path):
+            if _wanted(item.series, config):
+                found.append(item.relabelled(dose, f"given as --{'low' if dose is Dose.LOW else 'normal'}"))
+    return found
+
+
+def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, where: str) -> Pools:
+    test = set(config.test_patients)
+    labelled = [item for item in labelled if item.patient not in test]
+    patients = sorted({item.patient for item in labelled})
+    for name in {*config.validation_patients} - set(patients):
+        raise InputError(f"{where}: no patient {name!r} to validate on; there are {', '.join(patients)}")
+    held_out = set(config.validation_patients) or _draw(patients, config.validation_fraction, seed)
+    training = [item for item in labelled if item.patient not in held_out]
+    validation = [item for item in labelled if item.patient in held_out]
+    pools = Pools(
+        low=_of(training, Dose.LOW),
+        normal=_of(training, Dose.NORMAL),
+        pairs=tuple(find_pairs(training)),
+        validation_low=_of(validation, Dose.LOW),
+        validation_pairs=tuple(find_pairs(validation)),
+    )
+    if not pools.normal:
+        raise InputError(
+            f"{where}: no normal-dose series is left to train on; `ldct-denoise inspect` shows how each dose was told"
+        )
+    if not pools.low and config.simulated_dose is None:
+        raise InputError(
+            f"{where}: no low-dose series is left to train on; `ldct-denoise inspect` shows how each dose was told "
+            "(or simulate them: --set data.simulated_dose=[0.2,0.3])"
+        )
+    return pools
+
+
+def _draw(patients: Sequence[str], fraction: float, seed: int) -> set[str]:
+    if len(patients) < 5 or not fraction:
+        return set()
+    count = max(1, round(fraction * len(patients)))
+    return set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+
+
+def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ...]:
+    return tuple(item.series for item in labelled if item.dose is dose)
+
+
+def _wanted(source: SliceSource, config: DataConfig) -> bool:
+    return not config.kernels or _kernel(source) in config.kernels
+
+
+def _kernel(source: SliceSource) -> str:
+    """Convolution kernel where the format has one (DICOM), else nothing."""
+    return str(getattr(source, "kernel", ""))

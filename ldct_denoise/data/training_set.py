@@ -1,0 +1,180 @@
+"""What one run trains and validates on: pools to patches, with some slices held back to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ldct_denoise.config import Config
+from ldct_denoise.data.noise import PoolNoise, measure_pool_noise
+from ldct_denoise.data.patches import PatchDataset
+from ldct_denoise.data.pools import Pools
+from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
+from ldct_denoise.intensity import Scale
+from ldct_denoise.methods.base import Batch, Needs
+
+T = TypeVar("T")
+
+#: Side of the squares in which a normal-dose slice with drawn noise is restored to judge by, pixels.
+PROBE = 256
+#: One normal-dose slice in so many is held back where no patient is.
+HOLD_BACK = 8
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Images to judge by, none of which is trained on.
+
+    Parameters
+    ----------
+    low : tuple of ndarray
+        Low-dose slices, HU (of held-out patients where there are any).
+    normal : tuple of ndarray
+        Normal-dose slices, HU.
+    probes : tuple of (ndarray, ndarray)
+        Normal-dose squares and noise to add to them, HU: what is known without pairs.
+    pairs : tuple of (ndarray, ndarray)
+        Low- and normal-dose slices of the same place, HU; of held-out patients only.
+    scale : Scale
+    picture : Batch, optional
+        Patches for the log's pictures.
+    """
+
+    low: tuple[NDArray[np.float32], ...]
+    normal: tuple[NDArray[np.float32], ...]
+    probes: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    pairs: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
+    scale: Scale
+    picture: Batch | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Patches to train on, slices to judge by, and what was measured of the noise."""
+
+    patches: PatchDataset
+    validation: ValidationSet
+    noise_summary: list[dict[str, Any]] = field(default_factory=list)
+
+
+def make_training_set(
+    config: Config, pools: Pools, needs: Needs, report: Callable[[str], None] = lambda message: None
+) -> TrainingSet:
+    """Cut the pools into patches for a method with these needs.
+
+    Parameters
+    ----------
+    report : callable
+        Told in a line what was measured.
+    """
+    low, normal = pool_slices(pools.low), pool_slices(pools.normal)
+    paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
+    noise = None
+    if config.data.noise != "none" and not paired:
+        noise = measure_pool_noise(pools.low, config.data, report)
+    normal, held = (normal, ()) if paired else _hold_back(normal, pools)
+    partners = _partners(pools, low, normal)
+    patches = PatchDataset(
+        low if needs is not Needs.NOTHING else (),
+        normal if needs is not Needs.NOISY else (),
+        partners=partners,
+        paired=paired,
+        noise=noise,
+        config=config.data,
+        scale=config.scale,
+        seed=config.training.seed,
+    )
+    validation = _validation(config, pools, held or normal, low, noise, patches)
+    return TrainingSet(patches, validation, _summary(noise))
+
+
+def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
+    """Normal-dose slices to train on and to judge by: the held-out patients' own, or every eighth of the pool."""
+    held_out = tuple(
+        PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices
+    )
+    if held_out or len(normal) < HOLD_BACK:
+        return tuple(normal), held_out
+    held = tuple(normal[HOLD_BACK // 2 :: HOLD_BACK])
+    return tuple(item for item in normal if item not in held), held
+
+
+def _partners(pools: Pools, low: Sequence[PoolSlice], normal: Sequence[PoolSlice]) -> dict[int, int]:
+    """Position in the low pool → position in the normal pool of the same anatomy."""
+    low_at = {item.key: position for position, item in enumerate(low)}
+    normal_at = {item.key: position for position, item in enumerate(normal)}
+    partners = {}
+    for pair in pools.pairs:
+        for low_index, normal_index in pair.indices:
+            at = low_at.get(PoolSlice(pair.low, low_index).key)
+            partner = normal_at.get(PoolSlice(pair.normal, normal_index).key)
+            if at is not None and partner is not None:
+                partners[at] = partner
+    return partners
+
+
+def _validation(
+    config: Config,
+    pools: Pools,
+    normal: Sequence[PoolSlice],
+    low: Sequence[PoolSlice],
+    noise: PoolNoise | None,
+    patches: PatchDataset,
+) -> ValidationSet:
+    count = config.training.validation_slices
+    low = pool_slices(pools.validation_low) or low
+    pairs = [
+        (PoolSlice(pair.low, i), PoolSlice(pair.normal, j)) for pair in pools.validation_pairs for i, j in pair.indices
+    ]
+    chosen = _spread(normal, count)
+    return ValidationSet(
+        low=tuple(decode(item).hu for item in _spread(low, count)),
+        normal=tuple(decode(item).hu for item in chosen),
+        probes=tuple(_probe(item, noise, number) for number, item in enumerate(chosen)) if noise else (),
+        pairs=tuple((decode(a).hu, decode(b).hu) for a, b in _spread(pairs, count)),
+        scale=config.scale,
+        picture=_picture(patches),
+    )
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` of the items, evenly spread over all."""
+    if len(items) <= count:
+        return list(items)
+    return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _probe(item: PoolSlice, noise: PoolNoise, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The middle of a slice, and noise of the pool's middle level for it; the same in every run."""
+    hu = decode(item).hu
+    rows, columns = hu.shape
+    side = min(PROBE, rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    rng = np.random.default_rng(number)
+    return hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
+
+
+def _picture(patches: PatchDataset) -> Batch | None:
+    samples = [patches[number] for number in range(4)]
+    images = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    if "low" not in images:
+        return None
+    return Batch(images["low"], images.get("normal"), None, torch.Generator().manual_seed(0))
+
+
+def _summary(noise: PoolNoise | None) -> list[dict[str, Any]]:
+    if noise is None:
+        return []
+    return [
+        {
+            "kernel": model.kernel,
+            "mean_frequency_per_mm": round(float(model.mean_frequency_per_mm), 4),
+            "sigma_hu": [round(float(np.min(model.sigma_hu)), 2), round(float(np.max(model.sigma_hu)), 2)],
+        }
+        for model in noise.models
+    ]

@@ -1,0 +1,363 @@
+"""LIR: invariant representations by disentangling content from noise, without pairs.
+
+Du, Chen, Yang, "Learning Invariant Representation for Unsupervised Image Restoration", CVPR 2020. Equation
+numbers are the paper's. x comes from the noisy domain X (low dose), y from the clean domain Y (normal dose):
+
+========================  ==================================================================
+content encoders          E_X, E_Y
+noise encoder             E_X^N
+generators                G_X (content ⊕ noise code), G_Y (content only)
+image critics             D_X, D_Y
+representation critic     D_R
+restoration               G_Y(E_X(x)): only these two networks are kept
+========================  ==================================================================
+
+The published form and the multiscale form that works on CT are settings of this one method; ``docs/method.md``
+says what each setting decides and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ldct_denoise.intensity import Scale
+from ldct_denoise.methods import base
+from ldct_denoise.methods.base import Batch, Losses, Method, Needs, Phase
+from ldct_denoise.networks.blocks import Norm, Padding, blur, gaussian_kernel, on_multiple
+from ldct_denoise.networks.losses import Adversarial, background_consistency, background_kernels, judge
+from ldct_denoise.networks.translation import (
+    Code,
+    CodeCritic,
+    ImageCritic,
+    MultiscaleEncoder,
+    MultiscaleGenerator,
+    PaperEncoder,
+    PaperGenerator,
+)
+from ldct_denoise.networks.vgg import Vgg19Features
+
+
+class Weights(BaseModel):
+    """The λ of eq. 14, and of the restoration path that is ours; a term of weight 0 is not computed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    representation: float = Field(1.0, ge=0, description="λ_R, eq. 9")
+    adversarial: float = Field(1.0, ge=0, description="λ_adv, eq. 12 and 13")
+    cross_cycle: float = Field(10.0, ge=0, description="λ_cc, eq. 7 and 8")
+    self_reconstruction: float = Field(10.0, ge=0, description="λ_rec")
+    background: float = Field(5.0, ge=0, description="λ_bc, eq. 10")
+    semantic: float = Field(1.0, ge=0, description="λ_sc, eq. 11; needs vgg_weights")
+    kl: float = Field(0.01, ge=0, description="λ_KL")
+    restoration: float = Field(0.0, ge=0, description="ours: G_Y(E_X(y + pool noise)) against y")
+
+
+class Settings(base.Settings):
+    """Every point where the paper, its code, or CT asks for a choice."""
+
+    form: Literal["paper", "multiscale"] = "paper"
+    width: int = Field(64, ge=4, description="channels at full resolution")
+    blocks: int = Field(4, ge=1, description="paper: residual blocks; multiscale: convolutions at each scale")
+    scales: int = Field(3, ge=1, le=5, description="multiscale: resolutions of the code")
+    noise_width: int = Field(8, ge=1, description="multiscale: channels of the noise code at each resolution")
+    norm: Norm = "batch"
+    up_norm: Norm = Field("layer", description="paper: normalisation of the up-sampling blocks")
+    padding: Padding = "reflect"
+    output: Literal["tanh", "linear"] = "tanh"
+    gain: float = Field(16.0, gt=0, description="multiscale: image values are multiplied by this inside")
+    centre: float = Field(0.25, description="multiscale: the image value that is 0 inside (0.25: 0 HU)")
+    hold_sigma_px: float = Field(
+        0.0, ge=0, description="restoration leaves what is smoother than this Gaussian as it is (0: off)"
+    )
+    noise_encoder: bool = Field(True, description="off: ablation (a) of Table 4")
+    critic_width: int = Field(64, ge=4)
+    critic_input: Literal["image", "texture"] = Field("image", description="texture: what a 2-pixel blur removes")
+    spectral_norm: bool = False
+    adversarial: Adversarial = "least_squares"
+    blur: Literal["sigma", "size"] = Field("size", description="of the background loss: σ = or size = 5, 9, 15")
+    semantic_layer: str = "conv5_1"
+    semantic_norm: bool = Field(True, description="instance-normalise the features before their distance")
+    vgg_weights: str | None = Field(None, description="file of torchvision's vgg19 weights, or 'download'; none: off")
+    code_noise: float = Field(1.0, ge=0, description="Gaussian noise added to codes before decoding in training")
+    kl_on: Literal["noise", "all"] = "all"
+    beta1: float = Field(0.0, ge=0, lt=1)
+    beta2: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    representation_lr: float = Field(0.5, gt=0, description="learning rate of D_R relative to the others'")
+    representation_updates: int = Field(3, ge=1)
+    clip_norm: float | None = Field(5.0, gt=0, description="largest gradient norm of D_R")
+    schedule: Literal["shared", "published"] = Field(
+        "shared", description="shared: critics judge what the generators' own pass made; published: made again for each"
+    )
+    adapt_from: float = Field(
+        0.0, ge=0, le=1, description="share of the run after which the terms on low-dose images begin"
+    )
+    restoration_power: float = Field(2.0, ge=1, le=2, description="|error|^power in the restoration term")
+    weights: Weights = Weights()  # type: ignore[call-arg]
+
+
+class Pass(NamedTuple):
+    """One pass of the generators: eq. 3–6 and the self reconstructions."""
+
+    z_x: Code
+    z_y: Code
+    n_x: Code
+    x_to_y: Tensor
+    y_to_x: Tensor
+
+
+class Lir(Method[Settings]):
+    """Invariant-representation GAN."""
+
+    Settings = Settings
+    needs = Needs.UNPAIRED
+    title = "invariant-representation GAN, unpaired"
+    reference = "Du, Chen, Yang: Learning Invariant Representation for Unsupervised Image Restoration, CVPR 2020"
+
+    def __init__(self, settings: Settings, scale: Scale) -> None:
+        super().__init__(settings, scale)
+        s = settings
+        self.e_x, self.e_y = _content_encoder(s), _content_encoder(s)
+        self.e_noise = _noise_encoder(s) if s.noise_encoder else None
+        self.g_x, self.g_y = _generator(s, with_noise=s.noise_encoder), _generator(s, with_noise=False)
+        self.d_x, self.d_y = (ImageCritic(s.critic_width, 3, s.spectral_norm) for _ in range(2))
+        code_channels = s.width * (4 if s.form == "paper" else 2 ** (s.scales - 1))
+        self.d_r = CodeCritic(code_channels) if s.weights.representation else None
+        self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
+        self._background = background_kernels(s.blur)
+        self._texture = gaussian_kernel(2.0, 6)
+        self._hold = gaussian_kernel(s.hold_sigma_px, round(2.5 * s.hold_sigma_px)) if s.hold_sigma_px else None
+
+    # ---- use ------------------------------------------------------------------------------------------------
+
+    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+        """G_Y(E_X(x))."""
+        restored = on_multiple(self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1))
+        if self._hold is None:
+            return restored
+        return restored - blur(restored - image, self._hold)
+
+    def _restore(self, image: Tensor) -> Tensor:
+        return self._to_y(self.e_x(image), image)
+
+    def restoration_parameters(self) -> dict[str, Tensor]:
+        """E_X and G_Y."""
+        return {key: value for key, value in self.state_dict().items() if key.startswith(("e_x.", "g_y."))}
+
+    def summary_images(self, batch: Batch) -> dict[str, Tensor]:
+        """The translations of eq. 3 and 4."""
+        assert batch.normal is not None
+        made = self._pass(batch)
+        return {"low": batch.low, "low_to_normal": made.x_to_y, "normal": batch.normal, "normal_to_low": made.y_to_x}
+
+    # ---- the passes -----------------------------------------------------------------------------------------
+
+    def _to_x(self, content: Code, noise: Code, on: Tensor) -> Tensor:
+        """G_X(content ⊕ noise)."""
+        code = [torch.cat(maps, dim=1) for maps in zip(content, noise, strict=True)] if noise else content
+        image: Tensor = self.g_x(code, on)
+        return image
+
+    def _to_y(self, content: Code, on: Tensor) -> Tensor:
+        """G_Y(content)."""
+        image: Tensor = self.g_y(content, on)
+        return image
+
+    def _noise_code(self, image: Tensor) -> Code:
+        return [] if self.e_noise is None else self.e_noise(image)
+
+    def _pass(self, batch: Batch) -> Pass:
+        """Forward translation, eq. 3 and 4."""
+        x, y = batch.low, batch.normal
+        assert y is not None
+        z_x, z_y, n_x = self.e_x(x), self.e_y(y), self._noise_code(x)
+        x_to_y = self._to_y(self._jitter(z_x, batch), x)
+        y_to_x = self._to_x(self._jitter(z_y, batch), self._jitter(n_x, batch), y)
+        return Pass(z_x, z_y, n_x, x_to_y, y_to_x)
+
+    def _jitter(self, code: Code, batch: Batch) -> Code:
+        """The published code adds unit Gaussian noise to every code before decoding it in training."""
+        if not self.settings.code_noise or not self.training:
+            return code
+        return [part + self.settings.code_noise * batch.randn_like(part) for part in code]
+
+    # ---- the losses -----------------------------------------------------------------------------------------
+
+    def generator_losses(self, batch: Batch) -> Losses:
+        """Eq. 14 but for the critics' own sides; leaves its pass for the critics."""
+        w = self.settings.weights
+        losses: Losses = {}
+        if w.restoration and batch.noise is not None:
+            losses["restoration"] = w.restoration * self.restoration_loss(batch)
+        if self._adapts(batch):
+            made = self._pass(batch)
+            batch.memo["pass"] = _detached(made)
+            losses |= self._translation_losses(batch, made)
+        return losses
+
+    def _adapts(self, batch: Batch) -> bool:
+        return batch.progress >= self.settings.adapt_from
+
+    def _translation_losses(self, batch: Batch, made: Pass) -> Losses:
+        w, form = self.settings.weights, self.settings.adversarial
+        x, y = batch.low, batch.normal
+        assert y is not None
+        losses: Losses = {}
+        if w.adversarial:
+            losses["adversarial_x"] = w.adversarial * judge(self.d_x(self._seen(made.y_to_x)), 1.0, form)
+            losses["adversarial_y"] = w.adversarial * judge(self.d_y(self._seen(made.x_to_y)), 1.0, form)
+        if self.d_r is not None:
+            undecided = judge([self.d_r(made.z_x)], 0.5, form) + judge([self.d_r(made.z_y)], 0.5, form)
+            losses["representation"] = w.representation * undecided
+        if w.cross_cycle:
+            losses["cross_cycle"] = w.cross_cycle * self._cross_cycle(batch, made)
+        if w.self_reconstruction:
+            losses["self_reconstruction"] = w.self_reconstruction * self._self_reconstruction(batch, made)
+        if w.background:
+            there = background_consistency(x, made.x_to_y, self._background)
+            back = background_consistency(y, made.y_to_x, self._background)
+            losses["background"] = w.background * (there + back)
+        if self.vgg is not None:
+            losses["semantic"] = w.semantic * (self._semantic(x, made.x_to_y) + self._semantic(y, made.y_to_x))
+        if w.kl:
+            codes = [*made.n_x, *made.z_x, *made.z_y] if self.settings.kl_on == "all" else made.n_x
+            if codes:
+                losses["kl"] = w.kl * torch.stack([code.square().mean() for code in codes]).sum()
+        return losses
+
+    def restoration_loss(self, batch: Batch) -> Tensor:
+        """Ours: a normal-dose patch with noise of the low-dose pool's own spectrum is restored to itself.
+
+        In units of the gain, so that the weight does not depend on the HU range.
+        """
+        assert batch.normal is not None and batch.noise is not None
+        error = (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
+        return error.abs().pow(self.settings.restoration_power).mean()
+
+    def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
+        """Eq. 5–8: translate back, and compare with where it began."""
+        assert batch.normal is not None
+        z_back = self._jitter(self.e_y(made.x_to_y), batch)
+        n_back = self._jitter(self._noise_code(made.y_to_x), batch)
+        x_again = self._to_x(z_back, n_back, made.x_to_y)
+        y_again = self._to_y(self._jitter(self.e_x(made.y_to_x), batch), made.y_to_x)
+        return F.l1_loss(x_again, batch.low) + F.l1_loss(y_again, batch.normal)
+
+    def _self_reconstruction(self, batch: Batch, made: Pass) -> Tensor:
+        """Each domain's own encoder and generator give the image back.
+
+        The multiscale G_X predicts what to add to a clean image, so there x is rebuilt on its own restoration.
+        """
+        assert batch.normal is not None
+        content, noise = self._jitter(made.z_x, batch), self._jitter(made.n_x, batch)
+        x_again = self._to_x(content, noise, made.x_to_y.detach())
+        y_again = self._to_y(self._jitter(made.z_y, batch), batch.normal)
+        return F.l1_loss(x_again, batch.low) + F.l1_loss(y_again, batch.normal)
+
+    def _semantic(self, before: Tensor, after: Tensor) -> Tensor:
+        """Eq. 11: squared distance of deep features."""
+        assert self.vgg is not None
+        features = [self.vgg(before), self.vgg(after)]
+        if self.settings.semantic_norm:
+            features = [F.instance_norm(part) for part in features]
+        return F.mse_loss(features[1], features[0])
+
+    def image_critic_losses(self, batch: Batch) -> Losses:
+        """D_X and D_Y, eq. 12 and 13: real is 1, translated is 0."""
+        if not self._adapts(batch) or not self.settings.weights.adversarial:
+            return {}
+        made, form = self._made(batch), self.settings.adversarial
+        assert batch.normal is not None
+        losses = {}
+        for name, critic, real, fake in (
+            ("critic_x", self.d_x, batch.low, made.y_to_x),
+            ("critic_y", self.d_y, batch.normal, made.x_to_y),
+        ):
+            judged = judge(critic(self._seen(real)), 1.0, form) + judge(critic(self._seen(fake.detach())), 0.0, form)
+            losses[name] = 0.5 * judged
+        return losses
+
+    def code_critic_losses(self, batch: Batch) -> Losses:
+        """D_R, eq. 9: z_X is 1, z_Y is 0."""
+        if not self._adapts(batch) or self.d_r is None:
+            return {}
+        if self.settings.schedule == "published":  # the encoders' graph is built, and thrown away
+            assert batch.normal is not None
+            z_x, z_y = self.e_x(batch.low), self.e_y(batch.normal)
+        else:
+            made = self._made(batch)
+            z_x, z_y = made.z_x, made.z_y
+        form = self.settings.adversarial
+        told = judge([self.d_r([part.detach() for part in z_x])], 1.0, form)
+        told = told + judge([self.d_r([part.detach() for part in z_y])], 0.0, form)
+        return {"critic_r": 0.5 * told}
+
+    def _made(self, batch: Batch) -> Pass:
+        """This step's translations: the generators' own, or (published schedule) made again."""
+        if self.settings.schedule == "published" or "pass" not in batch.memo:
+            return self._pass(batch)
+        made: Pass = batch.memo["pass"]
+        return made
+
+    def _seen(self, image: Tensor) -> Tensor:
+        """What a critic looks at."""
+        if self.settings.critic_input == "image":
+            return image
+        return (image - blur(image, self._texture)) * self.settings.gain
+
+    # ---- the updates ----------------------------------------------------------------------------------------
+
+    def phases(self, learning_rate: float) -> Sequence[Phase]:
+        """Generators, then the critics on what they made; in the published order critics come first."""
+        s = self.settings
+        makers = [net for net in (self.e_x, self.e_y, self.e_noise, self.g_x, self.g_y) if net is not None]
+        generators = Phase("generators", self.generator_losses, self._adam(makers, learning_rate))
+        critics = [Phase("image critics", self.image_critic_losses, self._adam([self.d_x, self.d_y], learning_rate))]
+        if self.d_r is not None:
+            adam = self._adam([self.d_r], learning_rate * s.representation_lr)
+            repeats = s.representation_updates
+            critics.insert(0, Phase("representation critic", self.code_critic_losses, adam, repeats, s.clip_norm))
+        return [*critics, generators] if s.schedule == "published" else [generators, *critics]
+
+    def _adam(self, networks: Sequence[nn.Module], learning_rate: float) -> torch.optim.Optimizer:
+        s = self.settings
+        parameters = chain.from_iterable(net.parameters() for net in networks)
+        return torch.optim.Adam(parameters, learning_rate, (s.beta1, s.beta2), weight_decay=s.weight_decay)
+
+
+def _detached(made: Pass) -> Pass:
+    return Pass(*([part.detach() for part in code] for code in made[:3]), made.x_to_y.detach(), made.y_to_x.detach())
+
+
+def _widths(width: int, scales: int) -> tuple[int, ...]:
+    return tuple(width * 2**depth for depth in range(scales))
+
+
+def _content_encoder(s: Settings) -> nn.Module:
+    if s.form == "paper":
+        return PaperEncoder(s.width, s.blocks, s.norm, s.padding)
+    return MultiscaleEncoder(_widths(s.width, s.scales), s.blocks, s.norm, s.gain, s.centre)
+
+
+def _noise_encoder(s: Settings) -> nn.Module:
+    if s.form == "paper":
+        return PaperEncoder(s.width, 0, s.norm, s.padding, code_channels=4 * s.width)
+    return MultiscaleEncoder((s.noise_width,) * s.scales, s.blocks, s.norm, s.gain, s.centre)
+
+
+def _generator(s: Settings, with_noise: bool) -> nn.Module:
+    if s.form == "paper":
+        channels = 4 * s.width * (2 if with_noise else 1)
+        return PaperGenerator(channels, s.blocks, s.norm, s.up_norm, s.padding, s.output)
+    extra = (s.noise_width if with_noise else 0,) * s.scales
+    return MultiscaleGenerator(_widths(s.width, s.scales), extra, s.blocks, s.norm, s.gain)
+
+
+METHOD = Lir

@@ -1,0 +1,45 @@
+"""Losses that several methods share; each returns a scalar mean, so that two half batches average to a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldct_denoise.networks.blocks import blur, gaussian_kernel
+
+Adversarial = Literal["least_squares", "log"]
+
+
+def judge(judgements: Sequence[Tensor], target: float, form: Adversarial) -> Tensor:
+    """How far a critic's judgements are from ``target`` (1 real, 0 made, ½ undecided), averaged over its maps.
+
+    ``least_squares`` (Mao et al. 2017): mean squared distance; ``log``: cross entropy of the logits, the log loss
+    of Goodfellow et al. 2014 and of eq. 9, 12 and 13 of Du et al. 2020.
+    """
+    terms = []
+    for map_ in judgements:
+        goal = torch.full_like(map_, target)
+        terms.append(F.mse_loss(map_, goal) if form == "least_squares" else F.binary_cross_entropy_with_logits(map_, goal))
+    return torch.stack(terms).mean()
+
+
+def background_kernels(form: Literal["sigma", "size"]) -> tuple[tuple[float, Tensor], ...]:
+    """(λ_σ, blur kernel) for σ = 5, 9, 15 of the background consistency loss, eq. 10.
+
+    ``sigma``: Gaussians of that standard deviation in pixels, as the paper says. ``size``: kernels of that many
+    pixels with standard deviation 25, nearly a box filter, as the published code has it.
+    """
+    weights = {5: 0.25, 9: 0.5, 15: 1.0}
+    if form == "size":
+        return tuple((weight, gaussian_kernel(25.0, size // 2)) for size, weight in weights.items())
+    return tuple((weight, gaussian_kernel(float(sigma), 2 * sigma)) for sigma, weight in weights.items())
+
+
+def background_consistency(before: Tensor, after: Tensor, kernels: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """Σ λ_σ · L1(B_σ(before), B_σ(after)), eq. 10; the blur is linear, so that of the difference is taken."""
+    difference = after - before
+    return torch.stack([weight * blur(difference, kernel).abs().mean() for weight, kernel in kernels]).sum()

@@ -1,0 +1,83 @@
+"""The convolutional part of VGG-19 (Simonyan & Zisserman 2015) up to a named layer, with torchvision's key names.
+
+Written out here because the weights are all that is wanted of torchvision.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ldct_denoise.errors import ConfigError, InputError
+
+#: Where torchvision publishes its ImageNet weights; used only when a recipe says ``download``.
+WEIGHTS_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
+
+_PLAN = {"conv1": (64, 2), "conv2": (128, 2), "conv3": (256, 4), "conv4": (512, 4), "conv5": (512, 4)}
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Vgg19Features(nn.Module):
+    """Features of grey images at one layer, before its activation; never trained.
+
+    Parameters
+    ----------
+    layer : str
+        As ``conv5_1``.
+    weights : str
+        A file of torchvision's ``vgg19`` state, or ``download``.
+
+    Raises
+    ------
+    ConfigError, InputError
+        Unknown layer; unreadable weights, or weights that end before the layer.
+    """
+
+    def __init__(self, layer: str, weights: str) -> None:
+        super().__init__()
+        self.features = _layers_up_to(layer)
+        self.features.load_state_dict(_load(weights, self.features, layer))
+        self.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Features of images (n, 1, height, width) in 0…1."""
+        features: Tensor = self.features((image.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return features
+
+
+def _layers_up_to(layer: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    inputs = 3
+    for block, (width, count) in _PLAN.items():
+        for number in range(1, count + 1):
+            layers.append(nn.Conv2d(inputs, width, 3, padding=1))
+            inputs = width
+            if f"{block}_{number}" == layer:
+                return nn.Sequential(*layers)
+            layers.append(nn.ReLU(inplace=True))
+        layers.append(nn.MaxPool2d(2))
+    raise ConfigError(f"VGG-19 has no layer {layer!r}; give conv1_1 … conv5_4")
+
+
+def _load(weights: str, features: nn.Sequential, layer: str) -> dict[str, Tensor]:
+    if weights == "download":
+        state = torch.hub.load_state_dict_from_url(WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True)
+    else:
+        path = Path(weights)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file of VGG-19 weights; give torchvision's vgg19 file or 'download'")
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise InputError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
+    found = {key.removeprefix("features."): value.float() for key, value in state.items() if "features." in key}
+    wanted = features.state_dict()
+    missing = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
+    if missing:
+        raise InputError(f"{weights}: VGG-19 weights up to {layer} are wanted, but features.{missing[0]} does not fit")
+    return {key: found[key] for key in wanted}

@@ -1,0 +1,196 @@
+"""Knowing without pairs whether a denoiser works: evidence from unpaired images, and plain warnings.
+
+With held-out pairs their PSNR is measured too, and logged beside; it is never used to choose.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ldct_denoise.data.training_set import ValidationSet
+from ldct_denoise.intensity import WINDOWS, Scale, Window
+from ldct_denoise.methods.base import Method
+
+#: Tissue by HU of the smoothed input: what a mean HU is compared over.
+TISSUES = {
+    "fat": Window.between("fat", -140, -50),
+    "soft": Window.between("soft", 0, 120),
+    "body": Window.between("body", -200, 3000),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured at one validation; nan where it could not be.
+
+    Parameters
+    ----------
+    probe_rmse_hu : float
+        RMSE of held-back normal-dose squares with the pool's noise, after restoration.
+    probe_gain_db : float
+        How much closer than unrestored, dB.
+    noise_ratio : float
+        Fine noise left in low-dose soft tissue, relative to that of the normal-dose slices (1 is the aim).
+    removed_ratio : float
+        Fine noise of the low-dose input, likewise: where it came from.
+    bias_hu : dict
+        Mean of output less input over each tissue of the low-dose slices.
+    structure : float
+        Correlation of the size of what was removed with the edges of the image, −1…1: removed anatomy.
+    psnr_gain_db, psnr_gain_abdomen_db : float
+        Paired: mean PSNR gain over the input in [−1024, 1024] and the abdomen window.
+    """
+
+    probe_rmse_hu: float
+    probe_gain_db: float
+    noise_ratio: float
+    removed_ratio: float
+    bias_hu: dict[str, float]
+    structure: float
+    psnr_gain_db: float
+    psnr_gain_abdomen_db: float
+
+    @property
+    def score(self) -> float:
+        """The lower the better; from unpaired evidence alone."""
+        bias = max(0.0, max(map(abs, self.bias_hu.values()), default=0.0) - 1.0)
+        if not math.isnan(self.probe_rmse_hu):
+            return self.probe_rmse_hu + bias
+        return 10 * abs(math.log(max(self.noise_ratio, 1e-3))) + bias + 10 * max(0.0, self.structure - 0.3)
+
+    def figures(self) -> dict[str, float]:
+        """Every figure by name."""
+        plain = {name: value for name, value in vars(self).items() if isinstance(value, float)}
+        named = {f"bias_{tissue}_hu": value for tissue, value in self.bias_hu.items()}
+        return {name: value for name, value in {**plain, **named, "score": self.score}.items() if not math.isnan(value)}
+
+    def line(self) -> str:
+        """The evidence in one line."""
+        parts = []
+        if not math.isnan(self.probe_gain_db):
+            parts.append(f"held-back normal dose with pool noise {self.probe_gain_db:+.2f} dB")
+        if not math.isnan(self.noise_ratio):
+            parts.append(f"noise {self.removed_ratio:.2f} → {self.noise_ratio:.2f} × normal dose")
+        parts += [f"{tissue} {value:+.2f} HU" for tissue, value in self.bias_hu.items()]
+        if not math.isnan(self.psnr_gain_db):
+            parts.append(f"held-out pairs {self.psnr_gain_db:+.2f} dB, abdomen {self.psnr_gain_abdomen_db:+.2f} dB")
+        return "; ".join(parts)
+
+    def warnings(self) -> list[str]:
+        """What a user should know now rather than at the end."""
+        found = [
+            f"mean HU of {tissue} has drifted by {value:+.1f} HU"
+            for tissue, value in self.bias_hu.items()
+            if abs(value) > 3
+        ]
+        if self.noise_ratio > self.removed_ratio * 1.02:
+            found.append("the output is noisier than the input: the generator invents texture")
+        if self.noise_ratio < 0.35:
+            found.append("the output is far smoother than normal dose: fine structure may be lost")
+        if self.probe_gain_db < 0:
+            found.append("restored normal-dose images are further from the truth than with their noise left in")
+        if self.structure > 0.5:
+            found.append(f"what is removed follows the image's edges (correlation {self.structure:.2f}): anatomy is removed")
+        return found
+
+
+def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.device) -> Evidence:
+    """Restore the validation images and measure.
+
+    Parameters
+    ----------
+    method : Method
+        On ``device``; left in evaluation mode.
+    images : ValidationSet
+    device : torch.device
+    """
+    method.eval()
+
+    def restore(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        return restore_hu(method, images.scale, hu, device)
+
+    probes = [(clean, clean + noise, restore(clean + noise)) for clean, noise in images.probes]
+    restored = [restore(hu) for hu in images.low]
+    pairs = [(low, normal, restore(low)) for low, normal in images.pairs]
+    normal_noise = _mean(fine_noise_hu(hu) for hu in images.normal)
+    before = _rms(noisy - clean for clean, noisy, _ in probes)
+    after = _rms(out - clean for clean, _, out in probes)
+    return Evidence(
+        probe_rmse_hu=after,
+        probe_gain_db=_gain_db(before, after),
+        noise_ratio=_mean(fine_noise_hu(hu) for hu in restored) / normal_noise,
+        removed_ratio=_mean(fine_noise_hu(hu) for hu in images.low) / normal_noise,
+        bias_hu=_biases(images.low, restored),
+        structure=_mean(_structure(low, out) for low, out in zip(images.low, restored, strict=True)),
+        psnr_gain_db=_mean(_psnr_gain(*pair, Window.between("", -1024, 1024)) for pair in pairs),
+        psnr_gain_abdomen_db=_mean(_psnr_gain(*pair, WINDOWS["abdomen"]) for pair in pairs),
+    )
+
+
+@torch.inference_mode()
+def restore_hu(method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+    """One slice through a method, HU to HU."""
+    image = torch.from_numpy(scale.to_unit(hu))[None, None].to(device)
+    restored: NDArray[np.float32] = scale.to_hu(method.restore(image).float())[0, 0].cpu().numpy()
+    return restored
+
+
+def fine_noise_hu(hu: NDArray[np.float32]) -> float:
+    """Noise of soft tissue and fat, HU: median of local standard deviations of what a 1.5-pixel blur removes."""
+    smooth = ndimage.gaussian_filter(hu, 1.5)
+    tissue = (smooth > -150) & (smooth < 150)
+    spread = np.sqrt(ndimage.uniform_filter((hu - smooth) ** 2, 15))
+    inside = ndimage.uniform_filter(tissue.astype(np.float32), 15) > 0.99
+    return float(np.median(spread[inside])) if inside.any() else math.nan
+
+
+def _biases(low: tuple[NDArray[np.float32], ...], restored: list[NDArray[np.float32]]) -> dict[str, float]:
+    sums = {tissue: [0.0, 0] for tissue in TISSUES}
+    for before, after in zip(low, restored, strict=True):
+        smooth = ndimage.gaussian_filter(before, 3)
+        for tissue, window in TISSUES.items():
+            mask = (smooth > window.low_hu) & (smooth < window.high_hu)
+            sums[tissue][0] += float((after - before)[mask].sum(dtype=np.float64))
+            sums[tissue][1] += int(mask.sum())
+    return {tissue: total / count for tissue, (total, count) in sums.items() if count}
+
+
+def _structure(low: NDArray[np.float32], out: NDArray[np.float32]) -> float:
+    """Correlation over the body of |removed|, smoothed, with the gradient of the smoothed output."""
+    smooth = ndimage.gaussian_filter(out, 2)
+    body = smooth > -200
+    if body.sum() < 100:
+        return math.nan
+    edges = ndimage.gaussian_gradient_magnitude(smooth, 1)
+    removed = ndimage.gaussian_filter(np.abs(out - low), 2)
+    if not removed[body].std():
+        return 0.0
+    return float(np.corrcoef(np.minimum(edges[body], 30), removed[body])[0, 1])
+
+
+def _psnr_gain(
+    low: NDArray[np.float32], normal: NDArray[np.float32], out: NDArray[np.float32], window: Window
+) -> float:
+    reference = window.clip(normal)
+    return _gain_db(_rms([window.clip(low) - reference]), _rms([window.clip(out) - reference]))
+
+
+def _gain_db(before: float, after: float) -> float:
+    return 20 * math.log10(before / after) if after > 0 and before > 0 else math.nan
+
+
+def _rms(differences: Any) -> float:
+    squares = [float(np.mean(np.square(difference, dtype=np.float64))) for difference in differences]
+    return math.sqrt(sum(squares) / len(squares)) if squares else math.nan
+
+
+def _mean(values: Any) -> float:
+    kept = [value for value in values if not math.isnan(value)]
+    return sum(kept) / len(kept) if kept else math.nan
