@@ -1,0 +1,248 @@
+"""Where to measure: image, body, tissues, spheres, label volumes.
+
+A region gives a mask for any slice of any series, from the slice's place in the patient and the reference's HU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.volume import Geometry, SliceSource, Volume
+
+Mask = NDArray[np.bool_]
+Image = NDArray[np.floating]
+
+BODY_ABOVE_HU = -400.0
+TABLE_THICKNESS_MM = 12.0  # what an opening this wide removes is table, blanket or tubing, not body
+
+#: HU ranges of the tissue classes, as (low, high, radius of the opening in mm).
+TISSUES: dict[str, tuple[float, float, float]] = {
+    "lung": (-1000.0, -600.0, 3.0),
+    "fat": (-140.0, -50.0, 1.5),
+    "soft-tissue": (0.0, 120.0, 1.5),
+    "bone": (200.0, 3071.0, 0.8),
+}
+
+
+class Region(Protocol):
+    """A named place; ``None`` as mask means the whole slice."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the tables."""
+        ...
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """True where the slice ``index`` of ``geometry``, with reference values ``hu``, belongs to the region."""
+        ...
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """Every pixel."""
+
+    name: str = "image"
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """No mask."""
+        return None
+
+
+@dataclass(frozen=True)
+class Body:
+    """The patient without the air around and without the table."""
+
+    name: str = "body"
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """See :func:`body_mask`."""
+        return body_mask(hu, geometry.pixel_spacing_mm)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """A tissue class by HU inside the body; ``name`` is a key of :data:`TISSUES`."""
+
+    name: str
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """See :func:`tissue_mask`."""
+        body = body_mask(hu, geometry.pixel_spacing_mm)
+        return tissue_mask(hu, self.name, geometry.pixel_spacing_mm, body)
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A ball in patient coordinates.
+
+    Parameters
+    ----------
+    centre_mm : tuple of 3 floats
+        LPS.
+    radius_mm : float
+        Larger than 0.
+    """
+
+    name: str
+    centre_mm: tuple[float, float, float]
+    radius_mm: float
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """Pixels whose centre lies in the ball."""
+        along, down, across = in_plane_mm(geometry, index, self.centre_mm)
+        row_mm, column_mm = geometry.pixel_spacing_mm
+        rows = (np.arange(geometry.rows) * row_mm - down)[:, None]
+        columns = (np.arange(geometry.columns) * column_mm - along)[None, :]
+        mask: Mask = rows**2 + columns**2 + across**2 <= self.radius_mm**2
+        return mask
+
+
+class LabelRegion:
+    """One label of a label volume, brought onto the series by the nearest voxel."""
+
+    def __init__(self, name: str, labels: Volume, value: int) -> None:
+        self.name = name
+        self._labels, self._value = labels, value
+        self._to_index = np.linalg.inv(labels.geometry.affine)
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """Pixels whose centre's nearest label voxel has this region's value."""
+        here = geometry.positions_mm[index]
+        start = self._to_index[:3, :3] @ here + self._to_index[:3, 3]
+        down = self._to_index[:3, :3] @ np.asarray(geometry.column_direction) * geometry.pixel_spacing_mm[0]
+        along = self._to_index[:3, :3] @ np.asarray(geometry.row_direction) * geometry.pixel_spacing_mm[1]
+        rows, columns = np.arange(geometry.rows)[:, None], np.arange(geometry.columns)[None, :]
+        voxel = [
+            np.floor(start[axis] + down[axis] * rows + along[axis] * columns + 0.5).astype(int)
+            for axis in range(3)
+        ]
+        shape = self._labels.hu.shape
+        inside = np.logical_and.reduce([(v >= 0) & (v < n) for v, n in zip(voxel, shape, strict=True)])
+        values = self._labels.hu[tuple(np.clip(v, 0, n - 1) for v, n in zip(voxel, shape, strict=True))]
+        mask: Mask = inside & (np.rint(values) == self._value)
+        return mask
+
+
+def body_mask(hu: Image, pixel_spacing_mm: tuple[float, float]) -> Mask:
+    """The body of one slice: what is left of the tissue after the table is opened away, with its holes filled.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU; may be noisy.
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing.
+    """
+    step = 2 if min(hu.shape) >= 256 else 1  # half the matrix is fine enough to find an outline
+    small = ndimage.uniform_filter(np.clip(hu, -1000, 400), 2 * step + 1)[::step, ::step]
+    tissue = np.pad(small > BODY_ABOVE_HU, 1)
+    spacing = tuple(step * mm for mm in pixel_spacing_mm)
+    radius = TABLE_THICKNESS_MM / 2
+    core = ndimage.distance_transform_edt(tissue, sampling=spacing) > radius
+    parts, count = ndimage.label(core)
+    if count == 0:
+        return np.zeros(hu.shape, dtype=bool)
+    sizes = np.bincount(parts.ravel())[1:]
+    # Arms and legs count as body; crumbs do not.
+    large = np.isin(parts, 1 + np.flatnonzero(sizes >= 0.05 * sizes.max()))
+    grown = (ndimage.distance_transform_edt(~large, sampling=spacing) <= radius) & tissue
+    filled = ndimage.binary_fill_holes(grown)[1:-1, 1:-1]
+    return np.repeat(np.repeat(filled, step, axis=0), step, axis=1)[: hu.shape[0], : hu.shape[1]]
+
+
+def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], body: Mask) -> Mask:
+    """Where a lightly smoothed slice lies in the tissue's HU range, opened so that partial volume is left out.
+
+    Raises
+    ------
+    ConfigError
+        If the tissue is unknown.
+    """
+    if tissue not in TISSUES:
+        raise ConfigError(f"tissue {tissue!r} is unknown; there are {', '.join(TISSUES)}")
+    low, high, radius_mm = TISSUES[tissue]
+    smooth = ndimage.gaussian_filter(np.asarray(hu, dtype=np.float32), [1.0 / mm for mm in pixel_spacing_mm])
+    raw = (smooth >= low) & (smooth <= high) & body
+    core = ndimage.distance_transform_edt(np.pad(raw, 1), sampling=pixel_spacing_mm) > radius_mm
+    opened = ndimage.distance_transform_edt(~core, sampling=pixel_spacing_mm) <= radius_mm
+    mask: Mask = opened[1:-1, 1:-1] & raw
+    return mask
+
+
+def in_plane_mm(geometry: Geometry, index: int, point_mm: Sequence[float]) -> tuple[float, float, float]:
+    """A point seen from a slice's first voxel: mm along the row, down the column, and across the plane."""
+    offset = np.asarray(point_mm, dtype=np.float64) - geometry.positions_mm[index]
+    return (
+        float(offset @ np.asarray(geometry.row_direction)),
+        float(offset @ np.asarray(geometry.column_direction)),
+        float(offset @ geometry.normal),
+    )
+
+
+def parse_regions(text: str) -> tuple[Region, ...]:
+    """Regions from one command-line word.
+
+    ``image``, ``body``, a tissue's name, ``x,y,z,radius`` (LPS mm), or the path of a label volume, which gives a
+    region for every label in it, called ``<file>-<label>``.
+
+    Raises
+    ------
+    ConfigError, InputError
+        If the text is none of these, or the label volume cannot be used.
+    """
+    if text == "image":
+        return (WholeImage(),)
+    if text == "body":
+        return (Body(),)
+    if text in TISSUES:
+        return (Tissue(text),)
+    if Path(text).exists():
+        return label_regions(Path(text))
+    try:
+        x, y, z, radius = (float(part) for part in text.split(","))
+    except ValueError:
+        known = ", ".join(["image", "body", *TISSUES])
+        raise ConfigError(
+            f"region {text!r}: give x,y,z,radius in mm (LPS), a label volume that exists, or one of {known}"
+        ) from None
+    if not (np.isfinite([x, y, z, radius]).all() and radius > 0):
+        raise ConfigError(f"region {text!r}: the radius must be larger than 0 mm")
+    return (Sphere(f"sphere({x:g} {y:g} {z:g} r{radius:g})", (x, y, z), radius),)
+
+
+def label_regions(path: Path) -> tuple[Region, ...]:
+    """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA).
+
+    Raises
+    ------
+    InputError
+        If the file holds no label.
+    """
+    from ldct_denoise.io.files import open_file
+
+    return regions_of_labels(open_file(path), path.name.split(".")[0])
+
+
+def regions_of_labels(source: SliceSource, name: str) -> tuple[Region, ...]:
+    """A region for every label above 0 of a label volume.
+
+    Raises
+    ------
+    InputError
+        If there is no label.
+    """
+    labels = Volume.of(source)
+    values = np.unique(np.rint(labels.hu[labels.hu > 0.5])).astype(int)
+    if not len(values):
+        raise InputError(f"{name}: a label volume without a label above 0; label the region with 1, 2, …")
+    if len(values) > 200:
+        raise InputError(f"{name}: {len(values)} different values; this is an image, not a label volume")
+    return tuple(LabelRegion(f"{name}-{value}", labels, int(value)) for value in values)

@@ -1,0 +1,189 @@
+"""Pairing, regions and tables: the numbers of ``evaluate`` are those of a plain computation."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from ldct_denoise.errors import ConfigError, InputError, OutputError
+from ldct_denoise.evaluate import evaluate, write_tables
+from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.pairing import best_match, match_slices
+from ldct_denoise.regions import Body, Sphere, Tissue, WholeImage, parse_regions, regions_of_labels
+from ldct_denoise.volume import Geometry, Volume
+
+
+def geometry(slices=4, rows=96, columns=80, spacing=(1.5, 1.25), start=(-50.0, -70.0, 10.0)):
+    return Geometry(
+        np.array(start) + np.arange(slices)[:, None] * np.array([0, 0, 3.0]),
+        (1.0, 0.0, 0.0),
+        (0.0, 1.0, 0.0),
+        spacing,
+        rows,
+        columns,
+    )
+
+
+def patient(slices=4, seed=0, noise_hu=20.0, place=None):
+    """An elliptic body of 40 HU in air on a thin table, with white noise."""
+    place = place or geometry(slices)
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: place.rows, : place.columns]
+    body = ((rows - 44) / 34) ** 2 + ((columns - 40) / 32) ** 2 < 1
+    hu = np.where(body, 40.0, -1000.0)
+    hu[84:87, 5:75] = 100.0
+    clean = np.repeat(hu[None], slices, axis=0)
+    noise = rng.normal(0, noise_hu, clean.shape)
+    return Volume(clean, place, "normal", "P1", "n"), Volume(clean + noise, place, "low", "P1", "l"), body
+
+
+def test_values_are_scikit_images():
+    normal, low, _ = patient()
+    window = WINDOWS["abdomen"]
+    result = evaluate(low, normal, windows=[window], regions=[WholeImage()])
+    for index in range(4):
+        key = ("low", float(normal.geometry.offsets_mm[index]))
+        first, second = (window.clip(v.hu[index].astype(float)) for v in (normal, low))
+        psnr = peak_signal_noise_ratio(first, second, data_range=400)
+        ssim = structural_similarity(
+            first, second, data_range=400, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert result.values("candidate", "abdomen", "image", "psnr")[key] == pytest.approx(psnr, abs=1e-4)
+        assert result.values("candidate", "abdomen", "image", "ssim")[key] == pytest.approx(ssim, abs=1e-6)
+
+
+def test_slices_pair_by_position_not_by_order():
+    normal, low, _ = patient()
+    order = [2, 0, 3]
+    shuffled = replace(low, hu=low.hu[order], geometry=low.geometry.select(order))
+    assert match_slices(shuffled.geometry, normal.geometry) == ((0, 2), (1, 0), (2, 3))
+    plain = evaluate(low, normal).values("candidate", "abdomen", "body", "rmse")
+    other = evaluate(shuffled, normal).values("candidate", "abdomen", "body", "rmse")
+    assert all(plain[key] == value for key, value in other.items())
+    assert len(other) == 3
+
+
+def test_another_orientation_or_place_is_no_partner():
+    normal, low, _ = patient()
+    moved = replace(low, geometry=geometry(start=(-50.0, -70.0, 11.0)))
+    turned = replace(low, geometry=replace(low.geometry, row_direction=(-1.0, 0.0, 0.0)))
+    for wrong in (moved, turned):
+        with pytest.raises(InputError, match="same place"):
+            evaluate(wrong, normal)
+
+
+def test_the_same_patient_and_kernel_decide_between_references():
+    normal, low, _ = patient()
+    other = replace(normal, patient="P2")
+    assert best_match(low, [other, normal], "reference").second is normal
+    with pytest.raises(InputError, match="equally well"):
+        best_match(low, [normal, replace(normal, uid="again")], "reference")
+
+
+def test_slices_without_partner_are_said():
+    normal, low, _ = patient()
+    short = replace(normal, hu=normal.hu[:2], geometry=normal.geometry.select([0, 1]))
+    result = evaluate(low, short)
+    assert result.notes == ("2 of 4 slices of l have no partner",)
+
+
+def test_body_leaves_out_air_and_table():
+    _, low, truth = patient(noise_hu=60.0)
+    mask = Body().mask(low.geometry, 0, low.hu[0])
+    assert not mask[84:87].any()
+    assert np.mean(mask == truth) > 0.98
+
+
+def test_a_body_with_lungs_has_no_holes():
+    hu = np.full((300, 300), -1000.0)
+    rows, columns = np.mgrid[:300, :300]
+    body = (rows - 150) ** 2 + (columns - 150) ** 2 < 120**2
+    hu[body] = 30
+    hu[(rows - 150) ** 2 + (columns - 110) ** 2 < 30**2] = -850
+    mask = Body().mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu)
+    assert np.mean(mask == body) > 0.985
+    lung = Tissue("lung").mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu)
+    assert 0.8 < lung.sum() / (np.pi * 30**2) <= 1.02
+    assert not Tissue("bone").mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu).any()
+
+
+def test_a_sphere_has_its_volume_and_place():
+    place = geometry(slices=20, spacing=(1.0, 1.0), rows=60, columns=60, start=(-30.0, -30.0, 0.0))
+    ball = Sphere("s", (-2.0, 3.0, 27.0), 12.0)
+    masks = np.array([ball.mask(place, index, np.zeros((60, 60))) for index in range(20)])
+    assert masks.sum() * 3.0 == pytest.approx(4 / 3 * np.pi * 12**3, rel=0.03)
+    centre = np.array([place.to_lps(index) for index in np.argwhere(masks)]).mean(axis=0)
+    assert centre == pytest.approx([-2, 3, 27], abs=0.2)
+
+
+def test_labels_of_another_grid_land_at_the_same_place():
+    place = geometry(slices=6, spacing=(1.0, 1.0), rows=60, columns=60, start=(-30.0, -30.0, 0.0))
+    coarse = Geometry.from_affine(  # runs the other way along columns, 2 mm voxels
+        np.array([[0, 0, 2.0, -30], [0, -2.0, 0, 30], [3.0, 0, 0, 0], [0, 0, 0, 1]]), (6, 31, 31)
+    )
+    voxels = np.argwhere(np.ones(coarse.shape))
+    points = (coarse.affine @ np.c_[voxels, np.ones(len(voxels))].T).T[:, :3]
+    inside = np.linalg.norm(points[:, :2] - [6, -4], axis=1) < 10
+    labels = np.zeros(coarse.shape)
+    labels[tuple(voxels[inside].T)] = 3
+    (region,) = regions_of_labels(Volume(labels, coarse), "tumour")
+    assert region.name == "tumour-3"
+    mask = region.mask(place, 2, np.zeros((60, 60)))
+    centre = np.array([place.to_lps((2, r, c)) for r, c in np.argwhere(mask)]).mean(axis=0)
+    assert centre[:2] == pytest.approx([6, -4], abs=0.6)
+    assert mask.sum() == 4 * (labels[2] > 0).sum()  # every coarse voxel covers four fine ones
+
+
+def test_regions_from_words():
+    (ball,) = parse_regions("1,-2.5,3,4")
+    assert (ball.centre_mm, ball.radius_mm) == ((1.0, -2.5, 3.0), 4.0)
+    assert [parse_regions(word)[0].name for word in ("image", "body", "bone")] == ["image", "body", "bone"]
+    for wrong in ("1,2,3", "heart", "1,2,3,0", "nan,1,2,3"):
+        with pytest.raises(ConfigError):
+            parse_regions(wrong)
+
+
+def test_tables_are_what_the_contract_says(tmp_path):
+    normal, low, _ = patient()
+    half = replace(low, hu=(low.hu + normal.hu) / 2, uid="half")
+    result = evaluate(half, normal, low, windows=[WINDOWS["full"], WINDOWS["abdomen"]])
+    write_tables(result, tmp_path / "out")
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["series", "position_mm", "model", "window", "region", "metric", "value"]
+    assert {row["model"] for row in rows} == {"input", "candidate", "reference"}
+    assert {row["region"] for row in rows} == {"image", "body"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["summary"]
+    pick = {(e["model"], e["window"], e["region"], e["metric"]): e for e in summary}
+    one = pick["candidate", "full", "body", "rmse"]
+    values = [float(r["value"]) for r in rows if list(r.values())[2:6] == ["candidate", "full", "body", "rmse"]]
+    assert one["n"] == len(values) == 4
+    assert one["mean"] == pytest.approx(np.mean(values), rel=1e-5)
+    assert one["std"] == pytest.approx(np.std(values), rel=1e-4)
+    assert one["ci95_low"] <= one["mean"] <= one["ci95_high"]
+    assert one["mean"] == pytest.approx(pick["input", "full", "body", "rmse"]["mean"] / 2, rel=1e-5)
+    assert pick["input", "full", "body", "noise_std"]["mean"] == pytest.approx(20, rel=0.03)
+
+
+def test_results_are_not_overwritten_unasked(tmp_path):
+    normal, low, _ = patient()
+    result = evaluate(low, normal)
+    write_tables(result, tmp_path / "out")
+    with pytest.raises(OutputError, match="overwrite"):
+        write_tables(result, tmp_path / "out")
+    write_tables(result, tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.csv", "summary.json"]
+
+
+def test_equal_images_are_infinitely_close_and_json_stays_valid(tmp_path):
+    normal, _, _ = patient()
+    result = evaluate(normal, normal)
+    assert set(result.values("candidate", "full", "image", "psnr").values()) == {float("inf")}
+    assert min(result.values("candidate", "abdomen", "body", "ssim").values()) == pytest.approx(1, abs=1e-6)
+    write_tables(result, tmp_path)
+    assert "Infinity" not in (tmp_path / "summary.json").read_text()
