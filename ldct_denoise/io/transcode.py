@@ -1,0 +1,135 @@
+"""Copy a data set into Explicit VR Little Endian without touching what its values say.
+
+Values that were never decoded are carried over byte for byte (names in any alphabet, odd decimal strings,
+trailing blanks); only the byte order of binary numbers changes. pydicom does not convert between byte
+orders by itself.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, private_dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
+
+#: Bytes per number of the binary value representations (PS3.5 6.2); text and byte strings are not listed.
+WORD_BYTES = {
+    "AT": 2,
+    "US": 2,
+    "SS": 2,
+    "OW": 2,
+    "UL": 4,
+    "SL": 4,
+    "FL": 4,
+    "OF": 4,
+    "OL": 4,
+    "FD": 8,
+    "OD": 8,
+    "OV": 8,
+    "SV": 8,
+    "UV": 8,
+}
+NUL_PADDED = {"UI", "OB", "UN"}
+PIXEL_GROUP = 0x7FE0
+TRAILING_PADDING = 0xFFFCFFFC
+
+
+def explicit_little_endian(source: Dataset, *, keep_private: bool = True) -> Dataset:
+    """The data set of ``source``, without pixel data and file meta, ready to be written.
+
+    Parameters
+    ----------
+    source : Dataset
+        As read from a file of any transfer syntax.
+    keep_private : bool
+        Whether elements of odd groups come along.
+
+    Returns
+    -------
+    Dataset
+        Independent of ``source``.
+    """
+    signed = source.get("PixelRepresentation", 0) == 1
+    return _copy(source, keep_private, signed)
+
+
+def seal(dataset: Dataset) -> None:
+    """Tell pydicom, just before writing, that undecoded values may be written as they are."""
+    for element in dataset.values():
+        if isinstance(element, DataElement) and element.VR == "SQ":
+            for item in element.value:
+                seal(item)
+    names = dataset.get("SpecificCharacterSet")
+    dataset.set_original_encoding(False, True, convert_encodings(names) if names else default_encoding)
+
+
+def _copy(source: Dataset, keep_private: bool, signed: bool) -> Dataset:
+    copy = Dataset()
+    for tag in source.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
+        if _is_structural(tag) or (tag.is_private and not keep_private):
+            continue
+        element = source.get_item(tag)
+        if element.VR == "SQ" or (isinstance(element, RawDataElement) and _value_type(element, source) == "SQ"):
+            items = [_copy(item, keep_private, signed) for item in source[tag].value or []]
+            copy[tag] = DataElement(tag, "SQ", Sequence(items))
+        elif isinstance(element, RawDataElement):
+            copy[tag] = _copy_raw(element, _settled(_value_type(element, source), tag, signed))
+        else:
+            copy[tag] = _copy_decoded(element, tag, signed, source.original_encoding[1] is False)
+    return copy
+
+
+def _is_structural(tag: BaseTag) -> bool:
+    """Group lengths, command and file meta groups, pixel data, trailing padding."""
+    return tag.element == 0 or tag.group in (0x0000, 0x0002, PIXEL_GROUP) or tag == TRAILING_PADDING
+
+
+def _value_type(element: RawDataElement, source: Dataset) -> str:
+    """The element's VR; from the dictionaries where the file is implicit or says UN."""
+    if element.VR not in (None, "UN"):
+        return str(element.VR)
+    tag = element.tag
+    if not tag.is_private:
+        return str(dictionary_VR(tag)) if dictionary_has_tag(tag) else "UN"
+    if element.VR == "UN" or tag.is_private_creator:
+        return "LO" if tag.is_private_creator else "UN"
+    try:
+        creator = source.get((tag.group << 16) | (tag.element >> 8))
+        return str(private_dictionary_VR(tag, creator.value))
+    except (KeyError, AttributeError, TypeError):
+        return "UN"
+
+
+def _settled(value_type: str, tag: BaseTag, signed: bool) -> str:
+    """One VR where the dictionary names several (PS3.5 A.1, PS3.3 C.7.6.3.1): by Pixel Representation."""
+    follows_pixels = dictionary_has_tag(tag) and dictionary_VR(tag) == "US or SS"
+    if follows_pixels and value_type in ("US", "SS", "US or SS"):
+        return "SS" if signed else "US"
+    return value_type if len(value_type) == 2 else "OW"
+
+
+def _copy_raw(element: RawDataElement, value_type: str) -> RawDataElement:
+    value = element.value or b""
+    if not element.is_little_endian and value_type in WORD_BYTES:
+        value = _swapped(value, WORD_BYTES[value_type])
+    if len(value) % 2:
+        value += b"\0" if value_type in NUL_PADDED or value_type in WORD_BYTES else b" "
+    return RawDataElement(element.tag, value_type, len(value), value, 0, False, True, True)
+
+
+def _copy_decoded(element: DataElement, tag: BaseTag, signed: bool, big_endian: bool) -> DataElement:
+    copy = deepcopy(element)
+    copy.VR = _settled(element.VR, tag, signed)
+    if big_endian and isinstance(copy.value, bytes) and copy.VR in WORD_BYTES:
+        copy.value = _swapped(copy.value, WORD_BYTES[copy.VR])
+    return copy
+
+
+def _swapped(value: bytes, width: int) -> bytes:
+    whole = len(value) // width * width
+    return np.frombuffer(value[:whole], dtype=f"u{width}").byteswap().tobytes() + value[whole:]
