@@ -13,23 +13,29 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 import ldct_denoise
 from ldct_denoise.errors import InputError, ModelError, OutputError
 from ldct_denoise.io.compress import compress_pixels, transfer_syntax
+from ldct_denoise.io.derive_enhanced import FrameStack, classic_header, describe_frames, is_enhanced
 from ldct_denoise.io.describe import (
     Derivation,
     describe,
+    identify,
     note_lossy,
     refer_to_source,
-    series_description,
     series_number,
 )
 from ldct_denoise.io.staging import StagedFolder
-from ldct_denoise.io.stored import PixelFormat, merge_unused_bits, sign_extended
+from ldct_denoise.io.stored import (
+    PixelFormat,
+    merge_unused_bits,
+    native_cells,
+    set_pixel_statistics,
+    sign_extended,
+)
 from ldct_denoise.io.transcode import explicit_little_endian, seal
 from ldct_denoise.io.uids import IMPLEMENTATION_CLASS_UID, derived_uid
 
@@ -66,6 +72,9 @@ class DerivedWriter:
         Instead of source's × 100 + 1.
     created : datetime, optional
         Time of creation; now without.
+    classic : bool
+        Take multi-frame images apart into classic CT images; else Enhanced CT stays Enhanced. (Legacy
+        Converted Enhanced CT always becomes classic.)
 
     Raises
     ------
@@ -85,16 +94,19 @@ class DerivedWriter:
         keep_scanner_equipment: bool = False,
         series_number: int | None = None,
         created: datetime | None = None,
+        classic: bool = False,
     ) -> None:
-        self._syntax = transfer_syntax(compress) or ExplicitVRLittleEndian
+        transfer_syntax(compress)
         self._compress = compress
         self._series = series
         self._derivation = derivation
+        self._classic = classic
         self._keep_private = private == "keep"
         self._keep_scanner = keep_scanner_equipment
         self._number = series_number
         self._created = created or datetime.now().astimezone()
         self._written: set[int] = set()
+        self._stacks: dict[Path, FrameStack] = {}
         inputs = (Path(slice_.path) for slice_ in series.slices)
         self._folder = StagedFolder(output, overwrite=overwrite, inputs=inputs)
 
@@ -104,16 +116,14 @@ class DerivedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
+        try:
+            if kind is None:
+                self._require_all()
+                for number, stack in enumerate(self._stacks.values(), start=1):
+                    self._write_stack(stack, number)
+                self._folder.publish()
+        finally:
             self._folder.discard()
-            return
-        missing = len(self._series) - len(self._written)
-        if missing:
-            self._folder.discard()
-            raise OutputError(
-                f"{self._folder.target}: {missing} of {len(self._series)} slices were not written; nothing is kept"
-            )
-        self._folder.publish()
 
     def write(self, index: int, hu: NDArray[np.floating]) -> None:
         """Write the image that derives from slice ``index``; in any order.
@@ -132,70 +142,102 @@ class DerivedWriter:
             If ``hu`` has another shape, or values that are no numbers.
         InputError
             If the source image cannot be derived from.
+        OutputError
+            If the file cannot be written, or compressed without loss.
         """
         source = self._series.slices[index]
-        header = self._series.header(index)
-        _check(hu, self._series.geometry.shape[1:], Path(source.path))
+        path = Path(source.path)
+        header = self._stacks[path].header if path in self._stacks else self._series.header(index)
+        _check(hu, self._series.geometry.shape[1:], path)
         if "LOCALIZER" in (header.get("ImageType") or []):
-            raise InputError(f"{source.path}: is a localizer, not an axial image; leave it out")
+            raise InputError(f"{path}: is a localizer, not an axial image; leave it out")
         cells = self._cells(index, header, hu)
-        image = self._image(header, _instance_uid(source, header))
-        _set_pixel_statistics(image, cells)
-        note_lossy(image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells))
-        self._set_pixels(image, cells)
-        seal(image)
-        image.save_as(self._folder.path / f"{index + 1:04d}.dcm", enforce_file_format=True)
+        if source.frame is not None and not self._classic and is_enhanced(header):
+            self._stack(path, header, cells).put(source.frame, cells)
+        else:
+            self._write_image(index, header, cells)
         self._written.add(index)
+
+    def _require_all(self) -> None:
+        missing = len(self._series) - len(self._written)
+        if missing:
+            raise OutputError(
+                f"{self._folder.target}: {missing} of {len(self._series)} slices were not written; nothing is kept"
+            )
 
     def _cells(self, index: int, header: Dataset, hu: NDArray[np.floating]) -> NDArray[np.integer]:
         """The new pixel cells: the source's where nothing changed, else the nearest stored value."""
         source = self._series.slices[index]
         form = PixelFormat.of(header, source.slope, source.intercept)
-        cells = _native_cells(Path(source.path), header, form) if source.frame is None else None
+        cells = native_cells(Path(source.path), header, form) if source.frame is None else None
         if cells is None:
             cells = self._series.read_stored(index).astype(form.dtype)
         unchanged = self._series.padding(index) | (hu == self._series.read_hu(index))
         stored = merge_unused_bits(form.to_stored(hu), cells, form)
         cells = np.where(unchanged, cells, stored)
-        if self._compress in ("jpegls", "j2k"):
-            values = sign_extended(cells, form)
-            if not form.signed and not np.array_equal(values, cells):
-                raise OutputError(
-                    f"{source.path}: an overlay lies in the unused bits, which {self._compress} cannot keep;"
-                    " choose rle or no compression"
-                )
-            return values
-        return cells
+        if self._compress not in ("jpegls", "j2k"):
+            return cells
+        values = sign_extended(cells, form)
+        if not form.signed and not np.array_equal(values, cells):
+            raise OutputError(
+                f"{source.path}: an overlay lies in the unused bits, which {self._compress} cannot keep;"
+                " choose rle or no compression"
+            )
+        return values
 
-    def _image(self, header: Dataset, source_uid: str) -> Dataset:
-        """The derived image without its pixels."""
+    def _write_image(self, index: int, header: Dataset, cells: NDArray[np.integer]) -> None:
+        """One classic CT image."""
+        source = self._series.slices[index]
         image = explicit_little_endian(header, keep_private=self._keep_private)
-        describe(image, self._derivation, self._created, keep_scanner_equipment=self._keep_scanner)
-        kind = list(header.get("ImageType") or [])
+        if source.frame is not None:
+            image = classic_header(image, source.frame)
+        uid = _instance_uid(source, header)
+        self._describe(image, uid if source.frame is None else f"{uid}/{source.frame}")
+        kind = list(image.get("ImageType") or [])
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
         if not image.get("SOPClassUID"):
             _repair(image)
-        refer_to_source(image, source_uid)
-        image.SOPInstanceUID = self._derivation.uid(source_uid)
-        image.SeriesInstanceUID = self._derivation.uid(self._series.uid)
-        image.SeriesNumber = self._series_number(header)
-        image.SeriesDescription = series_description(
-            str(header.get("SeriesDescription") or ""), self._derivation.label
-        )
+        refer_to_source(image, header.get("SOPClassUID") or image.SOPClassUID, uid, source.frame)
         if "RescaleType" not in image:
             image.RescaleType = "HU"
+        note_lossy(image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells))
+        self._save(image, cells, f"{index + 1:04d}.dcm")
+
+    def _stack(self, path: Path, header: Dataset, cells: NDArray[np.integer]) -> FrameStack:
+        """The frames of a multi-frame file, opened at its first frame."""
+        if path not in self._stacks:
+            frames = [s.frame for s in self._series.slices if Path(s.path) == path and s.frame is not None]
+            scratch = self._folder.path / f".frames-{len(self._stacks)}"
+            self._stacks[path] = FrameStack(header, frames, scratch, cells)
+        return self._stacks[path]
+
+    def _write_stack(self, stack: FrameStack, number: int) -> None:
+        """One Enhanced CT image with all the frames that derive from one source file."""
+        image = explicit_little_endian(stack.header, keep_private=self._keep_private)
+        self._describe(image, stack.identity)
+        describe_frames(image, stack.header, stack.frames, self._derivation)
+        self._save(image, stack.cells, f"{number:04d}.dcm")
+        stack.close()
+
+    def _describe(self, image: Dataset, source_identity: str) -> None:
+        describe(image, self._derivation, self._created, keep_scanner_equipment=self._keep_scanner)
+        number = series_number(image.get("SeriesNumber")) if self._number is None else self._number
+        series_uid = f"{self._series.uid}/classic" if self._classic else self._series.uid
+        identify(image, self._derivation, source_identity, series_uid, number)
+
+    def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
+        set_pixel_statistics(image, cells)
         image.file_meta = _file_meta()
-        return image
-
-    def _series_number(self, header: Dataset) -> int:
-        return series_number(header.get("SeriesNumber")) if self._number is None else self._number
-
-    def _set_pixels(self, image: Dataset, cells: NDArray[np.integer]) -> None:
         if self._compress is not None:
             compress_pixels(image, cells, self._compress)
-            return
-        image.PixelData = cells.tobytes() + b"\0" * (cells.nbytes % 2)
-        image["PixelData"].VR = "OW"
+        else:
+            image.PixelData = cells.tobytes() + b"\0" * (cells.nbytes % 2)
+            image["PixelData"].VR = "OW"
+        seal(image)
+        try:
+            image.save_as(self._folder.path / name, enforce_file_format=True)
+        except OSError as error:
+            raise OutputError(f"{self._folder.target}: cannot be written ({error.strerror})") from None
 
 
 def _instance_uid(source: SliceRef, header: Dataset) -> str:
@@ -226,38 +268,6 @@ def _check(hu: NDArray[np.floating], shape: tuple[int, ...], path: Path) -> None
         raise ModelError(f"{path.name}: computed image is {hu.shape}, the source {shape}")
     if not np.isfinite(hu).all():
         raise ModelError(f"{path.name}: computed image has values that are no numbers")
-
-
-def _native_cells(path: Path, header: Dataset, form: PixelFormat) -> NDArray[np.integer] | None:
-    """The cells as they are in an uncompressed file, with the bits above the stored ones; else None."""
-    syntax = header.file_meta.TransferSyntaxUID
-    plain = not syntax.is_compressed and header.HighBit == form.bits_stored - 1 and path.is_file()
-    if form.bits_stored == form.bits_allocated or not plain:
-        return None
-    values = dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
-    shape = (int(header.Rows), int(header.Columns))
-    dtype = form.dtype if syntax.is_little_endian else form.dtype.newbyteorder(">")
-    return np.frombuffer(values, dtype, shape[0] * shape[1]).reshape(shape).astype(form.dtype)
-
-
-def _set_pixel_statistics(image: Dataset, cells: NDArray[np.integer]) -> None:
-    """Smallest and largest value of the image proper, where the source told them.
-
-    Padding lies outside the range between them (PS3.3 C.7.5.1.1.2 Note 2).
-    """
-    form = PixelFormat.of(image, 1.0, 0.0)
-    values = sign_extended(cells, form)
-    if form.padding is not None:
-        first, last = form.padding
-        native = values[(values < first) | (values > last)]
-        values = native if native.size else values
-    value_type = "SS" if form.signed else "US"
-    for keyword, value in (
-        ("SmallestImagePixelValue", values.min()),
-        ("LargestImagePixelValue", values.max()),
-    ):
-        if keyword in image:
-            image.add_new(keyword, value_type, int(value))
 
 
 def _compression_ratio(path: Path, cells: NDArray[np.integer]) -> float:

@@ -196,10 +196,22 @@ def source_image_item(class_uid: str, instance_uid: str, frame: int | None = Non
     return item
 
 
-def refer_to_source(image: Dataset, source_uid: str) -> None:
+def identify(image: Dataset, derivation: Derivation, source: str, series: str, number: int) -> None:
+    """Give the image its own instance and series.
+
+    ``source`` and ``series`` tell what it derives from; equal ones give equal UIDs.
+    """
+    image.SOPInstanceUID = derivation.uid(source)
+    image.SeriesInstanceUID = derivation.uid(series)
+    image.SeriesNumber = number
+    image.SeriesDescription = series_description(str(image.get("SeriesDescription") or ""), derivation.label)
+
+
+def refer_to_source(image: Dataset, class_uid: str, source_uid: str, frame: int | None = None) -> None:
     """Name the source image in Source Image Sequence; in the description where its UID is no valid one."""
     if UID(source_uid).is_valid:
-        image.SourceImageSequence = [source_image_item(image.SOPClassUID, source_uid)]
+        number = None if frame is None else frame + 1
+        image.SourceImageSequence = Sequence([source_image_item(class_uid, source_uid, number)])
         return
     if "SourceImageSequence" in image:
         del image.SourceImageSequence
@@ -247,6 +259,7 @@ def _our_equipment(derivation: Derivation) -> Dataset:
     ours.Manufacturer = PRODUCT
     ours.ManufacturerModelName = ascii_text(derivation.model_name)[:MAX_LABEL]
     checksum = derivation.model_checksum[:32] or "none"
+    ours.DeviceSerialNumber = derivation.model_checksum[:MAX_LABEL] or "none"
     ours.SoftwareVersions = [f"{PRODUCT} {ldct_denoise.__version__}", f"model sha256 {checksum}"]
     return ours
 

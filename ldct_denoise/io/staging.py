@@ -13,6 +13,10 @@ from pathlib import Path
 from ldct_denoise.errors import OutputError
 
 
+#: Ends the name of a folder that is being replaced.
+RETIRED = "-old"
+
+
 class StagedFolder:
     """Collects files in a hidden folder beside ``target`` and renames it at the end.
 
@@ -37,10 +41,10 @@ class StagedFolder:
     def __init__(self, target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
         self.target = Path(os.path.abspath(target))
         self._overwrite = overwrite
-        self._refuse(inputs)
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
+            self._refuse(inputs)
             self.path = Path(tempfile.mkdtemp(prefix=f"{self._prefix}-", dir=self.target.parent))
             self.path.chmod(0o777 & ~_umask())
             self._lock = _locked(self.path)
@@ -53,7 +57,7 @@ class StagedFolder:
 
     def publish(self) -> Path:
         """Give the folder its final name."""
-        retired = self.path.with_name(self.path.name + "-old")
+        retired = self.path.with_name(self.path.name + RETIRED)
         try:
             if self._overwrite and self.target.is_dir():
                 self.target.rename(retired)
@@ -68,7 +72,7 @@ class StagedFolder:
         return self.target
 
     def discard(self) -> None:
-        """Remove what was collected; nothing appears."""
+        """Remove what was collected and not published."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 
@@ -98,9 +102,13 @@ class StagedFolder:
     def _remove_leftovers(self) -> None:
         for path in self.target.parent.glob(f"{self._prefix.replace('[', '[[]')}-*"):
             lock = _locked(path)
-            if lock is not None:
+            if lock is None:
+                continue
+            if path.name.endswith(RETIRED) and not self.target.exists():
+                path.rename(self.target)  # killed between taking the old folder away and naming the new one
+            else:
                 shutil.rmtree(path, ignore_errors=True)
-                os.close(lock)
+            os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 
@@ -116,3 +118,35 @@ def sign_extended(cells: NDArray[np.integer], form: PixelFormat) -> NDArray[np.i
     shift = form.bits_allocated - form.bits_stored
     values: NDArray[np.integer] = np.right_shift(np.left_shift(cells, shift), shift)
     return values
+
+
+def native_cells(path: Path, header: Dataset, form: PixelFormat) -> NDArray[np.integer] | None:
+    """The cells as they are in an uncompressed file, with the bits above the stored ones; else None."""
+    syntax = header.file_meta.TransferSyntaxUID
+    plain = not syntax.is_compressed and header.HighBit == form.bits_stored - 1 and path.is_file()
+    if form.bits_stored == form.bits_allocated or not plain:
+        return None
+    values = dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
+    shape = (int(header.Rows), int(header.Columns))
+    dtype = form.dtype if syntax.is_little_endian else form.dtype.newbyteorder(">")
+    return np.frombuffer(values, dtype, shape[0] * shape[1]).reshape(shape).astype(form.dtype)
+
+
+def set_pixel_statistics(image: Dataset, cells: NDArray[np.integer]) -> None:
+    """Smallest and largest value of the image proper, where the source told them.
+
+    Padding lies outside the range between them (PS3.3 C.7.5.1.1.2 Note 2).
+    """
+    form = PixelFormat.of(image, 1.0, 0.0)
+    values = sign_extended(cells, form)
+    if form.padding is not None:
+        first, last = form.padding
+        native = values[(values < first) | (values > last)]
+        values = native if native.size else values
+    value_type = "SS" if form.signed else "US"
+    for keyword, value in (
+        ("SmallestImagePixelValue", values.min()),
+        ("LargestImagePixelValue", values.max()),
+    ):
+        if keyword in image:
+            image.add_new(keyword, value_type, int(value))

@@ -1,0 +1,268 @@
+"""Enhanced CT: multi-frame images derived as multi-frame images, or taken apart into classic ones.
+
+The rules are those of PS3.3 A.38.1 (Enhanced CT Image IOD), C.7.6.16 (functional groups) and C.8.15 (CT).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
+
+from ldct_denoise.io.describe import Derivation, source_image_item
+
+#: Functional-group attributes that have the same place and meaning in a classic CT image (PS3.3 C.8.2.1).
+CLASSIC_ATTRIBUTES = (
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "RescaleType",
+    "WindowCenter",
+    "WindowWidth",
+    "WindowCenterWidthExplanation",
+    "VOILUTFunction",
+    "KVP",
+    "FocalSpots",
+    "FilterType",
+    "ConvolutionKernel",
+    "ReconstructionDiameter",
+    "ReconstructionTargetCenterPatient",
+    "DataCollectionDiameter",
+    "DataCollectionCenterPatient",
+    "DistanceSourceToDetector",
+    "GantryDetectorTilt",
+    "TableHeight",
+    "RotationDirection",
+    "RevolutionTime",
+    "SingleCollimationWidth",
+    "TotalCollimationWidth",
+    "TableSpeed",
+    "TableFeedPerRotation",
+    "SpiralPitchFactor",
+    "ExposureModulationType",
+    "EstimatedDoseSaving",
+    "CTDIvol",
+    "CTDIPhantomTypeCodeSequence",
+    "IrradiationEventUID",
+)
+#: The same quantities under two attributes: enhanced (FD) and classic (IS).
+RENAMED = {
+    "ExposureTimeInms": "ExposureTime",
+    "XRayTubeCurrentInmA": "XRayTubeCurrent",
+    "ExposureInmAs": "Exposure",
+    "FrameAcquisitionNumber": "AcquisitionNumber",
+}
+#: What only a multi-frame image has.
+MULTIFRAME_ONLY = (
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "NumberOfFrames",
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationType",
+    "VolumetricProperties",
+    "VolumeBasedCalculationTechnique",
+    "PixelPresentation",
+    "PresentationLUTShape",
+    "AcquisitionDuration",
+    "AcquisitionContextSequence",
+    "SourceImageEvidenceSequence",
+    "ReferencedImageEvidenceSequence",
+    "ReferencedRawDataSequence",
+    "ReferencedSeriesSequence",
+    "ConversionSourceAttributesSequence",
+    "MultienergyCTAcquisition",
+)
+CONCATENATION = (
+    "ConcatenationUID",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "ConcatenationFrameOffsetNumber",
+    "SOPInstanceUIDOfConcatenationSource",
+)
+
+
+class FrameStack:
+    """Frames of one multi-frame file, kept on disk until all are there.
+
+    Parameters
+    ----------
+    header : Dataset
+        The source image.
+    frames : iterable of int
+        Which of its frames are derived, counted from 0.
+    scratch : Path
+        File that holds the cells meanwhile.
+    like : ndarray, shape (rows, columns)
+        Any frame's cells.
+    """
+
+    def __init__(self, header: Dataset, frames: Iterable[int], scratch: Path, like: NDArray[np.integer]) -> None:
+        self.header = header
+        self.frames = sorted(frames)
+        self._scratch = scratch
+        shape = (len(self.frames), *like.shape)
+        self.cells: NDArray[np.integer] = np.memmap(scratch, dtype=like.dtype, mode="w+", shape=shape)
+
+    @property
+    def identity(self) -> str:
+        """What tells the derived image from those of other frames of the same file."""
+        every = self.frames == list(range(int(self.header.NumberOfFrames)))
+        uid = str(self.header.SOPInstanceUID)
+        return uid if every else f"{uid}/{','.join(map(str, self.frames))}"
+
+    def put(self, frame: int, cells: NDArray[np.integer]) -> None:
+        """Keep the cells of ``frame``."""
+        self.cells[self.frames.index(frame)] = cells
+
+    def close(self) -> None:
+        """Remove the scratch file."""
+        self._scratch.unlink()
+
+
+def is_enhanced(header: Dataset) -> bool:
+    """Whether the image is Enhanced CT, which is derived as such; Legacy Converted becomes classic."""
+    return bool(header.get("SOPClassUID") == EnhancedCTImageStorage)
+
+
+def describe_frames(image: Dataset, source: Dataset, frames: Iterable[int], derivation: Derivation) -> None:
+    """Functional groups and evidence of a derived Enhanced CT image.
+
+    Parameters
+    ----------
+    image : Dataset
+        The derived image, copied from ``source``; changed in place.
+    source : Dataset
+        The source image.
+    frames : iterable of int
+        Which frames of the source it holds, counted from 0, ascending.
+    derivation : Derivation
+        How the pixels came about.
+    """
+    kept = list(frames)
+    image.ImageType = _frame_type(source)
+    image.NumberOfFrames = len(kept)
+    groups = image.PerFrameFunctionalGroupsSequence
+    image.PerFrameFunctionalGroupsSequence = Sequence([groups[frame] for frame in kept])
+    shared = image.SharedFunctionalGroupsSequence[0]
+    if "DerivationImageSequence" in shared:
+        del shared.DerivationImageSequence
+    for frame, group in zip(kept, image.PerFrameFunctionalGroupsSequence, strict=True):
+        group.DerivationImageSequence = Sequence([_derivation_item(source, frame, derivation)])
+    for group in (shared, *image.PerFrameFunctionalGroupsSequence):
+        for item in group.get("CTImageFrameTypeSequence") or []:
+            item.FrameType = _frame_type(item, "FrameType")
+    for keyword in CONCATENATION:
+        if keyword in image:
+            delattr(image, keyword)
+    _refer_to(image, source)
+
+
+def _frame_type(source: Dataset, keyword: str = "ImageType") -> list[str]:
+    """DERIVED, PRIMARY, flavour, FILTERED (PS3.3 C.8.16.1 and C.8.15.2.1.1.4): value 2 must be PRIMARY here."""
+    kind = list(source.get(keyword) or [])
+    return ["DERIVED", "PRIMARY", kind[2] if len(kind) > 2 else "VOLUME", "FILTERED"]
+
+
+def _derivation_item(source: Dataset, frame: int, derivation: Derivation) -> Dataset:
+    """Derivation Image functional group (PS3.3 C.7.6.16.2.6); its code is required, so it is a private one."""
+    code = Dataset()
+    simulated = derivation.kind == "simulated"
+    code.CodeValue = "SIMULATED" if simulated else "DENOISED"
+    code.CodingSchemeDesignator = "99LDCTDENOISE"
+    code.CodeMeaning = "Dose reduction simulated" if simulated else "Noise reduction by a trained model"
+    item = Dataset()
+    item.DerivationDescription = derivation.text
+    item.DerivationCodeSequence = Sequence([code])
+    item.SourceImageSequence = Sequence([source_image_item(source.SOPClassUID, source.SOPInstanceUID, frame + 1)])
+    return item
+
+
+def _refer_to(image: Dataset, source: Dataset) -> None:
+    """Name the source instance where frames refer to it (PS3.3 C.8.16.1, C.12.2)."""
+    instance = Dataset()
+    instance.ReferencedSOPClassUID = source.SOPClassUID
+    instance.ReferencedSOPInstanceUID = source.SOPInstanceUID
+    evidence, study, series = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = evidence.SeriesInstanceUID = source.SeriesInstanceUID
+    evidence.ReferencedSOPSequence = Sequence([instance])
+    study.StudyInstanceUID = source.StudyInstanceUID
+    study.ReferencedSeriesSequence = Sequence([evidence])
+    image.SourceImageEvidenceSequence = Sequence([study])
+    series.ReferencedInstanceSequence = Sequence([instance])
+    others = [
+        item
+        for item in image.get("ReferencedSeriesSequence") or []
+        if item.get("SeriesInstanceUID") != source.SeriesInstanceUID
+    ]
+    image.ReferencedSeriesSequence = Sequence([*others, series])
+
+
+def classic_header(image: Dataset, frame: int) -> Dataset:
+    """One frame of a multi-frame image as a classic CT image, still with the identity of the whole.
+
+    Parameters
+    ----------
+    image : Dataset
+        Multi-frame image; left as it is.
+    frame : int
+        Which frame, counted from 0.
+    """
+    shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    own = image.PerFrameFunctionalGroupsSequence[frame]
+    values = {**_group_values(shared), **_group_values(own)}
+    classic = Dataset()
+    drop = {*MULTIFRAME_ONLY, *CONCATENATION}
+    for tag in image.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
+        classic[tag] = image.get_item(tag)
+    for keyword in drop:
+        if keyword in classic:
+            delattr(classic, keyword)
+    for keyword in (
+        "UnassignedSharedConvertedAttributesSequence",
+        "UnassignedPerFrameConvertedAttributesSequence",
+    ):
+        for item in values.pop(keyword, None) or []:
+            classic.update(item)
+    for keyword in CLASSIC_ATTRIBUTES:
+        if values.get(keyword) is not None:
+            setattr(classic, keyword, values[keyword])
+    for enhanced, name in RENAMED.items():
+        if values.get(enhanced) is not None:
+            setattr(classic, name, round(float(values[enhanced])))
+    for keyword in ("KVP", "AcquisitionNumber"):  # Type 2
+        if keyword not in classic:
+            setattr(classic, keyword, None)
+    classic.SOPClassUID = CTImageStorage
+    classic.ImageType = _classic_type(image)
+    classic.InstanceNumber = frame + 1
+    return classic
+
+
+def _group_values(group: Dataset) -> dict[str, Any]:
+    """The attributes in a frame's functional groups, by keyword."""
+    values: dict[str, Any] = {}
+    for element in group:
+        if element.VR != "SQ":
+            continue
+        if element.keyword.startswith("Unassigned"):
+            values[element.keyword] = element.value
+        elif element.value and element.keyword not in ("ReferencedImageSequence", "DerivationImageSequence"):
+            values.update({inner.keyword: inner.value for inner in element.value[0]})
+    return values
+
+
+def _classic_type(image: Dataset) -> list[str]:
+    """Value 3 of a classic CT image is AXIAL or LOCALIZER (PS3.3 C.8.2.1.1.1), not a flavour like VOLUME."""
+    kind = list(image.get("ImageType") or ["ORIGINAL", "PRIMARY"])
+    return [*kind[:2], "LOCALIZER" if "LOCALIZER" in kind else "AXIAL"]
