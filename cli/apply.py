@@ -12,14 +12,33 @@ from . import options
 @click.command(short_help="Denoise a patient series; write a derived series.")
 @click.argument("series", type=options.EXISTING)
 @options.output
-@click.option("--model", default=None, help="A shipped model, a model file, a run folder, or a method that needs no "
+@click.option("--model", default=None, help="A shipped model, a model file, a run folder, or a method without "
               "training (see `models`).  [default: the model that ships]")  # fmt: skip
-@click.option("--strength", type=float, default=1.0, show_default=True, help="0 gives the input back, 1 the model's output.")
+@click.option(
+    "--strength", type=float, default=1.0, show_default=True, help="0 gives the input back, 1 the model's output."
+)
 @options.device
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True, help="bf16 is faster where the device has it.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="bf16 is faster where the device has it.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
-@click.option("--format", "format_", type=click.Choice(["dicom", "nifti"]), default=None, help="Of the output.  [default: the input's]")
-@click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), default=None, help="Lossless compression of the DICOM output.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["dicom", "nifti"]),
+    default=None,
+    help="Of the output.  [default: the input's]",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(["jpegls", "j2k", "rle"]),
+    default=None,
+    help="Lossless compression of the DICOM output.",
+)
 @options.overwrite
 def command(
     series: Path,

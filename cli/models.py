@@ -15,7 +15,9 @@ def command(as_json: bool) -> None:
 
     trained, known = models(), methods()
     if as_json:
-        click.echo(json.dumps({"models": [vars(m) for m in trained], "methods": [vars(m) for m in known]}, indent=2))
+        click.echo(
+            json.dumps({"models": [vars(m) for m in trained], "methods": [vars(m) for m in known]}, indent=2)
+        )
         return
     from rich.console import Console
     from rich.table import Table
@@ -27,7 +29,9 @@ def command(as_json: bool) -> None:
     for model in trained:
         table.add_row(model.name, model.method, f"{model.size_mb:.1f} MB", model.trained_on, model.validation)
     console.print(table)
-    table = Table(title="Methods (train --config RECIPE, or apply --model NAME where none is needed)", title_justify="left")
+    table = Table(
+        title="Methods (train --config RECIPE, or apply --model NAME where none is needed)", title_justify="left"
+    )
     for heading in ("name", "needs", "what it is", "recipes"):
         table.add_column(heading, overflow="fold")
     for method in known:

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Train a method on a low-dose and a normal-dose pool.")
-@click.option("--dicom-root", type=options.EXISTING, help="One tree whose series tell their dose (Mayo 2016, TCIA).")
+@click.option(
+    "--dicom-root", type=options.EXISTING, help="One tree whose series tell their dose (Mayo 2016, TCIA)."
+)
 @click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
 @click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
 @options.output
 @click.option("--config", default="lir-ct", show_default=True, help="A recipe's name, or a YAML file.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change any setting, as training.iterations=500; repeatable.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change any setting, as training.iterations=500; repeatable.",
+)
 @options.device
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
 @options.overwrite
@@ -48,7 +56,13 @@ def command(
 
     with options.progress_bar("training") as bar:
         model = train(
-            settings, pools, output, device=device, resume=resume, overwrite=overwrite, report=lambda p: _show(p, bar)
+            settings,
+            pools,
+            output,
+            device=device,
+            resume=resume,
+            overwrite=overwrite,
+            report=lambda p: _show(p, bar),
         )
     click.echo(model)
 

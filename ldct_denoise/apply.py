@@ -178,7 +178,9 @@ def apply_series(
                 writer.write(index, hu)
         return output
     if writing.format == "dicom":
-        raise ConfigError(f"{source.name}: not DICOM, so no DICOM series can be derived from it; leave out --format")
+        raise ConfigError(
+            f"{source.name}: not DICOM, so no DICOM series can be derived from it; leave out --format"
+        )
     path = _volume_path(source, output)
     like = source.path if isinstance(source, FileSeries) else None
     write_volume(path, (hu for _, hu in slices), source.geometry, like=like, overwrite=writing.overwrite)
@@ -246,7 +248,9 @@ def apply(
     inventory = find_images(path)
     series = inventory.series
     if not series:
-        reason = f": {inventory.set_aside[0].path.name}: {inventory.set_aside[0].reason}" if inventory.set_aside else ""
+        reason = (
+            f": {inventory.set_aside[0].path.name}: {inventory.set_aside[0].reason}" if inventory.set_aside else ""
+        )
         raise InputError(f"{path}: no CT series to denoise{reason}")
     if len(series) == 1:
         return [apply_series(series[0], model, output, settings, writing, progress)]
@@ -257,7 +261,11 @@ def apply(
         except LdctDenoiseError as error:
             failures.append(f"{source.name}: {error}")
     if failures and not written:
-        raise OutputError(failures[0]) if len(failures) == 1 else InputError(f"{path}: no series was denoised; {failures[0]}")
+        raise (
+            OutputError(failures[0])
+            if len(failures) == 1
+            else InputError(f"{path}: no series was denoised; {failures[0]}")
+        )
     if failures:
         raise PartialError(f"{path}: {len(written)} of {len(series)} series denoised", failures)
     return written

@@ -59,6 +59,8 @@ def _method(name: str, its_recipes: tuple[str, ...]) -> MethodEntry:
         if not isinstance(node, ast.ClassDef):
             continue
         for statement in node.body:
+            target: ast.expr
+            value: ast.expr | None
             if isinstance(statement, ast.AnnAssign):
                 target, value = statement.target, statement.value
             elif isinstance(statement, ast.Assign):
@@ -86,12 +88,13 @@ def _model(path: Path) -> ModelEntry:
     told = [f"{figures['probe_gain_db']:+.1f} dB on held-back normal dose"] if "probe_gain_db" in figures else []
     if "psnr_gain_abdomen_db" in figures:
         told.append(f"{figures['psnr_gain_abdomen_db']:+.1f} dB in the abdomen window on held-out pairs")
+    kernels = ", ".join(pools.get("kernels", ())) or "unknown"
     return ModelEntry(
         name=path.stem,
         method=metadata["method"],
         size_mb=path.stat().st_size / 1e6,
         trained_on=f"{pools.get('low_slices', 0)} low- and {pools.get('normal_slices', 0)} normal-dose slices of "
-        f"{len(pools.get('training_patients', ()))} patients; kernels {', '.join(pools.get('kernels', ())) or 'unknown'}",
+        f"{len(pools.get('training_patients', ()))} patients; kernels {kernels}",
         validation="; ".join(told),
     )
 

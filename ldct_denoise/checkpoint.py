@@ -125,14 +125,16 @@ def load_model(name: str | Path) -> TrainedModel:
     if text in methods.names():
         return _untrained(text)
     raise ModelError(
-        f"model {text!r}: neither a shipped model ({', '.join(shipped_models()) or 'none'}), a file, a run folder, "
-        "nor a method; see `ldct-denoise models`"
+        f"model {text!r}: neither a shipped model ({', '.join(shipped_models()) or 'none'}), a file, "
+        "a run folder, nor a method; see `ldct-denoise models`"
     )
 
 
 def _untrained(name: str) -> TrainedModel:
     if methods.find(name).needs is not Needs.NOTHING:
-        raise ModelError(f"model {name!r}: this method must be trained first: ldct-denoise train --config {name} …")
+        raise ModelError(
+            f"model {name!r}: this method must be trained first: ldct-denoise train --config {name} …"
+        )
     method = methods.build(name, {}, Scale()).eval()
     digest = hashlib.sha256(json.dumps([__version__, name, method.settings.model_dump(mode="json")]).encode())
     return TrainedModel(name, method, name, method.scale, {}, digest.hexdigest())

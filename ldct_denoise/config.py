@@ -51,8 +51,12 @@ class DataConfig(_Section):
     )
     augment: bool = Field(True, description="random flips and quarter turns")
     memory_slices: int = Field(256, ge=1, description="slices held in memory by each process")
-    cache_dir: str | None = Field(None, description="folder where decoded slices are kept (MONAI PersistentDataset)")
-    workers: int = Field(0, ge=0, description="processes that read and cut patches; 0: the training process itself")
+    cache_dir: str | None = Field(
+        None, description="folder where decoded slices are kept (MONAI PersistentDataset)"
+    )
+    workers: int = Field(
+        0, ge=0, description="processes that read and cut patches; 0: the training process itself"
+    )
 
 
 class TrainingConfig(_Section):
@@ -64,9 +68,13 @@ class TrainingConfig(_Section):
     accumulate: int = Field(1, ge=1, description="parts in which a batch is worked through, to save memory")
     learning_rate: float = Field(1e-4, gt=0)
     decay: Literal["none", "cosine", "halve", "exponential"] = "none"
-    decay_every: int = Field(100_000, ge=1, description="halve: steps between halvings; exponential: time constant")
+    decay_every: int = Field(
+        100_000, ge=1, description="halve: steps between halvings; exponential: time constant"
+    )
     warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0: none")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0: none"
+    )
     seed: int = Field(0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
@@ -108,7 +116,11 @@ class Config(_Section):
 def recipes() -> dict[str, Path]:
     """The recipes that ship, by name."""
     folder = importlib.resources.files("ldct_denoise.configs")
-    return {Path(str(item)).stem: Path(str(item)) for item in sorted(folder.iterdir(), key=str) if str(item).endswith(".yaml")}
+    return {
+        Path(str(item)).stem: Path(str(item))
+        for item in sorted(folder.iterdir(), key=str)
+        if str(item).endswith(".yaml")
+    }
 
 
 def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:

@@ -50,11 +50,11 @@ class Scale:
 
     def to_unit(self, hu: T) -> T:
         """HU to network values."""
-        return (hu - self.low_hu) / self.width_hu  # type: ignore[operator, no-any-return]
+        return (hu - self.low_hu) / self.width_hu  # type: ignore[operator, return-value]
 
     def to_hu(self, unit: T) -> T:
         """Network values to HU; the inverse of :meth:`to_unit`."""
-        return unit * self.width_hu + self.low_hu  # type: ignore[operator, no-any-return]
+        return unit * self.width_hu + self.low_hu  # type: ignore[operator, return-value]
 
     def covers(self, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Where ``hu`` lies inside the range; elsewhere a model must leave the image as it is."""

@@ -135,7 +135,9 @@ def train(
     """
     with join_world(device) as world:
         if config.training.batch % (world.size * config.training.accumulate):
-            raise ConfigError(f"training.batch: {config.training.batch} does not divide over {world.size} processes")
+            raise ConfigError(
+                f"training.batch: {config.training.batch} does not divide over {world.size} processes"
+            )
         return _Trainer(config, pools, output, world, report).run(resume, overwrite)
 
 
@@ -202,7 +204,9 @@ class _Trainer:
         phase.optimizer.zero_grad(set_to_none=True)
         shown: dict[str, Tensor] = {}
         for part in parts:
-            with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"):
+            with torch.autocast(
+                self.world.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"
+            ):
                 losses = phase.loss(part)
             if not losses:
                 return {}
@@ -280,7 +284,9 @@ class _Trainer:
         """The checkpoint to go on from, where asked for and there."""
         checkpoint = self.output / STATE_FILE
         if self.output.exists() and any(self.output.iterdir()) and not (resume or overwrite):
-            raise OutputError(f"{self.output}: holds files already; --resume goes on with it, --overwrite begins anew")
+            raise OutputError(
+                f"{self.output}: holds files already; --resume goes on with it, --overwrite begins anew"
+            )
         if resume and checkpoint.is_file():
             self._same_config()
             return load_state(checkpoint)
@@ -306,7 +312,9 @@ class _Trainer:
             if section == "training":
                 old, new = old.model_dump(exclude=free), new.model_dump(exclude=free)
             if old != new:
-                raise ConfigError(f"--resume: {section} differs from {path}; resume with the settings it began with")
+                raise ConfigError(
+                    f"--resume: {section} differs from {path}; resume with the settings it began with"
+                )
 
     def _build(self, resumed: Mapping[str, Any] | None) -> Run:
         settings = self.config.training
@@ -317,7 +325,9 @@ class _Trainer:
         if settings.channels_last:
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.world.size > 1:
-            method = nn.SyncBatchNorm.convert_sync_batchnorm(method) if self.world.device.type == "cuda" else method
+            method = (
+                nn.SyncBatchNorm.convert_sync_batchnorm(method) if self.world.device.type == "cuda" else method
+            )
             self.world.share([*method.parameters(), *method.buffers()])
         phases = method.phases(settings.learning_rate)
         if not phases:
@@ -348,7 +358,9 @@ class _Trainer:
             evidence = measure_evidence(run.method, data.validation, self.world.device)
             if self.config.training.select == "last" or evidence.score <= run.best_score:
                 run.best_score, run.best_step = evidence.score, run.step
-                save_model(self.output / MODEL_FILE, self.config.method, run.method, self._card(run, data, evidence))
+                save_model(
+                    self.output / MODEL_FILE, self.config.method, run.method, self._card(run, data, evidence)
+                )
         log.scalars(run, {f"validation/{name}": value for name, value in evidence.figures().items()})
         if data.validation.picture is not None:
             log.images(run, data.validation.picture, self.world.device)
@@ -366,7 +378,11 @@ class _Trainer:
             "processes": self.world.size,
             "device": self.world.device.type,
             "validation": evidence.figures(),
-            "versions": {"ldct_denoise": __version__, "torch": torch.__version__, "python": platform.python_version()},
+            "versions": {
+                "ldct_denoise": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
         }
 
     def _save(self, run: Run) -> None:
@@ -396,7 +412,7 @@ def _swapped(method: Method[Any], average: Mapping[str, Tensor]) -> Iterator[Non
 
 
 class _Log:
-    """``training.csv`` (one row per figure) and TensorBoard; rows after the step that a run resumes from are dropped."""
+    """``training.csv`` (one row per figure) and TensorBoard; what lies after the resumed step is dropped."""
 
     FILE = "training.csv"
 
@@ -404,7 +420,11 @@ class _Log:
         from torch.utils.tensorboard import SummaryWriter
 
         path = output / self.FILE
-        rows = [row for row in csv.reader(path.open(newline="")) if row[0].isdigit() and int(row[0]) <= step] if path.exists() else []
+        rows = (
+            [row for row in csv.reader(path.open(newline="")) if row[0].isdigit() and int(row[0]) <= step]
+            if path.exists()
+            else []
+        )
         self._file = path.open("w", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
         self._csv.writerows([["step", "seconds", "name", "value"], *rows])
@@ -420,7 +440,9 @@ class _Log:
     def images(self, run: Run, batch: Batch, device: torch.device) -> None:
         """Sample pictures: contrast of the middle of each, as a radiologist would window it."""
         run.method.eval()
-        moved = Batch(batch.low.to(device), None if batch.normal is None else batch.normal.to(device), None, batch.generator)
+        moved = Batch(
+            batch.low.to(device), None if batch.normal is None else batch.normal.to(device), None, batch.generator
+        )
         for name, picture in run.method.summary_images(moved).items():
             middle = run.method.scale.to_unit(40.0)
             half = 200.0 / run.method.scale.width_hu

@@ -60,7 +60,9 @@ class PoolNoise:
         return (field * math.sqrt(self.low_hu * self.high_hu)).astype(np.float32)
 
     def _measured_field(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        model = self._by_kernel.get(str(getattr(normal, "kernel", ""))) or self.models[rng.integers(len(self.models))]
+        model = (
+            self._by_kernel.get(str(getattr(normal, "kernel", ""))) or self.models[rng.integers(len(self.models))]
+        )
         field: NDArray[np.float32] = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
         return field
 
@@ -69,7 +71,7 @@ def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArr
     """A unit-variance field of a random plausible CT spectrum.
 
     The radial NPS is ``f · exp(−(f/f₀)^p)`` (the ramp of filtered back-projection rolled off by a kernel), its
-    peak and sharpness of roll-off drawn at random, in 1/mm; the ramp starts a little above zero, as measured ones do.
+    peak and sharpness of roll-off drawn at random, in 1/mm; the ramp starts a little above 0, as measured.
     """
     peak, power = rng.uniform(*BROAD_PEAKS_PER_MM), rng.uniform(1.2, 6.0)
     roll_off = peak * power ** (1 / power)  # where the derivative of f·exp(−(f/f₀)^p) vanishes at `peak`

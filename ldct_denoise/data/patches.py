@@ -138,7 +138,13 @@ class _Places(Sampler[int]):
     """Which samples this process makes, from ``first_step`` on."""
 
     def __init__(self, first_step: int, last_step: int, batch: int, rank: int, world: int) -> None:
-        self.first_step, self.last_step, self.batch, self.rank, self.world = first_step, last_step, batch, rank, world
+        self.first_step, self.last_step, self.batch, self.rank, self.world = (
+            first_step,
+            last_step,
+            batch,
+            rank,
+            world,
+        )
 
     def __len__(self) -> int:
         return (self.last_step - self.first_step) * self.batch // self.world

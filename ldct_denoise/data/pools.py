@@ -14,6 +14,8 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.mayo import Dose, LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.volume import SliceSource
 
+_HINT = "`ldct-denoise inspect` shows how each dose was told"
+
 
 @dataclass(frozen=True)
 class Pools:
@@ -106,14 +108,10 @@ def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, wh
         validation_pairs=tuple(find_pairs(validation)),
     )
     if not pools.normal:
-        raise InputError(
-            f"{where}: no normal-dose series is left to train on; `ldct-denoise inspect` shows how each dose was told"
-        )
+        raise InputError(f"{where}: no normal-dose series is left to train on; {_HINT}")
     if not pools.low and config.simulated_dose is None:
-        raise InputError(
-            f"{where}: no low-dose series is left to train on; `ldct-denoise inspect` shows how each dose was told "
-            "(or simulate them: --set data.simulated_dose=[0.2,0.3])"
-        )
+        simulate = "or simulate it: --set data.simulated_dose=[0.2,0.3]"
+        raise InputError(f"{where}: no low-dose series is left to train on; {_HINT} ({simulate})")
     return pools
 
 

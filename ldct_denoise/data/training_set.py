@@ -95,9 +95,7 @@ def make_training_set(
 
 def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
     """Normal-dose slices to train on and to judge by: the held-out patients' own, or every eighth of the pool."""
-    held_out = tuple(
-        PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices
-    )
+    held_out = tuple(PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices)
     if held_out or len(normal) < HOLD_BACK:
         return tuple(normal), held_out
     held = tuple(normal[HOLD_BACK // 2 :: HOLD_BACK])
@@ -129,7 +127,9 @@ def _validation(
     count = config.training.validation_slices
     low = pool_slices(pools.validation_low) or low
     pairs = [
-        (PoolSlice(pair.low, i), PoolSlice(pair.normal, j)) for pair in pools.validation_pairs for i, j in pair.indices
+        (PoolSlice(pair.low, i), PoolSlice(pair.normal, j))
+        for pair in pools.validation_pairs
+        for i, j in pair.indices
     ]
     chosen = _spread(normal, count)
     return ValidationSet(

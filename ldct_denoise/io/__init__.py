@@ -1,1 +1,1 @@
-
+"""The only place that knows DICOM tags and file formats."""

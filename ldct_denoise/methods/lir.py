@@ -59,7 +59,7 @@ class Weights(BaseModel):
     restoration: float = Field(0.0, ge=0, description="ours: G_Y(E_X(y + pool noise)) against y")
 
 
-class Settings(base.Settings):
+class LirSettings(base.Settings):
     """Every point where the paper, its code, or CT asks for a choice."""
 
     form: Literal["paper", "multiscale"] = "paper"
@@ -84,7 +84,9 @@ class Settings(base.Settings):
     blur: Literal["sigma", "size"] = Field("size", description="of the background loss: σ = or size = 5, 9, 15")
     semantic_layer: str = "conv5_1"
     semantic_norm: bool = Field(True, description="instance-normalise the features before their distance")
-    vgg_weights: str | None = Field(None, description="file of torchvision's vgg19 weights, or 'download'; none: off")
+    vgg_weights: str | None = Field(
+        None, description="file of torchvision's vgg19 weights, or 'download'; none: off"
+    )
     code_noise: float = Field(1.0, ge=0, description="Gaussian noise added to codes before decoding in training")
     kl_on: Literal["noise", "all"] = "all"
     beta1: float = Field(0.0, ge=0, lt=1)
@@ -94,7 +96,8 @@ class Settings(base.Settings):
     representation_updates: int = Field(3, ge=1)
     clip_norm: float | None = Field(5.0, gt=0, description="largest gradient norm of D_R")
     schedule: Literal["shared", "published"] = Field(
-        "shared", description="shared: critics judge what the generators' own pass made; published: made again for each"
+        "shared",
+        description="shared: critics judge what the generators' own pass made; published: made again for each",
     )
     adapt_from: float = Field(
         0.0, ge=0, le=1, description="share of the run after which the terms on low-dose images begin"
@@ -113,15 +116,15 @@ class Pass(NamedTuple):
     y_to_x: Tensor
 
 
-class Lir(Method[Settings]):
+class Lir(Method[LirSettings]):
     """Invariant-representation GAN."""
 
-    Settings = Settings
+    Settings = LirSettings
     needs = Needs.UNPAIRED
     title = "invariant-representation GAN, unpaired"
     reference = "Du, Chen, Yang: Learning Invariant Representation for Unsupervised Image Restoration, CVPR 2020"
 
-    def __init__(self, settings: Settings, scale: Scale) -> None:
+    def __init__(self, settings: LirSettings, scale: Scale) -> None:
         super().__init__(settings, scale)
         s = settings
         self.e_x, self.e_y = _content_encoder(s), _content_encoder(s)
@@ -139,7 +142,9 @@ class Lir(Method[Settings]):
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """G_Y(E_X(x))."""
-        restored = on_multiple(self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1))
+        restored = on_multiple(
+            self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1)
+        )
         if self._hold is None:
             return restored
         return restored - blur(restored - image, self._hold)
@@ -155,7 +160,12 @@ class Lir(Method[Settings]):
         """The translations of eq. 3 and 4."""
         assert batch.normal is not None
         made = self._pass(batch)
-        return {"low": batch.low, "low_to_normal": made.x_to_y, "normal": batch.normal, "normal_to_low": made.y_to_x}
+        return {
+            "low": batch.low,
+            "low_to_normal": made.x_to_y,
+            "normal": batch.normal,
+            "normal_to_low": made.y_to_x,
+        }
 
     # ---- the passes -----------------------------------------------------------------------------------------
 
@@ -237,7 +247,8 @@ class Lir(Method[Settings]):
 
         In units of the gain, so that the weight does not depend on the HU range.
         """
-        assert batch.normal is not None and batch.noise is not None
+        assert batch.normal is not None
+        assert batch.noise is not None
         error = (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
         return error.abs().pow(self.settings.restoration_power).mean()
 
@@ -280,7 +291,9 @@ class Lir(Method[Settings]):
             ("critic_x", self.d_x, batch.low, made.y_to_x),
             ("critic_y", self.d_y, batch.normal, made.x_to_y),
         ):
-            judged = judge(critic(self._seen(real)), 1.0, form) + judge(critic(self._seen(fake.detach())), 0.0, form)
+            judged = judge(critic(self._seen(real)), 1.0, form) + judge(
+                critic(self._seen(fake.detach())), 0.0, form
+            )
             losses[name] = 0.5 * judged
         return losses
 
@@ -319,7 +332,9 @@ class Lir(Method[Settings]):
         s = self.settings
         makers = [net for net in (self.e_x, self.e_y, self.e_noise, self.g_x, self.g_y) if net is not None]
         generators = Phase("generators", self.generator_losses, self._adam(makers, learning_rate))
-        critics = [Phase("image critics", self.image_critic_losses, self._adam([self.d_x, self.d_y], learning_rate))]
+        critics = [
+            Phase("image critics", self.image_critic_losses, self._adam([self.d_x, self.d_y], learning_rate))
+        ]
         if self.d_r is not None:
             adam = self._adam([self.d_r], learning_rate * s.representation_lr)
             repeats = s.representation_updates
@@ -333,26 +348,27 @@ class Lir(Method[Settings]):
 
 
 def _detached(made: Pass) -> Pass:
-    return Pass(*([part.detach() for part in code] for code in made[:3]), made.x_to_y.detach(), made.y_to_x.detach())
+    z_x, z_y, n_x = ([part.detach() for part in code] for code in (made.z_x, made.z_y, made.n_x))
+    return Pass(z_x, z_y, n_x, made.x_to_y.detach(), made.y_to_x.detach())
 
 
 def _widths(width: int, scales: int) -> tuple[int, ...]:
     return tuple(width * 2**depth for depth in range(scales))
 
 
-def _content_encoder(s: Settings) -> nn.Module:
+def _content_encoder(s: LirSettings) -> nn.Module:
     if s.form == "paper":
         return PaperEncoder(s.width, s.blocks, s.norm, s.padding)
     return MultiscaleEncoder(_widths(s.width, s.scales), s.blocks, s.norm, s.gain, s.centre)
 
 
-def _noise_encoder(s: Settings) -> nn.Module:
+def _noise_encoder(s: LirSettings) -> nn.Module:
     if s.form == "paper":
         return PaperEncoder(s.width, 0, s.norm, s.padding, code_channels=4 * s.width)
     return MultiscaleEncoder((s.noise_width,) * s.scales, s.blocks, s.norm, s.gain, s.centre)
 
 
-def _generator(s: Settings, with_noise: bool) -> nn.Module:
+def _generator(s: LirSettings, with_noise: bool) -> nn.Module:
     if s.form == "paper":
         channels = 4 * s.width * (2 if with_noise else 1)
         return PaperGenerator(channels, s.blocks, s.norm, s.up_norm, s.padding, s.output)

@@ -23,7 +23,9 @@ def judge(judgements: Sequence[Tensor], target: float, form: Adversarial) -> Ten
     terms = []
     for map_ in judgements:
         goal = torch.full_like(map_, target)
-        terms.append(F.mse_loss(map_, goal) if form == "least_squares" else F.binary_cross_entropy_with_logits(map_, goal))
+        terms.append(
+            F.mse_loss(map_, goal) if form == "least_squares" else F.binary_cross_entropy_with_logits(map_, goal)
+        )
     return torch.stack(terms).mean()
 
 

@@ -7,6 +7,7 @@ detail near the Nyquist frequency where the noise of sharp CT kernels lives.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,11 +23,15 @@ Output = Literal["tanh", "linear"]
 class PaperEncoder(nn.Module):
     """7×7 convolution to ``width``, two 4×4 stride-2 convolutions that double it, then residual blocks."""
 
-    def __init__(self, width: int, blocks: int, norm: Norm, padding: Padding, code_channels: int | None = None) -> None:
+    def __init__(
+        self, width: int, blocks: int, norm: Norm, padding: Padding, code_channels: int | None = None
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [conv(1, width, 7, norm=norm, padding=padding)]
         for doubling in (1, 2):
-            layers.append(conv(width * doubling, 2 * width * doubling, 4, stride=2, norm=norm, padding=padding, edge=1))
+            layers.append(
+                conv(width * doubling, 2 * width * doubling, 4, stride=2, norm=norm, padding=padding, edge=1)
+            )
         layers += [ResidualBlock(4 * width, norm, padding) for _ in range(blocks)]
         if code_channels is not None:  # the noise encoder ends in a 1×1 convolution instead
             layers.append(nn.Conv2d(4 * width, code_channels, 1))
@@ -40,7 +45,9 @@ class PaperEncoder(nn.Module):
 class PaperGenerator(nn.Module):
     """Residual blocks, two up-samplings (nearest, 5×5 convolution that halves the width), a 7×7 convolution."""
 
-    def __init__(self, channels: int, blocks: int, norm: Norm, up_norm: Norm, padding: Padding, output: Output) -> None:
+    def __init__(
+        self, channels: int, blocks: int, norm: Norm, up_norm: Norm, padding: Padding, output: Output
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [ResidualBlock(channels, norm, padding) for _ in range(blocks)]
         for halving in (1, 2):
@@ -108,7 +115,9 @@ class MultiscaleGenerator(nn.Module):
         As in the encoder: the correction is divided by it.
     """
 
-    def __init__(self, widths: tuple[int, ...], extra: tuple[int, ...], blocks: int, norm: Norm, gain: float) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], extra: tuple[int, ...], blocks: int, norm: Norm, gain: float
+    ) -> None:
         super().__init__()
         self.gain = gain
         levels = []
@@ -169,11 +178,14 @@ class ImageCritic(nn.Module):
 def _stride_critic(width: int, spectral_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     channels = [1, width, 2 * width, 4 * width, 8 * width]
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 4, 2, 1), nn.LeakyReLU(0.2)]
     layers.append(nn.Conv2d(channels[-1], 1, 1))
     if spectral_norm:
-        layers = [nn.utils.parametrizations.spectral_norm(part) if isinstance(part, nn.Conv2d) else part for part in layers]
+        layers = [
+            nn.utils.parametrizations.spectral_norm(part) if isinstance(part, nn.Conv2d) else part
+            for part in layers
+        ]
     return nn.Sequential(*layers)
 
 
@@ -184,7 +196,11 @@ class CodeCritic(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for depth in range(4):
-            layers += [nn.Conv2d(channels if depth == 0 else width, width, 3, 2, 1), norm_layer(norm, width), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(channels if depth == 0 else width, width, 3, 2, 1),
+                norm_layer(norm, width),
+                nn.LeakyReLU(0.2),
+            ]
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 1, 1))
 
     def forward(self, code: Code) -> Tensor:

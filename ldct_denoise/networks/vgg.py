@@ -36,6 +36,9 @@ class Vgg19Features(nn.Module):
         Unknown layer; unreadable weights, or weights that end before the layer.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, layer: str, weights: str) -> None:
         super().__init__()
         self.features = _layers_up_to(layer)
@@ -66,11 +69,15 @@ def _layers_up_to(layer: str) -> nn.Sequential:
 
 def _load(weights: str, features: nn.Sequential, layer: str) -> dict[str, Tensor]:
     if weights == "download":
-        state = torch.hub.load_state_dict_from_url(WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True)
+        state = torch.hub.load_state_dict_from_url(
+            WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True
+        )
     else:
         path = Path(weights)
         if not path.is_file():
-            raise InputError(f"{path}: no such file of VGG-19 weights; give torchvision's vgg19 file or 'download'")
+            raise InputError(
+                f"{path}: no such file of VGG-19 weights; give torchvision's vgg19 file or 'download'"
+            )
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
@@ -79,5 +86,7 @@ def _load(weights: str, features: nn.Sequential, layer: str) -> dict[str, Tensor
     wanted = features.state_dict()
     missing = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
     if missing:
-        raise InputError(f"{weights}: VGG-19 weights up to {layer} are wanted, but features.{missing[0]} does not fit")
+        raise InputError(
+            f"{weights}: VGG-19 weights up to {layer} are wanted, but features.{missing[0]} does not fit"
+        )
     return {key: found[key] for key in wanted}

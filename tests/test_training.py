@@ -1,0 +1,249 @@
+"""Training: a killed run resumed ends with the weights of an unbroken one; what a run leaves; clear errors."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ldct_denoise.checkpoint import load_model
+from ldct_denoise.config import Config, load_config, parse_config
+from ldct_denoise.data.patches import PatchDataset, batches
+from ldct_denoise.data.pools import Pools
+from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
+from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
+from ldct_denoise.intensity import Scale
+from ldct_denoise.io.mayo import Pair
+from ldct_denoise.training import learning_rate_factor, train
+from ldct_denoise.volume import Geometry, Volume
+
+
+def volume(uid: str, sigma_hu: float, seed: int = 0, slices: int = 3, side: int = 96) -> Volume:
+    """A water disc in air with white noise."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[:side, :side] - side / 2
+    disc = np.where(row**2 + column**2 < (0.42 * side) ** 2, 0.0, -1000.0)
+    hu = disc + sigma_hu * rng.standard_normal((slices, side, side))
+    positions = np.arange(slices)[:, None] * [0, 0, 3.0]
+    return Volume(hu, Geometry(positions, (1, 0, 0), (0, 1, 0), (0.7, 0.7), side, side), uid, uid[:2], uid)
+
+
+@pytest.fixture
+def pools() -> Pools:
+    return Pools((volume("P1low", 60, 1),), (volume("P2normal", 20, 2),))
+
+
+def tiny(**training: object) -> Config:
+    settings = {
+        "form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.5,
+        "weights": {"semantic": 0.0},
+    }  # fmt: skip
+    base = {"iterations": 6, "batch": 4, "ema": 0.9, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
+    return parse_config({"settings": settings, "data": {"patch": 32}, "training": base | training}, "test")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def test_a_stopped_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(tiny(select="last"), pools, whole, device="cpu")
+
+    def stop(progress: object) -> None:
+        if progress.step == 4 and not progress.message:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(select="last"), pools, broken, device="cpu", report=stop)
+    train(tiny(select="last"), pools, broken, device="cpu", resume=True)
+    expected, got = weights(whole), weights(broken)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    rows = [[(r["step"], r["name"]) for r in csv.DictReader((run / "training.csv").open())] for run in (whole, broken)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a step; what is left on disk is whole, and the run goes on from it."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_training import tiny, volume\n"
+        "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training import train\nimport os\n"
+        "pools = Pools((volume('P1low', 60, 1),), (volume('P2normal', 20, 2),))\n"
+        "def die(p):\n    if p.step == 5: os.kill(os.getpid(), 9)\n"
+        f"train(tiny(select='last'), pools, Path({str(tmp_path / 'killed')!r}), device='cpu', report=die)\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert result.returncode == -9
+    torch.set_num_threads(1)
+    train(tiny(select="last"), pools, tmp_path / "killed", device="cpu", resume=True)
+    train(tiny(select="last"), pools, tmp_path / "whole", device="cpu")
+    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from pathlib import Path\nfrom test_training import tiny, volume\n"
+        "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training import train\n"
+        "pools = Pools((volume('P1low', 60, 1),), (volume('P2normal', 20, 2),))\n"
+        "config = tiny(select='last')\n"
+        "config = config.model_copy(update={'settings': config.settings | {'code_noise': 0.0}})\n"
+        "train(config, pools, Path(sys.argv[1]), device='cpu')\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), str(tmp_path / "one")], env=environment, check=True)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    subprocess.run([*launcher, str(script), str(tmp_path / "two")], env=environment, check=True)
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=2e-3, atol=2e-5)
+
+
+def test_parts_of_a_batch_equal_the_whole(pools: Pools, tmp_path: Path) -> None:
+    for parts in (1, 2):
+        config = tiny(accumulate=parts, iterations=2, select="last")
+        config = config.model_copy(update={"settings": config.settings | {"code_noise": 0.0}})
+        train(config, pools, tmp_path / str(parts), device="cpu")
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=2e-3, atol=2e-5)
+
+
+def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny(), pools, run, device="cpu")
+    assert {"config.yaml", "training.csv", "checkpoint.pt", "model.safetensors", "tensorboard"} == {
+        path.name for path in run.iterdir()
+    }
+    assert load_config(str(run / "config.yaml")) == tiny()
+    names = {row["name"] for row in csv.DictReader((run / "training.csv").open())}
+    assert {"adversarial_x", "adversarial_y", "representation", "cross_cycle", "self_reconstruction", "background"} <= names
+    assert {"kl", "critic_r", "critic_x", "critic_y", "validation/score"} <= names
+    model = load_model(run)
+    assert model.scale == Scale(-1024, 3072)
+    assert model.training_patients == {"P1", "P2"}
+    assert all(key.startswith(("e_x.", "g_y.")) for key in weights(run))
+    image = torch.rand(1, 1, 30, 41)
+    with torch.inference_mode():
+        assert model.method.restore(image).shape == image.shape
+
+
+def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> None:
+    train(tiny(iterations=1), pools, tmp_path, device="cpu")
+    with pytest.raises(OutputError, match="--resume"):
+        train(tiny(iterations=1), pools, tmp_path, device="cpu")
+    with pytest.raises(ConfigError, match="training differs"):
+        train(tiny(iterations=2, batch=2), pools, tmp_path, device="cpu", resume=True)
+
+
+def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="learning_rate"):
+        train(tiny(learning_rate=1e30), pools, tmp_path, device="cpu")
+
+
+def test_unknown_and_impossible_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"training\.iteration: .*known: iterations"):
+        load_config("lir-ct", ["training.iteration=5"])
+    with pytest.raises(ConfigError, match=r"training\.iterations"):
+        load_config("lir-ct", ["training.iterations=0"])
+    with pytest.raises(ConfigError, match="lir-ct"):
+        load_config("no-such-recipe")
+    with pytest.raises(ConfigError, match="key=value"):
+        load_config("lir-ct", ["training.iterations"])
+
+
+def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> None:
+    def dataset() -> PatchDataset:
+        low, normal = pool_slices(pools.low), pool_slices(pools.normal)
+        config = tiny().data
+        return PatchDataset(low, normal, partners={}, paired=False, noise=None, config=config, scale=Scale(), seed=3)
+
+    def lows(**how: int) -> list[torch.Tensor]:
+        return [sample["low"] for sample in batches(dataset(), first_step=0, last_step=3, batch=4, **how)]
+
+    whole = torch.cat(lows())
+    assert torch.equal(whole, torch.cat(lows(workers=1)))
+    halves = [lows(rank=rank, world=2) for rank in (0, 1)]
+    assert torch.equal(whole, torch.cat([torch.cat(pair) for pair in zip(*halves, strict=True)]))
+    later = [sample["low"] for sample in batches(dataset(), first_step=2, last_step=3, batch=4)]
+    assert torch.equal(whole[8:], torch.cat(later))
+
+
+def test_patches_come_from_the_body_and_partners_are_not_drawn_together() -> None:
+    low, normal = volume("A", 0, slices=2), volume("B", 0, slices=2)
+    config = tiny().data
+    make = dict(config=config, scale=Scale(), seed=0, noise=None)
+    unpaired = PatchDataset(pool_slices([low]), pool_slices([normal]), partners={0: 0, 1: 1}, paired=False, **make)
+    assert np.mean([float((unpaired[n]["low"] > 0.2).float().mean()) for n in range(50)]) > 0.7
+    marked = [volume(uid, 0, slices=2).with_hu(np.full((2, 96, 96), 0) + np.array([0, 500])[:, None, None]) for uid in "AB"]
+    unpaired = PatchDataset(*map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=False, **make)
+    paired = PatchDataset(*map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=True, **make)
+    for sample in (unpaired[n] for n in range(40)):
+        assert not torch.equal(sample["low"], sample["normal"])
+    for sample in (paired[n] for n in range(40)):
+        assert torch.equal(sample["low"], sample["normal"])
+    with pytest.raises(InputError, match="pair"):
+        PatchDataset(pool_slices([low]), pool_slices([normal]), partners={}, paired=True, **make)
+
+
+def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_same(tmp_path: Path) -> None:
+    slices = pool_slices([volume("A", 10, slices=6)])
+    store = SliceStore(slices, memory_slices=2)
+    cached = SliceStore(slices, memory_slices=1, cache_dir=tmp_path / "cache")
+    for position in (0, 3, 5, 0, 1):
+        np.testing.assert_array_equal(store[position].hu, slices[position].source.read_hu(position))
+        np.testing.assert_array_equal(np.asarray(cached[position].hu), store[position].hu)
+    assert len(store._held) == 2
+
+
+def test_body_blocks_fill_the_lungs_and_leave_the_air() -> None:
+    hu = np.full((128, 128), -1000.0, np.float32)
+    hu[24:104, 16:112] = 40
+    hu[48:80, 32:56] = -850  # a lung
+    found = {tuple(block) for block in body_blocks(hu)}
+    assert (7, 5) in found
+    assert (1, 1) not in found
+    assert len(found) == 10 * 12
+
+
+def test_learning_rate_schedules() -> None:
+    settings = tiny().training
+    halve = settings.model_copy(update={"decay": "halve", "decay_every": 100})
+    assert [learning_rate_factor(halve, step, 0) for step in (0, 99, 100, 250)] == [1, 1, 0.5, 0.25]
+    exponential = settings.model_copy(update={"decay": "exponential", "decay_every": 100})
+    assert learning_rate_factor(exponential, 100, 0) == pytest.approx(np.exp(-1))
+    cosine = settings.model_copy(update={"decay": "cosine"})
+    assert learning_rate_factor(cosine, 0, 0.0) == pytest.approx(1)
+    assert learning_rate_factor(cosine, 0, 1.0) == pytest.approx(0.01)
+
+
+def test_models_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="ldct-denoise models"):
+        load_model(tmp_path / "nothing")
+    (tmp_path / "bad.safetensors").write_bytes(b"not a model")
+    with pytest.raises(ModelError, match="not a model file"):
+        load_model(tmp_path / "bad.safetensors")
+    with pytest.raises(ModelError, match="must be trained"):
+        load_model("lir")
+
+
+def test_pairs_take_part_by_position(tmp_path: Path) -> None:
+    low, normal = volume("P1low", 60), volume("P1normal", 20)
+    pool = Pools((low,), (normal,), pairs=(Pair("P1", "", low, normal, ((0, 2), (1, 1))),))
+    from ldct_denoise.data.training_set import _partners
+
+    assert _partners(pool, pool_slices(pool.low), pool_slices(pool.normal)) == {0: 2, 1: 1}
