@@ -53,6 +53,7 @@ def compress_pixels(image: Dataset, pixels: NDArray[np.integer], compress: str) 
         image.compress(SYNTAXES[compress], encoding_plugin=_PLUGINS[compress], generate_instance_uid=False)
         exact = np.array_equal(pixel_array(image, raw=True), pixels)
     except (RuntimeError, ValueError) as error:
-        raise OutputError(f"cannot compress as {compress} ({error}); write uncompressed or choose rle") from None
+        reason = str(error).splitlines()[-1].strip()
+        raise OutputError(f"cannot compress as {compress} ({reason}); write uncompressed or choose rle") from None
     if not exact:
         raise OutputError(f"{compress} does not give these pixels back; write uncompressed or choose rle")

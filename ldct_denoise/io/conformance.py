@@ -145,7 +145,10 @@ def _check_identity(image: Dataset, header: Dataset) -> Iterator[str]:
 
 
 def _check_kept(image: Dataset, header: Dataset) -> Iterator[str]:
+    apart = "NumberOfFrames" in header and "NumberOfFrames" not in image
     for keyword in KEPT:
+        if apart and keyword == "InstanceNumber":
+            continue  # a frame taken out is numbered by its frame
         before, after = header.get(keyword), image.get(keyword)
         if before not in (None, "") and before != after and not _same_bits(keyword, before, after, image):
             yield f"{keyword} changed from {before!r} to {after!r}"

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ldct_denoise.errors import OutputError
 
-
 #: Ends the name of a folder that is being replaced.
 RETIRED = "-old"
 
