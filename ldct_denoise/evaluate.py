@@ -8,11 +8,11 @@ from __future__ import annotations
 import csv
 import json
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise import __version__
-from ldct_denoise.errors import OutputError
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.metrics import fidelity, perceptual, protocols
 from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.output import prepare_folder, write_whole
 from ldct_denoise.pairing import Match, best_match
 from ldct_denoise.regions import Body, Region, WholeImage
 from ldct_denoise.volume import Geometry, SliceSource
@@ -146,6 +146,19 @@ class Evaluation:
     def summary(self) -> list[dict[str, object]]:
         """Mean, spread and interval of every model × window × region × metric; see :func:`summarise`."""
         return summarise(self.rows, self.patients)
+
+    def lines(self, metrics: Sequence[str] = ("psnr", "ssim", "rmse", "hu_bias")) -> list[str]:
+        """The means as a plain table: one line for every window, region and model."""
+        means = {(e["window"], e["region"], e["model"], e["metric"]): e["mean"] for e in self.summary()}
+        lines = [f"{'window':22}{'region':20}{'model':20}" + "".join(f"{metric:>10}" for metric in metrics)]
+        for window, region, model in product(self.windows, self.regions, self.models):
+            keys = [(window.name, region.name, model, metric) for metric in metrics]
+            if keys[0] in means:
+                cells = "".join(
+                    f"{'inf' if means[key] is None else format(means[key], '.4f'):>10}" for key in keys
+                )
+                lines.append(f"{window.name:22}{region.name:20}{model:20}{cells}")
+        return lines
 
 
 def evaluate(
@@ -327,15 +340,35 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def write_tables(evaluation: Evaluation, output: Path, overwrite: bool = False) -> None:
-    """Write ``metrics.csv`` and ``summary.json`` into a folder, each whole or not at all.
+def write_evaluation(
+    evaluation: Evaluation, output: Path, *, overwrite: bool = False, show_patients: bool = False
+) -> None:
+    """Write ``metrics.csv``, ``summary.json`` and ``report.html`` into a folder, each whole or not at all.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    output : Path
+        Made if it is not there.
+    overwrite : bool
+        Write into a folder that holds something.
+    show_patients : bool
+        Name the patients in the report.
 
     Raises
     ------
     OutputError
         If the folder holds something and must not be overwritten.
     """
+    from ldct_denoise.report import write_report
+
     prepare_folder(output, overwrite)
+    write_tables(evaluation, output)
+    write_report(evaluation, output / "report.html", show_patients=show_patients)
+
+
+def write_tables(evaluation: Evaluation, output: Path) -> None:
+    """Write ``metrics.csv`` and ``summary.json`` into a folder that is there."""
     write_whole(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
     summary = {
         "software": f"ldct-denoise {__version__}",
@@ -357,34 +390,3 @@ def _write_csv(rows: Iterable[Measurement], path: Path) -> None:
         writer.writerow(COLUMNS)
         for row in rows:
             writer.writerow([row.series, f"{row.position_mm:.3f}", *row[2:6], f"{row.value:.7g}"])
-
-
-def prepare_folder(output: Path, overwrite: bool) -> None:
-    """Make the folder; refuse one that holds something, unless told to overwrite.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be made or must not be overwritten.
-    """
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"{output}: is a file; give a folder for the results")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise OutputError(f"{output}: holds files already; give another folder or --overwrite")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be made ({error.strerror}); give a folder you may write") from None
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, and give it its name only when it is whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    part = Path(name)
-    try:
-        write(part)
-        part.chmod(0o644)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
-from ldct_denoise.evaluate import evaluate, write_tables
+from ldct_denoise.evaluate import evaluate, write_evaluation
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.pairing import best_match, match_slices
 from ldct_denoise.regions import Body, Sphere, Tissue, WholeImage, parse_regions, regions_of_labels
@@ -152,7 +152,7 @@ def test_tables_are_what_the_contract_says(tmp_path):
     normal, low, _ = patient()
     half = replace(low, hu=(low.hu + normal.hu) / 2, uid="half")
     result = evaluate(half, normal, low, windows=[WINDOWS["full"], WINDOWS["abdomen"]])
-    write_tables(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["series", "position_mm", "model", "window", "region", "metric", "value"]
@@ -173,11 +173,15 @@ def test_tables_are_what_the_contract_says(tmp_path):
 def test_results_are_not_overwritten_unasked(tmp_path):
     normal, low, _ = patient()
     result = evaluate(low, normal)
-    write_tables(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     with pytest.raises(OutputError, match="overwrite"):
-        write_tables(result, tmp_path / "out")
-    write_tables(result, tmp_path / "out", overwrite=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.csv", "summary.json"]
+        write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "metrics.csv",
+        "report.html",
+        "summary.json",
+    ]
 
 
 def test_equal_images_are_infinitely_close_and_json_stays_valid(tmp_path):
@@ -185,5 +189,5 @@ def test_equal_images_are_infinitely_close_and_json_stays_valid(tmp_path):
     result = evaluate(normal, normal)
     assert set(result.values("candidate", "full", "image", "psnr").values()) == {float("inf")}
     assert min(result.values("candidate", "abdomen", "body", "ssim").values()) == pytest.approx(1, abs=1e-6)
-    write_tables(result, tmp_path)
+    write_evaluation(result, tmp_path)
     assert "Infinity" not in (tmp_path / "summary.json").read_text()

@@ -1,0 +1,88 @@
+"""``ldct-denoise evaluate``: measure images against a reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("candidate", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--reference", required=True, type=click.Path(exists=True, path_type=Path), help="Normal-dose series."
+)
+@click.option(
+    "--input", "low", type=click.Path(exists=True, path_type=Path), help="Low-dose series, measured too."
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="NAME|LEVEL,WIDTH",
+    help="Window in HU: full, abdomen, mediastinum, lung, bone, brain, liver, or LEVEL,WIDTH. Repeatable; "
+    "default: full and abdomen.",
+)
+@click.option(
+    "--roi",
+    "rois",
+    multiple=True,
+    metavar="FILE|X,Y,Z,RADIUS|TISSUE",
+    help="Also measure here: a label volume, a ball (LPS mm), or lung, fat, soft-tissue, bone. Repeatable.",
+)
+@click.option("--protocol", help="Windows of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff.")
+@click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
+@click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
+@click.option("--overwrite", is_flag=True, help="Write into a folder that holds results.")
+def command(
+    candidate: Path,
+    reference: Path,
+    low: Path | None,
+    output: Path,
+    windows: tuple[str, ...],
+    rois: tuple[str, ...],
+    protocol: str | None,
+    extended: bool,
+    show_patients: bool,
+    overwrite: bool,
+) -> None:
+    """Measure CANDIDATE (a series, folder or volume) against its reference.
+
+    Slices are paired by position and orientation. Writes metrics.csv, summary.json and report.html.
+    """
+    from ldct_denoise.io.find import find_images
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, evaluate, write_evaluation
+    from ldct_denoise.intensity import Window
+    from ldct_denoise.metrics.protocols import find_protocol
+    from ldct_denoise.output import prepare_folder
+    from ldct_denoise.regions import parse_regions
+
+    chosen = [Window.parse(text) for text in windows]
+    notes: list[str] = []
+    if protocol:
+        found = find_protocol(protocol)
+        chosen += found.windows
+        notes.append(found.note)
+    regions = [*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))]
+    prepare_folder(output, overwrite)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("measuring")
+        result = evaluate(
+            find_images(candidate, include_derived=True).series,
+            find_images(reference, include_derived=True).series,
+            find_images(low, include_derived=True).series if low else None,
+            tuple(chosen) or DEFAULT_WINDOWS,
+            regions,
+            extended=extended,
+            notes=notes,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    write_evaluation(result, output, overwrite=True, show_patients=show_patients)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo("\n".join(result.lines()))
+    click.echo(f"{output / 'report.html'}")

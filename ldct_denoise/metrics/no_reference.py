@@ -1,0 +1,293 @@
+"""What can be said of a denoised series without a reference: input against output alone.
+
+Every item gets a colour and its reason in words. The limits are this project's own judgement, calibrated as
+``docs/measurements.md`` tells; they warn, they do not certify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ldct_denoise.metrics.contrast import Flicker
+from ldct_denoise.metrics.noise import (
+    RadialSpectrum,
+    global_noise_level,
+    noise_map,
+    noise_power_spectrum,
+    noise_reduction_profile,
+    uniform_places,
+)
+from ldct_denoise.regions import TISSUES, body_mask, tissue_mask
+
+Image = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+ROI_MM = 24.0
+EDGE_SIGMA_PX = 1.0
+DETAIL_SIGMA_PX = (1.5, 3.0)
+MAX_HU_SHIFT = (1.0, 3.0)  # amber, red
+MIN_EDGE_SHARPNESS = (0.95, 0.85)
+MAX_STRUCTURE = (0.2, 0.4)
+MAX_FLICKER_RISE = (0.10, 0.30)
+BLOCK_PX = 32
+JUDGED_TISSUES = ("fat", "soft-tissue")  # bone and lung are never flat: their shift depends on where the mask ends
+
+
+@dataclass(frozen=True)
+class Item:
+    """One judged line: ``colour`` is green, amber or red."""
+
+    name: str
+    colour: str
+    reason: str
+    value: float
+
+
+@dataclass(frozen=True)
+class NoReferenceReport:
+    """Numbers of a series before and after, and what they mean.
+
+    Parameters
+    ----------
+    items : tuple of Item
+    noise_hu : mapping from tissue to (before, after)
+        Global noise level.
+    shift_hu : mapping from tissue to float
+        Mean of after − before.
+    before, after, profile : RadialSpectrum or None
+        Noise power spectra in uniform regions, and their ratio in dB; None where no uniform region was found.
+    structure_map : ndarray or None
+        Correlation of what was removed with the image's detail, by block, of the middle slice.
+    slices : int
+        How many slices were measured.
+    """
+
+    items: tuple[Item, ...]
+    noise_hu: Mapping[str, tuple[float, float]]
+    shift_hu: Mapping[str, float]
+    before: RadialSpectrum | None
+    after: RadialSpectrum | None
+    profile: RadialSpectrum | None
+    structure_map: NDArray[np.float64] | None
+    slices: int
+
+
+@dataclass
+class _Sums:
+    """What is gathered slice by slice."""
+
+    levels: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    shifts: dict[str, list[float]] = field(default_factory=dict)
+    rois: list[tuple[Image, Image]] = field(default_factory=list)
+    edges: list[tuple[float, float]] = field(default_factory=list)
+    structure: list[tuple[float, float, float]] = field(default_factory=list)
+    maps: list[NDArray[np.float64]] = field(default_factory=list)
+    flicker: tuple[Flicker, Flicker] = field(default_factory=lambda: (Flicker(), Flicker()))
+
+
+def no_reference_report(
+    slices: Iterable[tuple[Image, Image]],
+    pixel_spacing_mm: tuple[float, float],
+    progress: Callable[[int], None] | None = None,
+) -> NoReferenceReport:
+    """Measure pairs of slices before and after denoising, in order along the patient.
+
+    Parameters
+    ----------
+    slices : iterable of (before, after)
+        HU; read one after the other.
+    pixel_spacing_mm : tuple of 2 floats
+    progress : callable, optional
+        Called with the number of slices done.
+    """
+    sums, count = _Sums(), 0
+    for before, after in slices:
+        _gather(sums, np.asarray(before, np.float64), np.asarray(after, np.float64), pixel_spacing_mm)
+        count += 1
+        if progress:
+            progress(count)
+    noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
+    shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
+    before_nps, after_nps, profile = _spectra(sums.rois, pixel_spacing_mm)
+    items = [_noise_item(noise_hu), _shift_item(shift_hu), _edge_item(sums.edges), _structure_item(sums.structure)]
+    items += [_flicker_item(*sums.flicker), _texture_item(before_nps, after_nps)]
+    middle = sums.maps[len(sums.maps) // 2] if sums.maps else None
+    kept = tuple(item for item in items if item is not None)
+    return NoReferenceReport(kept, noise_hu, shift_hu, before_nps, after_nps, profile, middle, count)
+
+
+def structure_in_residual(before: Image, after: Image, body: Mask) -> tuple[float, float, float]:
+    """Sums for the correlation of before − after with the output's detail, at the output's edges.
+
+    Returns (Σ residual·detail, Σ residual², Σ detail²). Both are smoothed (σ = 1.5 px), and detail is the output
+    minus its wider mean (σ = 3 px), so that noise left in the output hardly counts. Noise alone leaves a
+    correlation near 0; a blurred edge leaves its own detail behind. A lesion that is gone altogether has no edge
+    in the output and is not seen by this number: the difference image shows it.
+    """
+    residual, detail, edges = _residual_and_detail(before, after, body)
+    return (
+        float(np.sum((residual * detail)[edges])),
+        float(np.sum(residual[edges] ** 2)),
+        float(np.sum(detail[edges] ** 2)),
+    )
+
+
+def edge_sharpness(before: Image, after: Image, body: Mask) -> tuple[float, float]:
+    """Sums for the ratio of edge gradients after/before: (Σ g_after·g_before, Σ g_before·g_before).
+
+    Over the strongest edges of the smoothed input (the top 2 % of the body), where noise hardly counts.
+    """
+    first, second = _gradients(before), _gradients(after)
+    strength = np.hypot(*_gradients(ndimage.gaussian_filter(before, 1.5)))
+    wide = ndimage.binary_dilation(body, iterations=3)
+    strong = wide & (strength >= np.percentile(strength[wide], 98)) if wide.any() else wide
+    product = sum((a * b)[strong].sum() for a, b in zip(first, second, strict=True))
+    square = sum((a * a)[strong].sum() for a in first)
+    return float(product), float(square)
+
+
+def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, float]) -> None:
+    body = body_mask(before, spacing)
+    if not body.any():
+        return
+    noise_before, noise_after = noise_map(before, spacing), noise_map(after, spacing)
+    for tissue in TISSUES:
+        # Found on the output: chosen on the input, its own noise would decide what counts as tissue.
+        mask = tissue_mask(after, tissue, spacing, body)
+        # Away from the border: partial volume and edges are neither noise nor tissue.
+        core = ndimage.binary_erosion(mask, iterations=2)
+        if core.sum() < 400:
+            continue
+        level = global_noise_level(noise_before, core), global_noise_level(noise_after, core)
+        sums.levels.setdefault(tissue, []).append(level)
+        sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[core])))
+    size = max(16, round(ROI_MM / min(spacing) / 2) * 2)
+    soft = body & (np.abs(ndimage.gaussian_filter(before, 3) - 50) < 150)
+    for place in uniform_places(before, soft, size, 4):
+        sums.rois.append((before[place], after[place]))
+    sums.edges.append(edge_sharpness(before, after, body))
+    sums.structure.append(structure_in_residual(before, after, body))
+    sums.maps.append(_structure_map(before, after, body))
+    for flicker, image in zip(sums.flicker, (before, after), strict=True):
+        flicker.add(image, body)
+
+
+def _residual_and_detail(before: Image, after: Image, body: Mask) -> tuple[Image, Image, Mask]:
+    fine, coarse = (ndimage.gaussian_filter(after, sigma) for sigma in DETAIL_SIGMA_PX)
+    residual = ndimage.gaussian_filter(before - after, DETAIL_SIGMA_PX[0])
+    strength = np.hypot(*_gradients(fine))
+    inner = ndimage.binary_erosion(body, iterations=2)
+    edges = inner & (strength >= np.percentile(strength[inner], 95)) if inner.any() else inner
+    return residual, fine - coarse, edges
+
+
+def _structure_map(before: Image, after: Image, body: Mask) -> NDArray[np.float64]:
+    """Correlation of residual and detail in blocks of 32×32 pixels; 0 outside the body."""
+    residual, detail, _ = _residual_and_detail(before, after, body)
+    weight = body.astype(np.float64)
+    product, first, second = (
+        ndimage.uniform_filter(weight * values, BLOCK_PX) for values in (residual * detail, residual**2, detail**2)
+    )
+    scale = np.sqrt(np.maximum(first * second, 0))
+    return np.where(body & (scale > 1e-6), product / np.maximum(scale, 1e-6), 0.0)
+
+
+def _gradients(image: Image) -> tuple[Image, Image]:
+    return tuple(ndimage.gaussian_filter(image, EDGE_SIGMA_PX, order=order) for order in ((1, 0), (0, 1)))  # type: ignore[return-value]
+
+
+def _spectra(
+    rois: list[tuple[Image, Image]], spacing: tuple[float, float]
+) -> tuple[RadialSpectrum | None, RadialSpectrum | None, RadialSpectrum | None]:
+    if not rois:
+        return None, None, None
+    before, after = (
+        noise_power_spectrum(np.array(stack), spacing).radial(0.05) for stack in zip(*rois, strict=True)
+    )
+    return before, after, noise_reduction_profile(before, after)
+
+
+def _colour(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
+    sign = 1 if above_is_bad else -1
+    amber, red = limits
+    if sign * value > sign * red:
+        return "red"
+    return "amber" if sign * value > sign * amber else "green"
+
+
+def _noise_item(noise_hu: Mapping[str, tuple[float, float]]) -> Item | None:
+    if not noise_hu:
+        return None
+    tissue = "soft-tissue" if "soft-tissue" in noise_hu else next(iter(noise_hu))
+    before, after = noise_hu[tissue]
+    change = after / before - 1 if before > 0 else 0.0
+    words = f"global noise level in {tissue}: {before:.1f} HU before, {after:.1f} HU after ({100 * change:+.0f} %)"
+    if change > 0.02:
+        return Item("noise", "red", f"{words}; the output is noisier", change)
+    if change < -0.9:
+        return Item("noise", "amber", f"{words}; so little noise is left that texture may be gone with it", change)
+    return Item("noise", "green", words, change)
+
+
+def _shift_item(shift_hu: Mapping[str, float]) -> Item | None:
+    if not shift_hu:
+        return None
+    judged = [tissue for tissue in JUDGED_TISSUES if tissue in shift_hu] or list(shift_hu)
+    worst = max(judged, key=lambda tissue: abs(shift_hu[tissue]))
+    words = ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in shift_hu.items())
+    colour = _colour(abs(shift_hu[worst]), MAX_HU_SHIFT)
+    tail = "" if colour == "green" else f"; {worst} moved by more than {MAX_HU_SHIFT[0]:g} HU"
+    return Item("mean HU", colour, f"mean HU after − before: {words}{tail}", shift_hu[worst])
+
+
+def _edge_item(edges: list[tuple[float, float]]) -> Item | None:
+    square = sum(item[1] for item in edges)
+    if square <= 0:
+        return None
+    ratio = sum(item[0] for item in edges) / square
+    colour = _colour(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
+    tail = "" if colour == "green" else "; strong edges are flatter than in the input"
+    return Item("edge sharpness", colour, f"strong edges keep {100 * ratio:.1f} % of their gradient{tail}", ratio)
+
+
+def _structure_item(structure: list[tuple[float, float, float]]) -> Item | None:
+    product, first, second = (sum(item[part] for item in structure) for part in range(3))
+    if first <= 0 or second <= 0:
+        return None
+    value = product / np.sqrt(first * second)
+    colour = _colour(abs(value), MAX_STRUCTURE)
+    tail = "; little of the anatomy's edges is in it"
+    if colour != "green":
+        tail = "; anatomy may have been removed with the noise: look at the difference image"
+    reason = f"what was removed correlates with the image's detail at edges by {value:+.2f}{tail}"
+    return Item("structure in the removed noise", colour, reason, float(value))
+
+
+def _flicker_item(before: Flicker, after: Flicker) -> Item | None:
+    if not np.isfinite(before.value_hu) or before.value_hu <= 0:
+        return None
+    rise = after.value_hu / before.value_hu - 1
+    colour = _colour(rise, MAX_FLICKER_RISE)
+    words = f"neighbouring slices differ by {before.value_hu:.1f} HU before and {after.value_hu:.1f} HU after"
+    tail = "" if colour == "green" else "; the output jumps more from slice to slice than the input"
+    return Item("flicker", colour, f"{words} (block means, rms){tail}", rise)
+
+
+def _texture_item(before: RadialSpectrum | None, after: RadialSpectrum | None) -> Item | None:
+    if before is None or after is None or not after.power.sum() > 0:
+        return None
+    change = after.mean_frequency / before.mean_frequency - 1
+    colour = "amber" if change < -0.4 else "green"
+    words = f"mean noise frequency {before.mean_frequency:.2f} /mm before, {after.mean_frequency:.2f} /mm after"
+    tail = "; the remaining noise is much coarser (blotchy)" if colour == "amber" else ""
+    return Item("noise texture", colour, words + tail, change)
+
+
+def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    first, second = np.mean(np.array(pairs), axis=0)
+    return float(first), float(second)

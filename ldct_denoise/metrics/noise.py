@@ -1,0 +1,190 @@
+"""Noise: its power spectrum, its level, and how a denoiser changes both (AAPM TG-233, ICRU 87)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ldct_denoise.errors import InputError
+
+Image = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+NOISE_MAP_MM = 6.0  # Christianson et al. 2015: a 6 mm neighbourhood
+
+
+@dataclass(frozen=True)
+class NoisePowerSpectrum:
+    """A 2-D noise power spectrum and its axes.
+
+    Parameters
+    ----------
+    power : ndarray, shape (rows, columns)
+        HU²·mm², zero frequency in the centre.
+    row_frequency, column_frequency : ndarray
+        1/mm.
+    """
+
+    power: NDArray[np.float64]
+    row_frequency: NDArray[np.float64]
+    column_frequency: NDArray[np.float64]
+
+    @property
+    def variance_hu2(self) -> float:
+        """The integral of the spectrum: the variance of the detrended regions, HU²."""
+        cell = _step(self.row_frequency) * _step(self.column_frequency)
+        return float(self.power.sum() * cell)
+
+    def radial(self, bin_width: float | None = None) -> RadialSpectrum:
+        """The mean over rings up to the Nyquist frequency; rings are one frequency step wide unless said."""
+        width = bin_width or max(_step(self.row_frequency), _step(self.column_frequency))
+        distance = np.hypot(self.row_frequency[:, None], self.column_frequency[None, :])
+        limit = min(-self.row_frequency[0], -self.column_frequency[0])
+        rings = np.floor(distance / width).astype(int)
+        count = int(limit / width)
+        wanted = (rings < count) & (distance > 0)
+        size = np.bincount(rings[wanted], minlength=count)
+        power = np.bincount(rings[wanted], weights=self.power[wanted], minlength=count)
+        place = np.bincount(rings[wanted], weights=distance[wanted], minlength=count)
+        filled = size > 0
+        return RadialSpectrum(place[filled] / size[filled], power[filled] / size[filled])
+
+
+@dataclass(frozen=True)
+class RadialSpectrum:
+    """A noise power spectrum by distance from the zero frequency: ``frequency`` 1/mm, ``power`` HU²·mm²."""
+
+    frequency: NDArray[np.float64]
+    power: NDArray[np.float64]
+
+    @property
+    def peak_frequency(self) -> float:
+        """Where the spectrum is largest, 1/mm."""
+        return float(self.frequency[np.argmax(self.power)])
+
+    @property
+    def mean_frequency(self) -> float:
+        """``∫ f·NPS df / ∫ NPS df`` along the radius, 1/mm (TG-233 f_av)."""
+        total = np.trapezoid(self.power, self.frequency)
+        return float(np.trapezoid(self.frequency * self.power, self.frequency) / total)
+
+
+def noise_power_spectrum(
+    rois: NDArray[np.floating], pixel_spacing_mm: tuple[float, float], *, detrend_order: int = 2
+) -> NoisePowerSpectrum:
+    """Spectrum of uniform regions: ``dx·dy/(Nx·Ny) · mean |DFT(roi − trend)|²`` (ICRU 87 eq. 11.1).
+
+    Parameters
+    ----------
+    rois : ndarray, shape (n, rows, columns)
+        Square regions in HU. For a difference of two repeated images divide by √2 first.
+    pixel_spacing_mm : tuple of 2 floats
+    detrend_order : int
+        Order of the polynomial that is fitted and removed: 0 is the mean, 2 also cupping.
+
+    Raises
+    ------
+    InputError
+        If there is no region.
+    """
+    stack: NDArray[np.float64] = np.asarray(rois, dtype=np.float64)
+    if stack.ndim != 3 or not len(stack):
+        raise InputError(f"a noise power spectrum needs regions of shape (n, rows, columns), not {stack.shape}")
+    rows, columns = stack.shape[1:]
+    residual = stack - _trend(stack, detrend_order)
+    area = pixel_spacing_mm[0] * pixel_spacing_mm[1]
+    power = np.mean(np.abs(np.fft.fft2(residual)) ** 2, axis=0) * area / (rows * columns)
+    return NoisePowerSpectrum(
+        np.fft.fftshift(power),
+        np.fft.fftshift(np.fft.fftfreq(rows, pixel_spacing_mm[0])),
+        np.fft.fftshift(np.fft.fftfreq(columns, pixel_spacing_mm[1])),
+    )
+
+
+def noise_reduction_profile(before: RadialSpectrum, after: RadialSpectrum) -> RadialSpectrum:
+    """``10·log10(NPS after / NPS before)`` in dB: which frequencies a denoiser removes; 0 dB is untouched."""
+    power = np.interp(before.frequency, after.frequency, after.power)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return RadialSpectrum(before.frequency, 10 * np.log10(power / before.power))
+
+
+def uniform_places(hu: Image, mask: Mask, size: int, count: int = 8) -> list[tuple[slice, slice]]:
+    """The most uniform squares inside a mask, none over another.
+
+    The measure is the spread of block means (a quarter of the square wide) within the square: noise averages out,
+    anatomy does not.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+    mask : ndarray of bool
+        The whole square must lie in it.
+    size : int
+        Side of the square, pixels.
+    count : int
+        How many at the most.
+    """
+    block = max(size // 4, 1)
+    smooth = ndimage.uniform_filter(np.asarray(hu, dtype=np.float64), block)
+    spread = ndimage.uniform_filter(smooth**2, size) - ndimage.uniform_filter(smooth, size) ** 2
+    inside = ndimage.minimum_filter(mask.astype(np.uint8), size, mode="constant") > 0
+    half = size // 2
+    rows, columns = np.nonzero(inside)
+    order = np.argsort(spread[rows, columns], kind="stable")
+    taken = np.zeros(hu.shape, dtype=bool)
+    places: list[tuple[slice, slice]] = []
+    for row, column in zip(rows[order], columns[order], strict=True):
+        place = (slice(row - half, row - half + size), slice(column - half, column - half + size))
+        fits = row >= half and column >= half and hu[place].shape == (size, size)
+        if not fits or taken[place].any():
+            continue
+        taken[place] = True
+        places.append(place)
+        if len(places) == count:
+            break
+    return places
+
+
+def noise_map(hu: Image, pixel_spacing_mm: tuple[float, float], width_mm: float = NOISE_MAP_MM) -> Image:
+    """Local standard deviation, HU (population, in a square of ``width_mm``)."""
+    size = [max(3, round(width_mm / mm) | 1) for mm in pixel_spacing_mm]
+    values = np.asarray(hu, dtype=np.float64)
+    variance = ndimage.uniform_filter(values**2, size) - ndimage.uniform_filter(values, size) ** 2
+    deviation: Image = np.sqrt(np.maximum(variance, 0))
+    return deviation
+
+
+def global_noise_level(noise: Image, mask: Mask) -> float:
+    """The mode of the noise map in a tissue, HU: edges only make its tail (Christianson et al. 2015).
+
+    NaN where the tissue has no pixel.
+    """
+    values = noise[mask]
+    if not len(values):
+        return float("nan")
+    low, high = 0.0, float(np.percentile(values, 95)) * 1.5 + 1e-9
+    histogram, edges = np.histogram(values, bins=200, range=(low, high))
+    smooth = ndimage.gaussian_filter1d(histogram.astype(np.float64), 4, mode="constant")
+    best = int(np.argmax(smooth))
+    return float((edges[best] + edges[best + 1]) / 2)
+
+
+def _trend(rois: NDArray[np.float64], order: int) -> NDArray[np.float64]:
+    """The least-squares polynomial of every region."""
+    rows, columns = rois.shape[1:]
+    y, x = (
+        axis.ravel() for axis in np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
+    )
+    terms = np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], axis=1)
+    basis, _ = np.linalg.qr(terms)
+    flat = rois.reshape(len(rois), -1)
+    fitted: NDArray[np.float64] = ((flat @ basis) @ basis.T).reshape(rois.shape)
+    return fitted
+
+
+def _step(axis: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(axis[1] - axis[0])

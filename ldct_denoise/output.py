@@ -1,0 +1,41 @@
+"""Results appear whole under their final names or not at all, and never over others unasked."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from ldct_denoise.errors import OutputError
+
+
+def prepare_folder(output: Path, overwrite: bool) -> None:
+    """Make the folder; refuse one that holds something, unless told to overwrite.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be made or must not be overwritten.
+    """
+    if output.exists() and not output.is_dir():
+        raise OutputError(f"{output}: is a file; give a folder for the results")
+    if output.is_dir() and any(output.iterdir()) and not overwrite:
+        raise OutputError(f"{output}: holds files already; give another folder or --overwrite")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot be made ({error.strerror}); give a folder you may write") from None
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, and give it its name only when it is whole."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    part = Path(name)
+    try:
+        write(part)
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""The report of measurements against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Table, write_page
+from ldct_denoise.report.pictures import slide
+
+if TYPE_CHECKING:
+    from ldct_denoise.evaluate import Evaluation, SeriesImages
+
+MAX_PLACES = 24
+MAX_SLICE_ROWS = 4000
+
+
+def write_report(
+    evaluation: Evaluation,
+    path: Path,
+    *,
+    title: str = "Image quality report",
+    show_patients: bool = False,
+    tables: Sequence[Table] = (),
+    charts: Sequence[ChartSection] = (),
+) -> None:
+    """Write ``report.html``.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    path : Path
+        Replaced, whole or not at all.
+    title : str
+    show_patients : bool
+        Name the patients; otherwise series are numbered.
+    tables, charts : sequences
+        What stands before the usual tables and after the usual charts.
+    """
+    names = _series_names(evaluation, show_patients)
+    slides = key_slides(evaluation, names)
+    total = sum(len(case.indices) for case in evaluation.cases)
+    page = Page(
+        title=title,
+        sentences=sentences(evaluation),
+        notes=evaluation.notes,
+        slides=slides,
+        picture_note=f"{len(slides)} of {total} slices are shown (spread along z, cropped to the body) so that "
+        "the file stays below 10 MB; every slice is in the tables.",
+        charts=[_along_z(evaluation, names), *charts],
+        tables=[*tables, _summary_table(evaluation), _slice_table(evaluation, names)],
+    )
+    write_page(page, path)
+
+
+def sentences(evaluation: Evaluation) -> list[str]:
+    """What the numbers say, in words: each model against the input where there is one."""
+    window, region = evaluation.windows[-1].name, evaluation.regions[-1 if len(evaluation.regions) < 2 else 1].name
+    said = [
+        f"{len(set(evaluation.patients.values()))} patient(s), {len(evaluation.patients)} series, "
+        f"{len({row[:2] for row in evaluation.rows})} slices. The figures below: window {window}, region {region}."
+    ]
+    baseline = evaluation.values("input", window, region, "rmse")
+    for model in evaluation.models:
+        if model in ("input", "reference"):
+            continue
+        said.append(_sentence(evaluation, model, window, region, baseline))
+    return said
+
+
+def _sentence(
+    evaluation: Evaluation, model: str, window: str, region: str, baseline: Mapping[tuple[str, float], float]
+) -> str:
+    error = evaluation.values(model, window, region, "rmse")
+    mean = {
+        metric: _mean(evaluation.values(model, window, region, metric)) for metric in ("psnr", "ssim", "hu_bias")
+    }
+    text = (
+        f"{model}: rmse {_mean(error):.2f} HU, PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.4f}, "
+        f"mean HU differs from the reference by {mean['hu_bias']:+.2f} HU."
+    )
+    shared = sorted(error.keys() & baseline.keys())
+    if not shared or not any(baseline[key] for key in shared):
+        return text
+    change = Bootstrap([evaluation.patients[series] for series, _ in shared]).paired(
+        [error[key] for key in shared], [baseline[key] for key in shared]
+    )
+    better = sum(error[key] < baseline[key] for key in shared)
+    before = float(np.mean([baseline[key] for key in shared]))
+    return (
+        f"{text} Against the input the rmse changes by {change.difference.mean:+.2f} HU "
+        f"({100 * change.difference.mean / before:+.0f} %, 95 % interval {change.difference.low:+.2f} to "
+        f"{change.difference.high:+.2f} HU); {better} of {len(shared)} slices are closer to the reference."
+    )
+
+
+def key_slides(evaluation: Evaluation, names: Mapping[str, str]) -> list[dict[str, object]]:
+    """Slices for the viewer, spread evenly along every series, as many as the budget holds."""
+    chosen: list[tuple[tuple[int, float], dict[str, object]]] = []
+    spent = 0
+    for case_number, case, at in _spread(evaluation.cases):
+        place = case.place(at)
+        masks = {}
+        for region in evaluation.regions:
+            mask = region.mask(place.geometry, place.index, place.reference)
+            if mask is not None and mask.any():
+                masks[region.name] = mask
+        label = f"{names[case.series]}, z = {place.position_mm:.1f} mm"
+        panels = {**place.images, "reference": place.reference}
+        entry = slide(label, panels, masks, place.geometry.pixel_spacing_mm)
+        spent += sum(len(text) for text in entry["panels"].values())  # type: ignore[attr-defined, misc]
+        if chosen and spent > PICTURE_BUDGET:
+            break
+        chosen.append(((case_number, place.position_mm), entry))
+    return [entry for _, entry in sorted(chosen, key=lambda item: item[0])]
+
+
+def _spread(cases: Sequence[SeriesImages]) -> Iterator[tuple[int, SeriesImages, Mapping[str, int]]]:
+    """Places in an order in which any first few are spread over all series and along each."""
+    per_case = max(1, MAX_PLACES // max(1, len(cases)))
+    queues = []
+    for case in cases:
+        count = min(per_case, len(case.indices))
+        picks = np.unique(np.linspace(0, len(case.indices) - 1, count + 2).round().astype(int)[1:-1])
+        queues.append([int(pick) for pick in _halving(list(picks))])
+    for turn in range(per_case):
+        for number, case in enumerate(cases):
+            if turn < len(queues[number]):
+                yield number, case, case.indices[queues[number][turn]]
+
+
+def _halving(items: list[int]) -> list[int]:
+    """The middle first, then the middles of the halves, and so on."""
+    if not items:
+        return []
+    middle = len(items) // 2
+    left, right = _halving(items[:middle]), _halving(items[middle + 1 :])
+    mixed = [item for pair in zip(left, right, strict=False) for item in pair]
+    return [items[middle], *mixed, *left[len(right) :], *right[len(left) :]]
+
+
+def _along_z(evaluation: Evaluation, names: Mapping[str, str]) -> ChartSection:
+    """PSNR along z, a chart for each series (the first six)."""
+    window, region = evaluation.windows[-1].name, evaluation.regions[0].name
+    charts = []
+    for series, name in list(names.items())[:6]:
+        curves = {}
+        for model in evaluation.models:
+            values = evaluation.values(model, window, region, "psnr")
+            points = sorted((z, value) for (uid, z), value in values.items() if uid == series)
+            if points:
+                curves[model] = ([z for z, _ in points], [value for _, value in points])
+        charts.append(line_chart(curves, "z, mm", "PSNR, dB", name, dots=True))
+    return ChartSection(
+        "Along z", f"PSNR of every slice, window {window}, region {region}.", [chart for chart in charts if chart]
+    )
+
+
+def _summary_table(evaluation: Evaluation) -> Table:
+    columns = ("model", "window", "region", "metric", "mean", "std", "n", "patient_mean", "ci95_low", "ci95_high")
+    rows = [[entry[column] for column in columns] for entry in evaluation.summary()]
+    return Table("All numbers", "Click a heading to sort.", columns, rows)
+
+
+def _slice_table(evaluation: Evaluation, names: Mapping[str, str]) -> Table:
+    window = evaluation.windows[-1].name
+    metrics = ("psnr", "ssim", "rmse", "mae", "hu_bias", "noise_std")
+    cells: dict[tuple[str, float, str, str], dict[str, float]] = {}
+    for row in evaluation.rows:
+        if row.window == window and row.metric in metrics:
+            cells.setdefault((names[row.series], row.position_mm, row.model, row.region), {})[row.metric] = (
+                row.value
+            )
+    rows = [[*key, *(values.get(metric) for metric in metrics)] for key, values in cells.items()]
+    shown = rows[:MAX_SLICE_ROWS]
+    text = f"Window {window}; the other windows are in metrics.csv."
+    if len(shown) < len(rows):
+        text += f" The first {len(shown)} of {len(rows)} rows."
+    return Table("Slice by slice", text, ("series", "z, mm", "model", "region", *metrics), shown)
+
+
+def _series_names(evaluation: Evaluation, show_patients: bool) -> dict[str, str]:
+    names = {}
+    for number, (series, patient) in enumerate(evaluation.patients.items(), start=1):
+        names[series] = f"{patient} (series {number})" if show_patients else f"series {number}"
+    return names
+
+
+def _mean(values: Mapping[tuple[str, float], float]) -> float:
+    return float(np.mean(list(values.values()))) if values else float("nan")

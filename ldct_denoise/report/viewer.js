@@ -1,0 +1,179 @@
+"use strict";
+// Slices in real HU: decode, window, draw side by side with one zoom; and tables that sort. No library, no network.
+
+const slides = JSON.parse(document.getElementById("slides").textContent);
+const view = { slide: 0, level: 40, width: 400, zoom: 1, x: 0, y: 0 };  // x, y: shift of the image in its own pixels
+const find = (id) => document.getElementById(id);
+
+async function inflate(text) {
+  const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+async function decodeHu(text, rows, columns) {  // the inverse of encode_hu in pictures.py
+  const bytes = await inflate(text), half = rows * columns, hu = new Int16Array(half);
+  for (let i = 0; i < half; i++) {
+    const step = bytes[i] | (bytes[half + i] << 8);
+    hu[i] = i % columns ? hu[i - 1] + step : step;  // Int16Array wraps
+  }
+  return hu;
+}
+
+async function decodeMask(text, count) {
+  const bytes = await inflate(text), mask = new Uint8Array(count);
+  for (let i = 0; i < count; i++) mask[i] = (bytes[i >> 3] >> (7 - (i & 7))) & 1;
+  return mask;
+}
+
+async function load(slide) {
+  if (slide.ready) return slide;
+  slide.hu = {}; slide.regions = {};
+  for (const [name, text] of Object.entries(slide.panels)) slide.hu[name] = await decodeHu(text, slide.rows, slide.columns);
+  for (const [name, text] of Object.entries(slide.masks)) slide.regions[name] = await decodeMask(text, slide.rows * slide.columns);
+  slide.ready = true;
+  return slide;
+}
+
+function differences(names) {  // every panel against the one it should be like
+  const pairs = [], last = names[names.length - 1];
+  for (const name of names) if (name !== last) pairs.push([name, last]);
+  if (names.length > 2) pairs.push([names[0], names[1]]);
+  return pairs;
+}
+
+function panelsOf(slide) {
+  const panels = Object.keys(slide.panels).map((name) => ({ name, hu: slide.hu[name], level: view.level, width: view.width }));
+  const [first, second] = find("difference").value.split("|");
+  if (slide.hu[first] && slide.hu[second]) {
+    const half = Number(find("difference-width").value) || 100;
+    panels.push({ name: `${first} − ${second}`, hu: slide.hu[first].map((v, i) => v - slide.hu[second][i]), level: 0, width: 2 * half });
+  }
+  return panels;
+}
+
+function paint(canvas, slide, panel) {
+  const small = document.createElement("canvas");
+  small.width = slide.columns; small.height = slide.rows;
+  const context = small.getContext("2d"), image = context.createImageData(slide.columns, slide.rows);
+  const low = panel.level - panel.width / 2, scale = 255 / panel.width;
+  for (let i = 0; i < panel.hu.length; i++) {
+    const grey = (panel.hu[i] - low) * scale;
+    image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = grey;  // clamped array
+    image.data[4 * i + 3] = 255;
+  }
+  if (find("show-rois").checked) outline(image.data, slide);
+  context.putImageData(image, 0, 0);
+  const aspect = slide.spacing_mm[0] / slide.spacing_mm[1];
+  canvas.width = slide.columns; canvas.height = Math.round(slide.rows * aspect);
+  const target = canvas.getContext("2d");
+  target.imageSmoothingEnabled = view.zoom < 3;
+  target.setTransform(view.zoom, 0, 0, view.zoom * aspect, -view.x * view.zoom, -view.y * view.zoom * aspect);
+  target.drawImage(small, 0, 0);
+}
+
+const HUES = [[255, 196, 0], [0, 200, 255], [255, 110, 110], [120, 230, 120], [220, 140, 255]];
+function outline(data, slide) {
+  Object.values(slide.regions).forEach((mask, number) => {
+    const [r, g, b] = HUES[number % HUES.length], columns = slide.columns;
+    for (let i = columns; i < mask.length - columns; i++) {
+      if (mask[i] && !(mask[i - 1] && mask[i + 1] && mask[i - columns] && mask[i + columns])) {
+        data[4 * i] = r; data[4 * i + 1] = g; data[4 * i + 2] = b;
+      }
+    }
+  });
+}
+
+async function draw() {
+  const slide = await load(slides[view.slide]), panels = panelsOf(slide), holder = find("panels");
+  while (holder.children.length > panels.length) holder.lastChild.remove();
+  while (holder.children.length < panels.length) {
+    const figure = document.createElement("figure");
+    figure.append(document.createElement("figcaption"), document.createElement("canvas"));
+    listen(figure.lastChild);
+    holder.append(figure);
+  }
+  panels.forEach((panel, number) => {
+    holder.children[number].firstChild.textContent = panel.name;
+    paint(holder.children[number].lastChild, slide, panel);
+  });
+  find("slice-label").textContent = slide.label;
+  find("level").value = Math.round(view.level); find("width").value = Math.round(view.width);
+  document.body.dataset.drawn = String(view.slide);
+}
+
+function pixel(canvas, event) {
+  const box = canvas.getBoundingClientRect(), slide = slides[view.slide];
+  return [view.x + ((event.clientX - box.left) / box.width) * slide.columns / view.zoom,
+    view.y + ((event.clientY - box.top) / box.height) * slide.rows / view.zoom];
+}
+
+function goto(number) {
+  view.slide = Math.max(0, Math.min(slides.length - 1, number));
+  find("slice").value = view.slide;
+  draw();
+}
+
+function listen(canvas) {
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    if (!event.ctrlKey) return goto(view.slide + Math.sign(event.deltaY));
+    const [x, y] = pixel(canvas, event), zoom = Math.max(1, Math.min(20, view.zoom * (event.deltaY < 0 ? 1.2 : 1 / 1.2)));
+    view.x = x - (x - view.x) * view.zoom / zoom; view.y = y - (y - view.y) * view.zoom / zoom; view.zoom = zoom;
+    if (zoom === 1) view.x = view.y = 0;
+    draw();
+  }, { passive: false });
+  canvas.addEventListener("pointermove", (event) => {
+    const slide = slides[view.slide], [x, y] = pixel(canvas, event).map(Math.floor);
+    if (slide.ready && x >= 0 && y >= 0 && x < slide.columns && y < slide.rows) {
+      const values = Object.entries(slide.hu).map(([name, hu]) => `${name} ${hu[y * slide.columns + x]}`);
+      find("cursor").textContent = `row ${y + slide.origin[0]}, column ${x + slide.origin[1]}: ${values.join(" | ")} HU`;
+    }
+    if (!(event.buttons & 1)) return;
+    if (event.shiftKey) {
+      view.level -= event.movementY * view.width / 400; view.width = Math.max(1, view.width + event.movementX * view.width / 400);
+      find("preset").value = "";
+    } else {
+      const scale = slide.columns / canvas.getBoundingClientRect().width / view.zoom;
+      view.x -= event.movementX * scale; view.y -= event.movementY * scale;
+    }
+    draw();
+  });
+}
+
+function startViewer() {
+  const names = Object.keys(slides[0].panels);
+  for (const [first, second] of differences(names)) find("difference").add(new Option(`${first} − ${second}`, `${first}|${second}`));
+  if (names.length > 2) find("difference").selectedIndex = names.length - 2;
+  const usePreset = () => {
+    if (!find("preset").value) return;
+    [view.level, view.width] = find("preset").value.split(",").map(Number);
+    draw();
+  };
+  find("slice").addEventListener("input", () => goto(Number(find("slice").value)));
+  find("preset").addEventListener("change", usePreset);
+  for (const id of ["level", "width"]) find(id).addEventListener("change", () => {
+    view[id] = Math.max(id === "width" ? 1 : -4096, Number(find(id).value)); find("preset").value = ""; draw();
+  });
+  for (const id of ["difference", "difference-width", "show-rois"]) find(id).addEventListener("change", draw);
+  find("reset").addEventListener("click", () => { Object.assign(view, { zoom: 1, x: 0, y: 0 }); draw(); });
+  usePreset();
+}
+
+function sortBy(table, column, heading) {
+  const order = heading.dataset.order === "up" ? "down" : "up";
+  table.querySelectorAll("th").forEach((other) => delete other.dataset.order);
+  heading.dataset.order = order;
+  const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  const compare = (a, b) => value(a).localeCompare(value(b), undefined, { numeric: true });
+  const numeric = (a, b) => Number(value(a)) - Number(value(b));
+  const rows = [...table.tBodies[0].rows];
+  const numbers = rows.every((row) => row.cells[column].dataset.value !== undefined);
+  rows.sort(numbers ? numeric : compare);
+  if (order === "down") rows.reverse();
+  table.tBodies[0].append(...rows);
+}
+
+document.querySelectorAll("table.sortable").forEach((table) =>
+  table.querySelectorAll("th").forEach((heading, column) => heading.addEventListener("click", () => sortBy(table, column, heading))));
+if (slides.length) startViewer();

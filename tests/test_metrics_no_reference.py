@@ -1,0 +1,70 @@
+"""Good denoising is green; blurred, shifted, noisier or jumping output is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ldct_denoise.metrics.no_reference import no_reference_report
+
+
+@pytest.fixture(scope="module")
+def slices():
+    """Clean and noisy slices of a body with vessels, bone and fat (σ = 25 HU)."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:256, :256]
+    body = ((rows - 128) / 100) ** 2 + ((columns - 128) / 115) ** 2 < 1
+    clean = np.where(body, -90.0, -1000.0)
+    clean[((rows - 128) / 84) ** 2 + ((columns - 128) / 98) ** 2 < 1] = 45
+    for _ in range(60):
+        r, c, size = rng.uniform(60, 196), rng.uniform(50, 206), rng.uniform(1.5, 5)
+        clean[(rows - r) ** 2 + (columns - c) ** 2 < size**2] = rng.uniform(90, 160)
+    clean[(rows - 170) ** 2 + (columns - 128) ** 2 < 15**2] = 600
+    clean = ndimage.gaussian_filter(clean, 0.8)
+    return [(clean, clean + rng.normal(0, 25, clean.shape)) for _ in range(4)]
+
+
+def judge(slices, denoise):
+    report = no_reference_report(
+        [(noisy, denoise(i, clean, noisy)) for i, (clean, noisy) in enumerate(slices)], (0.8, 0.8)
+    )
+    return {item.name: item for item in report.items}, report
+
+
+def test_an_ideal_denoiser_is_green(slices):
+    items, report = judge(slices, lambda i, clean, noisy: clean + 0.3 * (noisy - clean))
+    assert {item.colour for item in items.values()} == {"green"}
+    before, after = report.noise_hu["soft-tissue"]
+    assert before == pytest.approx(25, rel=0.06)
+    assert after / before == pytest.approx(0.3, abs=0.03)
+    # Vessels stand in the squares: only above their own frequencies is the ratio the noise's.
+    fine = report.profile.frequency > 0.3
+    assert report.profile.power[fine] == pytest.approx(20 * np.log10(0.3), abs=0.6)
+
+
+def test_a_blur_is_caught(slices):
+    items, report = judge(slices, lambda i, clean, noisy: ndimage.gaussian_filter(noisy, 1.5))
+    assert items["edge sharpness"].colour == "red"
+    assert items["structure in the removed noise"].colour == "red"
+    assert report.structure_map.max() > 0.5
+
+
+def test_a_shift_of_hu_is_caught(slices):
+    items, report = judge(slices, lambda i, clean, noisy: clean + 5)
+    assert items["mean HU"].colour == "red"
+    assert report.shift_hu["soft-tissue"] == pytest.approx(5, abs=0.5)
+
+
+def test_more_noise_and_jumps_are_caught(slices):
+    rng = np.random.default_rng(1)
+    items, _ = judge(slices, lambda i, clean, noisy: noisy + rng.normal(0, 20, clean.shape))
+    assert items["noise"].colour == "red"
+    items, _ = judge(slices, lambda i, clean, noisy: clean + 10 * (-1) ** i)
+    assert items["flicker"].colour == "red"
+
+
+def test_air_alone_says_nothing(slices):
+    report = no_reference_report([(np.full((64, 64), -1000.0),) * 2], (1.0, 1.0))
+    assert report.items == ()
+    assert report.profile is None

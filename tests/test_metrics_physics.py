@@ -1,0 +1,202 @@
+"""Every estimator against a closed form, within the tolerance that the docs state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ldct_denoise.errors import InputError
+from ldct_denoise.metrics import contrast, detectability, noise, sharpness
+
+SPACING = (0.8, 0.6)
+
+
+def white(count=60, size=64, sigma=15.0, seed=0):
+    return np.random.default_rng(seed).normal(0, sigma, (count, size, size))
+
+
+def test_spectrum_of_white_noise_is_flat_at_its_closed_form():
+    spectrum = noise.noise_power_spectrum(white(200), SPACING, detrend_order=0)
+    expected = 15**2 * SPACING[0] * SPACING[1]
+    radial = spectrum.radial(0.05)
+    assert radial.power[1:] == pytest.approx(expected, rel=0.03)
+    assert radial.frequency[-1] < 1 / (2 * 0.8)
+    assert spectrum.row_frequency[0] == pytest.approx(-1 / 1.6)
+    assert spectrum.column_frequency[0] == pytest.approx(-1 / 1.2)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_the_integral_is_the_variance(order):
+    rois = white(30)
+    spectrum = noise.noise_power_spectrum(rois, SPACING, detrend_order=order)
+    assert spectrum.variance_hu2 == pytest.approx(15**2, rel=0.01)
+
+
+def test_a_trend_is_not_noise():
+    rows, columns = np.mgrid[:64, :64] / 64
+    cupping = 200 * (rows - 0.3) ** 2 + 80 * columns * rows - 50 * columns
+    plain = noise.noise_power_spectrum(white(), SPACING)
+    cupped = noise.noise_power_spectrum(white() + cupping, SPACING)
+    assert cupped.power == pytest.approx(plain.power, rel=1e-9, abs=1e-9)
+
+
+def test_filtered_noise_has_the_filters_spectrum():
+    rng, sigma_px = np.random.default_rng(1), 1.2
+    rois = ndimage.gaussian_filter(rng.normal(0, 40, (300, 64, 64)), (0, sigma_px, sigma_px), mode="wrap")
+    spectrum = noise.noise_power_spectrum(rois, (0.7, 0.7), detrend_order=0).radial(0.05)
+    truth = 40**2 * 0.49 * np.exp(-4 * (np.pi * sigma_px * 0.7 * spectrum.frequency) ** 2)
+    known = truth > 0.02 * truth.max()
+    assert spectrum.power[known][1:] == pytest.approx(truth[known][1:], rel=0.06)
+    ideal = np.trapezoid(spectrum.frequency * truth, spectrum.frequency) / np.trapezoid(truth, spectrum.frequency)
+    assert spectrum.mean_frequency == pytest.approx(ideal, rel=0.02)
+
+
+def test_profile_of_a_known_filter():
+    rois = np.random.default_rng(2).normal(0, 20, (200, 64, 64))
+    before = noise.noise_power_spectrum(rois, (0.7, 0.7)).radial(0.05)
+    after = noise.noise_power_spectrum(rois / 2, (0.7, 0.7)).radial(0.05)
+    profile = noise.noise_reduction_profile(before, after)
+    assert profile.power == pytest.approx(-20 * np.log10(2), abs=1e-6)
+
+
+def test_a_spectrum_needs_regions():
+    with pytest.raises(InputError, match="regions"):
+        noise.noise_power_spectrum(np.zeros((0, 32, 32)), SPACING)
+
+
+def test_uniform_places_avoid_anatomy():
+    rng = np.random.default_rng(0)
+    hu = np.full((200, 200), 40.0)
+    hu[:, 100:] += 60 * np.sin(np.arange(200) / 6)[:, None]
+    places = noise.uniform_places(hu + rng.normal(0, 30, hu.shape), np.ones(hu.shape, bool), 32, 6)
+    assert len(places) == 6
+    assert all(columns.stop <= 104 for _, columns in places)
+    covered = np.zeros(hu.shape, int)
+    for place in places:
+        covered[place] += 1
+    assert covered.max() == 1
+
+
+def test_global_noise_level_is_the_noise_despite_edges():
+    rng = np.random.default_rng(0)
+    hu = np.where(np.arange(300)[:, None] // 40 % 2, 60.0, -20.0) + rng.normal(0, 18, (300, 300))
+    level = noise.global_noise_level(noise.noise_map(hu, (0.7, 0.7)), np.ones(hu.shape, bool))
+    assert level == pytest.approx(18, rel=0.04)
+
+
+def blurred_disk(sigma_mm, contrast=100.0, spacing=0.5, size=160, radius=20.0, fine=5):
+    centre = (size - 1) / 2 + np.array([0.3, -0.2])
+    axis = (np.arange(size * fine) + 0.5) / fine - 0.5
+    rows, columns = np.meshgrid(axis - centre[0], axis - centre[1], indexing="ij")
+    disk = (np.hypot(rows, columns) * spacing < radius) * contrast
+    blurred = ndimage.gaussian_filter(disk, sigma_mm / spacing * fine)
+    return blurred.reshape(size, fine, size, fine).mean(axis=(1, 3)), tuple(centre)
+
+
+@pytest.mark.parametrize("sigma_mm", [0.6, 1.0])
+def test_ttf_of_a_gaussian_blur(sigma_mm):
+    image, centre = blurred_disk(sigma_mm)
+    ttf = sharpness.ttf_of_disk(image, centre, 20.0, (0.5, 0.5))
+    low = ttf.frequency < 0.6 / sigma_mm / 2
+    truth = np.exp(-2 * (np.pi * sigma_mm * ttf.frequency) ** 2) * np.sinc(0.5 * ttf.frequency)
+    assert ttf.value[low] == pytest.approx(truth[low], abs=0.03)
+    assert ttf.contrast_hu == pytest.approx(100, rel=0.01)
+    f50 = np.sqrt(np.log(2) / 2) / np.pi / sigma_mm
+    assert ttf.frequency_at(0.5) == pytest.approx(f50, rel=0.06)
+
+
+def test_ttf_of_a_slanted_edge():
+    fine, size, sigma_px = 4, 96, 1.6
+    axis = (np.arange(size * fine) + 0.5) / fine - 0.5
+    rows, columns = np.meshgrid(axis - 48, axis - 47, indexing="ij")
+    edge = 80.0 * (columns * np.cos(0.1) + rows * np.sin(0.1) > 0)
+    image = ndimage.gaussian_filter(edge, sigma_px * fine).reshape(size, fine, size, fine).mean(axis=(1, 3))
+    ttf = sharpness.ttf_of_edge(image, (0.7, 0.7))
+    truth = np.exp(-2 * (np.pi * sigma_px * 0.7 * ttf.frequency) ** 2)
+    assert ttf.value[ttf.frequency < 0.4] == pytest.approx(truth[ttf.frequency < 0.4], abs=0.03)
+    assert ttf.contrast_hu == pytest.approx(80, rel=0.01)
+
+
+def gaussian_lesion(size, sigma_px, contrast):
+    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
+    return contrast * np.exp(-(rows**2 + columns**2) / (2 * sigma_px**2))
+
+
+def test_npw_of_a_gaussian_lesion_in_white_noise():
+    sigma_mm, amplitude, spacing = 2.0, 12.0, 0.7
+    spectrum = noise.noise_power_spectrum(white(400, 96), (spacing, spacing), detrend_order=0)
+    task = detectability.gaussian_task(detectability.radial_frequency(spectrum), sigma_mm, amplitude)
+    expected = amplitude * sigma_mm * np.sqrt(np.pi) / (15 * spacing)
+    assert detectability.npw_detectability(spectrum, task) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_disk_task_is_the_disks_transform():
+    assert detectability.disk_task(0.0, 10, 5) == pytest.approx(5 * np.pi * 25)
+    first_zero = 3.8317 / (np.pi * 10)
+    assert detectability.disk_task(first_zero, 10, 5) == pytest.approx(0, abs=0.01)
+
+
+def test_the_eye_sees_neither_the_flat_nor_the_finest():
+    response = detectability.eye_filter(np.linspace(0, 2, 200))
+    assert response[0] == 0
+    assert 0 < np.argmax(response) < 199
+
+
+def test_hotelling_of_a_gaussian_lesion_in_white_noise():
+    size, sigma_px, contrast_hu = 33, 3.0, 8.0
+    rng = np.random.default_rng(4)
+    lesion = gaussian_lesion(size, sigma_px, contrast_hu)
+    absent, present = rng.normal(0, 15, (2, 400, size, size))
+    channels = detectability.laguerre_gauss_channels(size, np.sqrt(2 * np.pi) * sigma_px, 5)
+    result = detectability.hotelling_detectability(present + lesion, absent, channels)
+    ideal = np.sqrt(np.sum(lesion**2)) / 15
+    assert result.d_prime == pytest.approx(ideal, rel=0.1)
+    assert result.low < ideal < result.high
+
+
+def test_leaving_one_out_finds_nothing_where_nothing_is():
+    rng = np.random.default_rng(4)
+    absent, present = rng.normal(0, 15, (2, 40, 33, 33))
+    channels = detectability.laguerre_gauss_channels(33, 8, 6)
+    assert abs(detectability.hotelling_detectability(present, absent, channels).d_prime) < 0.8
+    with pytest.raises(InputError, match="too few"):
+        detectability.hotelling_detectability(present[:8], absent, channels)
+
+
+def test_dose_equivalence_of_a_known_law():
+    rng = np.random.default_rng(0)
+    doses = [0.1, 0.25, 0.5, 1.0]
+
+    def value(d_prime):
+        samples = d_prime * rng.normal(1, 0.03, 500)
+        return detectability.Detectability(d_prime, *np.quantile(samples, [0.025, 0.975]), samples)
+
+    curve = [value(3 * np.sqrt(dose)) for dose in doses]
+    found = detectability.dose_equivalence(doses, curve, value(3 * np.sqrt(0.4)))
+    assert found.dose == pytest.approx(0.4, rel=1e-6)
+    assert found.low < 0.4 < found.high
+    assert found.high / found.low < 1.5
+
+
+def test_cnr_and_linearity():
+    rng = np.random.default_rng(0)
+    hu = rng.normal(0, 10, (200, 200))
+    hu[:, 100:] += 50
+    left = np.zeros(hu.shape, bool)
+    left[:, :100] = True
+    assert contrast.cnr(hu, left, ~left) == pytest.approx(5, rel=0.02)
+    line = contrast.hu_linearity([-1000, 0, 100, 900], [-985, 5, 104, 896])
+    assert line.slope == pytest.approx(0.99, abs=1e-3)
+    assert line.largest_deviation_hu < 1
+
+
+def test_flicker_is_the_spread_of_slice_offsets():
+    rng = np.random.default_rng(0)
+    mask = np.ones((64, 64), bool)
+    steady = [np.full((64, 64), 40.0)] * 400
+    offsets = rng.normal(0, 3, 400)
+    assert contrast.flicker(steady, [mask] * 400) == 0
+    jumping = [image + offset for image, offset in zip(steady, offsets, strict=True)]
+    assert contrast.flicker(jumping, [mask] * 400) == pytest.approx(3, rel=0.08)
+    assert np.isnan(contrast.flicker(steady[:1], [mask]))

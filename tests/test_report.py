@@ -1,0 +1,179 @@
+"""The page opens offline in a browser without an error, scrolls, windows and sorts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldct_denoise.evaluate import evaluate
+from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.regions import Body, Sphere, WholeImage
+from ldct_denoise.report import write_apply_report, write_report
+from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.pictures import crop_box, decode_hu, encode_hu, save_comparison
+from ldct_denoise.volume import Geometry, Volume
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def volumes(slices=5, rows=160, columns=200):
+    rng = np.random.default_rng(0)
+    place = Geometry(
+        np.arange(slices)[:, None] * np.array([0, 0, 3.0]) + [-100, -80, 0],
+        (1, 0, 0),
+        (0, 1, 0),
+        (1.0, 1.0),
+        rows,
+        columns,
+    )
+    y, x = np.mgrid[:rows, :columns]
+    clean = np.where(((y - 80) / 60) ** 2 + ((x - 100) / 80) ** 2 < 1, 45.0, -1000.0)
+    clean[(y - 80) ** 2 + (x - 60) ** 2 < 100] = 180
+    clean = np.stack([clean + index for index in range(slices)])
+    noise = rng.normal(0, 30, clean.shape)
+    make = lambda hu, uid: Volume(hu, place, uid, "SECRET^NAME", uid)  # noqa: E731
+    return make(clean, "normal"), make(clean + noise, "low"), make(clean + noise / 3, "candidate")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Path:
+    normal, low, candidate = volumes()
+    regions = [WholeImage(), Body(), Sphere("lesion", (-40.0, 0.0, 6.0), 8.0)]
+    result = evaluate(candidate, normal, low, [WINDOWS["full"], WINDOWS["abdomen"]], regions)
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(result, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def apply_report(tmp_path_factory) -> Path:
+    _, low, candidate = volumes()
+    path = tmp_path_factory.mktemp("apply") / "report.html"
+    write_apply_report(low, candidate, path, {"model": "test"})
+    return path
+
+
+def test_pictures_come_back_exactly():
+    hu = np.random.default_rng(0).integers(-32768, 32767, (31, 17))
+    assert np.array_equal(decode_hu(encode_hu(hu), 31, 17), hu)
+
+
+def test_the_crop_keeps_the_body():
+    normal, _, _ = volumes()
+    rows, columns = crop_box([normal.hu[0]])
+    assert (rows.start, rows.stop) == (13, 148)
+    assert normal.hu[0][rows, columns].shape[1] < 200
+    assert crop_box([np.full((20, 30), -1000.0)]) == (slice(0, 20), slice(0, 30))
+
+
+def test_the_page_needs_no_network_and_names_nobody(report, apply_report):
+    for path in (report, apply_report):
+        text = path.read_text()
+        assert not re.search(r"""(src|href)\s*=|https?://|@import""", text)
+        assert "SECRET" not in text
+        assert "Research use only" in text
+        assert path.stat().st_size < 8_000_000
+
+
+def test_the_summary_says_what_was_gained(report):
+    text = report.read_text()
+    assert "5 of 5 slices are closer to the reference" in text
+    assert re.search(r"candidate: rmse (9\.[5-9]|10\.[0-4])\d HU", text)
+
+
+def test_patients_are_named_when_asked_for(tmp_path):
+    normal, low, _ = volumes(2)
+    write_report(evaluate(low, normal), tmp_path / "r.html", show_patients=True)
+    assert "SECRET^NAME" in (tmp_path / "r.html").read_text()
+
+
+def test_a_chart_holds_its_points():
+    svg = line_chart({"a": ([0, 1, 2], [3, 5, float("nan")]), "<b>": ([0], [4])}, "x", "y", dots=True)
+    assert svg.count("<circle") == 3
+    assert "<b>" not in svg
+    assert line_chart({"a": ([], [])}, "x", "y") == ""
+
+
+PROBE = """
+<script>
+const failures = [];
+window.addEventListener("error", (event) => failures.push(event.message));
+window.addEventListener("unhandledrejection", (event) => failures.push(String(event.reason)));
+async function probe() {
+  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+  const until = async (test) => { for (let i = 0; i < 100 && !test(); i++) await wait(30); };
+  const hash = (c) => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.reduce((a, v) => (a * 31 + v) | 0, 7);
+  const result = {};
+  await until(() => document.body.dataset.drawn === "0");
+  const canvas = () => document.querySelector("#panels canvas");
+  result.panels = [...document.querySelectorAll("figcaption")].map((f) => f.textContent).join("|");
+  const first = hash(canvas());
+  const slider = document.getElementById("slice");
+  slider.value = 1; slider.dispatchEvent(new Event("input"));
+  await until(() => document.body.dataset.drawn === "1"); await wait(60);
+  result.scrolled = hash(canvas()) !== first;
+  const second = hash(canvas()), preset = document.getElementById("preset");
+  preset.value = [...preset.options].find((o) => o.text === "bone").value; preset.dispatchEvent(new Event("change")); await wait(120);
+  result.windowed = hash(canvas()) !== second && document.getElementById("width").value === "1800";
+  const third = hash(canvas());
+  canvas().dispatchEvent(new WheelEvent("wheel", { deltaY: -1, ctrlKey: true, clientX: 100, clientY: 300, cancelable: true })); await wait(120);
+  result.zoomed = hash(canvas()) !== third;
+  const pixels = slides[1].hu[Object.keys(slides[1].hu)[0]];
+  result.hu = pixels[Math.floor(slides[1].rows / 2) * slides[1].columns + Math.floor(slides[1].columns / 2)];
+  const table = document.querySelector("table.sortable"), heads = [...table.querySelectorAll("th")];
+  const column = heads.findIndex((h) => h.textContent === "mean" || h.textContent.startsWith("noise after"));
+  const read = () => [...table.tBodies[0].rows].map((r) => Number(r.cells[column].dataset.value)).filter((v) => !isNaN(v));
+  heads[column].click();
+  const up = read(); heads[column].click(); const down = read();
+  result.sorted = up.every((v, i) => !i || v >= up[i - 1]) && down.every((v, i) => !i || v <= down[i - 1]);
+  result.failures = failures;
+  document.title = "RESULT" + JSON.stringify(result);
+}
+window.addEventListener("load", probe);
+</script>
+"""
+
+
+def browse(path: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: the page is not tried in a browser")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    command = [CHROMIUM, *quiet, f"--user-data-dir={profile}", *flags, path.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", ["report", "apply_report"])
+def test_it_works_in_a_browser(name, request, tmp_path):
+    import html
+    import json
+
+    page = tmp_path / "page.html"
+    page.write_text(request.getfixturevalue(name).read_text().replace("</header>", "</header>" + PROBE, 1))
+    done = browse(page, tmp_path / "profile", "--virtual-time-budget=20000", "--dump-dom")
+    found = re.search(r"<title>RESULT(.*?)</title>", done.stdout)
+    assert found, done.stderr[-2000:]
+    result = json.loads(html.unescape(found.group(1)))
+    assert result["failures"] == []
+    for what in ("scrolled", "windowed", "zoomed", "sorted"):
+        assert result[what], what
+    expected = (
+        "input|candidate|reference|candidate − reference" if name == "report" else "input|output|input − output"
+    )
+    assert result["panels"] == expected
+
+
+def test_a_picture_is_drawn(tmp_path):
+    from PIL import Image
+
+    normal, low, candidate = volumes(1)
+    save_comparison(
+        tmp_path / "c.png", {"a": low.hu[0], "b": candidate.hu[0], "c": normal.hu[0]}, WINDOWS["abdomen"]
+    )
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.width > picture.height > 300
