@@ -1,0 +1,61 @@
+"""What methods without training share: the noise level, and image by image on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from ldct_denoise.intensity import Scale
+from ldct_denoise.methods import base
+
+
+class SigmaSettings(base.Settings):
+    """The noise level, given or estimated for each slice."""
+
+    sigma_hu: float | None = Field(
+        None, ge=0, description="standard deviation of the noise in HU; none: estimated for each slice"
+    )
+    strength: float = Field(1.0, ge=0, le=10, description="the noise level is multiplied by this")
+
+
+def noise_sigma(image: Tensor, settings: SigmaSettings, scale: Scale) -> float:
+    """Standard deviation of one image's noise, network units, times the strength.
+
+    Where it is not given: median absolute deviation of the finest diagonal wavelet coefficients (Donoho &
+    Johnstone 1994) as scikit-image computes it. Right for white noise; noise of a soft CT kernel has little power
+    there, so give ``sigma_hu`` or raise ``strength`` for those.
+
+    Parameters
+    ----------
+    image : Tensor, shape (height, width)
+    """
+    if settings.sigma_hu is not None:
+        return settings.strength * settings.sigma_hu / scale.width_hu
+    return settings.strength * estimated_sigma(image)
+
+
+def estimated_sigma(image: Tensor) -> float:
+    """White-noise standard deviation of one image (height, width); 0 for a flat one."""
+    from skimage.restoration import estimate_sigma
+
+    if min(image.shape) < 4 or bool((image == image[0, 0]).all()):
+        return 0.0
+    sigma = float(estimate_sigma(image.float().cpu().numpy()))
+    return sigma if np.isfinite(sigma) else 0.0
+
+
+def each_image(image: Tensor, restore: Callable[[Tensor], Tensor]) -> Tensor:
+    """Restore (n, 1, height, width) one (height, width) image at a time, in float32 whatever autocast says."""
+    with torch.autocast(image.device.type, enabled=False):
+        restored = [restore(one[0].float()) for one in image]
+    return torch.stack(restored)[:, None].to(image.dtype)
+
+
+def on_array(image: Tensor, restore: Callable[[NDArray[np.float32]], NDArray[np.floating]]) -> Tensor:
+    """Run a numpy function on one (height, width) image."""
+    return torch.from_numpy(np.asarray(restore(image.cpu().numpy()), dtype=np.float32)).to(image.device)
