@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
+from . import options
+
 
 @click.command()
-@click.argument("candidate", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--reference", required=True, type=click.Path(exists=True, path_type=Path), help="Normal-dose series."
-)
-@click.option(
-    "--input", "low", type=click.Path(exists=True, path_type=Path), help="Low-dose series, measured too."
-)
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.argument("candidate", type=options.EXISTING)
+@click.option("--reference", required=True, type=options.EXISTING, help="Normal-dose series.")
+@click.option("--input", "low", type=options.EXISTING, help="Low-dose series, measured too.")
+@options.output
 @click.option(
     "--window",
     "windows",
@@ -34,7 +32,7 @@ import click
 @click.option("--protocol", help="Windows of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff.")
 @click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
 @click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
-@click.option("--overwrite", is_flag=True, help="Write into a folder that holds results.")
+@options.overwrite
 def command(
     candidate: Path,
     reference: Path,
@@ -51,12 +49,9 @@ def command(
 
     Slices are paired by position and orientation. Writes metrics.csv, summary.json and report.html.
     """
-    from ldct_denoise.io.find import find_images
-    from rich.console import Console
-    from rich.progress import Progress
-
     from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, evaluate, write_evaluation
     from ldct_denoise.intensity import Window
+    from ldct_denoise.io.find import find_images
     from ldct_denoise.metrics.protocols import find_protocol
     from ldct_denoise.output import prepare_folder
     from ldct_denoise.regions import parse_regions
@@ -69,8 +64,7 @@ def command(
         notes.append(found.note)
     regions = [*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))]
     prepare_folder(output, overwrite)
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring")
+    with options.progress_bar("measuring") as bar:
         result = evaluate(
             find_images(candidate, include_derived=True).series,
             find_images(reference, include_derived=True).series,
@@ -79,7 +73,7 @@ def command(
             regions,
             extended=extended,
             notes=notes,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: bar(done, total, ""),
         )
     write_evaluation(result, output, overwrite=True, show_patients=show_patients)
     for note in result.notes:

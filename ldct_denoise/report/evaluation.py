@@ -44,7 +44,7 @@ def write_report(
     """
     names = _series_names(evaluation, show_patients)
     slides = key_slides(evaluation, names)
-    total = sum(len(case.indices) for case in evaluation.cases)
+    total = len({row[:2] for row in evaluation.rows})
     page = Page(
         title=title,
         sentences=sentences(evaluation),

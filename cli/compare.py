@@ -1,0 +1,72 @@
+"""``ldct-denoise compare``: several models over all low/normal pairs, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command()
+@click.option("--dicom-root", type=options.EXISTING, required=True, help="Tree with low- and normal-dose series.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    required=True,
+    help="Shipped model, .safetensors file, run folder, or method without training. Repeatable.",
+)
+@options.output
+@click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="NAME|LEVEL,WIDTH",
+    help="Window in HU, as for evaluate. Repeatable; default: full and abdomen.",
+)
+@click.option("--include-training-patients", is_flag=True, help="Also patients that a model was trained on.")
+@click.option("--repeat", type=click.IntRange(min=1), default=1, help="Seeds for methods that are random.")
+@click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
+@options.device
+@options.overwrite
+def command(
+    dicom_root: Path,
+    models: tuple[str, ...],
+    output: Path,
+    windows: tuple[str, ...],
+    include_training_patients: bool,
+    repeat: int,
+    show_patients: bool,
+    device: str,
+    overwrite: bool,
+) -> None:
+    """Set several models and methods side by side on all low/normal pairs of a tree.
+
+    All see the same slices. Patients of a model's training pools are left out unless asked for. Writes
+    metrics.csv, summary.json (with paired statistics) and report.html.
+    """
+    from ldct_denoise.checkpoint import load_model
+    from ldct_denoise.compare import compare, write_comparison
+    from ldct_denoise.evaluate import DEFAULT_WINDOWS
+    from ldct_denoise.intensity import Window
+    from ldct_denoise.output import prepare_folder
+
+    chosen = tuple(Window.parse(text) for text in windows) or DEFAULT_WINDOWS
+    prepare_folder(output, overwrite)
+    with options.progress_bar("comparing") as bar:
+        result = compare(
+            dicom_root,
+            [load_model(name) for name in models],
+            windows=chosen,
+            include_training_patients=include_training_patients,
+            repeat=repeat,
+            device=device,
+            progress=bar,
+        )
+    write_comparison(result, output, overwrite=True, show_patients=show_patients)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo("\n".join(result.lines()))
+    click.echo(f"{output / 'report.html'}")

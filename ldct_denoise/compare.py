@@ -1,0 +1,313 @@
+"""Several models over all low/normal pairs of a root: the same slices, one run, paired statistics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.apply import ApplySettings, restore_slices
+from ldct_denoise.checkpoint import TrainedModel
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.evaluate import (
+    DEFAULT_REGIONS,
+    DEFAULT_WINDOWS,
+    Evaluation,
+    Place,
+    SeriesImages,
+    measure_places,
+    write_tables,
+)
+from ldct_denoise.intensity import Window
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import Pair, find_pairs, label_series
+from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.output import prepare_folder
+from ldct_denoise.regions import Region
+from ldct_denoise.volume import Geometry, SliceSource
+
+COMPARED_METRICS = ("psnr", "ssim", "rmse")
+KEPT_PER_PAIR = 4
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model under the name that stands in the tables, and the seed it runs with."""
+
+    label: str
+    model: TrainedModel
+    seed: int = 0
+
+
+@dataclass
+class Timer:
+    """Seconds that each contestant took for each slice."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def timed(self, label: str, items: Iterator[tuple[int, NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:
+        """The images of ``items``, each one's making timed."""
+        while True:
+            start = time.perf_counter()
+            item = next(items, None)
+            if item is None:
+                return
+            self.seconds.setdefault(label, []).append(time.perf_counter() - start)
+            yield item[1]
+
+
+class ChosenSlices:
+    """Some slices of a series, as a series: what both sides of a pair have."""
+
+    def __init__(self, source: SliceSource, indices: Sequence[int]) -> None:
+        self._source, self._indices = source, tuple(indices)
+        self.uid, self.patient, self.name = source.uid, source.patient, source.name
+        self.geometry: Geometry = source.geometry.select(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """One slice in HU."""
+        return self._source.read_hu(self._indices[index])
+
+
+class KeptSlices(ChosenSlices):
+    """The restored slices that are shown in the report; the others are measured and forgotten."""
+
+    def __init__(self, source: ChosenSlices) -> None:
+        super().__init__(source, range(len(source)))
+        self.hu: dict[int, NDArray[np.floating]] = {}
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """One kept slice in HU."""
+        return np.asarray(self.hu[index], dtype=np.float32)
+
+
+def compare(
+    dicom_root: Path,
+    models: Sequence[TrainedModel],
+    *,
+    windows: Sequence[Window] = DEFAULT_WINDOWS,
+    regions: Sequence[Region] = DEFAULT_REGIONS,
+    include_training_patients: bool = False,
+    repeat: int = 1,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure every model on all paired slices of a root.
+
+    Parameters
+    ----------
+    dicom_root : Path
+        Low- and normal-dose series, in any of the layouts that ``inspect`` tells.
+    models : sequence of TrainedModel
+    windows, regions : sequences
+    include_training_patients : bool
+        Keep patients that a model was trained on, and say so; otherwise they are left out for all models, so that
+        every model is measured on the same slices.
+    repeat : int
+        Seeds of the methods that draw random numbers; their labels then end in ``-seed0``, ``-seed1``, …
+    device : str
+    progress : callable, optional
+        Called with (slices done, slices in all, note).
+
+    Returns
+    -------
+    Evaluation
+        With the models ``input`` and one for every contestant; ``extra`` holds the paired statistics
+        (``paired``) and the ``seconds_per_slice``.
+
+    Raises
+    ------
+    InputError
+        If the root holds no pair, or only patients that a model was trained on.
+    ConfigError
+        If ``repeat`` is below 1 or no model is given.
+    """
+    if repeat < 1 or not models:
+        raise ConfigError("compare needs at least one model and --repeat of at least 1")
+    pairs, notes = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
+    contestants = _contestants(models, repeat)
+    timer, cases = Timer(), []
+    for pair in pairs:
+        cases.append(_case(pair, contestants))
+    total = sum(len(pair.indices) for pair in pairs)
+    places = (
+        place
+        for pair, case in zip(pairs, cases, strict=True)
+        for place in _places(pair, case, contestants, timer, device)
+    )
+    report = (lambda done, count: progress(done, count, "")) if progress else None
+    rows = tuple(measure_places(places, windows, regions, progress=report, total=total))
+    patients = {case.series: case.patient for case in cases}
+    evaluation = Evaluation(rows, patients, tuple(windows), tuple(regions), tuple(cases), tuple(notes))
+    seconds = {label: float(np.median(values)) for label, values in timer.seconds.items()}
+    extra = {
+        "paired": paired_statistics(evaluation),
+        "seconds_per_slice": seconds,
+        "models": {c.label: {"checksum": c.model.checksum, "seed": c.seed} for c in contestants},
+    }
+    return replace(evaluation, extra=extra)
+
+
+def paired_statistics(evaluation: Evaluation) -> list[dict[str, object]]:
+    """Every model against every other, on the slices that both have.
+
+    Mean difference (patients weigh alike), its 95 % bootstrap interval over slices within patients, and Wilcoxon's
+    two-sided p for PSNR, SSIM and RMSE in every window and region.
+    """
+    models = [model for model in evaluation.models if model != "reference"]
+    table: dict[tuple[str, str, str, str], dict[tuple[str, float], float]] = {}
+    for row in evaluation.rows:
+        if row.metric in COMPARED_METRICS:
+            table.setdefault(row[2:6], {})[row.series, row.position_mm] = row.value
+    entries: list[dict[str, object]] = []
+    for second, first in combinations(models, 2):
+        for window in evaluation.windows:
+            for region in evaluation.regions:
+                for metric in COMPARED_METRICS:
+                    ours = table.get((first, window.name, region.name, metric), {})
+                    theirs = table.get((second, window.name, region.name, metric), {})
+                    shared = sorted(ours.keys() & theirs.keys())
+                    if not shared:
+                        continue
+                    bootstrap = Bootstrap([evaluation.patients[series] for series, _ in shared])
+                    result = bootstrap.paired([ours[key] for key in shared], [theirs[key] for key in shared])
+                    entry = {"model": first, "against": second, "window": window.name, "region": region.name}
+                    numbers = {f"difference_{k}": _finite(v) for k, v in asdict(result.difference).items()}
+                    entries.append(
+                        {
+                            **entry,
+                            "metric": metric,
+                            **numbers,
+                            "wilcoxon_p": result.p_value,
+                            "unit": result.unit,
+                            "n": result.n_slices,
+                            "patients": result.n_patients,
+                        }
+                    )
+    return entries
+
+
+def write_comparison(
+    evaluation: Evaluation, output: Path, *, overwrite: bool = False, show_patients: bool = False
+) -> None:
+    """Write ``metrics.csv``, ``summary.json`` and ``report.html``.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something and must not be overwritten.
+    """
+    from ldct_denoise.report import write_report
+    from ldct_denoise.report.page import Table
+
+    prepare_folder(output, overwrite)
+    write_tables(evaluation, output)
+    paired = evaluation.extra["paired"]
+    seconds = evaluation.extra["seconds_per_slice"]
+    assert isinstance(paired, list)
+    assert isinstance(seconds, dict)
+    tables = [
+        Table("Time", "Median seconds per slice on this machine.", ("model", "s per slice"), list(seconds.items()))
+    ]
+    if paired:
+        text = (
+            "Model − against, on the same slices; 95 % bootstrap interval over slices within patients; two-sided "
+            "Wilcoxon p, which is too small where its unit is the slice."
+        )
+        tables.append(
+            Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])
+        )
+    write_report(
+        evaluation,
+        output / "report.html",
+        title="Comparison of denoisers",
+        show_patients=show_patients,
+        tables=tables,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _pairs_of(root: Path) -> list[Pair]:
+    pairs = find_pairs(label_series(find_images(root).series, root))
+    if not pairs:
+        raise InputError(f"{root}: no low/normal pair; `ldct-denoise inspect` shows how each series was labelled")
+    return list(pairs)
+
+
+def _fair_pairs(pairs: list[Pair], models: Sequence[TrainedModel], include: bool) -> tuple[list[Pair], list[str]]:
+    """The pairs to measure, and what must be said about them."""
+    seen = {model.name: sorted(model.training_patients & {pair.patient for pair in pairs}) for model in models}
+    seen = {name: patients for name, patients in seen.items() if patients}
+    if not seen:
+        return pairs, []
+    trained = {patient for patients in seen.values() for patient in patients}
+    counts = ", ".join(f"{name} on {len(patients)}" for name, patients in seen.items())
+    if include:
+        return pairs, [f"patients that a model was trained on are included ({counts}): its numbers flatter it"]
+    fair = [pair for pair in pairs if pair.patient not in trained]
+    if not fair:
+        raise InputError(
+            f"every patient was in a model's training pools ({counts}); give other patients or "
+            "--include-training-patients"
+        )
+    return fair, [f"{len(trained)} patient(s) left out because a model was trained on them ({counts})"]
+
+
+def _contestants(models: Sequence[TrainedModel], repeat: int) -> list[Contestant]:
+    """A label for every model and seed, no two alike."""
+    contestants: list[Contestant] = []
+    for model in models:
+        taken = {contestant.label.split("-seed")[0] for contestant in contestants} | {"input", "reference"}
+        name, number = model.name, 2
+        while name in taken:
+            name, number = f"{model.name}-{number}", number + 1
+        if model.method.is_random and repeat > 1:
+            contestants += [Contestant(f"{name}-seed{seed}", model, seed) for seed in range(repeat)]
+        else:
+            contestants.append(Contestant(name, model))
+    return contestants
+
+
+def _case(pair: Pair, contestants: Sequence[Contestant]) -> SeriesImages:
+    """The pair's slices, with room for those that the report shows."""
+    low = ChosenSlices(pair.low, [i for i, _ in pair.indices])
+    normal = ChosenSlices(pair.normal, [j for _, j in pair.indices])
+    kept: dict[str, SliceSource] = {contestant.label: KeptSlices(low) for contestant in contestants}
+    count = len(pair.indices)
+    shown = np.unique(np.linspace(0, count - 1, min(KEPT_PER_PAIR, count)).round().astype(int))
+    indices = tuple(dict.fromkeys(["reference", "input", *kept], int(index)) for index in shown)
+    return SeriesImages(pair.low.uid, pair.patient, normal, {"input": low, **kept}, indices)
+
+
+def _places(
+    pair: Pair, case: SeriesImages, contestants: Sequence[Contestant], timer: Timer, device: str
+) -> Iterator[Place]:
+    """The pair's slices one after the other, restored by every contestant."""
+    low, normal = case.images["input"], case.reference
+    shown = {at["input"] for at in case.indices}
+    streams: Mapping[str, Iterator[NDArray[np.float32]]] = {
+        c.label: timer.timed(c.label, restore_slices(low, c.model, ApplySettings(device=device, seed=c.seed)))
+        for c in contestants
+    }
+    for index in range(len(low)):
+        restored = {label: next(stream) for label, stream in streams.items()}
+        if index in shown:
+            for label, hu in restored.items():
+                kept = case.images[label]
+                assert isinstance(kept, KeptSlices)
+                kept.hu[index] = hu
+        images = {"input": low.read_hu(index), **restored}
+        yield Place(case.series, case.patient, normal.geometry, index, normal.read_hu(index), images)
