@@ -6,7 +6,7 @@ standard are in ``docs/dicom.md``.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 import ldct_denoise
 from ldct_denoise.errors import InputError, ModelError, OutputError
 from ldct_denoise.io.compress import compress_pixels, transfer_syntax
+from ldct_denoise.io.deidentify import public_uid, remove_identity
 from ldct_denoise.io.derive_enhanced import FrameStack, classic_header, describe_frames, is_enhanced
 from ldct_denoise.io.describe import (
     Derivation,
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from ldct_denoise.io.dicom import Series, SliceRef
 
 __all__ = ["Derivation", "DerivedWriter"]
+
+#: Creation time of de-identified images: the profile leaves no true date in.
+NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DerivedWriter:
@@ -75,6 +79,8 @@ class DerivedWriter:
     classic : bool
         Take multi-frame images apart into classic CT images; else Enhanced CT stays Enhanced. (Legacy
         Converted Enhanced CT always becomes classic.)
+    deidentify : bool
+        Take the patient out (PS3.15 E.2, see :mod:`ldct_denoise.io.deidentify`); drops private attributes.
 
     Raises
     ------
@@ -95,6 +101,7 @@ class DerivedWriter:
         series_number: int | None = None,
         created: datetime | None = None,
         classic: bool = False,
+        deidentify: bool = False,
     ) -> None:
         transfer_syntax(compress)
         self._compress = compress
@@ -104,7 +111,8 @@ class DerivedWriter:
         self._keep_private = private == "keep"
         self._keep_scanner = keep_scanner_equipment
         self._number = series_number
-        self._created = created or datetime.now().astimezone()
+        self._deidentify = deidentify
+        self._created = created or (NO_TIME if deidentify else datetime.now().astimezone())
         self._written: set[int] = set()
         self._stacks: dict[Path, FrameStack] = {}
         inputs = (Path(slice_.path) for slice_ in series.slices)
@@ -147,7 +155,7 @@ class DerivedWriter:
         """
         source = self._series.slices[index]
         path = Path(source.path)
-        header = self._stacks[path].header if path in self._stacks else self._series.header(index)
+        header = self._stacks[path].header if path in self._stacks else self._header(index)
         _check(hu, self._series.geometry.shape[1:], path)
         if "LOCALIZER" in (header.get("ImageType") or []):
             raise InputError(f"{path}: is a localizer, not an axial image; leave it out")
@@ -157,6 +165,16 @@ class DerivedWriter:
         else:
             self._write_image(index, header, cells)
         self._written.add(index)
+
+    def _header(self, index: int) -> Dataset:
+        """The source's header, without the patient on request."""
+        header = self._series.header(index)
+        if not self._deidentify:
+            return header
+        public = explicit_little_endian(header, keep_private=False)
+        public.file_meta = header.file_meta
+        remove_identity(public)
+        return public
 
     def _require_all(self) -> None:
         missing = len(self._series) - len(self._written)
@@ -191,7 +209,7 @@ class DerivedWriter:
         image = explicit_little_endian(header, keep_private=self._keep_private)
         if source.frame is not None:
             image = classic_header(image, source.frame)
-        uid = _instance_uid(source, header)
+        uid = self._instance_uid(source, header)
         self._describe(image, uid if source.frame is None else f"{uid}/{source.frame}")
         kind = list(image.get("ImageType") or [])
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
@@ -222,8 +240,14 @@ class DerivedWriter:
     def _describe(self, image: Dataset, source_identity: str) -> None:
         describe(image, self._derivation, self._created, keep_scanner_equipment=self._keep_scanner)
         number = series_number(image.get("SeriesNumber")) if self._number is None else self._number
-        series_uid = f"{self._series.uid}/classic" if self._classic else self._series.uid
+        series_uid = public_uid(self._series.uid) if self._deidentify else self._series.uid
+        series_uid += "/classic" if self._classic else ""
         identify(image, self._derivation, source_identity, series_uid, number)
+
+    def _instance_uid(self, source: SliceRef, header: Dataset) -> str:
+        """The source image's UID; from File Meta Information where the data set's is empty."""
+        uid = str(source.sop_uid or header.file_meta.get("MediaStorageSOPInstanceUID") or "")
+        return public_uid(uid) if self._deidentify else uid
 
     def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
         set_pixel_statistics(image, cells)
@@ -238,11 +262,6 @@ class DerivedWriter:
             image.save_as(self._folder.path / name, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{self._folder.target}: cannot be written ({error.strerror})") from None
-
-
-def _instance_uid(source: SliceRef, header: Dataset) -> str:
-    """The source image's UID; from File Meta Information where the data set's is empty."""
-    return str(source.sop_uid or header.file_meta.get("MediaStorageSOPInstanceUID") or "")
 
 
 def _repair(image: Dataset) -> None:
