@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldct_denoise.errors import OutputError
@@ -108,25 +108,6 @@ class StagedFolder:
             else:
                 shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
-
-
-@contextlib.contextmanager
-def whole_file(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A hidden name beside ``path`` to write to; it becomes ``path`` when the block ends without an error.
-
-    Parameters
-    ----------
-    path : Path
-        The final file.
-    suffix : str
-        Ending that the hidden name must have, for writers that go by it.
-    """
-    part = path.with_name(f".{path.name}.partial-{os.getpid()}{suffix}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _locked(folder: Path) -> int | None:
