@@ -13,6 +13,8 @@ import click
 from ldct_denoise import __version__
 from ldct_denoise.errors import LdctDenoiseError, PartialError
 
+from .options import plain
+
 NOT_COMMANDS = {"main", "__main__", "options"}
 
 
@@ -57,19 +59,19 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
             error.show()
         else:
-            click.echo(f"error: {_one_line(error.format_message())}", err=True)
+            click.echo(f"error: {plain(error.format_message())}", err=True)
         sys.exit(2)
     except LdctDenoiseError as error:
         if debug:
             raise
-        click.echo(f"error: {_one_line(str(error))}", err=True)
+        click.echo(f"error: {plain(str(error))}", err=True)
         for failure in getattr(error, "failures", ()):
-            click.echo(f"  not done: {_one_line(failure)}", err=True)
+            click.echo(f"  not done: {plain(failure)}", err=True)
         sys.exit(1 if isinstance(error, PartialError) else 2)
     except (OSError, MemoryError) as error:
         if debug:
             raise
-        click.echo(f"error: {_one_line(str(error)) or type(error).__name__}", err=True)
+        click.echo(f"error: {plain(str(error)) or type(error).__name__}", err=True)
         sys.exit(2)
 
 
@@ -78,11 +80,6 @@ def _debug_first(arguments: list[str] | None) -> list[str]:
     given: list[Any] = list(sys.argv[1:] if arguments is None else arguments)
     rest = [argument for argument in given if argument != "--debug"]
     return ["--debug", *rest] if len(rest) < len(given) else rest
-
-
-def _one_line(text: str) -> str:
-    """Text from files cannot break the line or drive the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from ldct_denoise.training import Progress
 
 #: A function of (done, total, note).
 Bar = Callable[[int, int, str], None]
@@ -28,6 +31,7 @@ output = click.option("--output", "-o", type=PATH, required=True, help="Where th
 @contextmanager
 def progress_bar(what: str) -> Iterator[Bar]:
     """A bar with time left; gives a function of (done, total, note)."""
+    import rich.progress
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -42,6 +46,19 @@ def progress_bar(what: str) -> Iterator[Bar]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     ]  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with rich.progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None, note="")
         yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
+
+
+def show_training(progress: Progress, bar: Bar) -> None:
+    """A training run's messages as lines, its steps and losses in the bar."""
+    if progress.message:
+        click.echo(f"step {progress.step}: {progress.message}", err=True)
+    losses = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
+    bar(progress.step, progress.steps, losses)
+
+
+def plain(text: str) -> str:
+    """Text from files, so that it cannot break the line or drive the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)

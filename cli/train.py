@@ -12,7 +12,6 @@ from . import options
 if TYPE_CHECKING:
     from ldct_denoise.config import Config
     from ldct_denoise.data.pools import Pools
-    from ldct_denoise.training import Progress
 
 
 @click.command(short_help="Train a method on a low-dose and a normal-dose pool.")
@@ -62,7 +61,7 @@ def command(
             device=device,
             resume=resume,
             overwrite=overwrite,
-            report=lambda p: _show(p, bar),
+            report=lambda p: options.show_training(p, bar),
         )
     click.echo(model)
 
@@ -75,10 +74,3 @@ def _pools(config: Config, root: Path | None, low: tuple[Path, ...], normal: tup
     if root is not None:
         return pools_from_root(root, config.data, config.training.seed)
     return pools_from_paths(low, normal, config.data, config.training.seed)
-
-
-def _show(progress: Progress, bar: options.Bar) -> None:
-    if progress.message:
-        click.echo(f"step {progress.step}: {progress.message}", err=True)
-    losses = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
-    bar(progress.step, progress.steps, losses)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from ldct_denoise import __version__, methods
 from ldct_denoise.errors import ModelError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.output import write_whole
 
 #: The model that `apply` uses when none is named.
 DEFAULT_MODEL = "lir-ct"
@@ -60,21 +58,6 @@ class TrainedModel:
         return frozenset(self.card.get("pools", {}).get("training_patients", ()))
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, that becomes ``path`` when all is written; otherwise nothing is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    try:
-        yield part
-        part.chmod(0o644)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[str, Any]) -> None:
     """Write what :meth:`Method.restore` needs, with its architecture, HU range and card in the metadata."""
     tensors = {key: value.detach().contiguous().cpu() for key, value in method.restoration_parameters().items()}
@@ -86,8 +69,7 @@ def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[
         "range_hu": json.dumps([method.scale.low_hu, method.scale.high_hu]),
         "card": json.dumps(dict(card)),
     }
-    with whole_file(path) as part:
-        save_file(tensors, part, metadata)
+    write_whole(path, lambda part: save_file(tensors, part, metadata))
 
 
 def _for_use(method: Method[Any]) -> dict[str, Any]:
@@ -161,8 +143,7 @@ def _read(path: Path, name: str) -> TrainedModel:
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write everything that an interrupted run needs to go on."""
-    with whole_file(path) as part:
-        torch.save(dict(state), part)
+    write_whole(path, lambda part: torch.save(dict(state), part))
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -30,7 +30,9 @@ def prepare_folder(output: Path, overwrite: bool) -> None:
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, and give it its name only when it is whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The whole name ends the temporary one: writers tell the format by it.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=f"-{path.name}")
     os.close(handle)
     part = Path(name)
     try:

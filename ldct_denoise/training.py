@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ldct_denoise import __version__, methods
-from ldct_denoise.checkpoint import MODEL_FILE, STATE_FILE, load_state, save_model, save_state, whole_file
+from ldct_denoise.checkpoint import MODEL_FILE, STATE_FILE, load_state, save_model, save_state
 from ldct_denoise.config import Config, TrainingConfig, parse_config
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
@@ -31,6 +31,7 @@ from ldct_denoise.distributed import World
 from ldct_denoise.distributed import world as join_world
 from ldct_denoise.errors import ConfigError, OutputError, TrainingError
 from ldct_denoise.methods.base import Batch, Method, Needs, Phase
+from ldct_denoise.output import write_whole
 from ldct_denoise.validation import Evidence, measure_evidence
 
 
@@ -294,8 +295,8 @@ class _Trainer:
             self.output.mkdir(parents=True, exist_ok=True)
             for stale in (checkpoint, self.output / MODEL_FILE, self.output / _Log.FILE):
                 stale.unlink(missing_ok=True)
-            with whole_file(self.output / "config.yaml") as part:
-                part.write_text(self.config.to_yaml(), encoding="utf-8")
+            text = self.config.to_yaml()
+            write_whole(self.output / "config.yaml", lambda part: part.write_text(text, encoding="utf-8"))
         return None
 
     def _same_config(self) -> None:

@@ -69,7 +69,9 @@ class Evidence:
         """Every figure by name."""
         plain = {name: value for name, value in vars(self).items() if isinstance(value, float)}
         named = {f"bias_{tissue}_hu": value for tissue, value in self.bias_hu.items()}
-        return {name: value for name, value in {**plain, **named, "score": self.score}.items() if not math.isnan(value)}
+        return {
+            name: value for name, value in {**plain, **named, "score": self.score}.items() if not math.isnan(value)
+        }
 
     def line(self) -> str:
         """The evidence in one line."""
@@ -80,7 +82,9 @@ class Evidence:
             parts.append(f"noise {self.removed_ratio:.2f} → {self.noise_ratio:.2f} × normal dose")
         parts += [f"{tissue} {value:+.2f} HU" for tissue, value in self.bias_hu.items()]
         if not math.isnan(self.psnr_gain_db):
-            parts.append(f"held-out pairs {self.psnr_gain_db:+.2f} dB, abdomen {self.psnr_gain_abdomen_db:+.2f} dB")
+            parts.append(
+                f"held-out pairs {self.psnr_gain_db:+.2f} dB, abdomen {self.psnr_gain_abdomen_db:+.2f} dB"
+            )
         return "; ".join(parts)
 
     def warnings(self) -> list[str]:
@@ -97,7 +101,9 @@ class Evidence:
         if self.probe_gain_db < 0:
             found.append("restored normal-dose images are further from the truth than with their noise left in")
         if self.structure > 0.5:
-            found.append(f"what is removed follows the image's edges (correlation {self.structure:.2f}): anatomy is removed")
+            found.append(
+                f"what is removed follows the image's edges (correlation {self.structure:.2f}): anatomy is removed"
+            )
         return found
 
 
@@ -135,7 +141,9 @@ def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.d
 
 
 @torch.inference_mode()
-def restore_hu(method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
+def restore_hu(
+    method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device
+) -> NDArray[np.float32]:
     """One slice through a method, HU to HU."""
     image = torch.from_numpy(scale.to_unit(hu))[None, None].to(device)
     restored: NDArray[np.float32] = scale.to_hu(method.restore(image).float())[0, 0].cpu().numpy()
@@ -146,7 +154,7 @@ def fine_noise_hu(hu: NDArray[np.float32]) -> float:
     """Noise of soft tissue and fat, HU: median of local standard deviations of what a 1.5-pixel blur removes."""
     smooth = ndimage.gaussian_filter(hu, 1.5)
     tissue = (smooth > -150) & (smooth < 150)
-    spread = np.sqrt(ndimage.uniform_filter((hu - smooth) ** 2, 15))
+    spread = np.sqrt(ndimage.uniform_filter((hu - smooth) ** 2, 15).clip(0))
     inside = ndimage.uniform_filter(tissue.astype(np.float32), 15) > 0.99
     return float(np.median(spread[inside])) if inside.any() else math.nan
 

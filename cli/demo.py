@@ -1,0 +1,31 @@
+"""``ldct-denoise demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+
+
+@click.command(short_help="The whole story on synthetic patients, without any download.")
+@click.option("--output", "-o", type=options.PATH, default=Path("demo-output"), show_default=True)
+@options.overwrite
+def command(output: Path, overwrite: bool) -> None:
+    """Make synthetic patients, train briefly, denoise a series, evaluate it, and draw a picture.
+
+    Takes some minutes on two cores.
+    """
+    from ldct_denoise.demo import run_demo
+
+    with options.progress_bar("training") as bar:
+        demo = run_demo(
+            output,
+            overwrite=overwrite,
+            say=lambda line: click.echo(line, err=True),
+            progress=lambda p: options.show_training(p, bar),
+        )
+    for line in demo.evaluation.lines():
+        click.echo(line)
+    click.echo(f"picture: {demo.picture}")

@@ -1,0 +1,107 @@
+"""The whole story without any download: synthetic patients, a short training, a denoised series, figures, a picture."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ldct_denoise.apply import ApplySettings, WriteSettings, apply_series
+from ldct_denoise.checkpoint import load_model
+from ldct_denoise.config import load_config
+from ldct_denoise.data.pools import pools_from_root
+from ldct_denoise.errors import OutputError
+from ldct_denoise.evaluate import Evaluation, evaluate, write_evaluation
+from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.io.files import open_file
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import Dose, label_series
+from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.report.pictures import save_comparison
+from ldct_denoise.training import Progress, train
+from ldct_denoise.volume import SliceSource
+
+#: The patient who is in neither pool.
+TEST_PATIENT = "L003"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo left, and its main figures.
+
+    Parameters
+    ----------
+    output : Path
+    picture : Path
+        Input, output, reference and truth in the abdomen window.
+    evaluation : Evaluation
+        Of the test patient's denoised series against the normal dose.
+    """
+
+    output: Path
+    picture: Path
+    evaluation: Evaluation
+
+
+def run_demo(
+    output: Path,
+    *,
+    overwrite: bool = False,
+    iterations: int = 400,
+    say: Callable[[str], None] = lambda line: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+) -> Demo:
+    """Make patients, train, apply, evaluate, draw.
+
+    Parameters
+    ----------
+    output : Path
+        Gets ``patients/``, ``run/``, ``denoised/``, ``evaluation/`` and ``comparison.png``.
+    overwrite : bool
+        Replace what an earlier demo left.
+    iterations : int
+        Of the training.
+    say, progress : callable
+        Told each step in a line, and the training's progress.
+
+    Raises
+    ------
+    OutputError
+        If ``output`` holds files and ``overwrite`` is not given.
+    """
+    if output.exists() and any(output.iterdir()):
+        if not overwrite:
+            raise OutputError(f"{output}: holds files already; give --overwrite or another folder")
+        shutil.rmtree(output)
+    say("making three synthetic patients at normal and quarter dose")
+    patients = output / "patients"
+    make_pool(patients, patients=3, slices=6, size=256, seed=1, dose=0.25)
+    config = load_config(
+        "lir-ct",
+        [f"data.test_patients=[{TEST_PATIENT}]", f"training.iterations={iterations}", "settings.width=16",
+         f"training.validate_every={iterations // 2}"],
+    )  # fmt: skip
+    say("training on two of them, unpaired")
+    pools = pools_from_root(patients, config.data)
+    train(config, pools, output / "run", report=progress)
+    low, normal = _series_of(patients, TEST_PATIENT)
+    say(f"denoising the quarter-dose series of {TEST_PATIENT}, who was in neither pool")
+    model = load_model(output / "run")
+    apply_series(low, model, output / "denoised", ApplySettings(), WriteSettings())
+    restored = find_images(output / "denoised", include_derived=True).series[0]
+    say("measuring")
+    evaluation = evaluate(restored, normal, input=low, windows=(WINDOWS["abdomen"], WINDOWS["full"]))
+    write_evaluation(evaluation, output / "evaluation")
+    truth = open_file(next(patients.rglob(f"*{TEST_PATIENT}*/**/*truth*.nii*")))
+    picture = output / "comparison.png"
+    middle = len(low) // 2
+    images = {"quarter dose (input)": low, "denoised": restored, "normal dose": normal, "truth": truth}
+    save_comparison(picture, {name: source.read_hu(middle) for name, source in images.items()}, WINDOWS["abdomen"])
+    return Demo(output, picture, evaluation)
+
+
+def _series_of(root: Path, patient: str) -> tuple[SliceSource, SliceSource]:
+    """A patient's low- and normal-dose series."""
+    found = {item.dose: item.series for item in label_series(find_images(root).series, root) if item.patient == patient}
+    return found[Dose.LOW], found[Dose.NORMAL]

@@ -1,0 +1,223 @@
+"""Volumes in files: NIfTI through nibabel, NRRD and MHA/MHD through SimpleITK; read by the slice, written whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.output import write_whole
+from ldct_denoise.volume import Geometry, Volume
+
+NIFTI = (".nii", ".nii.gz")
+ITK = (".nrrd", ".mha", ".mhd")
+#: NIfTI's axes point right, anterior, superior; ours left, posterior, superior.
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether the name is that of a volume that :func:`open_file` reads."""
+    return path.name.lower().endswith(NIFTI + ITK)
+
+
+@dataclass(frozen=True)
+class FileSeries:
+    """A volume file, read slice by slice.
+
+    Parameters
+    ----------
+    path : Path
+    geometry : Geometry
+        The file's slowest axis is the slice axis.
+    patient : str
+        Nothing in such a file says whose it is: the name of its folder.
+    """
+
+    path: Path
+    geometry: Geometry
+    patient: str = ""
+    kernel: str = ""
+    problems: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def uid(self) -> str:
+        """Digest of the place and size of the file, in the form of a UID."""
+        stat = self.path.stat()
+        told = f"{self.path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+        return f"2.25.{int(hashlib.sha256(told.encode()).hexdigest()[:32], 16)}"
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    def __len__(self) -> int:
+        return self.geometry.shape[0]
+
+    @cached_property
+    def _voxels(self) -> Any:
+        if self.path.name.lower().endswith(NIFTI):
+            return _nifti(self.path).dataobj
+        return _itk_array(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_voxels"}
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """One slice in HU."""
+        try:
+            if self.path.name.lower().endswith(NIFTI):
+                return np.asarray(self._voxels[..., index], dtype=np.float32).T.copy()
+            return np.asarray(self._voxels[index], dtype=np.float32)
+        except (OSError, EOFError, ValueError) as error:
+            raise InputError(f"{self.path}: slice {index} cannot be read ({_line(error)})") from None
+
+
+def open_file(path: Path) -> FileSeries:
+    """Open a volume file; voxels are read when they are asked for.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is not one 3-D volume.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    affine, shape = _nifti_place(path) if path.name.lower().endswith(NIFTI) else _itk_place(path)
+    return FileSeries(path, Geometry.from_affine(affine, shape), path.resolve().parent.name)
+
+
+def _nifti(path: Path) -> Any:
+    import nibabel
+
+    try:
+        image = nibabel.load(path)
+    except Exception as error:
+        raise InputError(f"{path}: not a NIfTI volume ({_line(error)})") from None
+    return image
+
+
+def _nifti_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    image = _nifti(path)
+    if len(image.shape) != 3:
+        raise InputError(f"{path}: {len(image.shape)}-dimensional; give one 3-D volume of HU")
+    columns, rows, slices = image.shape
+    by_file_axes = RAS_TO_LPS @ image.affine
+    return by_file_axes[:, [2, 1, 0, 3]], (slices, rows, columns)
+
+
+def _itk_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: not a volume that SimpleITK reads ({_line(error)})") from None
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise InputError(f"{path}: not one 3-D volume of single values")
+    columns, rows, slices = (int(side) for side in reader.GetSize())
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * np.asarray(reader.GetSpacing())
+    affine[:3, 3] = reader.GetOrigin()
+    return affine[:, [2, 1, 0, 3]], (slices, rows, columns)
+
+
+def _itk_array(path: Path) -> NDArray[Any]:
+    import SimpleITK as sitk
+
+    try:
+        array: NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise InputError(f"{path}: voxels cannot be read ({_line(error)})") from None
+    return array
+
+
+def write_volume(
+    path: Path,
+    slices: Volume | Iterable[NDArray[np.floating[Any]]],
+    geometry: Geometry,
+    *,
+    like: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a volume, whole or not at all; the format is told by the name.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``.
+    slices : Volume or iterable of ndarray
+        HU, slice by slice.
+    geometry : Geometry
+    like : Path, optional
+        A file whose voxel type is kept, where it holds whole numbers: values are rounded and clipped to it.
+    overwrite : bool
+
+    Raises
+    ------
+    OutputError
+        If the file exists and ``overwrite`` is not given, or the name tells no format.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists; give --overwrite or another name")
+    if not is_volume_file(path):
+        raise OutputError(f"{path}: no volume format; name it {', '.join((*NIFTI, *ITK))}")
+    dtype = _whole_number_type(like)
+    hu = np.empty(geometry.shape, dtype=dtype or np.float32)
+    source = (slices.read_hu(index) for index in range(len(slices))) if isinstance(slices, Volume) else slices
+    for index, one in enumerate(source):
+        hu[index] = one if dtype is None else np.clip(np.rint(one), np.iinfo(dtype).min, np.iinfo(dtype).max)
+    write = _write_nifti if path.name.lower().endswith(NIFTI) else _write_itk
+    write_whole(path, lambda part: write(part, hu, geometry))
+
+
+def _whole_number_type(like: Path | None) -> np.dtype[Any] | None:
+    """The stored type of ``like``, where its values are whole numbers without a scale."""
+    if like is None or not like.is_file():
+        return None
+    if like.name.lower().endswith(NIFTI):
+        header = _nifti(like).header
+        slope, intercept = header.get_slope_inter()
+        plain = slope in (None, 1.0) and intercept in (None, 0.0)
+        dtype = np.dtype(header.get_data_dtype()).newbyteorder("=")
+    else:
+        import SimpleITK as sitk
+
+        plain, dtype = True, sitk.GetArrayFromImage(sitk.ReadImage(str(like))[:1, :1, :1]).dtype
+    return dtype if plain and dtype.kind in "iu" else None
+
+
+def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
+    import nibabel
+
+    affine = RAS_TO_LPS @ geometry.affine[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(hu.transpose(2, 1, 0), affine, dtype=hu.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    nibabel.save(image, path)
+
+
+def _write_itk(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(hu)
+    columns = geometry.affine[:3, [2, 1, 0]]
+    lengths = np.linalg.norm(columns, axis=0)
+    image.SetSpacing([float(length) for length in lengths])
+    image.SetDirection([float(value) for value in (columns / lengths).ravel()])
+    image.SetOrigin([float(value) for value in geometry.affine[:3, 3]])
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,0 +1,196 @@
+"""Dose labels, patients and pairs: the layouts of the Mayo 2016 challenge and of TCIA's LDCT-and-Projection-data.
+
+In the Mayo 2016 files the headers of both doses are alike (same mAs, patient "Anonymous", empty description), so
+the dose is told by folder or file name and the patient by the folder. Every label says how it was told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, is_dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from ldct_denoise.io.dicom import Series
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, SliceSource
+
+
+class Dose(StrEnum):
+    """The pool that a series belongs to."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class LabelledSeries:
+    """A series, whose it is, its dose, and how that was told."""
+
+    series: SliceSource
+    patient: str
+    dose: Dose
+    how: str
+
+    def relabelled(self, dose: Dose, how: str) -> LabelledSeries:
+        """The same series with a dose that the user gave."""
+        return replace(self, dose=dose, how=how)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A low- and a normal-dose series of one patient and kernel, and which of their slices lie at the same place.
+
+    Parameters
+    ----------
+    indices : tuple of (int, int)
+        (low slice, normal slice) at the same position and orientation.
+    """
+
+    patient: str
+    kernel: str
+    low: SliceSource
+    normal: SliceSource
+    indices: tuple[tuple[int, int], ...]
+
+
+# What names a dose, as a word of its own in a path: `quarter_3mm`, `L143_QD_3_1.CT…`, `1.000000-Low Dose Images-71581`.
+_WORDS = {
+    Dose.LOW: re.compile(r"(?<![a-z])(quarter|qd|low|ldct|lowdose|low[ _-]?dose)(?![a-z])", re.IGNORECASE),
+    Dose.NORMAL: re.compile(
+        r"(?<![a-z])(full|fd|normal|ndct|routine|fulldose|full[ _-]?dose|normal[ _-]?dose)(?![a-z])", re.IGNORECASE
+    ),
+}
+_PATIENT = re.compile(r"^[A-Z]{1,2}\d{3,4}$")
+_ANONYMOUS = {"", "anonymous", "anon", "unknown", "none", "0"}
+
+
+def label_series(series: Iterable[SliceSource], root: Path) -> list[LabelledSeries]:
+    """Tell each series' patient and dose.
+
+    Parameters
+    ----------
+    series : iterable of SliceSource
+    root : Path
+        Where they were found: names above it tell nothing.
+    """
+    found = list(series)
+    shared = _shared_ids(found, root)
+    labelled = []
+    for source in found:
+        dose, how = dose_label(source, root)
+        patient = _patient(source, root, shared)
+        if is_dataclass(source):
+            source = replace(source, patient=patient)
+        labelled.append(LabelledSeries(source, patient, dose, how))
+    return labelled
+
+
+def dose_label(source: SliceSource, root: Path) -> tuple[Dose, str]:
+    """The dose and how it was told: description of a simulation, series description, folder, then file name."""
+    described = str(getattr(source, "derivation", ""))
+    simulated = re.search(r"simulated (\d+(?:\.\d+)?) ?% dose", described)
+    if simulated:
+        return (Dose.LOW if float(simulated.group(1)) < 100 else Dose.NORMAL), f"derivation '{simulated.group()}'"
+    for text, where in _clues(source, root):
+        told = [dose for dose, words in _WORDS.items() if words.search(text)]
+        if len(told) == 1:
+            return told[0], f"{where} '{text}'"
+    return Dose.UNKNOWN, "neither description nor path says"
+
+
+def _clues(source: SliceSource, root: Path) -> list[tuple[str, str]]:
+    """Texts that may name the dose, the surest first."""
+    description = str(getattr(source, "description", ""))
+    clues = [(description, "series description")] if description else []
+    names = _names_below(_path(source), root)
+    clues += [(name, "folder") for name in reversed(names[:-1])]
+    return [*clues, *((name, "file name") for name in names[-1:])]
+
+
+def _names_below(path: Path | None, root: Path) -> list[str]:
+    """Names of the folders from ``root`` (itself included) down to the file."""
+    if path is None:
+        return []
+    path, root = path.resolve(), root.resolve()
+    below = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-3:]
+    return [*([root.name] if path != root else []), *(below or (path.name,))]
+
+
+def _path(source: SliceSource) -> Path | None:
+    if isinstance(source, Series):
+        return source.slices[0].path
+    path: Path | None = getattr(source, "path", None)
+    return path
+
+
+def _shared_ids(series: Sequence[SliceSource], root: Path) -> set[str]:
+    """Patient IDs that stand in folders of different patients: they tell nothing."""
+    folders: dict[str, set[str]] = {}
+    for source in series:
+        folder = _patient_folder(source, root)
+        if folder:
+            folders.setdefault(source.patient, set()).add(folder)
+    return {patient for patient, names in folders.items() if len(names) > 1}
+
+
+def _patient(source: SliceSource, root: Path, shared: set[str]) -> str:
+    folder = _patient_folder(source, root)
+    if source.patient.strip().lower() in _ANONYMOUS or source.patient in shared:
+        return folder or _first_folder(source, root) or source.patient
+    # The folder tells it where it is a case number of the two collections: it is what their papers cite.
+    return folder or source.patient
+
+
+def _patient_folder(source: SliceSource, root: Path) -> str:
+    """The folder (or the root's name) that is a case number, as L096 or C002; nothing where none is."""
+    names = _names_below(_path(source), root)[:-1]
+    return next((name for name in names if _PATIENT.match(name)), "")
+
+
+def _first_folder(source: SliceSource, root: Path) -> str:
+    names = _names_below(_path(source), root)[1:-1]
+    return names[0] if len(names) > 1 else ""
+
+
+def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
+    """Low- and normal-dose series of the same patient, kernel, orientation and pixels, with slices at the same place."""
+    items = list(labelled)
+    pairs = []
+    for low in (item for item in items if item.dose is Dose.LOW):
+        for normal in (item for item in items if item.dose is Dose.NORMAL and item.patient == low.patient):
+            if _kernel(low) != _kernel(normal):
+                continue
+            indices = same_places(low.series, normal.series)
+            if indices:
+                pairs.append(Pair(low.patient, _kernel(low), low.series, normal.series, indices))
+    return tuple(pairs)
+
+
+def same_places(first: SliceSource, second: SliceSource) -> tuple[tuple[int, int], ...]:
+    """Indices of slices of both that show the same place, to ``POSITION_TOLERANCE_MM``."""
+    a, b = first.geometry, second.geometry
+    alike = (
+        a.shape[1:] == b.shape[1:]
+        and np.allclose(a.pixel_spacing_mm, b.pixel_spacing_mm, rtol=1e-4)
+        and np.allclose(a.row_direction, b.row_direction, atol=1e-4)
+        and np.allclose(a.column_direction, b.column_direction, atol=1e-4)
+    )
+    if not alike:
+        return ()
+    order = np.argsort(b.offsets_mm)
+    at = np.searchsorted(b.offsets_mm[order], a.offsets_mm - POSITION_TOLERANCE_MM)
+    pairs = []
+    for index, place in enumerate(at):
+        if place < len(order):
+            other = int(order[place])
+            if np.linalg.norm(a.positions_mm[index] - b.positions_mm[other]) <= 2 * POSITION_TOLERANCE_MM:
+                pairs.append((index, other))
+    return tuple(pairs)
+
+
+def _kernel(item: LabelledSeries) -> str:
+    return str(getattr(item.series, "kernel", ""))
