@@ -1,8 +1,8 @@
 """DnCNN: residual learning with batch normalisation.
 
 Zhang, Zuo, Chen, Meng, Zhang, "Beyond a Gaussian denoiser: residual learning of deep CNN for image denoising",
-IEEE TIP 26(7), 2017. It is blind where its training images have many noise levels, as those of a CT pool have; with
-``blind_levels`` the noise of each pair is scaled at random, too.
+IEEE TIP 26(7), 2017. It is blind where its training images have many noise levels, as those of a CT pool have;
+with ``blind_levels`` the noise of each pair is scaled at random, too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Noise2Noise: learn from pairs of noisy images of the same anatomy.
 
 Lehtinen, Munkberg, Hasselgren, Laine, Karras, Aittala, Aila, "Noise2Noise: Learning image restoration without
-clean data", ICML 2018. With the squared error the best estimate is the mean of the noisy targets, which is the clean
-image where noise has zero mean and is independent of the input's; with the absolute error it is their median.
+clean data", ICML 2018. With the squared error the best estimate is the mean of the noisy targets, which is the
+clean image where noise has zero mean and is independent of the input's; with the absolute error their
+median.
 """
 
 from __future__ import annotations

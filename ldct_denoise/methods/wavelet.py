@@ -14,7 +14,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.networks.blocks import on_multiple
 from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma, on_array
+
+#: Images are padded to multiples of this, so that the longest filters fit.
+_SMALLEST = 32
 
 
 class WaveletSettings(SigmaSettings):
@@ -41,7 +45,13 @@ class Wavelet(Method[WaveletSettings]):
 
     def _restore(self, image: Tensor) -> Tensor:
         sigma = noise_sigma(image, self.settings, self.scale)
-        return image if sigma == 0 else on_array(image, lambda array: self._shrink(array, sigma))
+        if sigma == 0:
+            return image
+
+        def shrink(padded: Tensor) -> Tensor:
+            return on_array(padded[0, 0], lambda array: self._shrink(array, sigma))[None, None]
+
+        return on_multiple(shrink, image[None, None], _SMALLEST)[0, 0]
 
     def _shrink(self, image: NDArray[np.float32], sigma: float) -> NDArray[np.floating]:
         import pywt
