@@ -50,6 +50,11 @@ def test_a_blur_is_caught(slices):
     assert report.structure_map.max() > 0.5
 
 
+def test_removed_lesions_are_caught(slices):
+    items, _ = judge(slices, lambda i, clean, noisy: ndimage.median_filter(clean, 11))
+    assert items["structure in the removed noise"].colour != "green"
+
+
 def test_a_shift_of_hu_is_caught(slices):
     items, report = judge(slices, lambda i, clean, noisy: clean + 5)
     assert items["mean HU"].colour == "red"

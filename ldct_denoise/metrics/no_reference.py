@@ -29,7 +29,7 @@ Mask = NDArray[np.bool_]
 
 ROI_MM = 24.0
 EDGE_SIGMA_PX = 1.0
-DETAIL_SIGMA_PX = (1.5, 3.0)
+DETAIL_SIGMA_PX = (2.0, 4.0)
 MAX_HU_SHIFT = (1.0, 3.0)  # amber, red
 MIN_EDGE_SHARPNESS = (0.95, 0.85)
 MAX_STRUCTURE = (0.2, 0.4)
@@ -122,12 +122,11 @@ def no_reference_report(
 
 
 def structure_in_residual(before: Image, after: Image, body: Mask) -> tuple[float, float, float]:
-    """Sums for the correlation of before − after with the output's detail, at the output's edges.
+    """Sums for the correlation of what was removed with the input's detail, at the input's edges.
 
-    Returns (Σ residual·detail, Σ residual², Σ detail²). Both are smoothed (σ = 1.5 px), and detail is the output
-    minus its wider mean (σ = 3 px), so that noise left in the output hardly counts. Noise alone leaves a
-    correlation near 0; a blurred edge leaves its own detail behind. A lesion that is gone altogether has no edge
-    in the output and is not seen by this number: the difference image shows it.
+    Returns (Σ residual·detail, Σ residual², Σ detail²). Both are differences of Gaussian means (σ = 2 and 4 px),
+    at which noise hardly counts against anatomy. Noise alone leaves a correlation near 0; a blurred edge or a lesion
+    that is gone leaves its own detail behind.
     """
     residual, detail, edges = _residual_and_detail(before, after, body)
     return (
@@ -178,12 +177,16 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
 
 
 def _residual_and_detail(before: Image, after: Image, body: Mask) -> tuple[Image, Image, Mask]:
-    fine, coarse = (ndimage.gaussian_filter(after, sigma) for sigma in DETAIL_SIGMA_PX)
-    residual = ndimage.gaussian_filter(before - after, DETAIL_SIGMA_PX[0])
-    strength = np.hypot(*_gradients(fine))
-    inner = ndimage.binary_erosion(body, iterations=2)
+    inner = ndimage.binary_erosion(body, iterations=6)
+    strength = np.hypot(*np.gradient(ndimage.gaussian_filter(before, DETAIL_SIGMA_PX[0])))
     edges = inner & (strength >= np.percentile(strength[inner], 95)) if inner.any() else inner
-    return residual, fine - coarse, edges
+    return _detail(before - after), _detail(before), edges
+
+
+def _detail(image: Image) -> Image:
+    fine, coarse = (ndimage.gaussian_filter(image, sigma) for sigma in DETAIL_SIGMA_PX)
+    difference: Image = fine - coarse
+    return difference
 
 
 def _structure_map(before: Image, after: Image, body: Mask) -> NDArray[np.float64]:

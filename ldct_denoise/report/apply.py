@@ -26,8 +26,8 @@ DEFINITIONS = (
      "removed, HU²·mm²; radial mean. What anatomy is in the squares counts as noise at low frequencies."),
     ("noise reduction profile", "10·log10(NPS after / NPS before), dB."),
     ("edge sharpness", "gradient after, projected on the gradient before, over the strongest 2 % of the edges."),
-    ("structure in the removed noise", "correlation of input − output with the output's detail (its Gaussian "
-     "means of σ = 1.5 minus 3 pixels) at its edges; near 0 for noise alone, 0.6 and more for a plain blur."),
+    ("structure in the removed noise", "correlation of input − output with the input, both as differences of "
+     "Gaussian means (σ = 2 and 4 pixels), at the input's edges; near 0 for noise alone, 0.6 and more for a plain blur."),
     ("flicker", "rms change of 16×16-pixel means from slice to slice, over √2; includes anatomy, so only the "
      "change counts."),
     ("colours", "green: within this project's limits; amber: look; red: do not rely on it before you know why."),

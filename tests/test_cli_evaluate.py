@@ -1,0 +1,95 @@
+"""The commands ``evaluate`` and ``compare`` from the outside."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from ldct_denoise.io.files import write_volume
+from ldct_denoise.volume import Geometry, Volume
+
+main = importlib.import_module("ldct_denoise.cli.main").main
+
+
+def run(capsys, *arguments):
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = stopped.code or 0
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def files(tmp_path):
+    place = Geometry(
+        np.arange(4)[:, None] * np.array([0, 0, 3.0]) + [-48, -48, 7], (1, 0, 0), (0, 1, 0), (1.0, 1.0), 96, 96
+    )
+    rows, columns = np.mgrid[:96, :96]
+    clean = np.where((rows - 48) ** 2 + (columns - 48) ** 2 < 40**2, 40.0, -1000.0)
+    clean = np.repeat(clean[None], 4, axis=0).round()
+    noise = np.random.default_rng(0).normal(0, 30, clean.shape).round()
+    for name, hu in (("normal", clean), ("low", clean + noise), ("out", clean + (noise / 2).round())):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(hu, place), place)
+    return tmp_path
+
+
+def test_evaluate_writes_what_the_contract_names(files, capsys):
+    code, out, err = run(
+        capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--input", files / "low.nii.gz",
+        "--output", files / "e", "--window", "abdomen", "--window", "0,2000", "--roi", "0,0,10,12",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "report.html" in out
+    with (files / "e" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["window"] for row in rows} == {"abdomen", "0,2000", "none"}
+    assert {row["region"] for row in rows} == {"image", "body", "sphere(0 0 10 r12)"}
+    assert len(json.loads((files / "e" / "summary.json").read_text())["summary"]) > 50
+    noise = [float(r["value"]) for r in rows if (r["model"], r["window"], r["region"], r["metric"]) ==
+             ("candidate", "0,2000", "body", "noise_std")]  # fmt: skip
+    assert noise == pytest.approx([15] * 4, rel=0.05)
+
+
+def test_evaluate_does_not_overwrite_and_says_what_is_wrong(files, capsys):
+    arguments = ["evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e"]
+    assert run(capsys, *arguments)[0] == 0
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "--overwrite" in err
+    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    for extra, word in (
+        (["--window", "belly"], "belly"),
+        (["--roi", "1,2"], "1,2"),
+        (["--protocol", "x"], "corediff"),
+    ):
+        code, _, err = run(capsys, *arguments, "--overwrite", *extra)
+        assert code == 2
+        assert word in err
+        assert err.count("\n") == 1
+
+
+def test_a_protocol_names_its_numbers(files, capsys):
+    code, out, err = run(
+        capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e",
+        "--protocol", "corediff",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "corediff" in out
+    assert "Gao" in err
+
+
+def test_compare_without_pairs_is_one_line(files, capsys):
+    alone = files / "alone"
+    alone.mkdir()
+    (files / "normal.nii.gz").rename(alone / "normal.nii.gz")
+    code, _, err = run(capsys, "compare", "--dicom-root", alone, "--model", "bilateral", "--output", files / "c")
+    assert code == 2
+    assert err.strip().startswith("error: ")
+    assert err.strip().count("\n") == 0

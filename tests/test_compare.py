@@ -1,0 +1,139 @@
+"""Models side by side: same slices, fair patients, paired statistics."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ldct_denoise import compare as module
+from ldct_denoise.checkpoint import load_model
+from ldct_denoise.compare import compare, write_comparison
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.io.mayo import Pair
+from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.volume import Geometry, Volume
+
+
+def pair(patient, slices=3, seed=0):
+    rng = np.random.default_rng(seed)
+    place = Geometry(np.arange(slices)[:, None] * np.array([0, 0, 3.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 96, 96)
+    rows, columns = np.mgrid[:96, :96]
+    clean = np.where((rows - 48) ** 2 + (columns - 48) ** 2 < 40**2, 40.0, -1000.0)
+    clean = np.repeat(clean[None], slices, axis=0)
+    normal = Volume(clean, place, f"{patient}-normal", patient)
+    low = Volume(clean + rng.normal(0, 30, clean.shape), place, f"{patient}-low", patient)
+    return Pair(patient, "K", low, normal, ((0, 0), (2, 2)))  # the middle slice has no partner
+
+
+@pytest.fixture
+def two_patients(monkeypatch):
+    pairs = [pair("A", seed=1), pair("B", seed=2)]
+    monkeypatch.setattr(module, "_pairs_of", lambda root: pairs)
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def bilateral():
+    return load_model("bilateral")
+
+
+def trained_on(model, *patients):
+    return replace(model, name="trained", card={"pools": {"training_patients": list(patients)}})
+
+
+def test_every_model_sees_the_same_slices(two_patients, bilateral, tmp_path):
+    result = compare(tmp_path, [bilateral, replace(bilateral, name="again")], windows=[WINDOWS["abdomen"]])
+    assert [m for m in result.models if m != "reference"] == ["input", "bilateral", "again"]
+    keys = [set(result.values(m, "abdomen", "body", "rmse")) for m in ("input", "bilateral", "again")]
+    assert keys[0] == keys[1] == keys[2]
+    assert {z for _, z in keys[0]} == {0.0, 6.0}
+    assert result.values("bilateral", "abdomen", "body", "rmse") == result.values(
+        "again", "abdomen", "body", "rmse"
+    )
+    assert set(result.extra["seconds_per_slice"]) == {"bilateral", "again"}
+
+
+def test_patients_of_the_training_pools_are_left_out_or_marked(two_patients, bilateral, tmp_path):
+    fair = compare(tmp_path, [trained_on(bilateral, "A"), bilateral])
+    assert set(fair.patients.values()) == {"B"}
+    assert "left out" in fair.notes[0]
+    marked = compare(tmp_path, [trained_on(bilateral, "A")], include_training_patients=True)
+    assert set(marked.patients.values()) == {"A", "B"}
+    assert "flatter" in marked.notes[0]
+    with pytest.raises(InputError, match="include-training-patients"):
+        compare(tmp_path, [trained_on(bilateral, "A", "B")])
+
+
+def test_labels_differ_and_random_methods_repeat():
+    def model(name, is_random=False):
+        return SimpleNamespace(name=name, method=SimpleNamespace(is_random=is_random))
+
+    labels = [c.label for c in module._contestants([model("run"), model("run"), model("dip", True)], 2)]
+    assert labels == ["run", "run-2", "dip-seed0", "dip-seed1"]
+    assert [c.label for c in module._contestants([model("input")], 1)] == ["input-2"]
+
+
+def test_nothing_to_compare_is_said(bilateral, tmp_path):
+    with pytest.raises(ConfigError, match="at least one model"):
+        compare(tmp_path, [])
+    with pytest.raises(ConfigError, match="repeat"):
+        compare(tmp_path, [bilateral], repeat=0)
+
+
+def test_files_hold_the_paired_statistics(two_patients, bilateral, tmp_path):
+    result = compare(tmp_path, [bilateral], windows=[WINDOWS["full"]])
+    write_comparison(result, tmp_path / "out")
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"input", "bilateral", "reference"}
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (entry,) = [e for e in summary["paired"] if (e["metric"], e["region"]) == ("rmse", "body")]
+    ours, theirs = (result.values(m, "full", "body", "rmse") for m in ("bilateral", "input"))
+    assert (entry["model"], entry["against"], entry["n"], entry["patients"]) == ("bilateral", "input", 4, 2)
+    assert entry["difference_mean"] == pytest.approx(np.mean([ours[key] - theirs[key] for key in ours]))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Paired differences" in page
+    assert "s per slice" in page
+
+
+def test_patients_weigh_alike():
+    bootstrap = Bootstrap(["A"] * 9 + ["B"])
+    values = np.array([1.0] * 9 + [5.0])
+    assert bootstrap.interval(values).mean == pytest.approx(3)
+    assert bootstrap.patient_means(values) == pytest.approx([1, 5])
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(["A", "B", "C"], 30)
+    bootstrap = Bootstrap(list(patients), repeats=400)
+    intervals = [bootstrap.interval(rng.normal(2, 1, 90)) for _ in range(300)]
+    covered = np.mean([interval.low <= 2 <= interval.high for interval in intervals])
+    assert 0.90 <= covered <= 0.98
+
+
+def test_wilcoxon_counts_patients_where_there_are_enough():
+    patients = [name for name in "ABCDEFG" for _ in range(5)]
+    rng = np.random.default_rng(0)
+    first = rng.normal(0, 1, 35)
+    result = Bootstrap(patients).paired(first + 0.5, first)
+    assert (result.unit, result.n_patients, result.n_slices) == ("patient", 7, 35)
+    assert result.p_value == pytest.approx(2 / 2**7)
+    assert result.difference.mean == pytest.approx(0.5)
+    few = Bootstrap(["A"] * 5 + ["B"] * 5).paired(first[:10], first[:10])
+    assert (few.unit, few.p_value) == ("slice", 1.0)
+
+
+@pytest.mark.slow
+def test_real_pairs(mayo2016, bilateral):
+    result = compare(mayo2016, [bilateral], windows=[WINDOWS["abdomen"]])
+    assert len(set(result.patients.values())) == 2
+    assert len(result.values("input", "abdomen", "image", "psnr")) == 21
+    (entry,) = [e for e in result.extra["paired"] if (e["metric"], e["region"]) == ("psnr", "image")]
+    assert entry["difference_low"] > 0
