@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, EnhancedCTImageStorage
 
-from ldct_denoise.io.describe import PRODUCT, STALE
+from ldct_denoise.io.describe import EARLIER, PRODUCT, STALE
 from ldct_denoise.io.stored import padding_range
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def _check_derivation(image: Dataset, header: Dataset) -> Iterator[str]:
     text = str(image.get("DerivationDescription") or "")
     if image.SOPClassUID != EnhancedCTImageStorage and PRODUCT not in text:
         yield "DerivationDescription does not say how the image was made"
-    if not text.split(" | before: ")[0].isascii():
+    if not text.split(EARLIER)[0].isascii():
         yield "DerivationDescription is not plain ASCII"
     if image.get("ContentQualification") != "RESEARCH":
         yield "ContentQualification is not RESEARCH"

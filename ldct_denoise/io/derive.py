@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
 import ldct_denoise
 from ldct_denoise.errors import InputError, ModelError, OutputError
@@ -38,10 +38,10 @@ from ldct_denoise.io.stored import (
     sign_extended,
 )
 from ldct_denoise.io.transcode import explicit_little_endian, seal
-from ldct_denoise.io.uids import IMPLEMENTATION_CLASS_UID, derived_uid
+from ldct_denoise.io.uids import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
-    from ldct_denoise.io.dicom import Series, SliceRef
+    from ldct_denoise.io.dicom import Series
 
 __all__ = ["Derivation", "DerivedWriter"]
 
@@ -209,13 +209,11 @@ class DerivedWriter:
         image = explicit_little_endian(header, keep_private=self._keep_private)
         if source.frame is not None:
             image = classic_header(image, source.frame)
-        uid = self._instance_uid(source, header)
+        uid = public_uid(source.sop_uid) if self._deidentify else source.sop_uid
         self._describe(image, uid if source.frame is None else f"{uid}/{source.frame}")
         kind = list(image.get("ImageType") or [])
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
-        if not image.get("SOPClassUID"):
-            _repair(image)
-        refer_to_source(image, header.get("SOPClassUID") or image.SOPClassUID, uid, source.frame)
+        refer_to_source(image, header.SOPClassUID, uid, source.frame)
         if "RescaleType" not in image:
             image.RescaleType = "HU"
         note_lossy(image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells))
@@ -244,11 +242,6 @@ class DerivedWriter:
         series_uid += "/classic" if self._classic else ""
         identify(image, self._derivation, source_identity, series_uid, number)
 
-    def _instance_uid(self, source: SliceRef, header: Dataset) -> str:
-        """The source image's UID; from File Meta Information where the data set's is empty."""
-        uid = str(source.sop_uid or header.file_meta.get("MediaStorageSOPInstanceUID") or "")
-        return public_uid(uid) if self._deidentify else uid
-
     def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
         set_pixel_statistics(image, cells)
         image.file_meta = _file_meta()
@@ -262,16 +255,6 @@ class DerivedWriter:
             image.save_as(self._folder.path / name, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{self._folder.target}: cannot be written ({error.strerror})") from None
-
-
-def _repair(image: Dataset) -> None:
-    """Fill in what an anonymiser emptied although no image is valid without it."""
-    image.SOPClassUID = CTImageStorage
-    if not image.get("StudyInstanceUID"):
-        study = (image.get(keyword) for keyword in ("PatientID", "StudyDate", "StudyTime", "FrameOfReferenceUID"))
-        image.StudyInstanceUID = derived_uid("study", *study)
-    if "Laterality" not in image:
-        image.Laterality = ""
 
 
 def _file_meta() -> FileMetaDataset:

@@ -81,7 +81,6 @@ MULTIFRAME_ONLY = (
     "ReferencedRawDataSequence",
     "ReferencedSeriesSequence",
     "ConversionSourceAttributesSequence",
-    "MultienergyCTAcquisition",
 )
 CONCATENATION = (
     "ConcatenationUID",
@@ -150,7 +149,6 @@ def describe_frames(image: Dataset, source: Dataset, frames: Iterable[int], deri
         How the pixels came about.
     """
     kept = list(frames)
-    image.ImageType = _frame_type(source)
     image.NumberOfFrames = len(kept)
     groups = image.PerFrameFunctionalGroupsSequence
     image.PerFrameFunctionalGroupsSequence = Sequence([groups[frame] for frame in kept])
@@ -159,19 +157,30 @@ def describe_frames(image: Dataset, source: Dataset, frames: Iterable[int], deri
         del shared.DerivationImageSequence
     for frame, group in zip(kept, image.PerFrameFunctionalGroupsSequence, strict=True):
         group.DerivationImageSequence = Sequence([_derivation_item(source, frame, derivation)])
+    kinds = []
     for group in (shared, *image.PerFrameFunctionalGroupsSequence):
         for item in group.get("CTImageFrameTypeSequence") or []:
             item.FrameType = _frame_type(item, "FrameType")
+            kinds.append(item.FrameType[3])
+    image.ImageType = _frame_type(source, "ImageType")
+    if kinds:  # MIXED only where the frames differ
+        image.ImageType[3] = kinds[0] if len(set(kinds)) == 1 else "MIXED"
     for keyword in CONCATENATION:
         if keyword in image:
             delattr(image, keyword)
     _refer_to(image, source)
 
 
-def _frame_type(source: Dataset, keyword: str = "ImageType") -> list[str]:
-    """DERIVED, PRIMARY, flavour, FILTERED (PS3.3 C.8.16.1 and C.8.15.2.1.1.4): value 2 must be PRIMARY here."""
+def _frame_type(source: Dataset, keyword: str) -> list[str]:
+    """DERIVED, PRIMARY, flavour, contrast (PS3.3 C.8.16.1): value 2 must be PRIMARY here.
+
+    Value 4 is FILTERED (C.8.15.2.1.1.4) where it was NONE; a map stays the map that it is. A fifth value
+    (multi-energy) stays.
+    """
     kind = list(source.get(keyword) or [])
-    return ["DERIVED", "PRIMARY", kind[2] if len(kind) > 2 else "VOLUME", "FILTERED"]
+    flavour = kind[2] if len(kind) > 2 else "VOLUME"
+    contrast = kind[3] if len(kind) > 3 and kind[3] not in ("", "NONE") else "FILTERED"
+    return ["DERIVED", "PRIMARY", flavour, contrast, *kind[4:]]
 
 
 def _derivation_item(source: Dataset, frame: int, derivation: Derivation) -> Dataset:

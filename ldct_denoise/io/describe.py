@@ -21,6 +21,8 @@ from ldct_denoise.io.uids import derived_uid
 
 PRODUCT = "ldct-denoise"
 MAX_DESCRIPTION = 1024  # characters of a Short Text, PS3.5 6.2
+#: Stands between our derivation description and that of the source.
+EARLIER = " | before: "
 MAX_LABEL = 64  # characters of a Long String
 #: Transfer syntaxes that always lose something, and Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1).
 LOSSY_METHODS = {
@@ -132,13 +134,13 @@ class Derivation:
     def text(self) -> str:
         """Derivation Description (0008,2111): ASCII, at most 1024 characters."""
         what = (
-            f"Low dose simulated ({100 * self.dose:g}% of the source's)"
+            f"low dose simulated ({100 * self.dose:g}% of the source's)"
             if self.kind == "simulated"
-            else f"Noise reduced by a trained model, strength {100 * self.strength:g}%"
+            else f"noise reduced by a model, strength {100 * self.strength:g}%"
         )
         settings = "".join(f", {key}={value}" for key, value in sorted(self.settings.items()))
         text = (
-            f"{what}; {PRODUCT} {ldct_denoise.__version__}; model {self.model_name}"
+            f"{PRODUCT} {ldct_denoise.__version__}: {what}; model {self.model_name}"
             f" sha256 {self.model_checksum or 'none'}; HU {self.low_hu:g}..{self.high_hu:g}{settings};"
             " research use only, not for primary diagnosis"
         )
@@ -165,6 +167,10 @@ def describe(image: Dataset, derivation: Derivation, created: datetime, *, keep_
     _set_derivation(image, derivation)
     _set_equipment(image, derivation, keep_scanner_equipment)
     _set_dates(image, created)
+    if not any(
+        keyword in image for keyword in ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
+    ):
+        _admit_unknown_laterality(image)
     image.ContentQualification = "RESEARCH"
     if derivation.kind == "simulated":
         image.SyntheticData = "YES"
@@ -215,7 +221,8 @@ def refer_to_source(image: Dataset, class_uid: str, source_uid: str, frame: int 
         return
     if "SourceImageSequence" in image:
         del image.SourceImageSequence
-    text = f"source instance {ascii_text(source_uid)}; {image.DerivationDescription}"
+    text, *earlier = str(image.DerivationDescription).split(EARLIER)
+    text = EARLIER.join([f"{text}; source instance {ascii_text(source_uid)};", *earlier])
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
@@ -233,7 +240,7 @@ def _set_derivation(image: Dataset, derivation: Derivation) -> None:
     text = derivation.text
     if image.get("BurnedInAnnotation") == "YES":
         text += "; the source has burned-in annotation, which was processed like the image"
-    text = f"{text} | before: {earlier}" if earlier else text
+    text = f"{text}{EARLIER}{earlier}" if earlier else text
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
@@ -277,6 +284,15 @@ def _scanner_equipment(image: Dataset) -> Dataset:
     purpose = ("109101", "Acquisition Equipment") if original else ("109102", "Processing Equipment")
     item.PurposeOfReferenceCodeSequence = Sequence([code_item(*purpose)])
     return item
+
+
+def _admit_unknown_laterality(image: Dataset) -> None:
+    """Laterality is Type 2C (PS3.3 C.7.3.1): empty where it cannot be told whether the body part is paired."""
+    told = ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
+    if any(keyword in image for keyword in told):
+        return
+    if str(image.get("BodyPartExamined") or "PARTIALBODY").strip() == "PARTIALBODY":
+        image.Laterality = ""
 
 
 def _set_dates(image: Dataset, created: datetime) -> None:
