@@ -125,8 +125,8 @@ def structure_in_residual(before: Image, after: Image, body: Mask) -> tuple[floa
     """Sums for the correlation of what was removed with the input's detail, at the input's edges.
 
     Returns (Σ residual·detail, Σ residual², Σ detail²). Both are differences of Gaussian means (σ = 2 and 4 px),
-    at which noise hardly counts against anatomy. Noise alone leaves a correlation near 0; a blurred edge or a lesion
-    that is gone leaves its own detail behind.
+    at which noise hardly counts against anatomy. Noise alone leaves a correlation near 0; a blurred edge, or a
+    lesion that is gone, leaves its own detail behind.
     """
     residual, detail, edges = _residual_and_detail(before, after, body)
     return (

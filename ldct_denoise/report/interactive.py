@@ -1,0 +1,186 @@
+"""Looking at series in a notebook: scrolling with a window, and blinded reading. Static where nobody is watching.
+
+Widgets wait for a browser; where ``LDCT_DENOISE_HEADLESS`` is set, or there is no notebook, a figure of the middle
+slice stands in.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.output import write_whole
+from ldct_denoise.regions import Sphere
+from ldct_denoise.volume import Geometry, SliceSource
+
+Image = NDArray[np.floating]
+
+
+def is_live() -> bool:
+    """Whether somebody can move a slider."""
+    return "ipykernel" in sys.modules and not os.environ.get("LDCT_DENOISE_HEADLESS")
+
+
+def slice_figure(images: Mapping[str, Image], window: Window, outline: NDArray[np.bool_] | None = None) -> Any:
+    """Slices side by side in one window, as a matplotlib figure; ``outline`` is drawn on each."""
+    import matplotlib.pyplot  # noqa: F401 - its import tells a notebook how to show a figure
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(images), 3.9), layout="constrained")
+    for axis, (title, hu) in zip(figure.subplots(1, len(images), squeeze=False).flat, images.items(), strict=True):
+        axis.imshow(hu, cmap="gray", vmin=window.low_hu, vmax=window.high_hu)
+        if outline is not None and outline.any():
+            axis.contour(outline, levels=[0.5], colors="yellow", linewidths=1)
+        axis.set_title(title)
+        axis.set_axis_off()
+    return figure
+
+
+def review(sources: Mapping[str, SliceSource], window: str = "abdomen", roi: Sphere | None = None) -> Any:
+    """Scroll series of the same places together, with level and width; read a ball's numbers.
+
+    Parameters
+    ----------
+    sources : mapping from title to SliceSource
+        Same number of slices.
+    window : str
+        Preset or ``LEVEL,WIDTH``.
+    roi : Sphere, optional
+        Drawn, and its mean and standard deviation stand in the titles.
+    """
+    start = Window.parse(window)
+    first = next(iter(sources.values()))
+
+    def show(index: int, level: float, width: float) -> Any:
+        images = {title: source.read_hu(index) for title, source in sources.items()}
+        mask = roi.mask(first.geometry, index, images[next(iter(images))]) if roi else None
+        if mask is not None and mask.any():
+            images = {f"{t}\n{hu[mask].mean():.1f} ± {hu[mask].std():.1f} HU": hu for t, hu in images.items()}
+        return slice_figure(images, Window("free", level, width), mask)
+
+    if not is_live():
+        return show(len(first) // 2, start.level_hu, start.width_hu)
+    import ipywidgets
+
+    return ipywidgets.interactive(
+        show,
+        index=(0, len(first) - 1),
+        level=ipywidgets.FloatSlider(start.level_hu, min=-1000, max=1000, step=10),
+        width=ipywidgets.FloatSlider(start.width_hu, min=1, max=3000, step=10),
+    )
+
+
+def roi_numbers(sources: Mapping[str, SliceSource], roi: Sphere) -> dict[str, dict[str, float]]:
+    """Mean, standard deviation and number of pixels of a ball in every series."""
+    return {title: _numbers(source, source.geometry, roi) for title, source in sources.items()}
+
+
+def _numbers(source: SliceSource, geometry: Geometry, roi: Sphere) -> dict[str, float]:
+    values = []
+    for index in range(len(source)):
+        if abs((np.asarray(roi.centre_mm) - geometry.positions_mm[index]) @ geometry.normal) <= roi.radius_mm:
+            hu = source.read_hu(index)
+            values.append(hu[roi.mask(geometry, index, hu)])
+    inside = np.concatenate(values) if values else np.array([np.nan])
+    return {"mean_hu": float(inside.mean()), "std_hu": float(inside.std()), "pixels": float(inside.size)}
+
+
+class BlindedReading:
+    """Two series side by side in random order: which is better? The key is opened only in the table.
+
+    Parameters
+    ----------
+    first, second : SliceSource
+        The same places.
+    names : tuple of str
+        What they are; not shown while reading.
+    indices : sequence of int
+        Slices to read.
+    seed : int
+    """
+
+    def __init__(
+        self,
+        first: SliceSource,
+        second: SliceSource,
+        names: tuple[str, str],
+        indices: Sequence[int],
+        seed: int = 0,
+    ) -> None:
+        self._sources, self._names, self.indices = (first, second), names, tuple(indices)
+        rng = np.random.default_rng(seed)
+        self._swapped = rng.random(len(self.indices)) < 0.5
+        self.ratings: dict[int, str] = {}
+
+    def pair(self, number: int) -> dict[str, Image]:
+        """The two images of a reading, called A and B."""
+        images = [source.read_hu(self.indices[number]) for source in self._sources]
+        left, right = images[::-1] if self._swapped[number] else images
+        return {"A": left, "B": right}
+
+    def rate(self, number: int, choice: str) -> None:
+        """Note which is better: ``A``, ``B`` or ``equal``.
+
+        Raises
+        ------
+        ConfigError
+            If the choice is another word.
+        """
+        if choice not in ("A", "B", "equal"):
+            raise ConfigError(f"rating {choice!r}: give A, B or equal")
+        self.ratings[number] = choice
+
+    def table(self) -> list[dict[str, object]]:
+        """The ratings with the key: ``better`` is the name of the preferred series, or ``equal``."""
+        rows: list[dict[str, object]] = []
+        for number, choice in sorted(self.ratings.items()):
+            order = self._names[::-1] if self._swapped[number] else self._names
+            better = choice if choice == "equal" else order["AB".index(choice)]
+            rows.append({"reading": number, "slice": self.indices[number], "choice": choice, "better": better})
+        return rows
+
+    def write_csv(self, path: Path) -> None:
+        """Export the ratings."""
+
+        def write(part: Path) -> None:
+            with part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, ["reading", "slice", "choice", "better"], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(self.table())
+
+        write_whole(path, write)
+
+    def widget(self, window: str = "abdomen") -> Any:
+        """Buttons for reading in a notebook; a figure of the first pair where nobody is watching."""
+        chosen = WINDOWS.get(window) or Window.parse(window)
+        if not is_live():
+            return slice_figure(self.pair(0), chosen)
+        import ipywidgets
+        from IPython.display import display
+
+        picture, at = ipywidgets.Output(), ipywidgets.IntSlider(0, 0, len(self.indices) - 1, description="reading")
+        buttons = [ipywidgets.Button(description=text) for text in ("A", "B", "equal")]
+
+        def draw(_: object = None) -> None:
+            with picture:
+                picture.clear_output(wait=True)
+                display(slice_figure(self.pair(at.value), chosen))  # type: ignore[no-untyped-call]
+
+        def press(button: Any) -> None:
+            self.rate(at.value, button.description)
+            at.value = min(at.value + 1, at.max)
+
+        for button in buttons:
+            button.on_click(press)
+        at.observe(draw, "value")
+        draw()
+        return ipywidgets.VBox([at, picture, ipywidgets.HBox(buttons)])

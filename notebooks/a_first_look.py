@@ -1,0 +1,58 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A first look at a series and its pools
+#
+# What is in a folder, which series are low and which are normal dose, and how each was told. Replace `root` by a
+# folder of your own; without one, two synthetic patients are made.
+
+# %%
+import tempfile
+from pathlib import Path
+
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import find_pairs, label_series
+from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.report.interactive import review
+
+root = Path(tempfile.mkdtemp()) / "patients"
+make_pool(root, patients=2, slices=4, size=128)
+
+# %% [markdown]
+# Every series, its dose and how the dose was told:
+
+# %%
+inventory = find_images(root)
+labelled = label_series(inventory.series, root)
+for item in labelled:
+    rows, columns = item.series.geometry.shape[1:]
+    print(f"{item.patient}  {item.dose:8}  {len(item.series):3} slices of {rows}×{columns}  told by {item.how}")
+
+# %% [markdown]
+# What was set aside, and why:
+
+# %%
+for item in inventory.set_aside:
+    print(item.path.name, "-", item.reason)
+
+# %% [markdown]
+# The pairs, for measuring only: training never sees them.
+
+# %%
+pairs = find_pairs(labelled)
+for pair in pairs:
+    print(pair.patient, pair.kernel, len(pair.indices), "slices at the same place")
+
+# %% [markdown]
+# Scroll both doses together; move level and width.
+
+# %%
+review({"low dose": pairs[0].low, "normal dose": pairs[0].normal})

@@ -1,0 +1,48 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Compare methods
+#
+# Several denoisers on the same slices, with paired statistics. The command line does the same:
+# `ldct-denoise compare --dicom-root … --model bilateral --model tv --output …`
+
+# %%
+import tempfile
+from pathlib import Path
+
+from ldct_denoise.checkpoint import load_model
+from ldct_denoise.compare import compare, write_comparison
+from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.report.interactive import slice_figure
+
+work = Path(tempfile.mkdtemp())
+make_pool(work / "patients", patients=2, slices=3, size=128)
+models = [load_model("bilateral"), load_model("wavelet")]
+result = compare(work / "patients", models, windows=[WINDOWS["abdomen"]])
+
+# %%
+print("\n".join(result.lines()))
+
+# %%
+for entry in result.extra["paired"]:
+    if entry["metric"] == "rmse" and entry["region"] == "body":
+        low, high = entry["difference_low"], entry["difference_high"]
+        print(f"{entry['model']} − {entry['against']}: {entry['difference_mean']:+.2f} HU, 95 % {low:+.2f} to {high:+.2f}")
+
+# %%
+case = result.cases[0]
+place = case.place(case.indices[0])
+slice_figure({**place.images, "reference": place.reference}, WINDOWS["abdomen"])
+
+# %%
+write_comparison(result, work / "comparison")
+print("open in a browser:", "comparison/report.html")

@@ -1,0 +1,57 @@
+"""Every notebook runs from top to bottom, holds no output, and equals its paired script."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.report.interactive import BlindedReading
+from ldct_denoise.volume import Geometry, Volume
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_it_runs_from_top_to_bottom(script, tmp_path):
+    environment = {**os.environ, "LDCT_DENOISE_HEADLESS": "1", "MPLBACKEND": "Agg", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_the_notebook_is_the_script_without_output(script):
+    jupytext = pytest.importorskip("jupytext", reason="jupytext pairs notebooks with scripts; it is not installed")
+    notebook, paired = jupytext.read(script.with_suffix(".ipynb")), jupytext.read(script)
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in paired.cells]
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_blinded_reading_hides_and_opens_the_key(tmp_path):
+    place = Geometry(np.arange(12)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 4, 4)
+    good, bad = Volume(np.ones(place.shape), place), Volume(np.zeros(place.shape), place)
+    reading = BlindedReading(good, bad, ("good", "bad"), range(12), seed=1)
+    sides = []
+    for number in range(12):
+        sides.append("A" if reading.pair(number)["A"].mean() == 1 else "B")
+        reading.rate(number, sides[-1])
+    assert set(sides) == {"A", "B"}
+    assert {row["better"] for row in reading.table()} == {"good"}
+    reading.write_csv(tmp_path / "r.csv")
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 13
+    with pytest.raises(ConfigError, match="equal"):
+        reading.rate(0, "C")
