@@ -31,6 +31,7 @@ from . import options
 )
 @click.option("--protocol", help="Windows of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff.")
 @click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
+@click.option("--pdf", is_flag=True, help="Also summary.pdf: one page for the file.")
 @click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
 @options.overwrite
 def command(
@@ -42,6 +43,7 @@ def command(
     rois: tuple[str, ...],
     protocol: str | None,
     extended: bool,
+    pdf: bool,
     show_patients: bool,
     overwrite: bool,
 ) -> None:
@@ -75,7 +77,7 @@ def command(
             notes=notes,
             progress=lambda done, total: bar(done, total, ""),
         )
-    write_evaluation(result, output, overwrite=True, show_patients=show_patients)
+    write_evaluation(result, output, overwrite=True, show_patients=show_patients, pdf=pdf)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo("\n".join(result.lines()))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise import __version__
+from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.metrics import fidelity, perceptual, protocols
 from ldct_denoise.metrics.statistics import Bootstrap
@@ -194,14 +195,22 @@ def evaluate(
         If no slice has a partner, or several series fit equally well.
     """
     cases, found = [], list(notes)
+    alone: list[InputError] = []
     for series in _several(candidate):
-        match = best_match(series, _several(reference), "reference")
-        low = best_match(series, _several(input), "input") if input is not None else None
+        try:
+            match = best_match(series, _several(reference), "reference")
+            low = best_match(series, _several(input), "input") if input is not None else None
+        except InputError as error:
+            alone.append(error)
+            continue
         case = _case(match, low)
         cases.append(case)
         missing = len(series) - len(case.indices)
         if missing:
             found.append(f"{missing} of {len(series)} slices of {series.name or series.uid} have no partner")
+    if not cases:
+        raise alone[0] if alone else InputError("no series to measure; give images")
+    found += [f"not measured: {error}" for error in alone]
     total = sum(len(case.indices) for case in cases)
     places = (place for case in cases for place in case.places())
     rows = tuple(measure_places(places, windows, regions, extended=extended, progress=progress, total=total))
@@ -341,7 +350,12 @@ def _finite(value: float) -> float | None:
 
 
 def write_evaluation(
-    evaluation: Evaluation, output: Path, *, overwrite: bool = False, show_patients: bool = False
+    evaluation: Evaluation,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    show_patients: bool = False,
+    pdf: bool = False,
 ) -> None:
     """Write ``metrics.csv``, ``summary.json`` and ``report.html`` into a folder, each whole or not at all.
 
@@ -354,6 +368,8 @@ def write_evaluation(
         Write into a folder that holds something.
     show_patients : bool
         Name the patients in the report.
+    pdf : bool
+        Also ``summary.pdf``, one page.
 
     Raises
     ------
@@ -361,10 +377,13 @@ def write_evaluation(
         If the folder holds something and must not be overwritten.
     """
     from ldct_denoise.report import write_report
+    from ldct_denoise.report.pdf import write_summary_pdf
 
     prepare_folder(output, overwrite)
     write_tables(evaluation, output)
     write_report(evaluation, output / "report.html", show_patients=show_patients)
+    if pdf:
+        write_summary_pdf(evaluation, output / "summary.pdf")
 
 
 def write_tables(evaluation: Evaluation, output: Path) -> None:

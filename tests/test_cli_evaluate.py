@@ -42,10 +42,11 @@ def files(tmp_path):
 def test_evaluate_writes_what_the_contract_names(files, capsys):
     code, out, err = run(
         capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--input", files / "low.nii.gz",
-        "--output", files / "e", "--window", "abdomen", "--window", "0,2000", "--roi", "0,0,10,12",
+        "--output", files / "e", "--window", "abdomen", "--window", "0,2000", "--roi", "0,0,10,12", "--pdf",
     )  # fmt: skip
     assert code == 0, err
     assert "report.html" in out
+    assert (files / "e" / "summary.pdf").read_bytes().startswith(b"%PDF")
     with (files / "e" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["window"] for row in rows} == {"abdomen", "0,2000", "none"}

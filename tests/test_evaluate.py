@@ -85,6 +85,14 @@ def test_the_same_patient_and_kernel_decide_between_references():
         best_match(low, [normal, replace(normal, uid="again")], "reference")
 
 
+def test_a_series_without_partner_is_said_and_the_others_measured():
+    normal, low, _ = patient()
+    stray = replace(low, uid="stray", name="stray", geometry=geometry(start=(0.0, 0.0, 500.0)))
+    result = evaluate([low, stray], normal)
+    assert set(result.patients) == {"low"}
+    assert result.notes[0].startswith("not measured: stray")
+
+
 def test_slices_without_partner_are_said():
     normal, low, _ = patient()
     short = replace(normal, hu=normal.hu[:2], geometry=normal.geometry.select([0, 1]))

@@ -27,7 +27,7 @@ DEFINITIONS = (
     ("noise reduction profile", "10·log10(NPS after / NPS before), dB."),
     ("edge sharpness", "gradient after, projected on the gradient before, over the strongest 2 % of the edges."),
     ("structure in the removed noise", "correlation of input − output with the input, both as differences of "
-     "Gaussian means (σ = 2 and 4 pixels), at the input's edges; near 0 for noise alone, 0.6 and more for a blur."),
+     "Gaussian means (σ = 2 and 4 pixels), at the input's edges; near 0 for noise alone, above 0.6 for a blur."),
     ("flicker", "rms change of 16×16-pixel means from slice to slice, over √2; includes anatomy, so only the "
      "change counts."),
     ("colours", "green: within this project's limits; amber: look; red: do not rely on it before you know why."),

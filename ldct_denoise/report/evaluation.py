@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ldct_denoise.evaluate import Evaluation, SeriesImages
 
 MAX_PLACES = 24
-MAX_SLICE_ROWS = 4000
+MAX_SLICE_ROWS = 2000
 
 
 def write_report(

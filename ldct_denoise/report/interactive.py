@@ -32,11 +32,13 @@ def is_live() -> bool:
 
 def slice_figure(images: Mapping[str, Image], window: Window, outline: NDArray[np.bool_] | None = None) -> Any:
     """Slices side by side in one window, as a matplotlib figure; ``outline`` is drawn on each."""
-    import matplotlib.pyplot  # noqa: F401 - its import tells a notebook how to show a figure
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt  # a notebook shows no figure before pyplot has made one
 
-    figure = Figure(figsize=(3.6 * len(images), 3.9), layout="constrained")
-    for axis, (title, hu) in zip(figure.subplots(1, len(images), squeeze=False).flat, images.items(), strict=True):
+    figure, axes = plt.subplots(
+        1, len(images), figsize=(3.6 * len(images), 3.9), layout="constrained", squeeze=False
+    )
+    plt.close(figure)  # the caller shows it, once
+    for axis, (title, hu) in zip(axes.flat, images.items(), strict=True):
         axis.imshow(hu, cmap="gray", vmin=window.low_hu, vmax=window.high_hu)
         if outline is not None and outline.any():
             axis.contour(outline, levels=[0.5], colors="yellow", linewidths=1)
@@ -69,7 +71,7 @@ def review(sources: Mapping[str, SliceSource], window: str = "abdomen", roi: Sph
 
     if not is_live():
         return show(len(first) // 2, start.level_hu, start.width_hu)
-    import ipywidgets
+    import ipywidgets  # type: ignore[import-untyped]
 
     return ipywidgets.interactive(
         show,
@@ -164,7 +166,7 @@ class BlindedReading:
         chosen = WINDOWS.get(window) or Window.parse(window)
         if not is_live():
             return slice_figure(self.pair(0), chosen)
-        import ipywidgets
+        import ipywidgets  # type: ignore[import-untyped]
         from IPython.display import display
 
         picture, at = ipywidgets.Output(), ipywidgets.IntSlider(0, 0, len(self.indices) - 1, description="reading")

@@ -166,7 +166,8 @@ function sortBy(table, column, heading) {
   heading.dataset.order = order;
   const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
   const compare = (a, b) => value(a).localeCompare(value(b), undefined, { numeric: true });
-  const numeric = (a, b) => Number(value(a)) - Number(value(b));
+  const number = (row) => Number(value(row).replace("inf", "Infinity"));  // PSNR of equal images
+  const numeric = (a, b) => (number(a) > number(b)) - (number(a) < number(b));
   const rows = [...table.tBodies[0].rows];
   const numbers = rows.every((row) => row.cells[column].dataset.value !== undefined);
   rows.sort(numbers ? numeric : compare);
