@@ -9,6 +9,7 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.anscombe_bm3d import anscombe, estimated_peak, unbiased_inverse
+from ldct_denoise.networks.classical import estimated_sigma, tissue_sigma
 from ldct_denoise.networks.collaborative import Stage, _block_transform, _distances, _haar, bm3d
 
 WIENER = Stage(group=32, match=0.64, transform="dct")
@@ -88,7 +89,7 @@ def test_sigma_is_estimated_from_the_slice() -> None:
     clean = scene() / 4096 + 0.25
     noisy = (clean + 0.006 * noise_like(clean))[None, None]
     given = methods.build("bm3d", {"sigma_hu": 0.006 * 4096}, Scale()).restore(noisy)
-    estimated = methods.build("bm3d", {}, Scale()).restore(noisy)
+    estimated = methods.build("bm3d", {"sigma_from": "wavelet"}, Scale()).restore(noisy)
     assert psnr(estimated, clean, 0.06) == pytest.approx(psnr(given, clean, 0.06), abs=0.5)
 
 
@@ -124,7 +125,7 @@ def test_poisson_image_is_restored_better_than_by_plain_bm3d() -> None:
     counts = np.random.default_rng(0).poisson(clean.numpy() * peak)
     noisy = torch.from_numpy(counts / peak).float()[None, None]
     stabilised = methods.build("anscombe-bm3d", {"peak": peak}, Scale()).restore(noisy)
-    plain = methods.build("bm3d", {}, Scale()).restore(noisy)
+    plain = methods.build("bm3d", {"sigma_from": "wavelet"}, Scale()).restore(noisy)
     assert psnr(stabilised, clean, 1) > psnr(plain, clean, 1) + 0.5
     assert float(stabilised.mean()) == pytest.approx(float(clean.mean()), rel=0.02)
 
@@ -134,3 +135,14 @@ def test_peak_is_found() -> None:
     noisy = torch.from_numpy(np.random.default_rng(0).poisson(clean.numpy() * 50) / 50).float()
     assert estimated_peak(noisy) == pytest.approx(50, rel=0.25)
     assert estimated_peak(torch.full((64, 64), 0.3)) is None
+
+
+def test_tissue_sigma_finds_coloured_noise_that_wavelets_miss() -> None:
+    white = noise_like(torch.empty(160, 160))[None, None]
+    soft = torch.nn.functional.avg_pool2d(white, 3, 1)[0, 0]
+    soft = 0.01 * soft / soft.std()
+    anatomy = 0.25 + 0.03 * (torch.arange(158) > 80)
+    found = tissue_sigma(anatomy + soft, Scale())
+    assert found == pytest.approx(0.01, rel=0.25)
+    assert estimated_sigma(anatomy + soft) < 0.7 * 0.01
+    assert tissue_sigma(torch.zeros(64, 64), Scale()) is None
