@@ -219,7 +219,7 @@ def parse_regions(text: str) -> tuple[Region, ...]:
 
 
 def label_regions(path: Path) -> tuple[Region, ...]:
-    """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA).
+    """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA) or segment of a DICOM SEG.
 
     Raises
     ------
@@ -227,7 +227,11 @@ def label_regions(path: Path) -> tuple[Region, ...]:
         If the file holds no label.
     """
     from ldct_denoise.io.files import open_file
+    from ldct_denoise.io.segmentation import is_segmentation, read_segmentation
 
+    if path.is_file() and is_segmentation(path):
+        labels, names = read_segmentation(path)
+        return tuple(LabelRegion(name, labels, value) for value, name in names.items())
     return regions_of_labels(open_file(path), path.name.split(".")[0])
 
 

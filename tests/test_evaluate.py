@@ -199,3 +199,34 @@ def test_equal_images_are_infinitely_close_and_json_stays_valid(tmp_path):
     assert min(result.values("candidate", "abdomen", "body", "ssim").values()) == pytest.approx(1, abs=1e-6)
     write_evaluation(result, tmp_path)
     assert "Infinity" not in (tmp_path / "summary.json").read_text()
+
+
+def test_segments_of_a_dicom_seg_are_regions(tmp_path):
+    highdicom = pytest.importorskip("highdicom", reason="DICOM SEG is read by highdicom (the extra seg)")
+    from pydicom import dcmread
+    from pydicom.sr.codedict import codes
+
+    from ldct_denoise.io.create import write_series
+
+    normal, _, _ = patient()
+    write_series(
+        normal, tmp_path / "ct", patient_id="P1", study_uid="1.2.3.4", series_uid=None, series_number=1,
+        description="d", kernel="K", tube_current_ma=[100.0] * 4,
+    )  # fmt: skip
+    sources = sorted(
+        (dcmread(path) for path in (tmp_path / "ct").iterdir()), key=lambda d: d.ImagePositionPatient[2]
+    )
+    mask = np.zeros(normal.hu.shape, dtype=np.uint8)
+    mask[1:3, 30:50, 20:35] = 1
+    segment = highdicom.seg.SegmentDescription(
+        1, "liver lesion", codes.SCT.Tissue, codes.SCT.Tissue, highdicom.seg.SegmentAlgorithmTypeValues.MANUAL
+    )
+    seg = highdicom.seg.Segmentation(
+        sources, mask, highdicom.seg.SegmentationTypeValues.BINARY, [segment], highdicom.UID(), 2, highdicom.UID(), 1,
+        "m", "m", "1", "1",
+    )  # fmt: skip
+    seg.save_as(tmp_path / "seg.dcm")
+    (region,) = parse_regions(str(tmp_path / "seg.dcm"))
+    assert region.name == "liver lesion"
+    for index in range(4):
+        assert np.array_equal(region.mask(normal.geometry, index, normal.hu[index]), mask[index] == 1)

@@ -1,0 +1,51 @@
+"""DICOM Segmentation objects as label volumes (PS3.3 A.51), read by highdicom, which is an optional extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ldct_denoise.errors import InputError
+from ldct_denoise.volume import Geometry, Volume
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM Segmentation."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    except (InvalidDicomError, OSError):
+        return False
+    return str(header.get("Modality", "")) == "SEG"
+
+
+def read_segmentation(path: Path) -> tuple[Volume, dict[int, str]]:
+    """The labels of a DICOM Segmentation.
+
+    Returns
+    -------
+    Volume
+        Segment numbers; 0 is background. Of overlapping segments the later counts.
+    dict from int to str
+        The segments' labels.
+
+    Raises
+    ------
+    InputError
+        If highdicom is not installed, or the segments do not lie on a regular grid.
+    """
+    try:
+        import highdicom
+    except ImportError:
+        raise InputError(f"{path}: DICOM SEG needs highdicom; pip install 'ldct-denoise[seg]'") from None
+    segmentation = highdicom.seg.segread(path)
+    try:
+        found = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True, rescale_fractional=False)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{path}: its segments do not lie on a regular grid ({error})") from None
+    names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in segmentation.SegmentSequence}
+    geometry = Geometry.from_affine(np.asarray(found.affine), found.array.shape)
+    return Volume(found.array.astype(np.float32), geometry, name=path.stem), names
