@@ -96,7 +96,7 @@ class Dip(Method[DipSettings]):
         self.on_iteration: Callable[[int, int], None] = lambda iteration, iterations: None
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        """Slice by slice; minutes each on a CPU."""
+        """Slice by slice; half an hour each at most on one CPU core (512×512)."""
         return each_image(image, lambda one: self._restore(one, seed))
 
     def _restore(self, image: Tensor, seed: int) -> Tensor:
