@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ldct_denoise.io.dicom import Series, scan
 from pydicom import Dataset, dcmread
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -19,6 +18,7 @@ from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, Output
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.create import write_series
 from ldct_denoise.io.derive import Derivation, DerivedWriter
+from ldct_denoise.io.dicom import Series, scan
 from ldct_denoise.io.stored import PixelFormat, padding_range
 from ldct_denoise.io.uids import derived_uid
 from ldct_denoise.volume import Geometry, Volume
@@ -70,6 +70,19 @@ def derive(
         for index in reversed(range(len(series))):
             writer.write(index, series.read_hu(index) + np.float32(change))
     return output
+
+
+class Wrapped:
+    """A series that a test changes in one point."""
+
+    def __init__(self, series: Series) -> None:
+        self.series = series
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.series, name)
+
+    def __len__(self) -> int:
+        return len(self.series)
 
 
 def stored(path: Path) -> np.ndarray:
@@ -350,18 +363,29 @@ def test_a_localizer_is_refused(tmp_path: Path) -> None:
     header = series.header(0)
     header.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
 
-    class Wrapped:
-        def __getattr__(self, name: str) -> object:
-            return getattr(series, name)
-
-        def __len__(self) -> int:
-            return len(series)
-
+    class Localizer(Wrapped):
         def header(self, index: int) -> Dataset:
             return header
 
     with pytest.raises(InputError, match="localizer"):
-        derive(Wrapped(), tmp_path / "out")
+        derive(Localizer(series), tmp_path / "out")
+
+
+def test_a_header_with_a_nonsense_vr_still_comes_through(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "in", slices=1)
+    path = source / "1-001.dcm"
+    content = path.read_bytes()
+    at = content.index(b"\x18\x00\x10\x12SH")  # Convolution Kernel
+    path.write_bytes(content[: at + 4] + b"S\xff" + content[at + 6 :])
+    header = dcmread(path)
+
+    class Broken(Wrapped):
+        def header(self, index: int) -> Dataset:
+            return header
+
+    clean = make_source(tmp_path / "clean", slices=1)
+    output = derive(Broken(only_series(clean)), tmp_path / "out")
+    assert dcmread(output / "0001.dcm").ConvolutionKernel == "B30f"
 
 
 # The folder -------------------------------------------------------------------------------------------------
@@ -386,6 +410,12 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path: Path) -> 
     with pytest.raises(OutputError, match="holds the input"):
         derive(series, tmp_path / "in", overwrite=True)
     assert len(list((tmp_path / "in").iterdir())) == 3
+
+
+def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    derive(only_series(make_source(tmp_path / "in")), tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_a_missing_slice_or_an_error_leaves_nothing(tmp_path: Path) -> None:

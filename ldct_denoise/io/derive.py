@@ -6,6 +6,7 @@ standard are in ``docs/dicom.md``.
 
 from __future__ import annotations
 
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 import ldct_denoise
-from ldct_denoise.errors import InputError, ModelError, OutputError
+from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.compress import compress_pixels, transfer_syntax
 from ldct_denoise.io.deidentify import public_uid, remove_identity
 from ldct_denoise.io.derive_enhanced import FrameStack, classic_header, describe_frames, is_enhanced
@@ -153,6 +154,19 @@ class DerivedWriter:
         OutputError
             If the file cannot be written, or compressed without loss.
         """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # pydicom's remarks on values that come through as they are
+                self._write(index, hu)
+        except LdctDenoiseError:
+            raise
+        except Exception as error:  # a broken header can fail anywhere inside pydicom
+            path = self._series.slices[index].path
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{path}: cannot be derived from ({reason}); leave it out") from error
+        self._written.add(index)
+
+    def _write(self, index: int, hu: NDArray[np.floating]) -> None:
         source = self._series.slices[index]
         path = Path(source.path)
         header = self._stacks[path].header if path in self._stacks else self._header(index)
@@ -164,7 +178,6 @@ class DerivedWriter:
             self._stack(path, header, cells).put(source.frame, cells)
         else:
             self._write_image(index, header, cells)
-        self._written.add(index)
 
     def _header(self, index: int) -> Dataset:
         """The source's header, without the patient on request."""

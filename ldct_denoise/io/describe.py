@@ -176,9 +176,9 @@ def describe(image: Dataset, derivation: Derivation, created: datetime, *, keep_
         image.SyntheticData = "YES"
 
 
-def series_number(source: int | None) -> int:
+def series_number(source: object) -> int:
     """Source's × 100 + 1, where that fits into an Integer String."""
-    number = 100 * abs(source or 0) + 1
+    number = 100 * abs(source if isinstance(source, int) else 0) + 1
     return number if number <= MAX_SERIES_NUMBER else 1
 
 

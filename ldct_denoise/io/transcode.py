@@ -16,6 +16,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
+from pydicom.valuerep import STANDARD_VR
 
 #: Bytes per number of the binary value representations (PS3.5 6.2); text and byte strings are not listed.
 WORD_BYTES = {
@@ -73,7 +74,7 @@ def _copy(source: Dataset, keep_private: bool, signed: bool) -> Dataset:
     for tag in source.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
         if _is_structural(tag) or (tag.is_private and not keep_private):
             continue
-        element = source.get_item(tag)
+        element = _element(source, tag)
         if element.VR == "SQ" or (isinstance(element, RawDataElement) and _value_type(element, source) == "SQ"):
             items = [_copy(item, keep_private, signed) for item in source[tag].value or []]
             copy[tag] = DataElement(tag, "SQ", Sequence(items))
@@ -84,24 +85,31 @@ def _copy(source: Dataset, keep_private: bool, signed: bool) -> Dataset:
     return copy
 
 
+def _element(source: Dataset, tag: BaseTag) -> DataElement | RawDataElement:
+    try:
+        return source.get_item(tag)
+    except NotImplementedError:  # an empty element with what is no VR
+        return RawDataElement(tag, None, 0, b"", 0, False, True, True)
+
+
 def _is_structural(tag: BaseTag) -> bool:
     """Group lengths, command and file meta groups, pixel data, trailing padding."""
     return tag.element == 0 or tag.group in (0x0000, 0x0002, PIXEL_GROUP) or tag == TRAILING_PADDING
 
 
 def _value_type(element: RawDataElement, source: Dataset) -> str:
-    """The element's VR; from the dictionaries where the file is implicit or says UN."""
-    if element.VR not in (None, "UN"):
+    """The element's VR; from the dictionaries where the file is implicit, says UN or what is no VR."""
+    if element.VR != "UN" and element.VR in STANDARD_VR:
         return str(element.VR)
     tag = element.tag
     if not tag.is_private:
         return str(dictionary_VR(tag)) if dictionary_has_tag(tag) else "UN"
-    if element.VR == "UN" or tag.is_private_creator:
+    if element.VR is not None or tag.is_private_creator:
         return "LO" if tag.is_private_creator else "UN"
     try:
         creator = source.get((tag.group << 16) | (tag.element >> 8))
         return str(private_dictionary_VR(tag, creator.value))
-    except (KeyError, AttributeError, TypeError):
+    except (KeyError, AttributeError, TypeError, NotImplementedError):
         return "UN"
 
 
