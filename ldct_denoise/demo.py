@@ -48,7 +48,7 @@ def run_demo(
     output: Path,
     *,
     overwrite: bool = False,
-    iterations: int = 400,
+    iterations: int = 240,
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Demo:
@@ -92,8 +92,8 @@ def run_demo(
     restored = find_images(output / "denoised", include_derived=True).series[0]
     say("measuring")
     evaluation = evaluate(restored, normal, input=low, windows=(WINDOWS["abdomen"], WINDOWS["full"]))
-    write_evaluation(evaluation, output / "evaluation")
-    truth = open_file(next(patients.rglob(f"*{TEST_PATIENT}*/**/*truth*.nii*")))
+    write_evaluation(evaluation, output / "evaluation", overwrite=True)
+    truth = open_file(next(patients.glob(f"{TEST_PATIENT}/*/truth.nii.gz")))
     picture = output / "comparison.png"
     middle = len(low) // 2
     images = {"quarter dose (input)": low, "denoised": restored, "normal dose": normal, "truth": truth}
@@ -103,5 +103,7 @@ def run_demo(
 
 def _series_of(root: Path, patient: str) -> tuple[SliceSource, SliceSource]:
     """A patient's low- and normal-dose series."""
-    found = {item.dose: item.series for item in label_series(find_images(root).series, root) if item.patient == patient}
+    found = {
+        item.dose: item.series for item in label_series(find_images(root).series, root) if item.patient == patient
+    }
     return found[Dose.LOW], found[Dose.NORMAL]

@@ -89,7 +89,9 @@ class Geometry:
         steps = np.diff(self.positions_mm, axis=0)
         if len(steps) < 2:
             return True
-        return bool(np.all(np.linalg.norm(steps - np.median(steps, axis=0), axis=1) < 0.01 * self.slice_spacing_mm))
+        return bool(
+            np.all(np.linalg.norm(steps - np.median(steps, axis=0), axis=1) < 0.01 * self.slice_spacing_mm)
+        )
 
     @property
     def affine(self) -> NDArray[np.float64]:

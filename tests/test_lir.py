@@ -86,7 +86,9 @@ def test_background_loss_follows_equation_10_with_scipys_gaussian() -> None:
     before, after = np.random.default_rng(0).random((2, 1, 1, 80, 80)).astype(np.float32)
     expected = 0.0
     for sigma, weight in ((5, 0.25), (9, 0.5), (15, 1.0)):
-        blurred = [ndimage.gaussian_filter(a[0, 0], sigma, mode="mirror", radius=2 * sigma) for a in (before, after)]
+        blurred = [
+            ndimage.gaussian_filter(a[0, 0], sigma, mode="mirror", radius=2 * sigma) for a in (before, after)
+        ]
         expected += weight * np.abs(blurred[0] - blurred[1]).mean()
     got = background_consistency(torch.from_numpy(before), torch.from_numpy(after), background_kernels("sigma"))
     assert float(got) == pytest.approx(expected, rel=1e-4)

@@ -20,6 +20,7 @@ from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.stored import padding_range
+from ldct_denoise.io.uids import derived_uid
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
 
 #: No CT slice has more rows or columns; what says so is broken or hostile.
@@ -161,6 +162,7 @@ def _dataset(path: Path, stop_before_pixels: bool = False) -> Dataset:
                 raise InputError(f"{path}: not DICOM")
             if "TransferSyntaxUID" not in dataset.file_meta:
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+            _repair_identity(dataset, path)
     except InputError:
         raise
     except Exception as error:
@@ -168,11 +170,23 @@ def _dataset(path: Path, stop_before_pixels: bool = False) -> Dataset:
     return dataset
 
 
+def _repair_identity(dataset: Dataset, path: Path) -> None:
+    """Fill UIDs that an anonymiser emptied: from the file meta, or derived from where the file lies."""
+    meta = dataset.file_meta
+    for keyword, substitute in (
+        ("SOPClassUID", meta.get("MediaStorageSOPClassUID")),
+        ("SOPInstanceUID", meta.get("MediaStorageSOPInstanceUID") or derived_uid(str(path.resolve()))),
+        ("SeriesInstanceUID", derived_uid(str(path.resolve().parent))),
+        ("StudyInstanceUID", derived_uid(str(path.resolve().parent), "study")),
+    ):
+        if not dataset.get(keyword) and substitute:
+            setattr(dataset, keyword, substitute)
+
+
 def _not_ct(header: Dataset, include_derived: bool) -> str | None:
     """Why this is not an image to denoise, or nothing."""
-    kind = str(header.SOPClassUID or header.file_meta.get("MediaStorageSOPClassUID", ""))
-    if kind != CTImageStorage and (kind or header.get("Modality") != "CT"):  # some anonymisers empty the class
-        return f"not a CT image ({pydicom.uid.UID(kind).name})"
+    if header.SOPClassUID != CTImageStorage:
+        return f"not a CT image ({pydicom.uid.UID(header.SOPClassUID).name})"
     if "LOCALIZER" in [str(value).upper() for value in header.get("ImageType") or ()]:
         return "a localizer"
     if "projection" in str(header.get("SeriesDescription", "")).lower():
