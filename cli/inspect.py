@@ -17,7 +17,7 @@ from . import options
 @click.option("--json", "as_json", is_flag=True, help="For machines: one object (docs/inspect.md).")
 @click.option("--files", is_flag=True, help="Name every file that was set aside.")
 def command(path: Path, as_json: bool, files: bool) -> None:
-    """Show every CT series at or below PATH: patient, dose and how it was told, kernel, size, gaps; low/normal pairs."""
+    """Show every CT series at or below PATH: patient, dose and how it was told, kernel, size, gaps, pairs."""
     from ldct_denoise.inspection import inspect
 
     found = inspect(path)
@@ -28,11 +28,10 @@ def command(path: Path, as_json: bool, files: bool) -> None:
 
 
 def _print(found: dict[str, Any], files: bool) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    console = options.console()
     table = Table(title=f"{len(found['series'])} series", title_justify="left")
     for heading in ("patient", "dose", "told by", "kernel", "slices", "matrix", "spacing mm", "encoding", "notes"):
         table.add_column(heading, overflow="fold")

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from . import options
+
 
 @click.command(short_help="The methods and trained models there are.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -19,10 +21,9 @@ def command(as_json: bool) -> None:
             json.dumps({"models": [vars(m) for m in trained], "methods": [vars(m) for m in known]}, indent=2)
         )
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = options.console()
     table = Table(title="Trained models that ship (apply --model NAME)", title_justify="left")
     for heading in ("name", "method", "size", "trained on", "validation"):
         table.add_column(heading, overflow="fold")

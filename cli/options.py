@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ldct_denoise.training import Progress
 
 #: A function of (done, total, note).
@@ -36,7 +38,6 @@ def progress_bar(what: str) -> Iterator[Bar]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -62,3 +63,12 @@ def show_training(progress: Progress, bar: Bar) -> None:
 def plain(text: str) -> str:
     """Text from files, so that it cannot break the line or drive the terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def console() -> Console:
+    """Standard output for tables; wide where it is no terminal, so that a file or a pipe gets whole lines."""
+    import sys
+
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 180)

@@ -1,4 +1,4 @@
-"""The whole story without any download: synthetic patients, a short training, a denoised series, figures, a picture."""
+"""The whole story without a download: synthetic patients, training, a denoised series, figures, a picture."""
 
 from __future__ import annotations
 

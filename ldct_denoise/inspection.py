@@ -1,4 +1,4 @@
-"""What a path holds, as `inspect` tells it: every series, its dose and how that was told, pairs, what was set aside."""
+"""What a path holds, as `inspect` tells it: series, doses and how they were told, pairs, what was set aside."""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ def test_a_stopped_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Pa
     expected, got = weights(whole), weights(broken)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-    rows = [[(r["step"], r["name"]) for r in csv.DictReader((run / "training.csv").open())] for run in (whole, broken)]
+    rows = [
+        [(r["step"], r["name"]) for r in csv.DictReader((run / "training.csv").open())] for run in (whole, broken)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -131,7 +133,14 @@ def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
     }
     assert load_config(str(run / "config.yaml")) == tiny()
     names = {row["name"] for row in csv.DictReader((run / "training.csv").open())}
-    assert {"adversarial_x", "adversarial_y", "representation", "cross_cycle", "self_reconstruction", "background"} <= names
+    assert {
+        "adversarial_x",
+        "adversarial_y",
+        "representation",
+        "cross_cycle",
+        "self_reconstruction",
+        "background",
+    } <= names
     assert {"kl", "critic_r", "critic_x", "critic_y", "validation/score"} <= names
     model = load_model(run)
     assert model.scale == Scale(-1024, 3072)
@@ -170,7 +179,9 @@ def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> No
     def dataset() -> PatchDataset:
         low, normal = pool_slices(pools.low), pool_slices(pools.normal)
         config = tiny().data
-        return PatchDataset(low, normal, partners={}, paired=False, noise=None, config=config, scale=Scale(), seed=3)
+        return PatchDataset(
+            low, normal, partners={}, paired=False, noise=None, config=config, scale=Scale(), seed=3
+        )
 
     def lows(**how: int) -> list[torch.Tensor]:
         return [sample["low"] for sample in batches(dataset(), first_step=0, last_step=3, batch=4, **how)]
@@ -186,12 +197,19 @@ def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> No
 def test_patches_come_from_the_body_and_partners_are_not_drawn_together() -> None:
     low, normal = volume("A", 0, slices=2), volume("B", 0, slices=2)
     config = tiny().data
-    make = dict(config=config, scale=Scale(), seed=0, noise=None)
+    make = {"config": config, "scale": Scale(), "seed": 0, "noise": None}
     unpaired = PatchDataset(pool_slices([low]), pool_slices([normal]), partners={0: 0, 1: 1}, paired=False, **make)
     assert np.mean([float((unpaired[n]["low"] > 0.2).float().mean()) for n in range(50)]) > 0.7
-    marked = [volume(uid, 0, slices=2).with_hu(np.full((2, 96, 96), 0) + np.array([0, 500])[:, None, None]) for uid in "AB"]
-    unpaired = PatchDataset(*map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=False, **make)
-    paired = PatchDataset(*map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=True, **make)
+    marked = [
+        volume(uid, 0, slices=2).with_hu(np.full((2, 96, 96), 0) + np.array([0, 500])[:, None, None])
+        for uid in "AB"
+    ]
+    unpaired = PatchDataset(
+        *map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=False, **make
+    )
+    paired = PatchDataset(
+        *map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=True, **make
+    )
     for sample in (unpaired[n] for n in range(40)):
         assert not torch.equal(sample["low"], sample["normal"])
     for sample in (paired[n] for n in range(40)):

@@ -245,14 +245,14 @@ def _stack_of(file: Path, header: Dataset) -> tuple[Any, ...]:
 
 def _series(items: Sequence[tuple[Path, Dataset]]) -> Series:
     first = items[0][1]
-    orientation = [float(value) for value in first.ImageOrientationPatient]
-    normal = np.cross(orientation[:3], orientation[3:])
+    a, b, c, d, e, f = (float(value) for value in first.ImageOrientationPatient)
+    normal = np.cross((a, b, c), (d, e, f))
     ordered = sorted(
         items, key=lambda item: float(np.dot(normal, [float(v) for v in item[1].ImagePositionPatient]))
     )
     refs = tuple(_ref(path, header) for path, header in ordered)
     geometry = Geometry(
-        np.array([ref.position_mm for ref in refs]), tuple(orientation[:3]), tuple(orientation[3:]),
+        np.array([ref.position_mm for ref in refs]), (a, b, c), (d, e, f),
         (float(first.PixelSpacing[0]), float(first.PixelSpacing[1])), int(first.Rows), int(first.Columns),
     )  # fmt: skip
     kernel = first.get("ConvolutionKernel", "")

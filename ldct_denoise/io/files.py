@@ -1,4 +1,4 @@
-"""Volumes in files: NIfTI through nibabel, NRRD and MHA/MHD through SimpleITK; read by the slice, written whole."""
+"""Volumes in files: NIfTI through nibabel, NRRD and MHA through SimpleITK; read by the slice, written whole."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Pair:
     indices: tuple[tuple[int, int], ...]
 
 
-# What names a dose, as a word of its own in a path: `quarter_3mm`, `L143_QD_3_1.CT…`, `1.000000-Low Dose Images-71581`.
+# What names a dose, as a word of its own: `quarter_3mm`, `L143_QD_3_1.CT…`, `1.000000-Low Dose Images-71581`.
 _WORDS = {
     Dose.LOW: re.compile(r"(?<![a-z])(quarter|qd|low|ldct|lowdose|low[ _-]?dose)(?![a-z])", re.IGNORECASE),
     Dose.NORMAL: re.compile(
@@ -157,7 +157,7 @@ def _first_folder(source: SliceSource, root: Path) -> str:
 
 
 def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
-    """Low- and normal-dose series of the same patient, kernel, orientation and pixels, with slices at the same place."""
+    """Low- and normal-dose series of the same patient, kernel and pixels, with slices at the same place."""
     items = list(labelled)
     pairs = []
     for low in (item for item in items if item.dose is Dose.LOW):

@@ -177,7 +177,7 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
             sigmas.append(np.sqrt(squares.mean()))
     if not spectra:
         raise InputError(
-            f"{source.name}: no uniform soft tissue to measure noise in; give a series of the body, or data.noise=none"
+            f"{source.name}: no uniform soft tissue to measure noise in; leave it out, or set data.noise=none"
         )
     # Every slice weighs alike: spectra are relative, and the noisiest slice would outweigh all others.
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
@@ -188,7 +188,7 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
 
 
 def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
-    """Periodograms (HU² per frequency, mean = variance) of a slice's most uniform squares, shape (n, SIDE, SIDE).
+    """Periodograms (HU², mean = variance) of a slice's most uniform squares, shape (n, SIDE, SIDE).
 
     Uniform are those with the least power at low frequencies, where anatomy is, relative to that at high ones.
     """
@@ -210,7 +210,7 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
 
 
 def periodograms(squares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """|FFT|² of each square less its quadratic trend, Hann-windowed, so that the mean over frequencies is the variance."""
+    """|FFT|² of each square less its quadratic trend, Hann-windowed; the mean over frequencies is the variance."""
     flat = squares.reshape(len(squares), -1)
     trend, window = _trend_and_window()
     residual = (flat - (flat @ trend) @ trend.T).reshape(squares.shape)

@@ -37,7 +37,7 @@ KERNEL_PEAK_PER_MM = 0.35
 
 @dataclass(frozen=True)
 class Ellipse:
-    """An elliptic organ in one slice: centre and half axes in mm, rotation in radians, HU, and its texture in HU."""
+    """An elliptic organ in one slice: centre and half axes in mm, rotation in radians, HU, texture in HU."""
 
     x_mm: float
     y_mm: float
