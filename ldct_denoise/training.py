@@ -283,12 +283,14 @@ class _Trainer:
 
     def _open(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
         """The checkpoint to go on from, where asked for and there."""
+        # The first process looks, for all: the others must not see what it writes meanwhile.
         checkpoint = self.output / STATE_FILE
-        if self.output.exists() and any(self.output.iterdir()) and not (resume or overwrite):
+        holds_files = self.output.is_dir() and any(self.output.iterdir())
+        if self.world.agree(holds_files and not (resume or overwrite)):
             raise OutputError(
                 f"{self.output}: holds files already; --resume goes on with it, --overwrite begins anew"
             )
-        if resume and checkpoint.is_file():
+        if self.world.agree(resume and checkpoint.is_file()):
             self._same_config()
             return load_state(checkpoint)
         if self.world.is_first:

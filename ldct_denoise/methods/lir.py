@@ -145,6 +145,10 @@ class Lir(Method[LirSettings]):
         restored = on_multiple(
             self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1)
         )
+        return self._held(restored, image)
+
+    def _held(self, restored: Tensor, image: Tensor) -> Tensor:
+        """What is smoother than the Gaussian of ``hold_sigma_px`` as in ``image``: mean HU cannot drift."""
         if self._hold is None:
             return restored
         return restored - blur(restored - image, self._hold)
@@ -249,7 +253,8 @@ class Lir(Method[LirSettings]):
         """
         assert batch.normal is not None
         assert batch.noise is not None
-        error = (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
+        noisy = batch.normal + batch.noise
+        error = (self._held(self._restore(noisy), noisy) - batch.normal) * self.settings.gain
         return error.abs().pow(self.settings.restoration_power).mean()
 
     def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
