@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -26,18 +27,18 @@ from . import options
     help="bf16 is faster where the device has it.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
+@click.option("--report", is_flag=True, help="Also measure input against output: OUTPUT-report.html.")
+@click.option("--format", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]")
+@click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), help="Lossless compression (DICOM).")
 @click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["dicom", "nifti"]),
-    default=None,
-    help="Of the output.  [default: the input's]",
+    "--private", type=click.Choice(["keep", "drop"]), default="keep", show_default=True, help="Private attributes."
 )
 @click.option(
-    "--compress",
-    type=click.Choice(["jpegls", "j2k", "rle"]),
-    default=None,
-    help="Lossless compression of the DICOM output.",
+    "--keep-scanner-equipment", is_flag=True, help="Manufacturer stays the scanner's, for sites that select by it."
+)
+@click.option("--classic", is_flag=True, help="Write Enhanced CT as classic CT images.")
+@click.option(
+    "--deidentify", is_flag=True, help="Take the patient out (DICOM PS3.15 basic profile), for those who share."
 )
 @options.overwrite
 def command(
@@ -48,11 +49,9 @@ def command(
     device: str,
     precision: str,
     seed: int,
-    format_: str | None,
-    compress: str | None,
-    overwrite: bool,
+    **writing: Any,
 ) -> None:
-    """Denoise SERIES: a DICOM folder, file, zip or tree with several series, or a NIfTI/NRRD/MHA volume.
+    """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
 
     Writes a derived DICOM series (or the volume's format) to --output, whole or not at all. The input is never
     changed. Research use only.
@@ -61,8 +60,9 @@ def command(
     from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
 
     settings = ApplySettings(strength, device, precision, seed)  # type: ignore[arg-type]
-    writing = WriteSettings(format_, compress, overwrite)  # type: ignore[arg-type]
     with options.progress_bar("denoising") as progress:
-        written = apply(series, load_model(model or DEFAULT_MODEL), output, settings, writing, progress)
+        written = apply(
+            series, load_model(model or DEFAULT_MODEL), output, settings, WriteSettings(**writing), progress
+        )
     for path in written:
         click.echo(path)

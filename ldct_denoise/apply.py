@@ -28,6 +28,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.volume import SliceSource
 
 Progress = Callable[[int, int, str], None]
+Slices = Iterator[tuple[int, NDArray[np.float32]]]
 #: Slices read ahead of the network.
 READ_AHEAD = 4
 #: Slices that go through a GPU at once.
@@ -65,9 +66,7 @@ class ApplySettings:
             raise ConfigError(f"strength {self.strength:g}: give a number from 0 (input) to 1 (model)")
 
 
-def restore_slices(
-    source: SliceSource, model: TrainedModel, settings: ApplySettings = ApplySettings()
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySettings = ApplySettings()) -> Slices:
     """Every slice, restored, in order; memory stays flat.
 
     Parameters
@@ -110,7 +109,7 @@ def _restore(
     return result
 
 
-def _read_ahead(source: SliceSource) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _read_ahead(source: SliceSource) -> Slices:
     """Slices in order, the next few being read while one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         waiting: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
@@ -139,14 +138,29 @@ class WriteSettings:
     ----------
     format : str, optional
         ``dicom`` or ``nifti``; by default the input's own.
+    overwrite : bool
+    report : bool
+        Also measure input against output and write ``<output>-report.html`` beside the series.
     compress : str, optional
         Lossless transfer syntax for DICOM: ``jpegls``, ``j2k`` or ``rle``.
-    overwrite : bool
+    private : str
+        ``keep`` or ``drop`` private attributes.
+    keep_scanner_equipment : bool
+        Leave the scanner in General Equipment; we are then the contributing equipment.
+    classic : bool
+        Write Enhanced CT as classic CT images.
+    deidentify : bool
+        Take the patient out (PS3.15 E.2).
     """
 
     format: Literal["dicom", "nifti"] | None = None
-    compress: Literal["jpegls", "j2k", "rle"] | None = None
     overwrite: bool = False
+    report: bool = False
+    compress: Literal["jpegls", "j2k", "rle"] | None = None
+    private: Literal["keep", "drop"] = "keep"
+    keep_scanner_equipment: bool = False
+    classic: bool = False
+    deidentify: bool = False
 
 
 def apply_series(
@@ -170,13 +184,34 @@ def apply_series(
     """
     slices = _counted(restore_slices(source, model, settings), source, progress)
     if isinstance(source, Series) and writing.format != "nifti":
-        derivation = derivation_of(model, settings)
-        with DerivedWriter(
-            source, output, derivation, overwrite=writing.overwrite, compress=writing.compress
-        ) as writer:
-            for index, hu in slices:
-                writer.write(index, hu)
-        return output
+        path = _write_dicom(source, slices, output, derivation_of(model, settings), writing)
+    else:
+        path = _write_file(source, slices, output, writing)
+    if writing.report:
+        _write_report(source, path, model, settings)
+    return path
+
+
+def _write_dicom(
+    source: Series, slices: Slices, output: Path, derivation: Derivation, writing: WriteSettings
+) -> Path:
+    with DerivedWriter(
+        source,
+        output,
+        derivation,
+        overwrite=writing.overwrite,
+        compress=writing.compress,
+        private=writing.private,
+        keep_scanner_equipment=writing.keep_scanner_equipment,
+        classic=writing.classic,
+        deidentify=writing.deidentify,
+    ) as writer:
+        for index, hu in slices:
+            writer.write(index, hu)
+    return output
+
+
+def _write_file(source: SliceSource, slices: Slices, output: Path, writing: WriteSettings) -> Path:
     if writing.format == "dicom":
         raise ConfigError(
             f"{source.name}: not DICOM, so no DICOM series can be derived from it; leave out --format"
@@ -185,6 +220,14 @@ def apply_series(
     like = source.path if isinstance(source, FileSeries) else None
     write_volume(path, (hu for _, hu in slices), source.geometry, like=like, overwrite=writing.overwrite)
     return path
+
+
+def _write_report(source: SliceSource, written: Path, model: TrainedModel, settings: ApplySettings) -> None:
+    from ldct_denoise.report.apply import write_apply_report
+
+    restored = find_images(written, include_derived=True).series[0]
+    told = {"model": model.name, "checksum": model.checksum[:16], "strength": settings.strength}
+    write_apply_report(source, restored, written.with_name(f"{written.name}-report.html"), told)
 
 
 def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
@@ -199,9 +242,7 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
     )
 
 
-def _counted(
-    slices: Iterator[tuple[int, NDArray[np.float32]]], source: SliceSource, progress: Progress
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _counted(slices: Iterator[tuple[int, NDArray[np.float32]]], source: SliceSource, progress: Progress) -> Slices:
     for done, item in enumerate(slices, 1):
         yield item
         progress(done, len(source), source.name)
