@@ -49,6 +49,11 @@ class DataConfig(_Section):
     simulated_dose: tuple[float, float] | None = Field(
         None, description="make the low-dose pool from the normal-dose one, at dose fractions in this range"
     )
+    sharpen: float = Field(
+        0.0,
+        ge=0,
+        description="normal-dose patches get up to this much of their own fine detail again, as a sharper kernel would",
+    )
     augment: bool = Field(True, description="random flips and quarter turns")
     memory_slices: int = Field(256, ge=1, description="slices held in memory by each process")
     cache_dir: str | None = Field(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -98,7 +99,7 @@ class PatchDataset(Dataset[Sample]):
             if normal_at == partner and len(self._normal) > 1:  # the same anatomy is never shown together
                 normal_at = (normal_at + 1 + int(rng.integers(len(self._normal) - 1))) % len(self._normal)
             normal = self._normal[normal_at]
-            patches["normal"] = self._cut(normal, self._corner(normal, rng))
+            patches["normal"] = self._sharpened(self._cut(normal, self._corner(normal, rng)), rng)
             if self._noise is not None:
                 field_hu = self._noise.draw(self._normal.slices[normal_at].source, self._config.patch, rng)
                 patches["noise"] = field_hu / np.float32(self._scale.width_hu)
@@ -117,6 +118,14 @@ class PatchDataset(Dataset[Sample]):
         if patch.shape != (side, side):
             patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
         return self._scale.to_unit(patch).astype(np.float32)
+
+    def _sharpened(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """The patch as if reconstructed with a sharper kernel: unsharp masking of random strength and width."""
+        if not self._config.sharpen:
+            return patch
+        detail = patch - ndimage.gaussian_filter(patch, rng.uniform(0.6, 1.5))
+        sharper: NDArray[np.float32] = patch + np.float32(rng.uniform(0, self._config.sharpen)) * detail
+        return sharper
 
     def _turn(self, patches: dict[str, NDArray[np.float32]], rng: np.random.Generator) -> None:
         """Flip and turn: partners alike, unpaired patches each in its own way."""
