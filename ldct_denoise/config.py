@@ -52,7 +52,7 @@ class DataConfig(_Section):
     sharpen: float = Field(
         0.0,
         ge=0,
-        description="normal-dose patches get up to this much of their own fine detail again, as a sharper kernel would",
+        description="normal-dose patches get up to this much of their fine detail again, as from a sharper kernel",
     )
     augment: bool = Field(True, description="random flips and quarter turns")
     memory_slices: int = Field(256, ge=1, description="slices held in memory by each process")
