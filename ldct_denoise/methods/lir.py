@@ -145,13 +145,9 @@ class Lir(Method[LirSettings]):
         restored = on_multiple(
             self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1)
         )
-        return self._held(restored, image)
-
-    def _held(self, restored: Tensor, image: Tensor) -> Tensor:
-        """What is smoother than the Gaussian of ``hold_sigma_px`` as in ``image``: mean HU cannot drift."""
         if self._hold is None:
             return restored
-        return restored - blur(restored - image, self._hold)
+        return restored - blur(restored - image, self._hold)  # what is smooth stays: mean HU cannot drift
 
     def _restore(self, image: Tensor) -> Tensor:
         return self._to_y(self.e_x(image), image)
@@ -249,12 +245,12 @@ class Lir(Method[LirSettings]):
     def restoration_loss(self, batch: Batch) -> Tensor:
         """Ours: a normal-dose patch with noise of the low-dose pool's own spectrum is restored to itself.
 
-        In units of the gain, so that the weight does not depend on the HU range.
+        In units of the gain, so that the weight does not depend on the HU range. HU are held in use only: held in
+        training too, the gain was smaller and the bias larger (docs/experiments.md).
         """
         assert batch.normal is not None
         assert batch.noise is not None
-        noisy = batch.normal + batch.noise
-        error = (self._held(self._restore(noisy), noisy) - batch.normal) * self.settings.gain
+        error = (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
         return error.abs().pow(self.settings.restoration_power).mean()
 
     def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
