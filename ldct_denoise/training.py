@@ -335,6 +335,8 @@ class _Trainer:
         phases = method.phases(settings.learning_rate)
         if not phases:
             raise ConfigError(f"method {self.config.method!r} needs no training; use it with apply --model")
+        for note in method.notes():
+            self._say_first(note)
         run = Run(method, phases)
         if resumed is not None:
             run.restore(resumed)

@@ -159,6 +159,16 @@ def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> 
         train(tiny(iterations=2, batch=2), pools, tmp_path, device="cpu", resume=True)
 
 
+def test_a_run_says_which_terms_are_off(pools: Pools, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = tiny(iterations=1)
+    settings = config.settings | {"weights": {"semantic": 1.0, "kl": 0.0}}
+    config = config.model_copy(update={"settings": settings})
+    train(config, pools, tmp_path, device="cpu", report=lambda progress: said.append(progress.message))
+    assert any("semantic loss is off" in line and "vgg_weights" in line for line in said)
+    assert any("kl" in line for line in said)
+
+
 def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
         train(tiny(learning_rate=1e30), pools, tmp_path, device="cpu")

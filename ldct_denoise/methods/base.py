@@ -156,6 +156,10 @@ class Method(nn.Module, ABC, Generic[S]):
         """The tensors that :meth:`restore` needs: what a trained model keeps (by default, all)."""
         return self.state_dict()
 
+    def notes(self) -> Sequence[str]:
+        """What a user should know before a run begins, a line each: a term that is off, say."""
+        return ()
+
     def summary_images(self, batch: Batch) -> Mapping[str, Tensor]:
         """Pictures for the training log, each (n, 1, height, width) in network units."""
         return {"low": batch.low, "restored": self.restore(batch.low)}

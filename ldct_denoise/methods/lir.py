@@ -156,6 +156,16 @@ class Lir(Method[LirSettings]):
         """E_X and G_Y."""
         return {key: value for key, value in self.state_dict().items() if key.startswith(("e_x.", "g_y."))}
 
+    def notes(self) -> Sequence[str]:
+        """Terms of the paper that these settings leave out."""
+        left_out = [name for name, weight in self.settings.weights if not weight and name != "restoration"]
+        found = [f"terms with weight 0 are off: {', '.join(left_out)}"] if left_out else []
+        if self.settings.weights.semantic and self.vgg is None:
+            found.append("the semantic loss is off: settings.vgg_weights names no VGG-19 weights")
+        if self.settings.adapt_from == 1:
+            found.append("settings.adapt_from is 1: only the restoration path is trained")
+        return found
+
     def summary_images(self, batch: Batch) -> dict[str, Tensor]:
         """The translations of eq. 3 and 4."""
         assert batch.normal is not None
