@@ -1,0 +1,109 @@
+"""Pools: from trees and explicit paths, split by patient; the demo runs from end to end."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldct_denoise.config import DataConfig
+from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
+from ldct_denoise.data.pools import pools_from_paths, pools_from_root
+from ldct_denoise.demo import run_demo
+from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.physics.noise import NoiseModel
+from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.volume import Geometry, Volume
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tcia")
+    make_pool(root, patients=3, slices=2, size=96, seed=3)
+    return root
+
+
+def test_a_tcia_tree_gives_both_pools_and_the_pairs(tree: Path) -> None:
+    pools = pools_from_root(tree, DataConfig())
+    assert pools.patients == ("L001", "L002", "L003")
+    assert (len(pools.low), len(pools.normal)) == (3, 3)
+    assert [(pair.patient, len(pair.indices)) for pair in pools.pairs] == [("L001", 2), ("L002", 2), ("L003", 2)]
+    for pair in pools.pairs:
+        assert np.std(pair.low.read_hu(0) - pair.normal.read_hu(0)) > 5
+        assert "Low" in pair.low.description
+        assert "Full" in pair.normal.description
+
+
+def test_patients_are_split_and_test_patients_kept_out_of_everything(tree: Path) -> None:
+    pools = pools_from_root(tree, DataConfig(test_patients=("L003",), validation_patients=("L002",)))
+    assert pools.patients == ("L001",)
+    assert {pair.patient for pair in pools.validation_pairs} == {"L002"}
+    seen = {source.patient for source in (*pools.low, *pools.normal, *pools.validation_low)}
+    assert "L003" not in seen
+    with pytest.raises(InputError, match="L009"):
+        pools_from_root(tree, DataConfig(validation_patients=("L009",)))
+
+
+def test_explicit_paths_are_what_the_user_says_they_are(tree: Path) -> None:
+    full = next(tree.glob("L001/*/1.0*"))
+    low = next(tree.glob("L002/*/2.0*"))
+    pools = pools_from_paths([full], [low], DataConfig())  # the wrong way round, as asked
+    assert [source.patient for source in pools.low] == ["L001"]
+    assert [source.patient for source in pools.normal] == ["L002"]
+    with pytest.raises(InputError, match="no normal-dose series"):
+        pools_from_paths([low], [], DataConfig())
+
+
+def test_only_the_kernels_asked_for(tree: Path) -> None:
+    assert pools_from_root(tree, DataConfig(kernels=("Sim35",))).patients
+    with pytest.raises(InputError, match="no normal-dose series"):
+        pools_from_root(tree, DataConfig(kernels=("B30f",)))
+
+
+def test_real_mayo_pools(mayo2016: Path) -> None:
+    pools = pools_from_root(mayo2016, DataConfig(test_patients=("L143",)))
+    assert pools.patients == ("L096",)
+    assert (sum(map(len, pools.low)), sum(map(len, pools.normal))) == (10, 10)
+
+
+def test_drawn_noise_has_the_level_and_range_asked_for() -> None:
+    frequencies = np.arange(1, 15) * 0.05
+    model = NoiseModel("K", frequencies, np.ones(14), np.array([40.0, 80.0]))
+    noise = PoolNoise([model], DataConfig(noise="measured", noise_range=(0.5, 1.5), normal_noise=0.5))
+    excess = np.sqrt(1 - 0.25)
+    assert noise.low_hu == pytest.approx(40 * excess * 0.5)
+    assert noise.high_hu == pytest.approx(80 * excess * 1.5)
+    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
+    source = Volume(np.zeros((1, 64, 64)), geometry)
+    drawn = [noise.draw(source, 64, np.random.default_rng(seed)).std() for seed in range(60)]
+    assert min(drawn) > 0.8 * noise.low_hu
+    assert max(drawn) < 1.25 * noise.high_hu
+
+
+def test_broad_fields_have_unit_variance() -> None:
+    variances = [broad_field(64, 0.7, np.random.default_rng(seed)).var() for seed in range(60)]
+    assert np.mean(variances) == pytest.approx(1, abs=0.05)
+
+
+def test_pool_noise_is_measured_and_told() -> None:
+    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
+    white = Volume(30 * np.random.default_rng(0).standard_normal((1, 128, 128)), geometry)
+    said: list[str] = []
+    noise = measure_pool_noise([white], DataConfig(noise="measured"), said.append)
+    assert noise.models[0].sigma_hu[0] == pytest.approx(30, rel=0.05)
+    assert "sigma" in said[0]
+
+
+@pytest.mark.slow
+def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
+    demo = run_demo(tmp_path / "demo", iterations=30)
+    assert demo.picture.stat().st_size > 10_000
+    rows = list(csv.DictReader((tmp_path / "demo" / "evaluation" / "metrics.csv").open()))
+    assert {row["model"] for row in rows} >= {"input", "candidate"}
+    assert json.loads((tmp_path / "demo" / "evaluation" / "summary.json").read_text())
+    assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 6
+    with pytest.raises(OutputError, match="overwrite"):
+        run_demo(tmp_path / "demo")
