@@ -192,14 +192,9 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
 
     Uniform are those with the least power at low frequencies, where anatomy is, relative to that at high ones.
     """
-    smooth = ndimage.gaussian_filter(hu, 2.5)
-    tissue = ((smooth > TISSUE_HU[0]) & (smooth < TISSUE_HU[1])).astype(np.uint8)
-    inside = ndimage.minimum_filter(tissue, size=SIDE, origin=-(SIDE // 2))[::STEP, ::STEP].astype(bool)
-    corners = np.argwhere(inside) * STEP
-    corners = corners[(corners[:, 0] <= hu.shape[0] - SIDE) & (corners[:, 1] <= hu.shape[1] - SIDE)]
-    if not len(corners):
+    squares = tissue_squares(hu)[1]
+    if not len(squares):
         return np.empty((0, SIDE, SIDE))
-    squares = np.stack([hu[row : row + SIDE, column : column + SIDE] for row, column in corners]).astype(float)
     spectra = periodograms(squares)
     radius = _radius(spacing_mm)
     low = spectra[:, (radius > 0) & (radius < 0.12)].mean(axis=1)
@@ -207,6 +202,17 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
     kept = max(min(10, len(spectra)), round(UNIFORM_SHARE * len(spectra)))
     best: NDArray[np.float64] = spectra[np.argsort(low / np.maximum(high, 1e-9))[:kept]]
     return best
+
+
+def tissue_squares(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+    """Squares that lie in soft tissue: first row and column, shape (n, 2), and HU, shape (n, SIDE, SIDE)."""
+    smooth = ndimage.gaussian_filter(hu, 2.5)
+    tissue = ((smooth > TISSUE_HU[0]) & (smooth < TISSUE_HU[1])).astype(np.uint8)
+    inside = ndimage.minimum_filter(tissue, size=SIDE, origin=-(SIDE // 2))[::step, ::step].astype(bool)
+    corners = np.argwhere(inside) * step
+    corners = corners[(corners[:, 0] <= hu.shape[0] - SIDE) & (corners[:, 1] <= hu.shape[1] - SIDE)]
+    squares = [hu[row : row + SIDE, column : column + SIDE] for row, column in corners]
+    return corners, np.asarray(squares, float).reshape(-1, SIDE, SIDE)
 
 
 def periodograms(squares: NDArray[np.float64]) -> NDArray[np.float64]:

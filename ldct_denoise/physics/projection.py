@@ -43,12 +43,12 @@ class ParallelGeometry:
     channel_mm: float
 
     @property
-    def angles(self) -> NDArray[np.float64]:
+    def angles(self) -> NDArray[np.floating[Any]]:
         """θ of each view, radians."""
-        return np.asarray(np.arange(self.views) * math.pi / self.views, np.float64)
+        return np.arange(self.views, dtype=np.float64) * (math.pi / self.views)
 
     @property
-    def channels_mm(self) -> NDArray[np.float64]:
+    def channels_mm(self) -> NDArray[np.floating[Any]]:
         """Position s of each channel, mm."""
         diagonal = math.hypot(self.rows * self.spacing_mm[0], self.columns * self.spacing_mm[1])
         half = math.ceil(diagonal / 2 / self.channel_mm) + 1
@@ -117,7 +117,7 @@ def back_project(sinogram: Image, geometry: ParallelGeometry, *, compiled: bool 
 
 
 def filter_channels(
-    sinogram: Image, geometry: ParallelGeometry, response: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    sinogram: Image, geometry: ParallelGeometry, response: Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]]
 ) -> Image:
     """Each view through a filter.
 
@@ -132,7 +132,7 @@ def filter_channels(
 
     channels = sinogram.shape[1]
     length = fft.next_fast_len(2 * channels, real=True)
-    factor = response(np.asarray(np.fft.rfftfreq(length, geometry.channel_mm), np.float64)).astype(np.float32)
+    factor = response(np.fft.rfftfreq(length, geometry.channel_mm)).astype(np.float32)
     spectrum = fft.rfft(sinogram, n=length, axis=1)
     filtered: Image = fft.irfft(spectrum * factor, n=length, axis=1)[:, :channels]
     return filtered
@@ -191,7 +191,7 @@ def _use_numba(compiled: bool | None) -> bool:
 
 
 def _project_numpy(
-    image: Image, angles: NDArray[np.float64], s: NDArray[np.float64], dy: float, dx: float, step: float
+    image: Image, angles: NDArray[np.floating[Any]], s: NDArray[np.floating[Any]], dy: float, dx: float, step: float
 ) -> Image:
     rows, columns = image.shape
     half = int(math.hypot(rows * dy, columns * dx) / 2 / step) + 1
@@ -207,7 +207,7 @@ def _project_numpy(
 
 def _back_project_numpy(
     sinogram: Image,
-    angles: NDArray[np.float64],
+    angles: NDArray[np.floating[Any]],
     first_mm: float,
     channel_mm: float,
     rows: int,
