@@ -196,7 +196,7 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
     if not len(squares):
         return np.empty((0, SIDE, SIDE))
     spectra = periodograms(squares)
-    radius = _radius(spacing_mm)
+    radius = square_radius(spacing_mm)
     low = spectra[:, (radius > 0) & (radius < 0.12)].mean(axis=1)
     high = spectra[:, radius > 0.5 * radius.max() / np.sqrt(2)].mean(axis=1)
     kept = max(min(10, len(spectra)), round(UNIFORM_SHARE * len(spectra)))
@@ -234,7 +234,8 @@ def _trend_and_window() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.linalg.qr(surfaces)[0], window / np.sqrt(np.mean(window**2))
 
 
-def _radius(spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
+def square_radius(spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
+    """Frequency of each cell of a square's spectrum, 1/mm."""
     down, along = (np.fft.fftfreq(SIDE, spacing) for spacing in spacing_mm)
     return np.hypot(down[:, None], along[None])
 
@@ -244,7 +245,7 @@ def radial(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Radial mean of a square's spectrum: bin centres (1/mm) and power; empty bins above the corner are 0."""
     edges = np.arange(0.5, 24) * BIN_PER_MM
-    which = np.digitize(_radius(spacing_mm).ravel(), edges) - 1
+    which = np.digitize(square_radius(spacing_mm).ravel(), edges) - 1
     inside = (which >= 0) & (which < len(edges) - 1)
     counts = np.bincount(which[inside], minlength=len(edges) - 1)
     sums = np.bincount(which[inside], weights=spectrum.ravel()[inside], minlength=len(edges) - 1)

@@ -117,7 +117,9 @@ def back_project(sinogram: Image, geometry: ParallelGeometry, *, compiled: bool 
 
 
 def filter_channels(
-    sinogram: Image, geometry: ParallelGeometry, response: Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]]
+    sinogram: Image,
+    geometry: ParallelGeometry,
+    response: Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]],
 ) -> Image:
     """Each view through a filter.
 
@@ -191,7 +193,12 @@ def _use_numba(compiled: bool | None) -> bool:
 
 
 def _project_numpy(
-    image: Image, angles: NDArray[np.floating[Any]], s: NDArray[np.floating[Any]], dy: float, dx: float, step: float
+    image: Image,
+    angles: NDArray[np.floating[Any]],
+    s: NDArray[np.floating[Any]],
+    dy: float,
+    dx: float,
+    step: float,
 ) -> Image:
     rows, columns = image.shape
     half = int(math.hypot(rows * dy, columns * dx) / 2 / step) + 1

@@ -1,0 +1,178 @@
+"""A lower dose simulated from a normal-dose series: only the missing noise is made, and added to the image.
+
+The image is projected to find how many quanta reach each detector channel; the noise that the lower dose would add
+to each ray is drawn and reconstructed with the noise texture of the series itself, so that the anatomy is not
+blurred by a second reconstruction. With q quanta detected of a ray at normal dose and E the variance of the
+electronic noise in quanta², the line integral's variance is 1/q + E/q². At a fraction a of the dose it is
+1/(a·q) + E/(a·q)²; what is missing is
+
+    (1 − a)/a · (1/q) · (1 + (1 + a)/a · E/q)
+
+(Yu et al., *J. Comput. Assist. Tomogr.* 36, 2012: "Development and validation of a practical lower-dose-simulation
+tool"). How many quanta there are is not in the image's header: it is found from the noise that the image has.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.physics.noise import (
+    MOST_SLICES,
+    SIDE,
+    NoiseModel,
+    estimate_noise,
+    periodograms,
+    square_radius,
+    tissue_squares,
+)
+from ldct_denoise.physics.projection import back_project, fan_noise, filter_channels, resample
+from ldct_denoise.physics.scanner import DEFAULT_SCANNER, WATER_PER_MM, Image, Rays, Scanner
+from ldct_denoise.physics.texture import Texture, noise_texture
+from ldct_denoise.volume import SliceSource
+
+#: HU of a linear attenuation of 1/mm.
+HU_MM = 1000 / WATER_PER_MM
+#: Noise is measured where the kernel passes at least this share of its peak power.
+LEAST_POWER = 0.25
+#: … and at frequencies (1/mm) where anatomy is faint.
+FAINT_FROM_PER_MM = 0.2
+#: Tube current, mA, of a series that does not tell it.
+ASSUMED_MA = 250.0
+#: Fewest squares of soft tissue in a slice that tell its noise.
+LEAST_SQUARES = 5
+
+
+class DoseSimulator:
+    """Simulates lower doses of one normal-dose series.
+
+    Parameters
+    ----------
+    source : SliceSource
+    scanner : Scanner
+    model : NoiseModel, optional
+        Noise spectrum of the kernel; measured in the series without.
+
+    Raises
+    ------
+    InputError
+        If the series has no soft tissue to measure its noise in.
+    """
+
+    def __init__(
+        self, source: SliceSource, scanner: Scanner = DEFAULT_SCANNER, model: NoiseModel | None = None
+    ) -> None:
+        self._source, self._scanner = source, scanner
+        spacing_mm = source.geometry.pixel_spacing_mm
+        self.texture = (
+            noise_texture(estimate_noise(source), spacing_mm) if model is None else Texture.of(model, spacing_mm)
+        )
+        current = tube_current_ma(source)
+        self.current_ma = np.full(len(source), ASSUMED_MA) if current is None else current
+        self.quanta_per_ma = self._calibrate(each=current is None)
+
+    def simulate(self, index: int, dose: float, seed: int) -> Image:
+        """One slice at a fraction of its dose.
+
+        Parameters
+        ----------
+        index : int
+        dose : float
+            0 < dose ≤ 1.
+        seed : int
+            Another seed is another scan; each slice has its own noise.
+
+        Returns
+        -------
+        ndarray, shape (rows, columns), float32
+            HU, not clipped.
+        """
+        require_dose(dose)
+        hu = self._source.read_hu(index)
+        if dose == 1:
+            return hu
+        return hu + self.added_noise(index, hu, dose, np.random.default_rng([17, seed, index]))
+
+    def added_noise(self, index: int, hu: Image, dose: float, rng: np.random.Generator) -> Image:
+        """The noise that a slice lacks at a fraction of its dose, HU.
+
+        Parameters
+        ----------
+        index : int
+        hu : ndarray, shape (rows, columns)
+            The slice.
+        dose : float
+        rng : Generator
+        """
+        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
+        fine = rays.fine
+        quantum = rays.variance / np.float32(self.quanta_per_ma[index] * self.current_ma[index])
+        electronic = self._electronic_share(index, rays)
+        missing = (1 - dose) / dose * quantum * (1 + (1 + dose) / dose * electronic)
+        if self._scanner.geometry == "fan":
+            white = fan_noise(fine, self._scanner.source_to_centre_mm, rng)
+        else:
+            white = rng.standard_normal((fine.views, len(fine.channels_mm)), dtype=np.float32)
+        noise = white * resample(np.sqrt(missing), rays.geometry, fine)
+
+        def response(frequency: NDArray[np.floating]) -> NDArray[np.floating]:
+            # Back-projection interpolates linearly between channels, which the filter makes up for.
+            return self.texture.response(frequency) / np.sinc(frequency * fine.channel_mm) ** 2
+
+        return back_project(filter_channels(noise, fine, response), fine) * np.float32(HU_MM)
+
+    def _electronic_share(self, index: int, rays: Rays) -> Image:
+        """Electronic relative to quantum variance of each ray."""
+        share = self._scanner.electronic_noise_ma / self.current_ma[index] * rays.per_ray
+        return rays.variance * np.float32(share)
+
+    def _calibrate(self, each: bool) -> NDArray[np.float64]:
+        """Quanta per mm, radian and mA that explain the noise that the slices have: of each, or one for all."""
+        count = len(self._source)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
+        found = np.log([self._measure_quanta(int(index)) for index in chosen])
+        seen = np.isfinite(found)
+        if not seen.any():
+            raise InputError(f"{self._source.name}: no soft tissue to measure noise in; give a series of the body")
+        if each:
+            return np.exp(np.interp(np.arange(count), chosen[seen], found[seen]))
+        return np.full(count, np.exp(np.median(found[seen])))
+
+    def _measure_quanta(self, index: int) -> float:
+        """Quanta per mm, radian and mA that explain the noise of a slice; NaN where it has too little tissue."""
+        hu = self._source.read_hu(index)
+        spacing_mm = self._source.geometry.pixel_spacing_mm
+        corners, squares = tissue_squares(hu)
+        if len(corners) < LEAST_SQUARES:
+            return math.nan
+        radius = square_radius(spacing_mm)
+        expected = self.texture.model.power(radius)
+        used = (expected > LEAST_POWER) & (radius > FAINT_FROM_PER_MM)
+        measured = periodograms(squares)[:, used].mean(axis=1) * expected.mean() / expected[used].mean()
+        predicted = self.variance_map(index, hu)
+        at = tuple(((corners + SIDE / 2) * np.array(predicted.shape) / hu.shape).astype(int).T)
+        return float(np.median(predicted[at] / measured))
+
+    def variance_map(self, index: int, hu: Image) -> Image:
+        """Variance of a slice's own noise for one quantum per mm, radian and mA, HU²; on a coarser grid."""
+        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
+        gain = HU_MM**2 * math.pi / rays.fine.views * self.texture.noise_gain(rays.fine.channel_mm)
+        variance = rays.variance * (1 + self._electronic_share(index, rays))
+        return back_project(variance, rays.geometry) * np.float32(gain / self.current_ma[index])
+
+
+def require_dose(dose: float) -> None:
+    """Raise :class:`ConfigError` unless 0 < dose ≤ 1."""
+    if not 0 < dose <= 1:
+        raise ConfigError(f"dose {dose:g}: give a fraction of the series' dose, above 0 and at most 1")
+
+
+def tube_current_ma(source: SliceSource) -> NDArray[np.float64] | None:
+    """Tube current of every slice, where the headers say so."""
+    told = getattr(source, "tube_current_ma", None)
+    if not told or any(not current for current in told):
+        return None
+    return np.asarray(told, float)
