@@ -10,7 +10,13 @@ from . import options
 
 
 @click.command()
-@click.option("--dicom-root", type=options.EXISTING, required=True, help="Tree with low- and normal-dose series.")
+@click.option("--dicom-root", type=options.EXISTING, help="Tree with low- and normal-dose series.")
+@click.option("--images", type=options.EXISTING, help="Instead: a folder of grey images, to which noise is added.")
+@click.option(
+    "--sigma", type=float, default=25.0, show_default=True, help="With --images: its level, grey values."
+)
+@click.option("--law", type=click.Choice(["gaussian", "poisson"]), default="gaussian", show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="With --images: of the noise.")
 @click.option(
     "--model",
     "models",
@@ -32,7 +38,11 @@ from . import options
 @options.device
 @options.overwrite
 def command(
-    dicom_root: Path,
+    dicom_root: Path | None,
+    images: Path | None,
+    sigma: float,
+    law: str,
+    seed: int,
     models: tuple[str, ...],
     output: Path,
     windows: tuple[str, ...],
@@ -48,23 +58,31 @@ def command(
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
     from ldct_denoise.checkpoint import load_model
-    from ldct_denoise.compare import compare, write_comparison
+    from ldct_denoise.compare import compare, compare_on_images, write_comparison
     from ldct_denoise.evaluate import DEFAULT_WINDOWS
     from ldct_denoise.intensity import Window
     from ldct_denoise.output import prepare_folder
 
+    if (dicom_root is None) == (images is None):
+        raise click.UsageError("give either --dicom-root or --images")
     chosen = tuple(Window.parse(text) for text in windows) or DEFAULT_WINDOWS
     prepare_folder(output, overwrite)
     with options.progress_bar("comparing") as bar:
-        result = compare(
-            dicom_root,
-            [load_model(name) for name in models],
-            windows=chosen,
-            include_training_patients=include_training_patients,
-            repeat=repeat,
-            device=device,
-            progress=bar,
-        )
+        loaded = [load_model(name) for name in models]
+        if images is not None:
+            result = compare_on_images(
+                images, loaded, sigma=sigma, law=law, seed=seed, repeat=repeat, device=device, progress=bar
+            )
+        else:
+            result = compare(
+                dicom_root,
+                loaded,
+                windows=chosen,
+                include_training_patients=include_training_patients,
+                repeat=repeat,
+                device=device,
+                progress=bar,
+            )
     write_comparison(result, output, overwrite=True, show_patients=show_patients)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)

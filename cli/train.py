@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 )
 @click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
 @click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
+@click.option("--images", type=options.EXISTING, help="Instead: a folder of grey images (configs/natural-*.yaml).")
 @options.output
 @click.option("--config", default="lir-ct", show_default=True, help="A recipe's name, or a YAML file.")
 @click.option(
@@ -36,6 +37,7 @@ def command(
     dicom_root: Path | None,
     low: tuple[Path, ...],
     normal: tuple[Path, ...],
+    images: Path | None,
     output: Path,
     config: str,
     changes: tuple[str, ...],
@@ -50,7 +52,7 @@ def command(
     from ldct_denoise.config import load_config
 
     settings = load_config(config, changes)
-    pools = _pools(settings, dicom_root, low, normal)
+    pools = _pools(settings, dicom_root, low, normal, images)
     from ldct_denoise.training import train
 
     with options.progress_bar("training") as bar:
@@ -66,11 +68,16 @@ def command(
     click.echo(model)
 
 
-def _pools(config: Config, root: Path | None, low: tuple[Path, ...], normal: tuple[Path, ...]) -> Pools:
-    from ldct_denoise.data.pools import pools_from_paths, pools_from_root
+def _pools(
+    config: Config, root: Path | None, low: tuple[Path, ...], normal: tuple[Path, ...], images: Path | None
+) -> Pools:
+    from ldct_denoise import methods
+    from ldct_denoise.data.pools import pools_from_images, pools_from_paths, pools_from_root
 
-    if (root is None) == (not (low or normal)):
-        raise click.UsageError("give either --dicom-root, or --low and --normal")
+    if sum((root is not None, bool(low or normal), images is not None)) != 1:
+        raise click.UsageError("give either --dicom-root, or --low and --normal, or --images")
+    if images is not None:
+        return pools_from_images(images, methods.find(config.method).needs, config.training.seed)
     if root is not None:
         return pools_from_root(root, config.data, config.training.seed)
     return pools_from_paths(low, normal, config.data, config.training.seed)

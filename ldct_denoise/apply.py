@@ -49,6 +49,8 @@ class ApplySettings:
         ``fp32``, or ``bf16`` for speed where the device gains from it.
     seed : int
         For models that draw random numbers.
+    guard_range : bool
+        Leave pixels outside the model's HU range as they are; off for noisy photographs, whose noise leaves it.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class ApplySettings:
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
+    guard_range: bool = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -90,9 +93,10 @@ def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySett
     scale, strength = model.scale, np.float32(settings.strength)
     for group in _groups(_read_ahead(source), GPU_BATCH if device.type == "cuda" else 1):
         stack = np.stack([hu for _, hu in group])
-        clipped = np.clip(stack, scale.low_hu, scale.high_hu)
-        correction = _restore(method, scale, clipped, device, settings) - clipped
-        correction[~scale.covers(stack)] = 0
+        seen = np.clip(stack, scale.low_hu, scale.high_hu) if settings.guard_range else stack
+        correction = _restore(method, scale, seen, device, settings) - seen
+        if settings.guard_range:
+            correction[~scale.covers(stack)] = 0
         for (index, hu), change in zip(group, correction, strict=True):
             yield index, hu + strength * change
 

@@ -25,6 +25,7 @@ from ldct_denoise.evaluate import (
 )
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.images import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.io.mayo import Pair, find_pairs, label_series
 from ldct_denoise.metrics.statistics import Bootstrap
 from ldct_denoise.output import prepare_folder
@@ -132,9 +133,62 @@ def compare(
     ConfigError
         If ``repeat`` is below 1 or no model is given.
     """
+    _check(models, repeat)
+    pairs, notes = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
+    return _compare_pairs(pairs, notes, models, windows, regions, repeat, ApplySettings(device=device), progress)
+
+
+def compare_on_images(
+    folder: Path,
+    models: Sequence[TrainedModel],
+    *,
+    sigma: float,
+    law: NoiseLaw = "gaussian",
+    seed: int = 0,
+    repeat: int = 1,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure every model on the grey images of a folder with synthetic noise, PSNR and SSIM over 0…255.
+
+    Parameters
+    ----------
+    folder : Path
+    models : sequence of TrainedModel
+    sigma : float
+        Level of the noise, grey values (see :class:`~ldct_denoise.io.images.NoisyImage`).
+    law, seed : str, int
+        Of the noise; values are neither rounded nor clipped, as usual for these tables.
+    repeat, device, progress
+        As in :func:`compare`.
+    """
+    _check(models, repeat)
+    pairs = [
+        Pair(image.name, "", NoisyImage(image, law, sigma, seed), image, ((0, 0),))
+        for image in open_images(folder)
+    ]
+    notes = [f"{law} noise of {sigma:g} grey values, seed {seed}, on {len(pairs)} images of {folder.name}"]
+    settings = ApplySettings(device=device, guard_range=False)
+    grey = (Window.between("grey", 0, 255),)
+    whole = tuple(region for region in DEFAULT_REGIONS if region.name == "image")
+    return _compare_pairs(pairs, notes, models, grey, whole, repeat, settings, progress)
+
+
+def _check(models: Sequence[TrainedModel], repeat: int) -> None:
     if repeat < 1 or not models:
         raise ConfigError("compare needs at least one model and --repeat of at least 1")
-    pairs, notes = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
+
+
+def _compare_pairs(
+    pairs: Sequence[Pair],
+    notes: Sequence[str],
+    models: Sequence[TrainedModel],
+    windows: Sequence[Window],
+    regions: Sequence[Region],
+    repeat: int,
+    settings: ApplySettings,
+    progress: Progress | None,
+) -> Evaluation:
     contestants = _contestants(models, repeat)
     timer, cases = Timer(), []
     for pair in pairs:
@@ -143,7 +197,7 @@ def compare(
     places = (
         place
         for pair, case in zip(pairs, cases, strict=True)
-        for place in _places(pair, case, contestants, timer, device)
+        for place in _places(pair, case, contestants, timer, settings)
     )
     report = (lambda done, count: progress(done, count, "")) if progress else None
     rows = tuple(measure_places(places, windows, regions, progress=report, total=total))
@@ -293,13 +347,13 @@ def _case(pair: Pair, contestants: Sequence[Contestant]) -> SeriesImages:
 
 
 def _places(
-    pair: Pair, case: SeriesImages, contestants: Sequence[Contestant], timer: Timer, device: str
+    pair: Pair, case: SeriesImages, contestants: Sequence[Contestant], timer: Timer, settings: ApplySettings
 ) -> Iterator[Place]:
     """The pair's slices one after the other, restored by every contestant."""
     low, normal = case.images["input"], case.reference
     shown = {at["input"] for at in case.indices}
     streams: Mapping[str, Iterator[NDArray[np.float32]]] = {
-        c.label: timer.timed(c.label, restore_slices(low, c.model, ApplySettings(device=device, seed=c.seed)))
+        c.label: timer.timed(c.label, restore_slices(low, c.model, replace(settings, seed=c.seed)))
         for c in contestants
     }
     for index in range(len(low)):

@@ -35,10 +35,16 @@ class DataConfig(_Section):
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="of the patients, where validation_patients is empty and there are 5 or more"
     )
-    noise: Literal["measured", "broad", "none"] = Field(
+    noise: Literal["measured", "broad", "synthetic", "none"] = Field(
         "none",
         description="noise fields given to the method: measured from the low-dose pool (no pairs), or that and a "
-        "broad family of spectra and levels, or none",
+        "broad family of spectra and levels, or of the synthetic law, or none",
+    )
+    synthetic: Literal["gaussian", "poisson"] | None = Field(
+        None, description="natural images: the noise that makes the low-dose pool"
+    )
+    synthetic_sigma: tuple[float, float] = Field(
+        (5.0, 50.0), description="natural images: range of noise levels, grey values, drawn anew for each patch"
     )
     noise_range: tuple[float, float] = Field(
         (0.5, 1.5), description="noise levels drawn, relative to the lowest and highest measured in the pool"

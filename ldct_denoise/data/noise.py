@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
+from ldct_denoise.io.images import NoiseLaw, noise_for
 from ldct_denoise.physics.noise import NoiseModel, estimate_noise
 from ldct_denoise.volume import SliceSource
 
@@ -88,6 +89,31 @@ def _variance(shape: NDArray[np.float64], side: int) -> float:
     weights = np.full(side + 1, 2.0)
     weights[[0, -1]] = 1.0
     return float((shape * weights).sum() / (2 * side) ** 2)
+
+
+class SyntheticNoise:
+    """Draws noise of the synthetic law, as it makes the low-dose pool: for natural images.
+
+    Parameters
+    ----------
+    law : str
+        ``gaussian`` or ``poisson``.
+    sigma_range : tuple of 2 floats
+        Levels are drawn uniformly from this range, grey values.
+    """
+
+    models: tuple[NoiseModel, ...] = ()
+
+    def __init__(self, law: NoiseLaw, sigma_range: tuple[float, float]) -> None:
+        self._law, self._range = law, sigma_range
+
+    def degrade(self, clean: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Noise for this clean patch."""
+        return noise_for(clean, self._law, rng.uniform(*self._range), rng)
+
+    def probe_for(self, clean: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Noise of the middle level, to judge by."""
+        return noise_for(clean, self._law, sum(self._range) / 2, rng)
 
 
 def measure_pool_noise(

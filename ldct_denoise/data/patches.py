@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
-from ldct_denoise.data.noise import PoolNoise
+from ldct_denoise.data.noise import PoolNoise, SyntheticNoise
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
+from ldct_denoise.volume import SliceSource
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -41,6 +42,8 @@ class PatchDataset(Dataset[Sample]):
         partner's same patch is given; without, it is what must not be drawn together.
     paired : bool
         Whether the method is trained on pairs.
+    twice_noisy : bool
+        Synthetic noise is added to both of a pair, each its own (Noise2Noise).
     noise : PoolNoise, optional
         What draws noise fields.
     config : DataConfig
@@ -55,7 +58,8 @@ class PatchDataset(Dataset[Sample]):
         *,
         partners: dict[int, int],
         paired: bool,
-        noise: PoolNoise | None,
+        twice_noisy: bool = False,
+        noise: PoolNoise | SyntheticNoise | None,
         config: DataConfig,
         scale: Scale,
         seed: int,
@@ -68,6 +72,8 @@ class PatchDataset(Dataset[Sample]):
         self._partners, self._paired, self._noise = partners, paired, noise
         self._paired_low = sorted(partners)
         self._config, self._scale, self._seed = config, scale, seed
+        self._synthetic = SyntheticNoise(config.synthetic, config.synthetic_sigma) if config.synthetic else None
+        self._twice_noisy = twice_noisy
         self._augment: Compose | None = _augmentation() if config.augment else None
 
     def __len__(self) -> int:
@@ -84,7 +90,11 @@ class PatchDataset(Dataset[Sample]):
         low_at = self._paired_low[rng.integers(len(self._paired_low))]
         low, normal = self._low[low_at], self._normal[self._partners[low_at]]
         corner = self._corner(normal, rng)
-        return {"low": self._cut(low, corner), "normal": self._cut(normal, corner)}
+        clean = self._cut(normal, corner)
+        return {
+            "low": self._degraded(self._cut(low, corner), rng),
+            "normal": self._degraded(clean, rng) if self._twice_noisy else clean,
+        }
 
     def _unpaired(self, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
         patches: dict[str, NDArray[np.float32]] = {}
@@ -93,7 +103,7 @@ class PatchDataset(Dataset[Sample]):
             low_at = int(rng.integers(len(self._low)))
             partner = self._partners.get(low_at, -1)
             low = self._low[low_at]
-            patches["low"] = self._cut(low, self._corner(low, rng))
+            patches["low"] = self._degraded(self._cut(low, self._corner(low, rng)), rng)
         if len(self._normal):
             normal_at = int(rng.integers(len(self._normal)))
             if normal_at == partner and len(self._normal) > 1:  # the same anatomy is never shown together
@@ -101,7 +111,7 @@ class PatchDataset(Dataset[Sample]):
             normal = self._normal[normal_at]
             patches["normal"] = self._sharpened(self._cut(normal, self._corner(normal, rng)), rng)
             if self._noise is not None:
-                field_hu = self._noise.draw(self._normal.slices[normal_at].source, self._config.patch, rng)
+                field_hu = self._noise_hu(self._normal.slices[normal_at].source, patches["normal"], rng)
                 patches["noise"] = field_hu / np.float32(self._scale.width_hu)
         return patches
 
@@ -118,6 +128,21 @@ class PatchDataset(Dataset[Sample]):
         if patch.shape != (side, side):
             patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
         return self._scale.to_unit(patch).astype(np.float32)
+
+    def _noise_hu(
+        self, source: SliceSource, clean: NDArray[np.float32], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """A field for this normal-dose patch."""
+        if isinstance(self._noise, SyntheticNoise):
+            return self._noise.degrade(self._scale.to_hu(clean), rng)
+        assert self._noise is not None
+        return self._noise.draw(source, self._config.patch, rng)
+
+    def _degraded(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+        """The patch with synthetic noise, where the low pool is made by it."""
+        if self._synthetic is None:
+            return patch
+        return patch + self._synthetic.degrade(self._scale.to_hu(patch), rng) / np.float32(self._scale.width_hu)
 
     def _sharpened(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """The patch as if reconstructed with a sharper kernel: unsharp masking of random strength and width."""

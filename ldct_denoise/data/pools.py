@@ -11,7 +11,9 @@ import numpy as np
 from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.images import open_images
 from ldct_denoise.io.mayo import Dose, LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.methods.base import Needs
 from ldct_denoise.volume import SliceSource
 
 _HINT = "`ldct-denoise inspect` shows how each dose was told"
@@ -80,6 +82,21 @@ def pools_from_paths(low: Sequence[Path], normal: Sequence[Path], config: DataCo
     """
     labelled = [*_label_all(low, Dose.LOW, config), *_label_all(normal, Dose.NORMAL, config)]
     return _split(labelled, config, seed, f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}")
+
+
+def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:
+    """Pools of grey images; noise is added to the low pool's patches when they are cut.
+
+    For unpaired methods the images fall at random into two halves, as in the paper; for others all are in both.
+    """
+    images = open_images(folder)
+    if needs is not Needs.UNPAIRED:
+        pairs = tuple(Pair(image.patient, "", image, image, ((0, 0),)) for image in images)
+        return Pools(images, images, pairs)
+    order = np.random.default_rng(seed).permutation(len(images))
+    half = len(images) // 2
+    low, normal = ([images[int(place)] for place in part] for part in (order[:half], order[half:]))
+    return Pools(tuple(low), tuple(normal))
 
 
 def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig) -> list[LabelledSeries]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config
-from ldct_denoise.data.noise import PoolNoise, measure_pool_noise
+from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
@@ -74,8 +74,10 @@ def make_training_set(
     """
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
-    noise = None
-    if config.data.noise != "none" and not paired:
+    noise: PoolNoise | SyntheticNoise | None = None
+    if config.data.noise == "synthetic" and config.data.synthetic:
+        noise = SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
+    elif config.data.noise != "none" and not paired:
         noise = measure_pool_noise(pools.low, config.data, report)
     normal, held = (normal, ()) if paired else _hold_back(normal, pools)
     partners = _partners(pools, low, normal)
@@ -84,6 +86,7 @@ def make_training_set(
         normal if needs is not Needs.NOISY else (),
         partners=partners,
         paired=paired,
+        twice_noisy=needs is Needs.NOISY_PAIRS,
         noise=noise,
         config=config.data,
         scale=config.scale,
@@ -121,7 +124,7 @@ def _validation(
     pools: Pools,
     normal: Sequence[PoolSlice],
     low: Sequence[PoolSlice],
-    noise: PoolNoise | None,
+    noise: PoolNoise | SyntheticNoise | None,
     patches: PatchDataset,
 ) -> ValidationSet:
     count = config.training.validation_slices
@@ -133,7 +136,7 @@ def _validation(
     ]
     chosen = _spread(normal, count)
     return ValidationSet(
-        low=tuple(decode(item).hu for item in _spread(low, count)),
+        low=() if config.data.synthetic else tuple(decode(item).hu for item in _spread(low, count)),
         normal=tuple(decode(item).hu for item in chosen),
         probes=tuple(_probe(item, noise, number) for number, item in enumerate(chosen)) if noise else (),
         pairs=tuple((decode(a).hu, decode(b).hu) for a, b in _spread(pairs, count)),
@@ -149,13 +152,18 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
-def _probe(item: PoolSlice, noise: PoolNoise, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _probe(
+    item: PoolSlice, noise: PoolNoise | SyntheticNoise, number: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The middle of a slice, and noise of the pool's middle level for it; the same in every run."""
     hu = decode(item).hu
     rows, columns = hu.shape
     side = min(PROBE, rows, columns)
     top, left = (rows - side) // 2, (columns - side) // 2
     rng = np.random.default_rng(number)
+    if isinstance(noise, SyntheticNoise):
+        square = hu[top : top + side, left : left + side]
+        return square, noise.probe_for(square, rng)
     return hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
 
 
@@ -167,7 +175,7 @@ def _picture(patches: PatchDataset) -> Batch | None:
     return Batch(images["low"], images.get("normal"), None, torch.Generator().manual_seed(0))
 
 
-def _summary(noise: PoolNoise | None) -> list[dict[str, Any]]:
+def _summary(noise: PoolNoise | SyntheticNoise | None) -> list[dict[str, Any]]:
     if noise is None:
         return []
     return [

@@ -1,0 +1,88 @@
+"""Grey natural images: pools, noise laws, and the tables of the literature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldct_denoise.checkpoint import load_model
+from ldct_denoise.compare import compare_on_images
+from ldct_denoise.config import load_config
+from ldct_denoise.data.pools import pools_from_images
+from ldct_denoise.data.training_set import make_training_set
+from ldct_denoise.errors import InputError
+from ldct_denoise.io.images import NoisyImage, noise_for, open_images
+from ldct_denoise.methods.base import Needs
+from ldct_denoise.training import train
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        grey = np.random.default_rng(number).integers(60, 200, (50 + number, 64)).astype(np.uint8)
+        Image.fromarray(np.repeat(np.repeat(grey[::8, ::8], 8, 0), 8, 1)).save(
+            tmp_path / "images" / f"{number}.png"
+        )
+    return tmp_path / "images"
+
+
+def test_noise_laws_have_their_variance() -> None:
+    clean = np.full((400, 400), 100, np.float32)
+    rng = np.random.default_rng(0)
+    assert noise_for(clean, "gaussian", 25, rng).std() == pytest.approx(25, rel=0.01)
+    poisson = noise_for(clean, "poisson", 2, rng)
+    assert poisson.mean() == pytest.approx(0, abs=0.15)
+    assert poisson.var() == pytest.approx(200, rel=0.02)
+
+
+def test_the_same_noise_at_every_reading_and_another_for_another_seed(folder: Path) -> None:
+    clean = open_images(folder)[0]
+    first, again, other = (NoisyImage(clean, "gaussian", 25, seed).read_hu(0) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 10
+
+
+def test_unpaired_pools_share_no_image_and_paired_ones_are_partners(folder: Path) -> None:
+    pools = pools_from_images(folder, Needs.UNPAIRED)
+    assert not {s.uid for s in pools.low} & {s.uid for s in pools.normal}
+    assert len(pools.low) == len(pools.normal) == 3
+    config = load_config("natural-lir", ["data.patch=32"])
+    sample = make_training_set(config, pools_from_images(folder, Needs.PAIRED), Needs.PAIRED).patches[0]
+    noise = (sample["low"] - sample["normal"]) * 255
+    assert 4 < float(noise.std()) < 52
+    twice = make_training_set(config, pools_from_images(folder, Needs.NOISY_PAIRS), Needs.NOISY_PAIRS).patches[0]
+    assert float((twice["low"] - twice["normal"]).std()) * 255 > 5
+    assert float(np.diff(twice["normal"].numpy()).std()) * 255 > 5
+    with pytest.raises(InputError, match="no image files"):
+        open_images(folder.parent)
+
+
+def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
+    changes = [
+        "training.iterations=2",
+        "training.batch=2",
+        "data.patch=32",
+        "settings.width=4",
+        "settings.critic_width=4",
+    ]
+    config = load_config("natural-lir", changes)
+    train(config, pools_from_images(folder, Needs.UNPAIRED), tmp_path / "run", device="cpu")
+    result = compare_on_images(folder, [load_model(tmp_path / "run")], sigma=25)
+    values = result.values("input", "grey", "image", "psnr")
+    assert len(values) == 6
+    assert np.mean(list(values.values())) == pytest.approx(20 * np.log10(255 / 25), abs=0.1)
+    assert len(result.values("run", "grey", "image", "ssim")) == 6
+
+
+@pytest.mark.slow
+def test_the_noisy_bsd68_is_that_of_the_literature(shared_data: Path) -> None:
+    """σ = 25 gives 20.17 dB on any image: 20 log10(255 / 25)."""
+    images = open_images(shared_data / "natural" / "bsd68")
+    assert len(images) == 68
+    errors = [NoisyImage(image, "gaussian", 25, 0).read_hu(0) - image.read_hu(0) for image in images[:10]]
+    psnr = [20 * np.log10(255 / np.sqrt(np.mean(error**2))) for error in errors]
+    assert np.mean(psnr) == pytest.approx(20.17, abs=0.02)
