@@ -1,0 +1,48 @@
+"""The models that ship: small, told with a card, and better than their input on real slices they never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldct_denoise.apply import restore_slices
+from ldct_denoise.catalogue import models
+from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model, shipped_models
+from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.io.find import find_images
+from ldct_denoise.metrics.fidelity import psnr
+
+
+def test_the_default_model_ships_and_is_small() -> None:
+    assert DEFAULT_MODEL in shipped_models()
+    assert sum(path.stat().st_size for path in shipped_models().values()) < 16e6
+    entry = next(entry for entry in models() if entry.name == DEFAULT_MODEL)
+    assert entry.method == "lir"
+    assert "patients" in entry.trained_on
+
+
+def test_the_default_model_saw_no_mayo_image() -> None:
+    patients = load_model(DEFAULT_MODEL).training_patients
+    assert patients
+    assert not any(patient.startswith(("L0", "L1")) for patient in patients)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("group", "least_gain_db"), [("L143/{}_3mm_sharp", 4.0), ("L143/{}_3mm", 3.0)], ids=["D45f", "B30f"]
+)
+def test_the_default_model_gains_on_unseen_patients(mayo2016: Path, group: str, least_gain_db: float) -> None:
+    low = find_images(mayo2016 / group.format("quarter")).series[0]
+    normal = find_images(mayo2016 / group.format("full")).series[0]
+    window = WINDOWS["abdomen"]
+    gains, shifts = [], []
+    for index, hu in restore_slices(low, load_model(DEFAULT_MODEL)):
+        given, reference = low.read_hu(index), normal.read_hu(index)
+        gains.append(psnr(hu, reference, window) - psnr(given, reference, window))
+        body = reference > -300
+        shifts.append(float(np.mean((hu - given)[body])))
+    assert min(gains) > least_gain_db - 0.7
+    assert np.mean(gains) > least_gain_db
+    assert max(map(abs, shifts)) < 1
