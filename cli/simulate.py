@@ -1,0 +1,79 @@
+"""``ldct-denoise simulate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from . import options
+
+
+@click.command(short_help="Simulate a lower dose from a normal-dose series.")
+@click.argument("normal", type=options.EXISTING)
+@click.option("--dose", type=float, required=True, help="Fraction of the series' own dose, as 0.25.")
+@options.output
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed: another scan.")
+@click.option(
+    "--geometry",
+    type=click.Choice(["parallel", "fan"]),
+    default="parallel",
+    show_default=True,
+    help="Of the rays.",
+)
+@click.option(
+    "--source-distance", type=click.FloatRange(100, 2000), default=595.0, show_default=True, metavar="MM",
+    help="Fan: from the source to the centre of rotation.",
+)  # fmt: skip
+@click.option(
+    "--kernel-model", type=options.EXISTING, help="Noise spectrum of the kernel.  [default: measured in NORMAL]"
+)
+@click.option(
+    "--electronic-noise", type=click.FloatRange(0), default=None, metavar="MA",
+    help="Tube current at which an unattenuated ray has as much electronic as quantum noise.",
+)  # fmt: skip
+@click.option(
+    "--bow-tie", type=click.FloatRange(0, 1), default=None, help="0: no bow-tie filter; 1: a strong one."
+)
+@click.option(
+    "--modulation", type=click.FloatRange(0, 1), default=None, help="Of the tube current with the angle; 0: none."
+)
+@click.option(
+    "--format", "format_", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]"
+)
+@options.overwrite
+def command(
+    normal: Path,
+    dose: float,
+    output: Path,
+    seed: int,
+    geometry: Literal["parallel", "fan"],
+    source_distance: float,
+    kernel_model: Path | None,
+    electronic_noise: float | None,
+    bow_tie: float | None,
+    modulation: float | None,
+    format_: Literal["dicom", "nifti"] | None,
+    overwrite: bool,
+) -> None:
+    """Add to NORMAL, a DICOM folder, file or tree or a volume file, the noise that a lower dose would have.
+
+    The anatomy stays as sharp as it is. Writes a derived DICOM series, labelled as simulated, or the volume's
+    format. Research use only.
+    """
+    from dataclasses import replace
+
+    from ldct_denoise.physics.noise import NoiseModel
+    from ldct_denoise.physics.scanner import DEFAULT_SCANNER
+    from ldct_denoise.physics.simulated import Simulation, simulate
+
+    given = {"electronic_noise_ma": electronic_noise, "bow_tie": bow_tie, "modulation": modulation}
+    changed = {name: value for name, value in given.items() if value is not None}
+    scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_distance, **changed)
+    model = NoiseModel.load(kernel_model) if kernel_model else None
+    simulation = Simulation(dose, seed, scanner, model)
+    with options.progress_bar("simulating") as progress:
+        written = simulate(normal, output, simulation, format=format_, overwrite=overwrite, progress=progress)
+    for path in written:
+        click.echo(path)
