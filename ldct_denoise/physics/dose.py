@@ -15,6 +15,7 @@ tool"). How many quanta there are is not in the image's header: it is found from
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ HU_MM = 1000 / WATER_PER_MM
 #: Noise is measured where the kernel passes at least this share of its peak power.
 LEAST_POWER = 0.25
 #: … and at frequencies (1/mm) where anatomy is faint.
-FAINT_FROM_PER_MM = 0.2
+FAINT_FROM_PER_MM = 0.25
 #: Tube current, mA, of a series that does not tell it.
 ASSUMED_MA = 250.0
 #: Fewest squares of soft tissue in a slice that tell its noise.
@@ -72,7 +73,7 @@ class DoseSimulator:
         )
         current = tube_current_ma(source)
         self.current_ma = np.full(len(source), ASSUMED_MA) if current is None else current
-        self.quanta_per_ma = self._calibrate(each=current is None)
+        self.quanta_per_ma = self._calibrate()
 
     def simulate(self, index: int, dose: float, seed: int) -> Image:
         """One slice at a fraction of its dose.
@@ -108,38 +109,20 @@ class DoseSimulator:
         rng : Generator
         """
         rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
-        fine = rays.fine
         quantum = rays.variance / np.float32(self.quanta_per_ma[index] * self.current_ma[index])
-        electronic = self._electronic_share(index, rays)
+        electronic = rays.electronic_share(self.current_ma[index])
         missing = (1 - dose) / dose * quantum * (1 + (1 + dose) / dose * electronic)
-        if self._scanner.geometry == "fan":
-            white = fan_noise(fine, self._scanner.source_to_centre_mm, rng)
-        else:
-            white = rng.standard_normal((fine.views, len(fine.channels_mm)), dtype=np.float32)
-        noise = white * resample(np.sqrt(missing), rays.geometry, fine)
+        return draw_noise(missing, rays, self.texture, self._scanner, rng)
 
-        def response(frequency: NDArray[np.floating]) -> NDArray[np.floating]:
-            # Back-projection interpolates linearly between channels, which the filter makes up for.
-            return self.texture.response(frequency) / np.sinc(frequency * fine.channel_mm) ** 2
-
-        return back_project(filter_channels(noise, fine, response), fine) * np.float32(HU_MM)
-
-    def _electronic_share(self, index: int, rays: Rays) -> Image:
-        """Electronic relative to quantum variance of each ray."""
-        share = self._scanner.electronic_noise_ma / self.current_ma[index] * rays.per_ray
-        return rays.variance * np.float32(share)
-
-    def _calibrate(self, each: bool) -> NDArray[np.float64]:
-        """Quanta per mm, radian and mA that explain the noise that the slices have: of each, or one for all."""
+    def _calibrate(self) -> NDArray[np.float64]:
+        """Quanta per mm, radian and mA of every slice: measured where there is tissue, interpolated between."""
         count = len(self._source)
         chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
         found = np.log([self._measure_quanta(int(index)) for index in chosen])
         seen = np.isfinite(found)
         if not seen.any():
             raise InputError(f"{self._source.name}: no soft tissue to measure noise in; give a series of the body")
-        if each:
-            return np.exp(np.interp(np.arange(count), chosen[seen], found[seen]))
-        return np.full(count, np.exp(np.median(found[seen])))
+        return np.exp(np.interp(np.arange(count), chosen[seen], found[seen]))
 
     def _measure_quanta(self, index: int) -> float:
         """Quanta per mm, radian and mA that explain the noise of a slice; NaN where it has too little tissue."""
@@ -160,8 +143,52 @@ class DoseSimulator:
         """Variance of a slice's own noise for one quantum per mm, radian and mA, HU²; on a coarser grid."""
         rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
         gain = HU_MM**2 * math.pi / rays.fine.views * self.texture.noise_gain(rays.fine.channel_mm)
-        variance = rays.variance * (1 + self._electronic_share(index, rays))
+        variance = rays.variance * (1 + rays.electronic_share(self.current_ma[index]))
         return back_project(variance, rays.geometry) * np.float32(gain / self.current_ma[index])
+
+
+def scan_noise(
+    hu: Image,
+    spacing_mm: tuple[float, float],
+    texture: Texture,
+    *,
+    quanta_per_ma: float,
+    current_ma: float,
+    scanner: Scanner,
+    rng: np.random.Generator,
+) -> Image:
+    """The noise with which a scanner would see a noise-free slice, HU.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+    spacing_mm : tuple of 2 floats
+    texture : Texture
+    quanta_per_ma : float
+        That leave the tube towards the middle of the field, per mm, radian and mA.
+    current_ma : float
+    scanner : Scanner
+    rng : Generator
+    """
+    rays = Rays.through(hu, spacing_mm, scanner)
+    quantum = rays.variance / np.float32(quanta_per_ma * current_ma)
+    return draw_noise(quantum * (1 + rays.electronic_share(current_ma)), rays, texture, scanner, rng)
+
+
+def draw_noise(variance: Image, rays: Rays, texture: Texture, scanner: Scanner, rng: np.random.Generator) -> Image:
+    """White noise of this variance (of line integrals, at the projected rays), reconstructed; HU."""
+    fine = rays.fine
+    if scanner.geometry == "fan":
+        white = fan_noise(fine, scanner.source_to_centre_mm, rng)
+    else:
+        white = rng.standard_normal((fine.views, len(fine.channels_mm)), dtype=np.float32)
+    noise = white * resample(np.sqrt(variance), rays.geometry, fine)
+
+    def response(frequency: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        # Back-projection interpolates linearly between channels, which the filter makes up for.
+        return texture.response(frequency) / np.sinc(frequency * fine.channel_mm) ** 2
+
+    return back_project(filter_channels(noise, fine, response), fine) * np.float32(HU_MM)
 
 
 def require_dose(dose: float) -> None:

@@ -160,7 +160,8 @@ def fan_noise(geometry: ParallelGeometry, source_to_centre_mm: float, rng: np.ra
     """White unit-variance noise of a fan beam's rays (a full turn, equiangular channels), rebinned to parallel.
 
     The ray of source angle β and fan angle γ is the parallel ray θ = β + γ, s = D·sin γ (Kak and Slaney, sec.
-    3.4); the two readings of each line are averaged, and variance is restored after each interpolation.
+    3.4). Each parallel ray takes the nearest reading, which keeps the noise white along it, and the two readings
+    of each line are averaged.
 
     Returns
     -------
@@ -172,20 +173,12 @@ def fan_noise(geometry: ParallelGeometry, source_to_centre_mm: float, rng: np.ra
     half = math.ceil(gamma[-1] / step) + 1
     turn = 2 * geometry.views
     white = rng.standard_normal((turn, 2 * half + 1), dtype=np.float32)
-    theta = np.arange(turn) * 2 * math.pi / turn
-    beta = ((theta[:, None] - gamma[None]) * turn / (2 * math.pi)) % turn
-    channel = np.broadcast_to(gamma / step + half, beta.shape)
-    row, column = np.floor(beta).astype(int), np.floor(channel).astype(int)
-    down, along = beta - row, channel - column
-    parallel = np.zeros(beta.shape)
-    power = np.zeros(beta.shape)
-    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        weight = np.abs(1 - i - down) * np.abs(1 - j - along)
-        parallel += weight * white[(row + i) % turn, np.minimum(column + j, 2 * half)]
-        power += weight**2
-    parallel /= np.sqrt(power)
+    shift = np.rint(gamma * turn / (2 * math.pi)).astype(int)
+    beta = (np.arange(turn)[:, None] - shift[None]) % turn
+    channel = np.rint(gamma / step).astype(int) + half
+    parallel = white[beta, channel[None]]
     twice = parallel[: geometry.views] + parallel[geometry.views :, ::-1]
-    return (twice / math.sqrt(2)).astype(np.float32)
+    return twice / np.float32(math.sqrt(2))
 
 
 def _use_numba(compiled: bool | None) -> bool:

@@ -57,8 +57,8 @@ class Scanner:
     geometry: Literal["parallel", "fan"] = "parallel"
     source_to_centre_mm: float = 595.0
     views: int = 720
-    electronic_noise_ma: float = 0.1
-    bow_tie: float = 0.5
+    electronic_noise_ma: float = 0.06
+    bow_tie: float = 0.35
     modulation: float = 0.5
 
     def __post_init__(self) -> None:
@@ -83,11 +83,17 @@ class Rays:
     variance : ndarray, shape (views, channels)
         Quantum variance of a detector ray's line integral, at the projected rays, if one quantum per mm and radian
         left the tube towards the middle.
+    scanner : Scanner
     """
 
     geometry: ParallelGeometry
     fine: ParallelGeometry
     variance: Image
+    scanner: Scanner
+
+    def electronic_share(self, current_ma: float) -> Image:
+        """Electronic relative to quantum variance of each ray, at this mean tube current of the slice."""
+        return self.variance * np.float32(self.scanner.electronic_noise_ma * self.per_ray / current_ma)
 
     @property
     def per_ray(self) -> float:
@@ -110,7 +116,7 @@ class Rays:
         filter_ = scanner.bow_tie * WATER_PER_MM * (BOW_TIE_MM - chord)
         log_variance = integral + filter_[None] - np.log(current)[:, None]
         per_ray = fine.channel_mm * math.pi / fine.views
-        return cls(coarse, fine, (np.exp(log_variance) / per_ray).astype(np.float32))
+        return cls(coarse, fine, (np.exp(log_variance) / per_ray).astype(np.float32), scanner)
 
 
 def attenuation(hu: Image) -> Image:

@@ -1,0 +1,184 @@
+"""Simulated noise against theory: water cylinders, known spectra, direct scans; and against real pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.io.find import find_images
+from ldct_denoise.physics.dose import DoseSimulator, scan_noise
+from ldct_denoise.physics.noise import NoiseModel, periodograms, radial, tissue_squares
+from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
+from ldct_denoise.physics.simulated import simulated_pool
+from ldct_denoise.physics.texture import Texture, noise_texture
+from ldct_denoise.volume import Geometry, Volume
+
+SIDE, SPACING = 256, (1.2, 1.2)
+PLAIN = Scanner(electronic_noise_ma=0, bow_tie=0, modulation=0)
+FREQUENCIES = np.arange(0.05, 0.65, 0.05)
+
+
+def kernel(peak: float = 0.2) -> NoiseModel:
+    nps = FREQUENCIES * np.exp(-((FREQUENCIES / (peak * 2**0.5)) ** 2))
+    return NoiseModel("water", FREQUENCIES, nps / nps.max(), np.array([1.0]))
+
+
+def water(diameter_mm: float = 200) -> np.ndarray:
+    y, x = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) * SPACING[0]
+    return np.where(np.hypot(x, y) < diameter_mm / 2, 0, -1000).astype(np.float32)
+
+
+def middle(image: np.ndarray, radius_mm: float = 30) -> np.ndarray:
+    y, x = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) * SPACING[0]
+    return image[np.hypot(x, y) < radius_mm]
+
+
+def scan(hu: np.ndarray, current_ma: float, seed: int, scanner: Scanner = PLAIN) -> np.ndarray:
+    texture = Texture.of(kernel(), SPACING)
+    rng = np.random.default_rng(seed)
+    return scan_noise(hu, SPACING, texture, quanta_per_ma=2e4, current_ma=current_ma, scanner=scanner, rng=rng)
+
+
+def volume(slices: list[np.ndarray]) -> Volume:
+    positions = np.array([[0, 0, 3.0 * number] for number in range(len(slices))])
+    geometry = Geometry(positions, (1, 0, 0), (0, 1, 0), SPACING, SIDE, SIDE)
+    return Volume(np.stack(slices), geometry, uid="1.2.3", patient="L001", name="water")
+
+
+def test_a_water_cylinder_has_the_variance_of_theory() -> None:
+    """In the middle every ray has the same p: σ² = (1000/μ)² · exp(p)/quanta · π · 2∫R² df, R the filter."""
+    noise = np.concatenate([middle(scan(water(), 100, seed)) for seed in range(6)])
+    texture = Texture.of(kernel(), SPACING)
+    f = np.linspace(0, 1 / SPACING[0], 4001)
+    expected = (1000 / WATER_PER_MM) ** 2 * np.exp(200 * WATER_PER_MM) / (2e4 * 100)
+    expected *= np.pi * 2 * np.trapezoid(texture.response(f) ** 2, f)
+    assert noise.var() == pytest.approx(expected, rel=0.06)
+
+
+def test_variance_is_inverse_to_dose_until_electronic_noise() -> None:
+    scanner = replace(PLAIN, electronic_noise_ma=0.02)
+    doses = np.array([1, 0.25, 0.05])
+    quantum = np.array([middle(scan(water(), 100 * dose, 1)).var() for dose in doses])
+    both = np.array([middle(scan(water(), 100 * dose, 1, scanner)).var() for dose in doses])
+    np.testing.assert_allclose(quantum * doses, quantum[0], rtol=1e-3)
+    share = 0.02 * np.exp(200 * WATER_PER_MM) / (100 * doses)  # electronic : quantum, of the middle's rays
+    np.testing.assert_allclose(both / quantum, 1 + share, rtol=0.03)
+
+
+def test_the_spectrum_is_the_one_asked_for_and_its_integral_the_variance() -> None:
+    squares = np.concatenate([_centre_squares(scan(water(), 100, seed)) for seed in range(12)])
+    spectrum = periodograms(squares).mean(axis=0)
+    assert spectrum.mean() == pytest.approx(squares.var(axis=(1, 2)).mean(), rel=0.08)
+    frequencies, nps = radial(spectrum, SPACING)
+    asked = kernel().power(frequencies)
+    band = frequencies < 0.42
+    mean, expected = (np.sum((frequencies * n)[band]) / np.sum(n[band]) for n in (nps, asked))
+    assert mean == pytest.approx(expected, rel=0.05)
+    assert frequencies[np.argmax(nps)] == pytest.approx(0.2, abs=0.051)
+
+
+def _centre_squares(image: np.ndarray) -> np.ndarray:
+    corners = [(96, 96), (96, 128), (128, 96), (128, 128)]
+    return np.stack([image[row : row + 32, column : column + 32] for row, column in corners]).astype(float)
+
+
+@pytest.mark.parametrize("scanner", [PLAIN, Scanner(), Scanner(geometry="fan")], ids=["plain", "default", "fan"])
+def test_inserting_the_difference_is_like_scanning_at_the_lower_dose(scanner: Scanner) -> None:
+    """Full dose + inserted noise against a direct scan at a quarter, middle and edge (250 mA are assumed)."""
+    slices = [water(240) + scan(water(240), 250, seed, scanner) for seed in range(6)]
+    simulator = DoseSimulator(volume(slices), scanner, kernel())
+    inserted = [simulator.simulate(number, 0.25, 0) for number in range(6)]
+    direct = [scan(water(240), 62.5, 100 + seed, scanner) for seed in range(6)]
+    ratio = np.std([middle(hu, 60) for hu in inserted]) / np.std([middle(hu, 60) for hu in direct])
+    assert ratio == pytest.approx(1, abs=0.03)
+    edges = [_edge(np.stack(stack)).std() for stack in (inserted, direct)]
+    assert edges[0] == pytest.approx(edges[1], rel=0.04)
+
+
+def _edge(stack: np.ndarray) -> np.ndarray:
+    y, x = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) * SPACING[0]
+    away = np.hypot(x, y)
+    return stack[:, (away > 85) & (away < 110)]
+
+
+def test_bow_tie_and_modulation_move_the_noise() -> None:
+    flat, shaped = (Rays.through(water(300), SPACING, replace(PLAIN, bow_tie=b)) for b in (0, 1))
+    quarter = len(flat.geometry.channels_mm) // 4
+    assert shaped.variance[0, quarter] > flat.variance[0, quarter]
+    y, x = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) * SPACING[0]
+    oval = np.where(np.hypot(x / 140, y / 90) < 1, 0, -1000).astype(np.float32)
+    constant, modulated = (Rays.through(oval, SPACING, replace(PLAIN, modulation=m)) for m in (0, 0.5))
+    spread = [np.log(rays.variance.max(axis=1)).std() for rays in (constant, modulated)]
+    assert spread[1] < 0.6 * spread[0]
+
+
+def test_attenuation_of_water_and_air() -> None:
+    per_mm = attenuation(water())
+    assert per_mm[SIDE // 2, SIDE // 2] == pytest.approx(WATER_PER_MM)
+    assert per_mm[2, 2] == 0
+
+
+def test_anatomy_is_taken_out_of_a_spectrum() -> None:
+    clean = kernel(0.3)
+    seen = clean.nps + 0.01 * FREQUENCIES**-2.0
+    texture = noise_texture(replace(clean, nps=seen / seen.max()), (0.7, 0.7))
+    assert texture.model.mean_frequency_per_mm == pytest.approx(clean.mean_frequency_per_mm, rel=0.03)
+    assert texture.model.peak_frequency_per_mm == pytest.approx(0.3, abs=0.01)
+
+
+def test_air_alone_is_refused() -> None:
+    air = np.full((SIDE, SIDE), -1000, np.float32)
+    with pytest.raises(InputError, match="no soft tissue"):
+        DoseSimulator(volume([air]), model=kernel())
+
+
+def test_a_simulated_pool_is_made_once(tmp_path: Path) -> None:
+    source = volume([water(240) + scan(water(240), 100, seed) for seed in range(2)])
+    first = simulated_pool([source], (0.1, 0.4), 5, tmp_path)[0]
+    files = sorted(tmp_path.iterdir())
+    stamp = files[0].stat().st_mtime_ns
+    again = simulated_pool([source], (0.1, 0.4), 5, tmp_path)[0]
+    assert sorted(tmp_path.iterdir()) == files
+    assert files[0].stat().st_mtime_ns == stamp
+    np.testing.assert_array_equal(first.read_hu(1), again.read_hu(1))
+    other = simulated_pool([source], (0.1, 0.4), 6, tmp_path)[0]
+    assert other.uid != first.uid
+    assert 0.1 <= first.dose <= 0.4
+    assert (first.patient, first.geometry) == ("L001", source.geometry)
+    assert middle(first.read_hu(0) - source.read_hu(0)).std() > middle(source.read_hu(0)).std()
+
+
+@pytest.mark.parametrize("dose_range", [(0, 0.5), (0.5, 0.2), (0.5, 2)])
+def test_an_impossible_range_of_doses_is_refused(tmp_path: Path, dose_range: tuple[float, float]) -> None:
+    with pytest.raises(ConfigError, match="simulated_dose"):
+        simulated_pool([], dose_range, 0, tmp_path)
+
+
+@pytest.mark.parametrize("group", ["L096/{}_3mm_sharp", "L143/{}_3mm_sharp", "L143/{}_3mm"])
+def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str) -> None:
+    low, full = (find_images(mayo2016 / group.format(dose)).series[0] for dose in ("quarter", "full"))
+    simulator = DoseSimulator(full)
+    sigmas, shapes = [], []
+    for index in range(0, len(full), 2):
+        hu = full.read_hu(index)
+        corners, _ = tissue_squares(hu, 16)
+        spectra = [
+            periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]).astype(float))
+            for image in (low.read_hu(index) - hu, simulator.simulate(index, 0.25, 0) - hu)
+        ]
+        sigmas.append([np.sqrt(spectrum.mean()) for spectrum in spectra])
+        shapes.append([spectrum.mean(axis=0) / spectrum.mean() for spectrum in spectra])
+    ratio = np.divide(*np.array(sigmas).T[::-1])
+    assert ratio.mean() == pytest.approx(1, abs=0.10)
+    assert np.abs(ratio - 1).max() < 0.15
+    means, peaks = [], []
+    for shape in np.mean(shapes, axis=0):
+        frequencies, nps = radial(shape, full.geometry.pixel_spacing_mm)
+        means.append(np.sum(frequencies * nps) / np.sum(nps))
+        peaks.append(frequencies[np.argmax(nps)])
+    assert means[1] == pytest.approx(means[0], rel=0.10)
+    assert peaks[1] == pytest.approx(peaks[0], abs=0.051)  # one bin
