@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "noise2noise": {"width": 4},
     "noise2void": {"width": 4},
     "redcnn": {"channels": 8},
+    "unet": {"width": 4, "blocks": 1},
     "rednet": {"channels": 8, "layers": 6},
     "unit": GAN,
 }
