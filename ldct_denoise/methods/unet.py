@@ -1,7 +1,7 @@
 """The network that LIR keeps for use in its multiscale form, trained on pairs.
 
 It answers what pairs would be worth: in `docs/comparison.md` it stands beside LIR on the same slices and budget.
-The way down and up with skip connections is Ronneberger et al. 2015; what is learned is the correction to the input.
+The way down and up with skip connections is Ronneberger et al. 2015; it learns the correction to the input.
 """
 
 from __future__ import annotations
