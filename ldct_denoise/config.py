@@ -152,15 +152,29 @@ def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
     path = recipes().get(name_or_file, Path(name_or_file))
     if not path.is_file():
         raise ConfigError(f"config {name_or_file!r}: no such file, nor a recipe ({', '.join(recipes())})")
+    content = read_mapping(path)
+    for change in changes:
+        _change(content, change)
+    return parse_config(content, str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's settings, not yet validated.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, is not YAML, or is no mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"config {path}: cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path}: not YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(content, dict):
         raise ConfigError(f"config {path}: must be a mapping of settings")
-    for change in changes:
-        _change(content, change)
-    return parse_config(content, str(path))
+    return content
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:

@@ -1,0 +1,143 @@
+"""What a DICOM node must know of an image before it is decoded: which it is, and the values that rules ask for."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.multival import MultiValue
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    CTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from ldct_denoise.errors import ConfigError, InputError
+
+__all__ = [
+    "STORAGE_CLASSES",
+    "TRANSFER_SYNTAXES",
+    "Identity",
+    "check_keywords",
+    "identify_instance",
+    "transfer_syntax_of",
+    "values_of",
+]
+
+#: What :func:`ldct_denoise.io.dicom.scan` reads.
+STORAGE_CLASSES = (CTImageStorage,)
+#: Encodings that can be decoded here. Deflated is left out: a small message may unpack to any size.
+TRANSFER_SYNTAXES = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    HTJ2K,
+    RLELossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The UIDs of one image.
+
+    Parameters
+    ----------
+    sop_uid, series_uid, study_uid : str
+    """
+
+    sop_uid: str
+    series_uid: str
+    study_uid: str
+
+
+def identify_instance(file: bytes | Path) -> Identity:
+    """The UIDs of an image, as a file or its bytes; the pixels are not looked at.
+
+    Raises
+    ------
+    InputError
+        If it is no DICOM, or has no SOP or Series Instance UID.
+    """
+    wanted = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(
+                BytesIO(file) if isinstance(file, bytes) else file, stop_before_pixels=True, specific_tags=wanted
+            )
+            found = [str(header.get(keyword) or "").strip("\0 ") for keyword in wanted]
+    except Exception as error:  # a broken header can fail anywhere inside pydicom
+        raise InputError(f"received image: header cannot be read ({type(error).__name__})") from None
+    if not found[0] or not found[1]:
+        raise InputError("received image: no SOP or Series Instance UID")
+    return Identity(*found)
+
+
+def transfer_syntax_of(path: Path) -> tuple[str, str]:
+    """SOP Class UID and Transfer Syntax UID in the File Meta Information of a file of ours."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def check_keywords(keywords: Iterable[str]) -> None:
+    """Refuse names that are no DICOM attributes.
+
+    Raises
+    ------
+    ConfigError
+    """
+    for keyword in keywords:
+        if tag_for_keyword(keyword) is None:
+            raise ConfigError(f"{keyword!r} is no DICOM attribute; give its keyword (PS3.6), as SeriesDescription")
+
+
+def values_of(path: Path, keywords: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The values of attributes of an image, as text; what is absent or empty has none.
+
+    Raises
+    ------
+    InputError
+        If the header cannot be read.
+    """
+    wanted = list(keywords)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted, force=True)
+            return {keyword: _texts(header.get(keyword)) for keyword in wanted}
+    except Exception as error:
+        raise InputError(f"{path}: header cannot be read ({type(error).__name__})") from None
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    return tuple(map(str, value)) if isinstance(value, MultiValue) else (str(value),)

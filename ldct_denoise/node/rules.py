@@ -1,0 +1,262 @@
+"""The node's settings: who may send, what is denoised how, where it goes; a validated YAML file."""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import operator
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ldct_denoise.config import read_mapping
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.io.instance import check_keywords
+
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+_COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2: 1 to 16 characters of the default repertoire, no backslash, not only spaces."""
+    if not 1 <= len(value) <= 16 or not value.strip() or not value.isascii() or not value.isprintable():
+        raise ValueError("an AE title has 1 to 16 plain characters")
+    if "\\" in value:
+        raise ValueError("an AE title has no backslash")
+    return value.strip()
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is no address or network; give 10.1.2.3 or 10.1.2.0/24") from None
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Network = Annotated[str, AfterValidator(_network)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Section(BaseModel):
+    """A part of the file: unknown keys are refused, nothing changes later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Peer(Section):
+    """Who may open an association: this calling AE title, from these addresses."""
+
+    ae_title: AETitle
+    hosts: tuple[Network, ...] = LOOPBACK
+
+    def allows(self, ae_title: str, host: str) -> bool:
+        """Whether a caller is this peer."""
+        return ae_title.strip() == self.ae_title and self.allows_host(host)
+
+    def allows_host(self, host: str) -> bool:
+        """Whether an address is one of this peer's."""
+        address = ipaddress.ip_address(host)
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in ipaddress.ip_network(network) for network in self.hosts)
+
+
+class ServerTLS(Section):
+    """TLS of the receiver; with ``authority`` callers must show a certificate that it signed."""
+
+    certificate: Path
+    key: Path
+    authority: Path | None = None
+
+
+class Limits(Section):
+    """What a caller can use up."""
+
+    associations: int = Field(8, ge=1, le=200, description="at the same time")
+    image_mib: int = Field(512, ge=1, description="of one received object; held in memory while it arrives")
+    pdu_kib: int = Field(1024, ge=16, le=65536, description="of one protocol data unit")
+    idle_s: float = Field(60, gt=0, description="an association may be silent")
+    negotiation_s: float = Field(10, gt=0, description="from connection to association request")
+    spool_gib: float = Field(100, gt=0, description="of the whole spool; beyond, images are refused")
+    free_gib: float = Field(2, ge=0, description="that stay free on the spool's disk")
+
+
+class Complete(Section):
+    """When a series is taken as complete."""
+
+    unit: Literal["series", "study"] = Field("series", description="what must be quiet")
+    quiet_s: float = Field(60, gt=0, description="since the last image")
+    released_s: float = Field(5, gt=0, description="the same, once all associations that sent it were released")
+
+
+class Retry(Section):
+    """How a destination that is down is tried again: waits double from ``first_s`` to ``longest_s``."""
+
+    first_s: float = Field(15, gt=0)
+    longest_s: float = Field(1800, gt=0)
+    give_up_h: float = Field(72, gt=0, description="then the series goes to the dead-letter folder")
+
+    def wait_s(self, attempts: int) -> float:
+        """Seconds until the next try after ``attempts`` failures."""
+        return float(min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 40)))
+
+
+class ClientTLS(Section):
+    """TLS towards a destination; the system's authorities without ``authority``."""
+
+    authority: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class DimseDestination(Section):
+    """A C-STORE peer."""
+
+    host: str
+    port: Port
+    ae_title: AETitle
+    calling_ae_title: AETitle | None = None
+    timeout_s: float = Field(60, gt=0)
+    tls: ClientTLS | None = None
+
+
+class StowDestination(Section):
+    """A DICOMweb server; ``stow`` is the address that studies are posted to (PS3.18 10.5)."""
+
+    stow: str
+    authorization_file: Path | None = Field(None, description="holds the value of the Authorization header")
+    timeout_s: float = Field(60, gt=0)
+    tls: ClientTLS | None = None
+
+    @model_validator(mode="after")
+    def _web_address(self) -> StowDestination:
+        parts = urlsplit(self.stow)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("stow: give an address as https://pacs.example/dicom-web/studies")
+        if parts.username or parts.password:
+            raise ValueError("stow: no password in the address; put the header into authorization_file")
+        return self
+
+
+Destination = DimseDestination | StowDestination
+
+
+class Rule(Section):
+    """What becomes of a series; the first rule whose ``match`` fits decides."""
+
+    match: dict[str, str | float | tuple[str | float, ...]] = Field(default_factory=dict)
+    ignore: bool = False
+    model: str | None = None
+    strength: float = Field(1.0, ge=0, le=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compress: Literal["jpegls", "j2k", "rle"] | None = None
+    send_to: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rule:
+        if self.ignore and self.send_to:
+            raise ValueError("an ignored series goes nowhere: leave out send_to")
+        if not self.ignore and not self.send_to:
+            raise ValueError("send_to: name at least one destination, or ignore: true")
+        try:
+            check_keywords(self.match)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def fits(self, values: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether a series with these values is meant: every attribute has a value that fits one pattern."""
+        return all(
+            any(_fits(value, str(pattern)) for value in values.get(keyword, ()) for pattern in _listed(patterns))
+            for keyword, patterns in self.match.items()
+        )
+
+
+class Rules(Section):
+    """The whole file."""
+
+    ae_title: AETitle = "LDCT"
+    host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
+    port: Port = 11112
+    spool: Path
+    accept: tuple[Peer, ...] = Field(min_length=1)
+    tls: ServerTLS | None = None
+    limits: Limits = Limits()  # type: ignore[call-arg]
+    complete: Complete = Complete()  # type: ignore[call-arg]
+    retry: Retry = Retry()  # type: ignore[call-arg]
+    status_port: Port | None = Field(8104, description="health and counters, on loopback; null for none")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    remember_days: float = Field(30, gt=0, description="how long it is known what was sent")
+    destinations: dict[str, Destination] = Field(default_factory=dict)
+    rules: tuple[Rule, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known_destinations(self) -> Rules:
+        for number, rule in enumerate(self.rules, 1):
+            for name in rule.send_to:
+                if name not in self.destinations:
+                    known = ", ".join(self.destinations) or "none"
+                    raise ValueError(f"rule {number} sends to {name!r}, which is no destination; known: {known}")
+        for name in self.destinations:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"destination {name!r}: name it with letters, digits, - and _")
+        return self
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """Every attribute that a rule asks for."""
+        return frozenset(keyword for rule in self.rules for keyword in rule.match)
+
+    def rule_for(self, values: Mapping[str, tuple[str, ...]]) -> int | None:
+        """Index of the first rule that fits; none: the series is ignored."""
+        return next((number for number, rule in enumerate(self.rules) if rule.fits(values)), None)
+
+
+def load_rules(path: Path) -> Rules:
+    """Read and validate the node's settings.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the key and what would be right.
+    """
+    try:
+        return Rules(**read_mapping(path))
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+    except TypeError:
+        raise ConfigError(f"{path}: settings must have names") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such setting (docs/serve.md lists them)"
+    return f"{key or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
+
+
+def _listed(patterns: Any) -> tuple[Any, ...]:
+    return patterns if isinstance(patterns, tuple) else (patterns,)
+
+
+def _fits(value: str, pattern: str) -> bool:
+    """A number after <, <=, > or >= compares; anything else is a pattern with * and ?, in any case."""
+    for sign, compare in _COMPARISONS.items():
+        if pattern.startswith(sign):
+            try:
+                return compare(float(value), float(pattern.removeprefix(sign)))
+            except ValueError:
+                return False
+    try:
+        return float(value) == float(pattern)
+    except ValueError:
+        return fnmatch.fnmatchcase(value.strip().casefold(), pattern.strip().casefold())
