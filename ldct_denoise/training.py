@@ -32,7 +32,7 @@ from ldct_denoise.distributed import world as join_world
 from ldct_denoise.errors import ConfigError, OutputError, TrainingError
 from ldct_denoise.methods.base import Batch, Method, Needs, Phase
 from ldct_denoise.output import write_whole
-from ldct_denoise.validation import Evidence, measure_evidence
+from ldct_denoise.validation import CriticWatch, Evidence, measure_evidence
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ class _Trainer:
     def __init__(self, config: Config, pools: Pools, output: Path, world: World, report: Report) -> None:
         self.config, self.pools, self.output, self.world = config, pools, output, world
         self._report = report if world.is_first else (lambda progress: None)
+        self._critics = CriticWatch(str(config.settings.get("adversarial", "least_squares")))
 
     # ---- the loop -------------------------------------------------------------------------------------------
 
@@ -162,6 +163,7 @@ class _Trainer:
             for sample in self._samples(data.patches, run.step):
                 done = self._done(run)
                 losses = self._step(run, sample, done)
+                self._critics.see(losses)
                 run.step += 1
                 run.seconds = already + time.monotonic() - started
                 last = run.step == settings.iterations or self.world.agree(self._out_of_time(run))
@@ -369,7 +371,8 @@ class _Trainer:
         log.scalars(run, {f"validation/{name}": value for name, value in evidence.figures().items()})
         if data.validation.picture is not None:
             log.images(run, data.validation.picture, self.world.device)
-        for warning in evidence.warnings():
+        log.scalars(run, {f"balance/{name}": value for name, value in self._critics.balance().items()})
+        for warning in (*evidence.warnings(), *self._critics.warnings()):
             self._say(run, f"warning: {warning}")
         self._say(run, evidence.line())
 

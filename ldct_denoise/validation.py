@@ -6,6 +6,7 @@ With held-out pairs their PSNR is measured too, and logged beside; it is never u
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from ldct_denoise.data.training_set import ValidationSet
 from ldct_denoise.intensity import WINDOWS, Scale, Window
@@ -105,6 +107,49 @@ class Evidence:
                 f"what is removed follows the image's edges (correlation {self.structure:.2f}): anatomy is removed"
             )
         return found
+
+
+class CriticWatch:
+    """The balance of a GAN, from the losses of its critics (``critic_…``): 1 undecided, 0 never deceived.
+
+    Parameters
+    ----------
+    form : str
+        The adversarial form: ``least_squares`` (a critic that always says ½ has loss ¼) or ``log`` (ln 2).
+    """
+
+    #: Share of a new loss in the running mean.
+    PACE = 0.05
+    #: Steps before the running mean says anything.
+    PATIENCE = 40
+
+    def __init__(self, form: str = "least_squares") -> None:
+        self._undecided = math.log(2) if form == "log" else 0.25
+        self._means: dict[str, Tensor] = {}
+        self._seen = 0
+
+    def see(self, losses: Mapping[str, Tensor]) -> None:
+        """Take in one step's losses; those that are no critic's are passed over."""
+        critics = {name: loss for name, loss in losses.items() if name.startswith("critic_")}
+        self._seen += bool(critics)
+        for name, loss in critics.items():
+            mean = self._means.get(name, loss)
+            self._means[name] = mean + self.PACE * (loss - mean)
+
+    def balance(self) -> dict[str, float]:
+        """Running mean of each critic's loss over that of an undecided one."""
+        return {name: float(mean) / self._undecided for name, mean in self._means.items()}
+
+    def warnings(self) -> list[str]:
+        """Early signs that the adversarial training has come apart."""
+        if self._seen < self.PATIENCE:
+            return []
+        return [
+            f"{name} is never deceived (loss {value:.0%} of an undecided critic's): the GAN is collapsing; lower "
+            "settings.weights.adversarial or the learning rate"
+            for name, value in self.balance().items()
+            if value < 0.1
+        ]
 
 
 def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.device) -> Evidence:

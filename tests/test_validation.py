@@ -1,0 +1,66 @@
+"""Knowing without pairs whether training goes well: each sign is given a case that must, and one that must not, raise it."""
+
+import math
+
+import pytest
+import torch
+
+from ldct_denoise.validation import CriticWatch, Evidence
+
+
+def evidence(**changes: object) -> Evidence:
+    figures: dict[str, object] = {
+        "probe_rmse_hu": 10.0,
+        "probe_gain_db": 4.0,
+        "noise_ratio": 0.8,
+        "removed_ratio": 1.6,
+        "bias_hu": {"fat": 0.2, "soft": -0.4},
+        "structure": 0.1,
+        "psnr_gain_db": math.nan,
+        "psnr_gain_abdomen_db": math.nan,
+    }
+    return Evidence(**{**figures, **changes})  # type: ignore[arg-type]
+
+
+def test_good_evidence_raises_no_warning():
+    assert evidence().warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bias_hu": {"fat": 4.0}}, "fat has drifted by +4.0 HU"),
+        ({"noise_ratio": 1.8}, "invents texture"),
+        ({"noise_ratio": 0.2}, "far smoother than normal dose"),
+        ({"probe_gain_db": -0.5}, "further from the truth"),
+        ({"structure": 0.7}, "anatomy is removed"),
+    ],
+)
+def test_each_failure_is_said(changes, words):
+    (warning,) = evidence(**changes).warnings()
+    assert words in warning
+
+
+def test_the_score_needs_no_pairs_and_counts_bias_above_one_hu():
+    assert evidence(psnr_gain_db=9.0).score == evidence(psnr_gain_db=-9.0).score == 10.0
+    assert evidence(bias_hu={"soft": -3.0}).score == pytest.approx(12.0)
+
+
+@pytest.mark.parametrize(("form", "undecided"), [("least_squares", 0.25), ("log", math.log(2))])
+def test_an_undecided_critic_is_balanced(form, undecided):
+    watch = CriticWatch(form)
+    for _ in range(50):
+        watch.see({"critic_y": torch.tensor(undecided), "restoration": torch.tensor(0.0)})
+    assert watch.balance() == {"critic_y": pytest.approx(1.0)}
+    assert watch.warnings() == []
+
+
+def test_a_critic_that_is_never_deceived_is_reported_once_it_is_sure():
+    watch = CriticWatch()
+    for _ in range(CriticWatch.PATIENCE - 1):
+        watch.see({"critic_x": torch.tensor(0.25), "critic_y": torch.tensor(0.002)})
+    assert watch.warnings() == []
+    watch.see({"critic_x": torch.tensor(0.25), "critic_y": torch.tensor(0.002)})
+    (warning,) = watch.warnings()
+    assert "critic_y" in warning
+    assert "collapsing" in warning
