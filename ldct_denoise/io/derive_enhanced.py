@@ -229,7 +229,7 @@ def classic_header(image: Dataset, frame: int) -> Dataset:
     """
     shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     own = image.PerFrameFunctionalGroupsSequence[frame]
-    values = {**_group_values(shared), **_group_values(own)}
+    values = {**group_values(shared), **group_values(own)}
     classic = Dataset()
     drop = {*MULTIFRAME_ONLY, *CONCATENATION}
     for tag in image.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
@@ -258,7 +258,7 @@ def classic_header(image: Dataset, frame: int) -> Dataset:
     return classic
 
 
-def _group_values(group: Dataset) -> dict[str, Any]:
+def group_values(group: Dataset) -> dict[str, Any]:
     """The attributes in a frame's functional groups, by keyword."""
     values: dict[str, Any] = {}
     for element in group:

@@ -38,6 +38,8 @@ class FileSeries:
         The file's slowest axis is the slice axis.
     patient : str
         Nothing in such a file says whose it is: the name of its folder.
+    keeper : object
+        Keeps extracted files until the series is no longer used.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class FileSeries:
     patient: str = ""
     kernel: str = ""
     problems: tuple[str, ...] = field(default=())
+    keeper: Any = field(default=None, compare=False, repr=False)
 
     @cached_property
     def uid(self) -> str:

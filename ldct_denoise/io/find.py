@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom import Inventory, SetAside, scan
+from ldct_denoise.io.archive import list_files
+from ldct_denoise.io.dicom import Inventory, SetAside, scan_files
 from ldct_denoise.io.files import is_volume_file, open_file
 from ldct_denoise.volume import SliceSource
 
@@ -19,7 +21,7 @@ def find_images(
     Parameters
     ----------
     path : Path
-        A file, folder or tree.
+        A file, a folder or tree, a zip archive, or a DICOMDIR.
     progress : callable, optional
         Told (files looked at, files).
     include_derived : bool
@@ -33,22 +35,23 @@ def find_images(
     Raises
     ------
     InputError
-        If the path does not exist, or holds no file at all.
+        If the path does not exist, holds no file at all, or is an archive that must not be extracted.
     """
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    files = [path] if path.is_file() else [item for item in path.rglob("*") if item.is_file()]
-    if not files:
-        raise InputError(f"{path}: an empty folder; give one that holds DICOM, NIfTI, NRRD or MHA")
+    listing = list_files(path)
+    if not listing.files:
+        empty = f"no file to read ({listing.set_aside[0].reason})" if listing.set_aside else "an empty folder"
+        raise InputError(f"{path}: {empty}; give one that holds DICOM, NIfTI, NRRD or MHA")
     volumes: list[SliceSource] = []
     aside: list[SetAside] = []
-    for file in sorted(filter(is_volume_file, files)):
+    rest = []
+    for name in listing.files:
+        file = Path(name)
+        if not is_volume_file(file):
+            rest.append(name)
+            continue
         try:
-            volumes.append(open_file(file))
+            volumes.append(replace(open_file(file), keeper=listing.keeper))
         except InputError as error:
-            aside.append(SetAside(file, str(error).removeprefix(f"{file}: ")))
-    if path.is_file() and is_volume_file(path):
-        return Inventory(tuple(volumes), tuple(aside))
-    found = scan(path, progress, include_derived=include_derived)
-    aside += [item for item in found.set_aside if not is_volume_file(item.path)]
-    return Inventory((*found.series, *volumes), tuple(aside), found.problems)
+            aside.append(SetAside(listing.shown(file), str(error).removeprefix(f"{file}: ")))
+    found = scan_files(replace(listing, files=tuple(rest)), progress, include_derived=include_derived)
+    return Inventory((*found.series, *volumes), (*found.set_aside, *aside), found.problems)
