@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,15 @@ def command(
     """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
 
     Writes a derived DICOM series (or the volume's format) to --output, whole or not at all. The input is never
-    changed. Research use only.
+    changed. Of a tree, the same command goes on where it stopped (OUTPUT-ledger.jsonl lists what is done), and
+    processes that torchrun or Slurm started share the series. Research use only.
     """
     from ldct_denoise.apply import ApplySettings, WriteSettings, apply
     from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
 
     settings = ApplySettings(strength, device, precision, seed)  # type: ignore[arg-type]
     with options.progress_bar("denoising") as progress:
-        written = apply(
-            series, load_model(model or DEFAULT_MODEL), output, settings, WriteSettings(**writing), progress
-        )
+        loaded, writes = load_model(model or DEFAULT_MODEL), WriteSettings(**writing)
+        written = apply(series, loaded, output, settings, writes, progress, partial(click.echo, err=True))
     for path in written:
         click.echo(path)

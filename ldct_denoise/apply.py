@@ -1,137 +1,44 @@
-"""A model over a patient series: read, restore, guard, write, slice by slice.
+"""A model over patient series: read, restore, guard, write; one series, or a tree of thousands.
 
-While the network works on one slice the next are read and the last is written, and never more than a few are held.
+While the network works on one slice the next are read and the last are written; never more than a few are held.
+A tree is taken up where an earlier run stopped, and shared by the processes that torchrun or Slurm started.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from ldct_denoise.checkpoint import TrainedModel
-from ldct_denoise.distributed import choose_device
-from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
-from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.dicom import Series
+from ldct_denoise.distributed import Share, gather, share_of_work
+from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, PartialError
+from ldct_denoise.io.derive import Derivation, DerivedWriter, holds_derived
+from ldct_denoise.io.dicom import Inventory, Series
 from ldct_denoise.io.files import FileSeries, write_volume
 from ldct_denoise.io.find import find_images
+from ldct_denoise.ledger import Entry, Ledger, count_files
+from ldct_denoise.restore import DEFAULTS, ApplySettings, Slices, restore_slices
 from ldct_denoise.volume import SliceSource
 
+__all__ = ["ApplySettings", "WriteSettings", "apply", "apply_series", "derivation_of", "restore_slices"]
+
 Progress = Callable[[int, int, str], None]
-Slices = Iterator[tuple[int, NDArray[np.float32]]]
-#: Slices read ahead of the network.
-READ_AHEAD = 4
-#: Slices that go through a GPU at once.
-GPU_BATCH = 8
+#: Slices that wait to be written.
+WRITE_BEHIND = 4
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ApplySettings:
-    """How a model is used.
-
-    Parameters
-    ----------
-    strength : float
-        0 gives the input back, 1 the model's output; between, a blend of the two.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-    precision : str
-        ``fp32``, or ``bf16`` for speed where the device gains from it.
-    seed : int
-        For models that draw random numbers.
-    guard_range : bool
-        Leave pixels outside the model's HU range as they are; off for noisy photographs, whose noise leaves it.
-
-    Raises
-    ------
-    ConfigError
-        If the strength is not in 0…1.
-    """
-
-    strength: float = 1.0
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-    guard_range: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ConfigError(f"strength {self.strength:g}: give a number from 0 (input) to 1 (model)")
-
-
-def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySettings = ApplySettings()) -> Slices:
-    """Every slice, restored, in order; memory stays flat.
-
-    Parameters
-    ----------
-    source : SliceSource
-    model : TrainedModel
-    settings : ApplySettings
-
-    Yields
-    ------
-    int
-        Index of the slice.
-    ndarray, shape (rows, columns), float32
-        HU. Pixels outside the model's HU range are the input's own.
-    """
-    if settings.strength == 0:
-        yield from ((index, source.read_hu(index)) for index in range(len(source)))
-        return
-    device = choose_device(settings.device)
-    method = model.method.to(device).eval()
-    scale, strength = model.scale, np.float32(settings.strength)
-    for group in _groups(_read_ahead(source), GPU_BATCH if device.type == "cuda" else 1):
-        stack = np.stack([hu for _, hu in group])
-        seen = np.clip(stack, scale.low_hu, scale.high_hu) if settings.guard_range else stack
-        correction = _restore(method, scale, seen, device, settings) - seen
-        if settings.guard_range:
-            correction[~scale.covers(stack)] = 0
-        for (index, hu), change in zip(group, correction, strict=True):
-            yield index, hu + strength * change
-
-
-@torch.inference_mode()
-def _restore(
-    method: torch.nn.Module, scale: Scale, hu: NDArray[np.float32], device: torch.device, settings: ApplySettings
-) -> NDArray[np.float32]:
-    """HU stack (n, rows, columns) through the method."""
-    image = torch.from_numpy(scale.to_unit(hu).astype(np.float32))[:, None].to(device)
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        restored = method.restore(image, settings.seed)  # type: ignore[operator]
-    result: NDArray[np.float32] = scale.to_hu(restored.float())[:, 0].cpu().numpy()
-    return result
-
-
-def _read_ahead(source: SliceSource) -> Slices:
-    """Slices in order, the next few being read while one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        waiting: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
-        for index in range(len(source)):
-            waiting.append((index, pool.submit(source.read_hu, index)))
-            if len(waiting) > READ_AHEAD:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for first, future in waiting:
-            yield first, future.result()
-
-
-def _groups(
-    items: Iterable[tuple[int, NDArray[np.float32]]], size: int
-) -> Iterator[list[tuple[int, NDArray[np.float32]]]]:
-    iterator = iter(items)
-    while group := list(islice(iterator, size)):
-        yield group
+def _silent(done: int, total: int, name: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -155,6 +62,8 @@ class WriteSettings:
         Write Enhanced CT as classic CT images.
     deidentify : bool
         Take the patient out (PS3.15 E.2).
+    created : datetime, optional
+        Time of creation that DICOM images carry; now without. A node gives it, so that a repeat is the same file.
     """
 
     format: Literal["dicom", "nifti"] | None = None
@@ -165,15 +74,16 @@ class WriteSettings:
     keep_scanner_equipment: bool = False
     classic: bool = False
     deidentify: bool = False
+    created: datetime | None = None
 
 
 def apply_series(
     source: SliceSource,
     model: TrainedModel,
     output: Path,
-    settings: ApplySettings = ApplySettings(),
+    settings: ApplySettings = DEFAULTS,
     writing: WriteSettings = WriteSettings(),
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = _silent,
 ) -> Path:
     """Denoise one series and write it.
 
@@ -186,11 +96,12 @@ def apply_series(
     ------
     InputError, OutputError, ModelError
     """
-    slices = _counted(restore_slices(source, model, settings), source, progress)
-    if isinstance(source, Series) and writing.format != "nifti":
-        path = _write_dicom(source, slices, output, derivation_of(model, settings), writing)
-    else:
-        path = _write_file(source, slices, output, writing)
+    with _fit_shown(model, source, progress) as tell:
+        slices = _counted(restore_slices(source, model, settings), source, tell)
+        if isinstance(source, Series) and writing.format != "nifti":
+            path = _write_dicom(source, slices, output, derivation_of(model, settings), writing)
+        else:
+            path = _write_file(source, slices, output, writing)
     if writing.report:
         _write_report(source, path, model, settings)
     return path
@@ -199,19 +110,28 @@ def apply_series(
 def _write_dicom(
     source: Series, slices: Slices, output: Path, derivation: Derivation, writing: WriteSettings
 ) -> Path:
-    with DerivedWriter(
-        source,
-        output,
-        derivation,
-        overwrite=writing.overwrite,
-        compress=writing.compress,
-        private=writing.private,
-        keep_scanner_equipment=writing.keep_scanner_equipment,
-        classic=writing.classic,
-        deidentify=writing.deidentify,
-    ) as writer:
+    with (
+        DerivedWriter(
+            source,
+            output,
+            derivation,
+            overwrite=writing.overwrite,
+            compress=writing.compress,
+            private=writing.private,
+            keep_scanner_equipment=writing.keep_scanner_equipment,
+            classic=writing.classic,
+            deidentify=writing.deidentify,
+            created=writing.created,
+        ) as writer,
+        ThreadPoolExecutor(1, thread_name_prefix="write") as pool,
+    ):
+        waiting: deque[Future[None]] = deque()
         for index, hu in slices:
-            writer.write(index, hu)
+            waiting.append(pool.submit(writer.write, index, hu))
+            if len(waiting) > WRITE_BEHIND:
+                waiting.popleft().result()
+        for written in waiting:
+            written.result()
     return output
 
 
@@ -231,7 +151,11 @@ def _write_report(source: SliceSource, written: Path, model: TrainedModel, setti
 
     restored = find_images(written, include_derived=True).series[0]
     told = {"model": model.name, "checksum": model.checksum[:16], "strength": settings.strength}
-    write_apply_report(source, restored, written.with_name(f"{written.name}-report.html"), told)
+    write_apply_report(source, restored, _report_path(written), told)
+
+
+def _report_path(written: Path) -> Path:
+    return written.with_name(f"{written.name}-report.html")
 
 
 def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
@@ -246,10 +170,34 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
     )
 
 
-def _counted(slices: Iterator[tuple[int, NDArray[np.float32]]], source: SliceSource, progress: Progress) -> Slices:
+def _counted(slices: Slices, source: SliceSource, progress: Progress) -> Slices:
     for done, item in enumerate(slices, 1):
         yield item
         progress(done, len(source), source.name)
+
+
+@contextmanager
+def _fit_shown(model: TrainedModel, source: SliceSource, progress: Progress) -> Iterator[Progress]:
+    """Within: a method that is fitted to each slice tells how far its fit is; gives what is told of slices."""
+    if not hasattr(model.method, "on_iteration"):
+        yield progress
+        return
+    done = 0
+
+    def tell(slices: int, total: int, name: str) -> None:
+        nonlocal done
+        done = slices
+        progress(slices, total, name)
+
+    def fitted(iteration: int, iterations: int) -> None:
+        progress(done, len(source), f"{source.name}: fit {iteration}/{iterations}")
+
+    method: Any = model.method
+    before, method.on_iteration = method.on_iteration, fitted
+    try:
+        yield tell
+    finally:
+        method.on_iteration = before
 
 
 def _volume_path(source: SliceSource, output: Path) -> Path:
@@ -265,11 +213,16 @@ def apply(
     path: Path,
     model: TrainedModel,
     output: Path,
-    settings: ApplySettings = ApplySettings(),
+    settings: ApplySettings = DEFAULTS,
     writing: WriteSettings = WriteSettings(),
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = _silent,
+    tell: Callable[[str], None] = lambda message: None,
 ) -> list[Path]:
     """Denoise every CT series under ``path``.
+
+    Of several series, those that an earlier run finished with the same model and settings are left as they are;
+    what is done stands in ``<output>-ledger.jsonl``. Where torchrun or Slurm started several processes, each takes
+    its share of the series.
 
     Parameters
     ----------
@@ -277,43 +230,160 @@ def apply(
         A DICOM folder, file or tree, or a volume file.
     output : Path
         Where the series goes; with several, each gets a subfolder named by its Series Instance UID.
+    progress : callable
+        Told (files or slices done, how many there are, what).
+    tell : callable
+        Told in a line what is left out, or not done again.
 
     Returns
     -------
     list of Path
-        What was written.
+        The series that this process wrote, and those of its share that were there already.
 
     Raises
     ------
     InputError
-        If there is no CT series.
+        If there is no CT series, or none could be denoised.
     PartialError
         If some series could not be denoised; the others were.
     """
-    inventory = find_images(path)
+    share = share_of_work()
+    progress = progress if share.rank == 0 else _silent
+    inventory = find_images(path, lambda done, total: progress(done, total, "files looked at"))
     series = inventory.series
     if not series:
-        reason = (
-            f": {inventory.set_aside[0].path.name}: {inventory.set_aside[0].reason}" if inventory.set_aside else ""
-        )
-        raise InputError(f"{path}: no CT series to denoise{reason}")
+        raise InputError(f"{path}: no CT series to denoise{_why_none(inventory)}")
+    if inventory.set_aside and share.rank == 0:
+        tell(f"{len(inventory.set_aside)} files are left out; `ldct-denoise inspect {path}` says why")
     if len(series) == 1:
+        if share.rank:
+            return []
         return [apply_series(series[0], model, output, settings, writing, progress)]
-    written, failures = [], []
-    for source, place in zip(series, _places(series, output), strict=True):
+    return _Tree(path, series, model, output, settings, writing).run(share, progress, tell)
+
+
+def _why_none(inventory: Inventory) -> str:
+    aside = inventory.set_aside
+    return f": {aside[0].path.name}: {aside[0].reason}" if aside else ""
+
+
+class _Tree:
+    """Many series: which are done, which are to do, which failed."""
+
+    def __init__(
+        self,
+        path: Path,
+        series: Sequence[SliceSource],
+        model: TrainedModel,
+        output: Path,
+        settings: ApplySettings,
+        writing: WriteSettings,
+    ) -> None:
+        self.path, self.model, self.output, self.settings, self.writing = path, model, output, settings, writing
+        self.jobs = list(zip(series, _places(series, output), strict=True))
+        self.ledger = Ledger.beside(output)
+        self.written: list[Path] = []
+        self.failures: list[str] = []
+
+    def run(self, share: Share, progress: Progress, tell: Callable[[str], None]) -> list[Path]:
+        """Do this process's share, wait for the others, and tell what failed."""
+        mine = self.jobs[share.rank :: share.size]
+        todo = [job for job in mine if self._is_wanted(*job)]
+        if len(todo) < len(mine):
+            tell(f"{len(mine) - len(todo)} of {len(mine)} series are done already; --overwrite does them again")
+        total, before = sum(len(source) for source, _ in todo), 0
+        for number, (source, place) in enumerate(todo, 1):
+            name = f"series {number}/{len(todo)}"
+            self._try(source, place, _part(progress, before, total, name))
+            before += len(source)
+        self._conclude(share, gather((len(mine) - len(self.failures), self.failures)))
+        places = {place for _, place in todo}
+        return [self._written(*job) for job in mine if job[1] not in places] + self.written
+
+    def _try(self, source: SliceSource, place: Path, progress: Progress) -> None:
+        """One series; a failure is kept for the end, whatever it is, so that the others are done."""
         try:
-            written.append(apply_series(source, model, place, settings, writing, progress))
+            if self.writing.overwrite or not self._is_done(source, place):
+                written = apply_series(source, self.model, place, self.settings, self.writing, progress)
+                self.ledger.add(self._entry(source, written))
+            else:
+                written = self._written(source, place)
+                _write_report(source, written, self.model, self.settings)
         except LdctDenoiseError as error:
-            failures.append(f"{source.name}: {error}")
-    if failures and not written:
-        raise (
-            OutputError(failures[0])
-            if len(failures) == 1
-            else InputError(f"{path}: no series was denoised; {failures[0]}")
+            self.failures.append(f"{source.name}: {error}")
+        except Exception as error:
+            _log.debug("series %s", source.uid, exc_info=True)
+            reason = (str(error).splitlines() or [""])[0]
+            self.failures.append(f"{source.name}: {type(error).__name__} {reason}")
+        else:
+            self.written.append(written)
+
+    def _conclude(self, share: Share, outcomes: Sequence[tuple[int, list[str]]]) -> None:
+        """Raise what all processes together could not do; of several that know of each other, the first does."""
+        if len(outcomes) > 1 and share.rank:
+            return
+        done = sum(count for count, _ in outcomes)
+        failures = [line for _, lines in outcomes for line in lines]
+        if failures and not done:
+            error = InputError(f"{self.path}: none of {len(failures)} series was denoised")
+            error.failures = tuple(failures)
+            raise error
+        if failures:
+            raise PartialError(f"{self.path}: {done} of {done + len(failures)} series denoised", failures)
+
+    # ---- what is done ---------------------------------------------------------------------------------------
+
+    def _is_wanted(self, source: SliceSource, place: Path) -> bool:
+        """Whether there is something to do."""
+        if self.writing.overwrite or not self._is_done(source, place):
+            return True
+        return self.writing.report and not _report_path(self._written(source, place)).is_file()
+
+    def _is_done(self, source: SliceSource, place: Path) -> bool:
+        """By the ledger; by the derived series itself where the ledger does not know."""
+        if self.ledger.is_done(self._key(source)):
+            return True
+        if not isinstance(source, Series) or self.writing.format == "nifti":
+            return False
+        w, derivation = self.writing, derivation_of(self.model, self.settings)
+        if not holds_derived(
+            place, source, derivation, compress=w.compress, classic=w.classic, deidentify=w.deidentify
+        ):
+            return False
+        self.ledger.add(self._entry(source, place))
+        return True
+
+    def _written(self, source: SliceSource, place: Path) -> Path:
+        """Where the result lies."""
+        is_dicom = isinstance(source, Series) and self.writing.format != "nifti"
+        return place if is_dicom else _volume_path(source, place)
+
+    def _told(self) -> dict[str, Any]:
+        """The settings that decide what is written."""
+        how = asdict(self.settings) | asdict(self.writing)
+        return {name: value for name, value in how.items() if name not in ("device", "overwrite", "report")}
+
+    def _key(self, source: SliceSource) -> str:
+        images = [ref.sop_uid for ref in source.slices] if isinstance(source, Series) else []
+        told = [source.uid, images, self.model.checksum, self._told()]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def _entry(self, source: SliceSource, written: Path) -> Entry:
+        place = Path(written).absolute().relative_to(self.ledger.path.parent)
+        return Entry(
+            key=self._key(source),
+            series=source.uid,
+            model=self.model.name,
+            checksum=self.model.checksum,
+            settings=self._told(),
+            output=str(place),
+            files=count_files(written),
         )
-    if failures:
-        raise PartialError(f"{path}: {len(written)} of {len(series)} series denoised", failures)
-    return written
+
+
+def _part(progress: Progress, before: int, total: int, name: str) -> Progress:
+    """Progress of one series as part of the whole."""
+    return lambda done, _, what: progress(before + done, total, f"{name} {what}")
 
 
 def _places(series: Iterable[SliceSource], output: Path) -> Iterator[Path]:

@@ -10,12 +10,18 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ldct_denoise.errors import ConfigError
+
+T = TypeVar("T")
+#: How long a process that is done waits for the others.
+PATIENCE = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,70 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise ConfigError("device cuda: this machine has no CUDA GPU that torch can use; give --device cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", local_rank)
+    return torch.device("cuda", local_rank % torch.cuda.device_count())
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of work that needs no exchange: every ``size``-th item, from ``rank`` on.
+
+    Parameters
+    ----------
+    rank, size : int
+        This process and how many there are.
+    local_rank : int
+        This process among those of its machine: which GPU it takes.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+
+def share_of_work() -> Share:
+    """As torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or Slurm's srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID) say.
+
+    Raises
+    ------
+    ConfigError
+        If they contradict each other.
+    """
+    told = os.environ
+    if "WORLD_SIZE" in told:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif "SLURM_PROCID" in told and not _outside_srun():
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        names = names if names[1] in told else (names[0], "SLURM_NTASKS", names[2])
+    else:
+        return Share()
+    try:
+        rank, size, local_rank = (int(told.get(name, default)) for name, default in zip(names, "010", strict=True))
+    except ValueError:
+        raise ConfigError(f"environment: {', '.join(names)} must be whole numbers; unset them") from None
+    if not 0 <= rank < size:
+        raise ConfigError(f"environment: {names[0]}={rank} is none of {names[1]}={size} processes; unset them")
+    return Share(rank, size, local_rank)
+
+
+def _outside_srun() -> bool:
+    """Whether this is the body of a batch script: it has a task number, yet runs once."""
+    return "SLURM_JOB_ID" in os.environ and not {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys()
+
+
+def gather(item: T) -> list[T]:
+    """The items of all processes that torchrun started, once all are done; elsewhere this process's own.
+
+    torchrun ends all processes when one fails, so none may leave before the others.
+    """
+    if share_of_work().size == 1 or not dist.is_torchelastic_launched():
+        return [item]
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        items: list[T] = [item] * dist.get_world_size()
+        dist.all_gather_object(items, item)
+    finally:
+        dist.destroy_process_group()
+    return items
 
 
 @contextmanager

@@ -20,7 +20,15 @@ from collections.abc import Sequence
 
 
 class LdctDenoiseError(Exception):
-    """Base of every error raised on purpose by this package."""
+    """Base of every error raised on purpose by this package.
+
+    Attributes
+    ----------
+    failures : tuple of str
+        Where many things were to be done: a line for each that was not.
+    """
+
+    failures: tuple[str, ...] = ()
 
 
 class InputError(LdctDenoiseError):

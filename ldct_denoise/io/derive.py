@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
 import ldct_denoise
@@ -44,7 +46,7 @@ from ldct_denoise.io.uids import IMPLEMENTATION_CLASS_UID
 if TYPE_CHECKING:
     from ldct_denoise.io.dicom import Series
 
-__all__ = ["Derivation", "DerivedWriter"]
+__all__ = ["Derivation", "DerivedWriter", "holds_derived"]
 
 #: Creation time of de-identified images: the profile leaves no true date in.
 NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
@@ -251,9 +253,8 @@ class DerivedWriter:
     def _describe(self, image: Dataset, source_identity: str) -> None:
         describe(image, self._derivation, self._created, keep_scanner_equipment=self._keep_scanner)
         number = series_number(image.get("SeriesNumber")) if self._number is None else self._number
-        series_uid = public_uid(self._series.uid) if self._deidentify else self._series.uid
-        series_uid += "/classic" if self._classic else ""
-        identify(image, self._derivation, source_identity, series_uid, number)
+        series_identity = _series_identity(self._series, self._classic, self._deidentify)
+        identify(image, self._derivation, source_identity, series_identity, number)
 
     def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
         set_pixel_statistics(image, cells)
@@ -268,6 +269,47 @@ class DerivedWriter:
             image.save_as(self._folder.path / name, enforce_file_format=True)
         except OSError as error:
             raise OutputError(f"{self._folder.target}: cannot be written ({error.strerror})") from None
+
+
+def holds_derived(
+    output: Path,
+    series: Series,
+    derivation: Derivation,
+    *,
+    compress: str | None = None,
+    classic: bool = False,
+    deidentify: bool = False,
+) -> bool:
+    """Whether ``output`` holds the whole series that :class:`DerivedWriter` would write with these settings.
+
+    The deterministic Series Instance UID tells source, model and settings; only headers are read. Differences of
+    what is kept of the header (private attributes, equipment) are not told.
+    """
+    uid = derivation.uid(_series_identity(series, classic, deidentify))
+    syntax = transfer_syntax(compress) or ExplicitVRLittleEndian
+    files = sorted(output.glob("*.dcm")) if output.is_dir() else []
+    if not files or len(files) != _file_count(series, classic):
+        return False
+    try:
+        headers = [dcmread(file, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True) for file in files]
+    except (OSError, InvalidDicomError):
+        return False
+    return all(h.get("SeriesInstanceUID") == uid and h.file_meta.TransferSyntaxUID == syntax for h in headers)
+
+
+def _series_identity(series: Series, classic: bool, deidentify: bool) -> str:
+    """What the new Series Instance UID is made from, besides the derivation."""
+    uid = public_uid(series.uid) if deidentify else series.uid
+    return f"{uid}/classic" if classic else uid
+
+
+def _file_count(series: Series, classic: bool) -> int:
+    """Files of the derived series: one for each slice, or for each multi-frame file that stays one."""
+    firsts = {slice_.path: index for index, slice_ in reversed(list(enumerate(series.slices)))}
+    if classic or all(slice_.frame is None for slice_ in series.slices):
+        return len(series)
+    stays = {path for path, index in firsts.items() if is_enhanced(series.header(index))}
+    return len(stays) + sum(slice_.path not in stays for slice_ in series.slices)
 
 
 def _file_meta() -> FileMetaDataset:

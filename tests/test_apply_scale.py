@@ -1,0 +1,269 @@
+"""Apply to many series: a second run does nothing, failures are listed, two processes do what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLSLossless
+from torch import Tensor
+
+from ldct_denoise import methods
+from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series, restore_slices
+from ldct_denoise.checkpoint import TrainedModel
+from ldct_denoise.distributed import Share, share_of_work
+from ldct_denoise.errors import ConfigError, InputError, ModelError, PartialError
+from ldct_denoise.intensity import Scale
+from ldct_denoise.io.create import write_series
+from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.ledger import Entry, Ledger
+from ldct_denoise.methods import base
+from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.volume import Geometry, Volume
+
+
+class Counting(Method[base.Settings]):
+    """Adds 3 HU, and counts what it is given."""
+
+    Settings = base.Settings
+    needs, title, reference = Needs.NOTHING, "counting", "none"
+
+    def __init__(self) -> None:
+        super().__init__(base.Settings(), Scale())
+        self.slices = 0
+
+    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+        self.slices += len(image)
+        return image + 3 / self.scale.width_hu
+
+
+def model(method: Method | None = None, checksum: str = "0" * 64) -> TrainedModel:
+    return TrainedModel("counting", method or Counting(), "counting", Scale(), {}, checksum)
+
+
+def volume(slices: int = 3, seed: int = 0) -> Volume:
+    hu = np.random.default_rng(seed).integers(-1000, 1500, (slices, 40, 36)).astype(np.float32)
+    positions = np.arange(slices)[:, None] * [0, 0, 2.5] + [-20, -30, 100]
+    return Volume(hu, Geometry(positions, (1, 0, 0), (0, 1, 0), (0.8, 0.7), 40, 36), "1.2.3", "P", "test")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Four series of three slices."""
+    for number in range(1, 5):
+        write_series(
+            volume(seed=number), tmp_path / "in" / str(number), patient_id="SECRET^NAME", study_uid="1.2.3",
+            series_uid=f"1.2.3.{number}", series_number=number, description="t",
+        )  # fmt: skip
+    return tmp_path / "in"
+
+
+def pixels(folder: Path) -> dict[str, bytes]:
+    """By place and UID."""
+    read = {file.relative_to(folder): pydicom.dcmread(file) for file in sorted(folder.rglob("*.dcm"))}
+    return {f"{place} {image.SOPInstanceUID}": image.PixelData for place, image in read.items()}
+
+
+def break_series(folder: Path) -> Path:
+    """Give one image compressed pixels that no decoder reads; its header is as good as ever."""
+    broken = sorted(folder.iterdir())[0]
+    dataset = pydicom.dcmread(broken)
+    dataset.file_meta.TransferSyntaxUID = JPEGLSLossless
+    dataset.PixelData = encapsulate([b"no image" * 64])
+    dataset.save_as(broken)
+    return broken
+
+
+def test_a_second_run_does_nothing_and_tells_so(tree: Path, tmp_path: Path) -> None:
+    first, again, told = Counting(), Counting(), []
+    written = apply(tree, model(first), tmp_path / "out")
+    before = pixels(tmp_path / "out")
+    assert (first.slices, len(written), len(before)) == (12, 4, 12)
+    repeated = apply(tree, model(again), tmp_path / "out", tell=told.append)
+    assert again.slices == 0
+    assert sorted(repeated) == sorted(written)
+    assert told == ["4 of 4 series are done already; --overwrite does them again"]
+    lines = [json.loads(line) for line in (tmp_path / "out-ledger.jsonl").read_text().splitlines()]
+    assert sorted(line["series"] for line in lines) == [f"1.2.3.{n}" for n in range(1, 5)]
+    assert {line["output"] for line in lines} == {f"out/1.2.3.{n}" for n in range(1, 5)}
+    assert "SECRET" not in (tmp_path / "out-ledger.jsonl").read_text()
+    apply(tree, model(again), tmp_path / "out", writing=WriteSettings(overwrite=True))
+    assert again.slices == 12
+    assert pixels(tmp_path / "out") == before
+
+
+def test_a_lost_or_torn_ledger_is_made_again_from_the_series(tree: Path, tmp_path: Path) -> None:
+    apply(tree, model(), tmp_path / "out")
+    ledger = tmp_path / "out-ledger.jsonl"
+    lines = ledger.read_text().splitlines()
+    ledger.write_text("\n".join([*lines[:2], lines[2][:40]]))  # killed while it wrote the third
+    again = Counting()
+    apply(tree, model(again), tmp_path / "out")
+    assert again.slices == 0
+    whole = [line for line in ledger.read_text().splitlines() if line in lines or line.endswith("}")]
+    assert len(whole) == 4
+    ledger.unlink()
+    apply(tree, model(again), tmp_path / "out")
+    assert again.slices == 0
+
+
+def test_other_settings_or_another_model_are_not_done(tree: Path, tmp_path: Path) -> None:
+    apply(tree, model(), tmp_path / "out")
+    for changed, settings in ((model(checksum="1" * 64), ApplySettings()), (model(), ApplySettings(0.5))):
+        with pytest.raises(InputError, match="none of 4 series") as told:
+            apply(tree, changed, tmp_path / "out", settings)
+        assert len(told.value.failures) == 4
+        assert "exists already" in told.value.failures[0]
+    (sorted((tmp_path / "out" / "1.2.3.1").iterdir())[0]).unlink()
+    with pytest.raises(PartialError, match="3 of 4 series"):  # not whole any more, and not ours to replace
+        apply(tree, model(), tmp_path / "out")
+
+
+def test_failures_are_listed_and_the_rest_is_done(tree: Path, tmp_path: Path) -> None:
+    broken = break_series(tree / "2")
+
+    class Weak(Counting):
+        def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+            if self.slices == 3:  # first slice of the next series
+                self.slices += 1
+                raise RuntimeError("out of memory somewhere\nat length")
+            return super().restore(image, seed)
+
+    with pytest.raises(PartialError, match="2 of 4 series denoised") as told:
+        apply(tree, model(Weak()), tmp_path / "out")
+    assert len(told.value.failures) == 2
+    assert any(broken.name in line for line in told.value.failures)
+    assert any(line.endswith("RuntimeError out of memory somewhere") for line in told.value.failures)
+    again = Counting()
+    with pytest.raises(PartialError, match="3 of 4"):
+        apply(tree, model(again), tmp_path / "out")
+    assert again.slices == 3  # the one that failed by chance
+
+
+def test_progress_counts_the_slices_still_to_do(tree: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    apply(tree, model(), tmp_path / "out", progress=lambda *step: told.append(step))
+    restored = [step for step in told if step[2] != "files looked at"]
+    assert [step[:2] for step in restored] == [(done, 12) for done in range(1, 13)]
+    assert restored[-1][2].startswith("series 4/4")
+
+
+def run(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    known = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={**known, "OMP_NUM_THREADS": "1", **(environment or {})}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+APPLY = ("-m", "ldct_denoise.cli", "apply")
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tree: Path, tmp_path: Path) -> None:
+    one = run(*APPLY, tree, "--output", tmp_path / "one", "--model", "bilateral")
+    assert one.returncode == 0, one.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    )
+    two = run(*torchrun, *APPLY, tree, "--output", tmp_path / "two", "--model", "bilateral")
+    assert two.returncode == 0, two.stderr
+    assert pixels(tmp_path / "two") == pixels(tmp_path / "one")
+    for rank in (1, 0):
+        place = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2"}
+        done = run(*APPLY, tree, "--output", tmp_path / "srun", "--model", "bilateral", environment=place)
+        assert len(done.stdout.splitlines()) == 2, done.stderr
+    assert pixels(tmp_path / "srun") == pixels(tmp_path / "one")
+    assert len((tmp_path / "srun-ledger.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_a_failure_in_one_process_of_two_does_not_stop_the_other(tree: Path, tmp_path: Path) -> None:
+    break_series(tree / "2")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone")
+    two = run(*torchrun, *APPLY, tree, "--output", tmp_path / "two", "--model", "bilateral")
+    assert two.returncode == 1
+    assert "error: " in two.stderr
+    assert "3 of 4 series denoised" in two.stderr
+    assert len(list((tmp_path / "two").iterdir())) == 3
+
+
+def test_the_share_is_told_by_torchrun_or_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *(key for key in os.environ if key.startswith("SLURM"))):
+        monkeypatch.delenv(name, raising=False)
+    assert share_of_work() == Share(0, 1, 0)
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("SLURM_JOB_ID", "77")):
+        monkeypatch.setenv(name, value)
+    assert share_of_work() == Share(0, 1, 0)  # the body of a batch script runs once
+    for name, value in (("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1")):
+        monkeypatch.setenv(name, value)
+    assert share_of_work() == Share(5, 8, 1)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "6")  # srun -n 6 in a job of 8
+    assert share_of_work() == Share(5, 6, 1)
+    for name, value in (("RANK", "2"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    assert share_of_work() == Share(2, 3, 2)
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(ConfigError, match="RANK=3"):
+        share_of_work()
+
+
+def test_several_writers_leave_whole_lines(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ldct_denoise.ledger import Entry, Ledger\n"
+        "ledger = Ledger(Path(sys.argv[1]))\n"
+        "for n in range(50): ledger.add(Entry(f'{sys.argv[2]}-{n}', '1.2', 'm', 'c', {'long': 'x' * 3000}, 'o', 1))\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "l"), str(n)]) for n in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    lines = (tmp_path / "l").read_text().splitlines()
+    assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 150
+    Ledger(tmp_path / "l").add(Entry("k", "1.2", "m", "c", {}, "l", 1))
+    assert Ledger(tmp_path / "l").is_done("k")
+
+
+def test_a_fit_to_each_slice_tells_how_far_it_is(tmp_path: Path) -> None:
+    write_series(volume(2), tmp_path / "in", patient_id="P", study_uid="1.2.3", series_uid="1.2.3.9",
+                 series_number=1, description="t")  # fmt: skip
+    source = scan(tmp_path / "in").series[0]
+    assert isinstance(source, Series)
+    method = methods.build("dip", {"iterations": 3, "stop": "never", "width": 4, "scales": 1}, Scale()).eval()
+    told: list[tuple[int, int, str]] = []
+    apply_series(source, model(method), tmp_path / "out", progress=lambda *step: told.append(step))
+    assert [(done, note.split(": ")[-1]) for done, _, note in told if "fit" in note] == [
+        (done, f"fit {n}/3") for done in (0, 1) for n in (1, 2, 3)
+    ]
+
+
+def test_bf16_is_refused_where_it_changes_too_much() -> None:
+    class Steep(Counting):
+        """Loses 8 bits on the way: bf16 keeps 8 of them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1, 1, 1, 1))
+
+        def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+            return torch.nn.functional.conv2d(image, self.weight)
+
+    with pytest.raises(ModelError, match=r"bf16: changes .* HU on average"):
+        next(iter(restore_slices(volume(), model(Steep()), ApplySettings(precision="bf16"))))
+    source = volume()
+    exact = dict(restore_slices(source, model(Steep())))
+    np.testing.assert_allclose(exact[1], source.read_hu(1), atol=0.01)
