@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import combinations
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +13,17 @@ from numpy.typing import NDArray
 from ldct_denoise.apply import ApplySettings, restore_slices
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.evaluate import (
-    DEFAULT_REGIONS,
-    DEFAULT_WINDOWS,
-    Evaluation,
-    Place,
-    SeriesImages,
-    measure_places,
-    write_tables,
-)
+from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, Evaluation, SeriesImages, noise_entries
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.images import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.io.mayo import Pair, find_pairs, label_series
-from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.measure import REFERENCE, Place, What, measure_places
 from ldct_denoise.output import prepare_folder
-from ldct_denoise.regions import Region
+from ldct_denoise.regions import Region, WholeImage
+from ldct_denoise.tables import paired_statistics, write_tables
 from ldct_denoise.volume import Geometry, SliceSource
 
-COMPARED_METRICS = ("psnr", "ssim", "rmse")
 KEPT_PER_PAIR = 4
 
 Progress = Callable[[int, int, str], None]
@@ -40,9 +31,10 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A model under the name that stands in the tables, and the seed it runs with."""
+    """A model under the label that stands in the tables, its name without the seed, and the seed it runs with."""
 
     label: str
+    name: str
     model: TrainedModel
     seed: int = 0
 
@@ -135,7 +127,8 @@ def compare(
     """
     _check(models, repeat)
     pairs, notes = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
-    return _compare_pairs(pairs, notes, models, windows, regions, repeat, ApplySettings(device=device), progress)
+    what = What(windows, regions)
+    return _compare_pairs(pairs, notes, models, what, repeat, ApplySettings(device=device), progress)
 
 
 def compare_on_images(
@@ -169,9 +162,8 @@ def compare_on_images(
     ]
     notes = [f"{law} noise of {sigma:g} grey values, seed {seed}, on {len(pairs)} images of {folder.name}"]
     settings = ApplySettings(device=device, guard_range=False)
-    grey = (Window.between("grey", 0, 255),)
-    whole = tuple(region for region in DEFAULT_REGIONS if region.name == "image")
-    return _compare_pairs(pairs, notes, models, grey, whole, repeat, settings, progress)
+    what = What((Window.between("grey", 0, 255),), (WholeImage(),), noise=False)
+    return _compare_pairs(pairs, notes, models, what, repeat, settings, progress)
 
 
 def _check(models: Sequence[TrainedModel], repeat: int) -> None:
@@ -183,8 +175,7 @@ def _compare_pairs(
     pairs: Sequence[Pair],
     notes: Sequence[str],
     models: Sequence[TrainedModel],
-    windows: Sequence[Window],
-    regions: Sequence[Region],
+    what: What,
     repeat: int,
     settings: ApplySettings,
     progress: Progress | None,
@@ -200,55 +191,31 @@ def _compare_pairs(
         for place in _places(pair, case, contestants, timer, settings)
     )
     report = (lambda done, count: progress(done, count, "")) if progress else None
-    rows = tuple(measure_places(places, windows, regions, progress=report, total=total))
+    rows, noise = measure_places(places, what, progress=report, total=total)
     patients = {case.series: case.patient for case in cases}
-    evaluation = Evaluation(rows, patients, tuple(windows), tuple(regions), tuple(cases), tuple(notes))
-    seconds = {label: float(np.median(values)) for label, values in timer.seconds.items()}
     extra = {
-        "paired": paired_statistics(evaluation),
-        "seconds_per_slice": seconds,
-        "models": {c.label: {"checksum": c.model.checksum, "seed": c.seed} for c in contestants},
+        "paired": paired_statistics(rows, patients, ["input", *(c.label for c in contestants)]),
+        "seconds_per_slice": {label: float(np.median(values)) for label, values in timer.seconds.items()},
+        "models": {c.label: _facts(c) for c in contestants},
+        "noise": noise_entries(noise),
     }
-    return replace(evaluation, extra=extra)
+    return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(notes), extra)
 
 
-def paired_statistics(evaluation: Evaluation) -> list[dict[str, object]]:
-    """Every model against every other, on the slices that both have.
-
-    Mean difference (patients weigh alike), its 95 % bootstrap interval over slices within patients, and Wilcoxon's
-    two-sided p for PSNR, SSIM and RMSE in every window and region.
-    """
-    models = [model for model in evaluation.models if model != "reference"]
-    table: dict[tuple[str, str, str, str], dict[tuple[str, float], float]] = {}
-    for row in evaluation.rows:
-        if row.metric in COMPARED_METRICS:
-            table.setdefault(row[2:6], {})[row.series, row.position_mm] = row.value
-    entries: list[dict[str, object]] = []
-    for second, first in combinations(models, 2):
-        for window in evaluation.windows:
-            for region in evaluation.regions:
-                for metric in COMPARED_METRICS:
-                    ours = table.get((first, window.name, region.name, metric), {})
-                    theirs = table.get((second, window.name, region.name, metric), {})
-                    shared = sorted(ours.keys() & theirs.keys())
-                    if not shared:
-                        continue
-                    bootstrap = Bootstrap([evaluation.patients[series] for series, _ in shared])
-                    result = bootstrap.paired([ours[key] for key in shared], [theirs[key] for key in shared])
-                    entry = {"model": first, "against": second, "window": window.name, "region": region.name}
-                    numbers = {f"difference_{k}": _finite(v) for k, v in asdict(result.difference).items()}
-                    entries.append(
-                        {
-                            **entry,
-                            "metric": metric,
-                            **numbers,
-                            "wilcoxon_p": result.p_value,
-                            "unit": result.unit,
-                            "n": result.n_slices,
-                            "patients": result.n_patients,
-                        }
-                    )
-    return entries
+def _facts(contestant: Contestant) -> dict[str, object]:
+    """What stands beside a model's numbers: its file, its seed, and what its training cost."""
+    model = contestant.model
+    training = model.card.get("config", {}).get("training", {})
+    return {
+        "name": contestant.name,
+        "method": model.method_name,
+        "checksum": model.checksum,
+        "seed": contestant.seed,
+        "training_seconds": model.card.get("seconds"),
+        "training_steps": model.card.get("step"),
+        "training_batch": training.get("batch"),
+        "training_device": model.card.get("device"),
+    }
 
 
 def write_comparison(
@@ -261,37 +228,11 @@ def write_comparison(
     OutputError
         If the folder holds something and must not be overwritten.
     """
-    from ldct_denoise.report import write_report
-    from ldct_denoise.report.page import Table
+    from ldct_denoise.report.comparison import write_comparison_report
 
     prepare_folder(output, overwrite)
-    write_tables(evaluation, output)
-    paired = evaluation.extra["paired"]
-    seconds = evaluation.extra["seconds_per_slice"]
-    assert isinstance(paired, list)
-    assert isinstance(seconds, dict)
-    tables = [
-        Table("Time", "Median seconds per slice on this machine.", ("model", "s per slice"), list(seconds.items()))
-    ]
-    if paired:
-        text = (
-            "Model − against, on the same slices; 95 % bootstrap interval over slices within patients; two-sided "
-            "Wilcoxon p, which is too small where its unit is the slice."
-        )
-        tables.append(
-            Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])
-        )
-    write_report(
-        evaluation,
-        output / "report.html",
-        title="Comparison of denoisers",
-        show_patients=show_patients,
-        tables=tables,
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    write_tables(evaluation, output, show_patients=show_patients)
+    write_comparison_report(evaluation, output / "report.html", show_patients=show_patients)
 
 
 def _pairs_of(root: Path) -> list[Pair]:
@@ -324,14 +265,14 @@ def _contestants(models: Sequence[TrainedModel], repeat: int) -> list[Contestant
     """A label for every model and seed, no two alike."""
     contestants: list[Contestant] = []
     for model in models:
-        taken = {contestant.label.split("-seed")[0] for contestant in contestants} | {"input", "reference"}
+        taken = {contestant.name for contestant in contestants} | {"input", REFERENCE}
         name, number = model.name, 2
         while name in taken:
             name, number = f"{model.name}-{number}", number + 1
         if model.method.is_random and repeat > 1:
-            contestants += [Contestant(f"{name}-seed{seed}", model, seed) for seed in range(repeat)]
+            contestants += [Contestant(f"{name}-seed{seed}", name, model, seed) for seed in range(repeat)]
         else:
-            contestants.append(Contestant(name, model))
+            contestants.append(Contestant(name, name, model))
     return contestants
 
 
@@ -342,7 +283,7 @@ def _case(pair: Pair, contestants: Sequence[Contestant]) -> SeriesImages:
     kept: dict[str, SliceSource] = {contestant.label: KeptSlices(low) for contestant in contestants}
     count = len(pair.indices)
     shown = np.unique(np.linspace(0, count - 1, min(KEPT_PER_PAIR, count)).round().astype(int))
-    indices = tuple(dict.fromkeys(["reference", "input", *kept], int(index)) for index in shown)
+    indices = tuple(dict.fromkeys([REFERENCE, "input", *kept], int(index)) for index in shown)
     return SeriesImages(pair.low.uid, pair.patient, normal, {"input": low, **kept}, indices)
 
 

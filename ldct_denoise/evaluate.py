@@ -1,81 +1,26 @@
-"""Which numbers, for which regions and windows: images against their reference, slice by slice.
-
-Slices are read, measured and forgotten one after the other, so memory stays flat for any length of series.
-"""
+"""Which numbers, for which regions and windows: images against their reference, and what a run of it leaves."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ldct_denoise import __version__
 from ldct_denoise.errors import InputError
+from ldct_denoise.inserts import Insert, linearity, measure_inserts, near
 from ldct_denoise.intensity import WINDOWS, Window
-from ldct_denoise.metrics import fidelity, perceptual, protocols
-from ldct_denoise.metrics.statistics import Bootstrap
-from ldct_denoise.output import prepare_folder, write_whole
+from ldct_denoise.measure import REFERENCE, Place, Progress, What, measure_places
+from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles
+from ldct_denoise.output import prepare_folder
 from ldct_denoise.pairing import Match, best_match
 from ldct_denoise.regions import Body, Region, WholeImage
-from ldct_denoise.volume import Geometry, SliceSource
+from ldct_denoise.tables import Entry, Measurement, finite, paired_statistics, summarise, write_tables
+from ldct_denoise.volume import SliceSource
 
 DEFAULT_WINDOWS = (WINDOWS["full"], WINDOWS["abdomen"])
 DEFAULT_REGIONS: tuple[Region, ...] = (WholeImage(), Body())
-UNCLIPPED = "none"  # the window column of statistics that no window touches
-COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "value")
-PERCENTILES = (5, 50, 95)
-
-Image = NDArray[np.floating]
-Progress = Callable[[int, int], None]
-
-
-class Measurement(NamedTuple):
-    """One row of ``metrics.csv``."""
-
-    series: str
-    position_mm: float
-    model: str
-    window: str
-    region: str
-    metric: str
-    value: float
-
-
-@dataclass(frozen=True)
-class Place:
-    """One slice of the reference and the images that are measured against it, in HU.
-
-    Parameters
-    ----------
-    series, patient : str
-        Whose slice it is; ``series`` stands in the table.
-    geometry, index : Geometry, int
-        Of the reference.
-    reference : ndarray, shape (rows, columns)
-    images : mapping from model to ndarray of the same shape
-    """
-
-    series: str
-    patient: str
-    geometry: Geometry
-    index: int
-    reference: Image
-    images: Mapping[str, Image]
-
-    @property
-    def position_mm(self) -> float:
-        """Distance of the slice plane from the patient origin along its normal."""
-        return float(self.geometry.offsets_mm[self.index])
 
 
 @dataclass(frozen=True)
@@ -105,8 +50,8 @@ class SeriesImages:
     def place(self, at: Mapping[str, int]) -> Place:
         """Read the slices of one place."""
         images = {model: source.read_hu(at[model]) for model, source in self.images.items() if model in at}
-        reference = self.reference.read_hu(at["reference"])
-        return Place(self.series, self.patient, self.reference.geometry, at["reference"], reference, images)
+        reference = self.reference.read_hu(at[REFERENCE])
+        return Place(self.series, self.patient, self.reference.geometry, at[REFERENCE], reference, images)
 
 
 @dataclass(frozen=True)
@@ -124,6 +69,8 @@ class Evaluation:
         Where the images can be read again.
     notes : tuple of str
         What the reader of the numbers must know: slices without partner, the protocol's name.
+    extra : mapping
+        Further entries of ``summary.json``: ``paired``, ``noise``, ``inserts``, …
     """
 
     rows: tuple[Measurement, ...]
@@ -141,12 +88,22 @@ class Evaluation:
 
     def values(self, model: str, window: str, region: str, metric: str) -> dict[tuple[str, float], float]:
         """One metric by (series, position)."""
-        key = (model, window, region, metric)
-        return {(row.series, row.position_mm): row.value for row in self.rows if row[2:6] == key}
+        return self._by_key.get((model, window, region, metric), {})
 
-    def summary(self) -> list[dict[str, object]]:
-        """Mean, spread and interval of every model × window × region × metric; see :func:`summarise`."""
+    @cached_property
+    def _by_key(self) -> dict[tuple[str, str, str, str], dict[tuple[str, float], float]]:
+        table: dict[tuple[str, str, str, str], dict[tuple[str, float], float]] = {}
+        for row in self.rows:
+            table.setdefault(row[2:6], {})[row.series, row.position_mm] = row.value
+        return table
+
+    @cached_property
+    def _summary(self) -> list[Entry]:
         return summarise(self.rows, self.patients)
+
+    def summary(self) -> list[Entry]:
+        """Mean, spread and interval of every model × window × region × metric; see :func:`summarise`."""
+        return self._summary
 
     def lines(self, metrics: Sequence[str] = ("psnr", "ssim", "rmse", "hu_bias")) -> list[str]:
         """The means as a plain table: one line for every window, region and model."""
@@ -169,6 +126,8 @@ def evaluate(
     windows: Sequence[Window] = DEFAULT_WINDOWS,
     regions: Sequence[Region] = DEFAULT_REGIONS,
     *,
+    contrasts: Sequence[tuple[Region, Region]] = (),
+    inserts: Sequence[Insert] = (),
     extended: bool = False,
     notes: Sequence[str] = (),
     progress: Progress | None = None,
@@ -182,6 +141,10 @@ def evaluate(
         the model ``input``, those of the candidate ``candidate``.
     windows : sequence of Window
     regions : sequence of Region
+    contrasts : sequence of (Region, Region)
+        Contrast-to-noise ratio of the first against the second, in every slice that has both.
+    inserts : sequence of Insert
+        A phantom's rods, for resolution (TTF) and HU linearity.
     extended : bool
         Also MS-SSIM, VIF and GMSD of the whole image (some ten times slower).
     notes : sequence of str
@@ -213,9 +176,50 @@ def evaluate(
     found += [f"not measured: {error}" for error in alone]
     total = sum(len(case.indices) for case in cases)
     places = (place for case in cases for place in case.places())
-    rows = tuple(measure_places(places, windows, regions, extended=extended, progress=progress, total=total))
+    what = What(windows, regions, contrasts, extended)
+    rows, noise = measure_places(places, what, progress=progress, total=total)
     patients = {case.series: case.patient for case in cases}
-    return Evaluation(rows, patients, tuple(windows), tuple(regions), tuple(cases), tuple(found))
+    models = ["input", "candidate"] if input is not None else ["candidate"]
+    extra: dict[str, object] = {"paired": paired_statistics(rows, patients, models), "noise": noise_entries(noise)}
+    if inserts:
+        measured = measure_inserts(_places_near(cases, inserts), inserts)
+        extra |= {"inserts": measured, "hu_linearity": linearity(measured)}
+    return Evaluation(rows, patients, tuple(windows), tuple(regions), tuple(cases), tuple(found), extra)
+
+
+def _places_near(cases: Sequence[SeriesImages], inserts: Sequence[Insert]) -> Iterator[Place]:
+    for case in cases:
+        for at in case.indices:
+            if near(case.reference.geometry, at[REFERENCE], inserts):
+                yield case.place(at)
+
+
+def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
+    """Noise of every series and image as entries of ``summary.json``.
+
+    The noise reduction is against the input, or against the reference where there is no input.
+    """
+    entries: list[Entry] = []
+    for series, gathered in noise.items():
+        found, flicker = gathered.results(), gathered.flicker_hu()
+        baseline = "input" if "input" in found else REFERENCE
+        profiles = reduction_profiles(found, baseline)
+        for model in flicker:
+            entry: Entry = {"series": series, "model": model, "flicker_hu": finite(flicker[model])}
+            if model in found:
+                item = found[model]
+                entry |= {
+                    "noise_hu": item.noise_hu,
+                    "mean_frequency_per_mm": finite(item.spectrum.mean_frequency),
+                    "peak_frequency_per_mm": item.spectrum.peak_frequency,
+                    "squares": item.squares,
+                    "frequency_per_mm": [float(value) for value in item.spectrum.frequency],
+                    "nps_hu2_mm2": [float(value) for value in item.spectrum.power],
+                }
+            if model in profiles:
+                entry |= {"against": baseline, "noise_reduction_db": [finite(v) for v in profiles[model].power]}
+            entries.append(entry)
+    return entries
 
 
 def _case(match: Match, low: Match | None) -> SeriesImages:
@@ -235,118 +239,6 @@ def _case(match: Match, low: Match | None) -> SeriesImages:
 
 def _several(sources: SliceSource | Sequence[SliceSource]) -> Sequence[SliceSource]:
     return [sources] if isinstance(sources, SliceSource) else sources
-
-
-def measure_places(
-    places: Iterable[Place],
-    windows: Sequence[Window],
-    regions: Sequence[Region],
-    *,
-    extended: bool = False,
-    progress: Progress | None = None,
-    total: int = 0,
-    workers: int | None = None,
-) -> Iterator[Measurement]:
-    """Measure place by place, in order; a few threads work ahead (NumPy and SciPy release the lock)."""
-    workers = workers or min(4, os.cpu_count() or 1)
-    waiting: deque[Future[list[Measurement]]] = deque()
-    done = 0
-    with ThreadPoolExecutor(workers) as pool:
-        for place in places:
-            waiting.append(pool.submit(measure_place, place, windows, regions, extended))
-            if len(waiting) <= workers:
-                continue
-            yield from waiting.popleft().result()
-            done += 1
-            if progress:
-                progress(done, total)
-        while waiting:
-            yield from waiting.popleft().result()
-            done += 1
-            if progress:
-                progress(done, total)
-
-
-def measure_place(
-    place: Place, windows: Sequence[Window], regions: Sequence[Region], extended: bool = False
-) -> list[Measurement]:
-    """Every number of one place: fidelity by window, HU statistics without one."""
-    masks = {region.name: region.mask(place.geometry, place.index, place.reference) for region in regions}
-    masks = {name: mask for name, mask in masks.items() if mask is None or mask.any()}
-    rows = []
-
-    def add(model: str, window: str, values: Mapping[tuple[str, str], float]) -> None:
-        for (region, metric), value in values.items():
-            rows.append(Measurement(place.series, place.position_mm, model, window, region, metric, value))
-
-    for model, image in place.images.items():
-        for window in windows:
-            add(
-                model,
-                window.name,
-                fidelity.measure(image, place.reference, window, masks, protocols.ssim_form(window)),
-            )
-            if extended:
-                values = perceptual.measure(image, place.reference, window)
-                add(model, window.name, {("image", metric): value for metric, value in values.items()})
-    for model, image in {**place.images, "reference": place.reference}.items():
-        add(model, UNCLIPPED, hu_statistics(image, masks))
-    return rows
-
-
-def hu_statistics(image: Image, masks: Mapping[str, NDArray[np.bool_] | None]) -> dict[tuple[str, str], float]:
-    """Mean, standard deviation and percentiles of the HU of each region (no window)."""
-    values: dict[tuple[str, str], float] = {}
-    for name, mask in masks.items():
-        inside = image if mask is None else image[mask]
-        values[name, "hu_mean"] = float(np.mean(inside, dtype=np.float64))
-        values[name, "hu_std"] = float(np.std(inside, dtype=np.float64))
-        for percent, value in zip(PERCENTILES, np.percentile(inside, PERCENTILES), strict=True):
-            values[name, f"hu_p{percent:02d}"] = float(value)
-    return values
-
-
-def summarise(rows: Iterable[Measurement], patients: Mapping[str, str]) -> list[dict[str, object]]:
-    """One entry for every model × window × region × metric.
-
-    ``mean``, ``std`` (population) and ``n`` are over all slices; ``patient_mean`` gives every patient the same
-    weight and has the 95 % bootstrap interval ``ci95_low``…``ci95_high`` over slices within patients.
-    """
-    table: dict[tuple[str, str, str, str], list[tuple[str, float]]] = {}
-    for row in rows:
-        table.setdefault((row.model, row.window, row.region, row.metric), []).append((row.series, row.value))
-    bootstraps: dict[tuple[str, ...], Bootstrap] = {}
-    entries: list[dict[str, object]] = []
-    for (model, window, region, metric), measured in table.items():
-        who = tuple(patients.get(series, series) for series, _ in measured)
-        if who not in bootstraps:
-            bootstraps[who] = Bootstrap(who)
-        bootstrap = bootstraps[who]
-        values = np.array([value for _, value in measured])
-        interval = bootstrap.interval(values)
-        with np.errstate(invalid="ignore"):
-            spread = float(np.std(values))
-        entries.append(
-            {
-                "model": model,
-                "window": window,
-                "region": region,
-                "metric": metric,
-                "mean": _finite(float(np.mean(values))),
-                "std": _finite(spread),
-                "n": len(values),
-                "patients": bootstrap.n_patients,
-                "patient_mean": _finite(interval.mean),
-                "ci95_low": _finite(interval.low),
-                "ci95_high": _finite(interval.high),
-            }
-        )
-    return entries
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity: PSNR of equal images becomes null."""
-    return value if np.isfinite(value) else None
 
 
 def write_evaluation(
@@ -380,32 +272,7 @@ def write_evaluation(
     from ldct_denoise.report.pdf import write_summary_pdf
 
     prepare_folder(output, overwrite)
-    write_tables(evaluation, output)
+    write_tables(evaluation, output, show_patients=show_patients)
     write_report(evaluation, output / "report.html", show_patients=show_patients)
     if pdf:
         write_summary_pdf(evaluation, output / "summary.pdf")
-
-
-def write_tables(evaluation: Evaluation, output: Path) -> None:
-    """Write ``metrics.csv`` and ``summary.json`` into a folder that is there."""
-    write_whole(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
-    summary = {
-        "software": f"ldct-denoise {__version__}",
-        "notes": list(evaluation.notes),
-        "windows": {w.name: {"low_hu": w.low_hu, "high_hu": w.high_hu} for w in evaluation.windows},
-        "regions": [region.name for region in evaluation.regions],
-        "series": len(evaluation.patients),
-        "patients": len(set(evaluation.patients.values())),
-        "summary": evaluation.summary(),
-        **evaluation.extra,
-    }
-    text = json.dumps(summary, indent=1, allow_nan=False)
-    write_whole(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
-
-
-def _write_csv(rows: Iterable[Measurement], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow([row.series, f"{row.position_mm:.3f}", *row[2:6], f"{row.value:.7g}"])

@@ -5,6 +5,7 @@ A region gives a mask for any slice of any series, from the slice's place in the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,26 @@ class Region(Protocol):
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
         """True where the slice ``index`` of ``geometry``, with reference values ``hu``, belongs to the region."""
         ...
+
+
+def region_masks(regions: Sequence[Region], geometry: Geometry, index: int, hu: Image) -> dict[str, Mask | None]:
+    """Every region's mask in one slice, by name; the body, which several need, is found once.
+
+    Regions without a pixel in this slice are left out.
+    """
+    body: Mask | None = None
+    masks: dict[str, Mask | None] = {}
+    for region in regions:
+        mask: Mask | None
+        if isinstance(region, Body | Tissue):
+            body = body_mask(hu, geometry.pixel_spacing_mm) if body is None else body
+            tissue = isinstance(region, Tissue)
+            mask = tissue_mask(hu, region.name, geometry.pixel_spacing_mm, body) if tissue else body
+        else:
+            mask = region.mask(geometry, index, hu)
+        if mask is None or mask.any():
+            masks[region.name] = mask
+    return masks
 
 
 @dataclass(frozen=True)
@@ -169,12 +190,31 @@ def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], b
     if tissue not in TISSUES:
         raise ConfigError(f"tissue {tissue!r} is unknown; there are {', '.join(TISSUES)}")
     low, high, radius_mm = TISSUES[tissue]
-    smooth = ndimage.gaussian_filter(np.asarray(hu, dtype=np.float32), [1.0 / mm for mm in pixel_spacing_mm])
-    raw = (smooth >= low) & (smooth <= high) & body
-    core = ndimage.distance_transform_edt(np.pad(raw, 1), sampling=pixel_spacing_mm) > radius_mm
-    opened = ndimage.distance_transform_edt(~core, sampling=pixel_spacing_mm) <= radius_mm
-    mask: Mask = opened[1:-1, 1:-1] & raw
+    mask = np.zeros(hu.shape, dtype=bool)
+    if not body.any():
+        return mask
+    margin_px = math.ceil(4 / min(pixel_spacing_mm))  # what the smoothing reaches
+    box = _grown(bounding_box(body), margin_px)
+    smooth = ndimage.gaussian_filter(np.asarray(hu[box], dtype=np.float32), [1.0 / mm for mm in pixel_spacing_mm])
+    raw = (smooth >= low) & (smooth <= high) & body[box]
+    if raw.any():
+        tight = bounding_box(raw)
+        core = ndimage.distance_transform_edt(np.pad(raw[tight], 1), sampling=pixel_spacing_mm) > radius_mm
+        if core.any():
+            opened = ndimage.distance_transform_edt(~core, sampling=pixel_spacing_mm) <= radius_mm
+            mask[box][tight] = opened[1:-1, 1:-1] & raw[tight]
     return mask
+
+
+def bounding_box(mask: Mask) -> tuple[slice, slice]:
+    """The smallest rectangle that holds every true pixel of a mask that has one."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _grown(box: tuple[slice, slice], margin: int) -> tuple[slice, slice]:
+    rows, columns = (slice(max(side.start - margin, 0), side.stop + margin) for side in box)
+    return rows, columns
 
 
 def in_plane_mm(geometry: Geometry, index: int, point_mm: Sequence[float]) -> tuple[float, float, float]:

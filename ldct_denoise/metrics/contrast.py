@@ -50,7 +50,10 @@ class Flicker:
 
     def add(self, hu: Image, mask: Mask) -> None:
         """The next slice and where its body is."""
-        means = np.where(_blocks(mask.astype(np.float64)) > 0.99, _blocks(hu), np.nan)
+        self.add_means(block_means(hu, mask))
+
+    def add_means(self, means: NDArray[np.float64]) -> None:
+        """The next slice's :func:`block_means`."""
         if self._last is not None and self._last.shape == means.shape:
             change = (means - self._last)[np.isfinite(means - self._last)]
             self._sum += float(np.sum(change**2))
@@ -71,7 +74,13 @@ def flicker(slices: Iterable[Image], masks: Iterable[Mask]) -> float:
     return measure.value_hu
 
 
-def _blocks(image: Image) -> NDArray[np.float64]:
+def block_means(hu: Image, mask: Mask) -> NDArray[np.float64]:
+    """Means of 16×16-pixel blocks; NaN where a block is not wholly in the mask."""
+    return np.where(_blocks(mask) > 0.99, _blocks(hu), np.nan)
+
+
+def _blocks(image: Image | Mask) -> NDArray[np.float64]:
     rows, columns = (side // FLICKER_BLOCK_PX for side in image.shape)
-    cut = np.asarray(image[: rows * FLICKER_BLOCK_PX, : columns * FLICKER_BLOCK_PX], dtype=np.float64)
-    return np.asarray(cut.reshape(rows, FLICKER_BLOCK_PX, columns, FLICKER_BLOCK_PX).mean(axis=(1, 3)))
+    cut = image[: rows * FLICKER_BLOCK_PX, : columns * FLICKER_BLOCK_PX]
+    blocks = cut.reshape(rows, FLICKER_BLOCK_PX, columns, FLICKER_BLOCK_PX)
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64))

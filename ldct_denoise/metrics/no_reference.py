@@ -20,14 +20,13 @@ from ldct_denoise.metrics.noise import (
     noise_map,
     noise_power_spectrum,
     noise_reduction_profile,
-    uniform_places,
 )
+from ldct_denoise.metrics.series_noise import RING_PER_MM, soft_squares
 from ldct_denoise.regions import TISSUES, body_mask, tissue_mask
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
-ROI_MM = 24.0
 EDGE_SIGMA_PX = 1.0
 DETAIL_SIGMA_PX = (2.0, 4.0)
 MAX_HU_SHIFT = (1.0, 3.0)  # amber, red
@@ -165,9 +164,7 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
         level = global_noise_level(noise_before, core), global_noise_level(noise_after, core)
         sums.levels.setdefault(tissue, []).append(level)
         sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[core])))
-    size = max(16, round(ROI_MM / min(spacing) / 2) * 2)
-    soft = body & (np.abs(ndimage.gaussian_filter(before, 3) - 50) < 150)
-    for place in uniform_places(before, soft, size, 4):
+    for place in soft_squares(before, body, spacing):
         sums.rois.append((before[place], after[place]))
     sums.edges.append(edge_sharpness(before, after, body))
     sums.structure.append(structure_in_residual(before, after, body))
@@ -210,7 +207,7 @@ def _spectra(
     if not rois:
         return None, None, None
     before, after = (
-        noise_power_spectrum(np.array(stack), spacing).radial(0.05) for stack in zip(*rois, strict=True)
+        noise_power_spectrum(np.array(stack), spacing).radial(RING_PER_MM) for stack in zip(*rois, strict=True)
     )
     return before, after, noise_reduction_profile(before, after)
 

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.regions import region_masks
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Table, write_page
+from ldct_denoise.report.physics import insert_charts, insert_tables, noise_charts, noise_tables
 from ldct_denoise.report.pictures import slide
+from ldct_denoise.tables import numbered, summarise_patients
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluate import Evaluation, SeriesImages
 
 MAX_PLACES = 24
 MAX_SLICE_ROWS = 2000
+PATIENT_METRICS = ("psnr", "ssim", "rmse", "hu_bias")
 
 
 def write_report(
@@ -26,8 +30,8 @@ def write_report(
     *,
     title: str = "Image quality report",
     show_patients: bool = False,
+    first_tables: Sequence[Table] = (),
     tables: Sequence[Table] = (),
-    charts: Sequence[ChartSection] = (),
 ) -> None:
     """Write ``report.html``.
 
@@ -39,12 +43,13 @@ def write_report(
     title : str
     show_patients : bool
         Name the patients; otherwise series are numbered.
-    tables, charts : sequences
-        What stands before the usual tables and after the usual charts.
+    first_tables, tables : sequences
+        What stands before the images, and before the usual tables.
     """
     names = _series_names(evaluation, show_patients)
     slides = key_slides(evaluation, names)
     total = len({row[:2] for row in evaluation.rows})
+    sections = [*noise_charts(evaluation, names), *insert_charts(evaluation), _along_z(evaluation, names)]
     page = Page(
         title=title,
         sentences=sentences(evaluation),
@@ -52,8 +57,17 @@ def write_report(
         slides=slides,
         picture_note=f"{len(slides)} of {total} slices are shown (spread along z, cropped to the body) so that "
         "the file stays below 10 MB; every slice is in the tables.",
-        charts=[_along_z(evaluation, names), *charts],
-        tables=[*tables, _summary_table(evaluation), _slice_table(evaluation, names)],
+        first_tables=first_tables,
+        charts=[section for section in sections if section.charts],
+        tables=[
+            *tables,
+            *noise_tables(evaluation, names),
+            *insert_tables(evaluation),
+            *_paired_table(evaluation),
+            _summary_table(evaluation),
+            *_patient_table(evaluation, show_patients),
+            _slice_table(evaluation, names),
+        ],
     )
     write_page(page, path)
 
@@ -105,11 +119,8 @@ def key_slides(evaluation: Evaluation, names: Mapping[str, str]) -> list[dict[st
     spent = 0
     for case_number, case, at in _spread(evaluation.cases):
         place = case.place(at)
-        masks = {}
-        for region in evaluation.regions:
-            mask = region.mask(place.geometry, place.index, place.reference)
-            if mask is not None and mask.any():
-                masks[region.name] = mask
+        found = region_masks(evaluation.regions, place.geometry, place.index, place.reference)
+        masks = {name: mask for name, mask in found.items() if mask is not None}
         label = f"{names[case.series]}, z = {place.position_mm:.1f} mm"
         panels = {**place.images, "reference": place.reference}
         entry = slide(label, panels, masks, place.geometry.pixel_spacing_mm)
@@ -165,6 +176,31 @@ def _summary_table(evaluation: Evaluation) -> Table:
     columns = ("model", "window", "region", "metric", "mean", "std", "n", "patient_mean", "ci95_low", "ci95_high")
     rows = [[entry[column] for column in columns] for entry in evaluation.summary()]
     return Table("All numbers", "Click a heading to sort.", columns, rows)
+
+
+def _paired_table(evaluation: Evaluation) -> list[Table]:
+    paired = evaluation.extra.get("paired")
+    if not isinstance(paired, list) or not paired:
+        return []
+    text = (
+        "Model − against, on the same slices, patients weighing alike; 95 % bootstrap interval over slices within "
+        "patients; two-sided Wilcoxon p, which is too small where its unit is the slice."
+    )
+    return [Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])]
+
+
+def _patient_table(evaluation: Evaluation, show_patients: bool) -> list[Table]:
+    """Means of each patient in the last window; nothing where there is only one."""
+    names = numbered(evaluation.patients, show_patients)
+    if len(names) < 2:
+        return []
+    window = evaluation.windows[-1].name
+    rows = [row for row in evaluation.rows if row.window == window and row.metric in PATIENT_METRICS]
+    columns = ("patient", "model", "region", "metric", "mean", "ci95_low", "ci95_high", "n")
+    entries = summarise_patients(rows, evaluation.patients)
+    cells = [[names[str(entry["patient"])], *(entry[column] for column in columns[1:])] for entry in entries]
+    text = f"Window {window}; 95 % bootstrap interval over the patient's slices. All windows are in summary.json."
+    return [Table("Patient by patient", text, columns, cells)]
 
 
 def _slice_table(evaluation: Evaluation, names: Mapping[str, str]) -> Table:

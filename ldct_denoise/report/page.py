@@ -43,6 +43,15 @@ class Light:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture inside the page: ``uri`` holds its data; ``width`` in pixels of the page."""
+
+    uri: str
+    caption: str
+    width: int = 200
+
+
+@dataclass(frozen=True)
 class Table:
     """A table that sorts."""
 
@@ -59,6 +68,7 @@ class ChartSection:
     title: str
     text: str
     charts: Sequence[str]
+    pictures: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Page:
     sentences: Sequence[str]
     lights: Sequence[Light] = ()
     notes: Sequence[str] = ()
+    first_tables: Sequence[Table] = ()
     slides: Sequence[Mapping[str, object]] = ()
     picture_note: str = ""
     charts: Sequence[ChartSection] = ()
@@ -82,6 +93,7 @@ def render(page: Page) -> str:
 
     environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined)
     environment.filters["cell"] = _cell
+    environment.tests["picture"] = lambda value: isinstance(value, Picture)
     return environment.get_template("page.html").render(
         **{name: getattr(page, name) for name in page.__dataclass_fields__},
         viewer_windows=list(WINDOWS.values()),

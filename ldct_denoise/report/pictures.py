@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -71,6 +72,24 @@ def slide(
         "panels": {name: encode_hu(image[box]) for name, image in panels.items()},
         "masks": {name: encode_mask(mask[box]) for name, mask in masks.items()},
     }
+
+
+def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> str:
+    """An image as a PNG inside an address (``data:``), for pages that load nothing.
+
+    Parameters
+    ----------
+    values : ndarray, shape (rows, columns)
+    low, high : float
+        Values shown as the first and the last colour.
+    colours : str
+        A colour map of matplotlib.
+    """
+    from matplotlib.image import imsave
+
+    buffer = io.BytesIO()
+    imsave(buffer, np.asarray(values), vmin=low, vmax=high, cmap=colours, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def save_comparison(path: Path, images: Mapping[str, Image], window: Window) -> None:

@@ -1,0 +1,156 @@
+"""The report of several denoisers side by side: a table with pictures, costs and what is gained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ldct_denoise.measure import REFERENCE
+from ldct_denoise.report.evaluation import write_report
+from ldct_denoise.report.page import Picture, Table
+from ldct_denoise.report.pictures import crop_box, png_uri
+
+if TYPE_CHECKING:
+    from ldct_denoise.evaluate import Evaluation
+
+THUMBNAIL_PX = 176  # of the image, shown pixel for pixel: noise looks as it is
+METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "rmse"}
+
+
+def write_comparison_report(evaluation: Evaluation, path: Path, *, show_patients: bool = False) -> None:
+    """Write ``report.html`` of a comparison.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        From :func:`~ldct_denoise.compare.compare`.
+    path : Path
+        Replaced, whole or not at all.
+    show_patients : bool
+        Name the patients.
+    """
+    write_report(
+        evaluation,
+        path,
+        title="Comparison of denoisers",
+        show_patients=show_patients,
+        first_tables=[_leaders(evaluation), *_seeds(evaluation)],
+    )
+
+
+def _leaders(evaluation: Evaluation) -> Table:
+    """A line for each image: picture, means by window, gain over the input, noise, time, training."""
+    region = evaluation.regions[-1].name
+    window = evaluation.windows[-1].name
+    means = _patient_means(evaluation, region)
+    pictures = _thumbnails(evaluation)
+    wanted = ("input", window, region, "psnr")
+    keys = ("against", "window", "region", "metric")
+    gains = {e["model"]: e for e in _list(evaluation, "paired") if tuple(e[key] for key in keys) == wanted}
+    seconds = evaluation.extra.get("seconds_per_slice", {})
+    facts = evaluation.extra.get("models", {})
+    assert isinstance(seconds, Mapping)
+    assert isinstance(facts, Mapping)
+    columns = ["picture", "model"]
+    columns += [f"{title}, {w.name}" for w in evaluation.windows for title in METRICS.values()]
+    columns += ["gain, dB", "95 % interval", "p", "bias, HU", "s per slice", "trained, min", "training"]
+    rows = []
+    for model in [*(m for m in evaluation.models if m != REFERENCE), REFERENCE]:
+        numbers = [means.get((model, w.name, metric)) for w in evaluation.windows for metric in METRICS]
+        gain = gains.get(model)
+        fact = facts.get(model, {})
+        trained = fact.get("training_seconds")
+        rows.append(
+            [
+                pictures.get(model),
+                model,
+                *numbers,
+                gain["difference_mean"] if gain else None,
+                _interval(gain),
+                gain["wilcoxon_p"] if gain else None,
+                means.get((model, window, "hu_bias")),
+                seconds.get(model),
+                trained / 60 if trained else None,
+                _budget(fact),
+            ]
+        )
+    text = (
+        f"Region {region}; means with patients weighing alike. Gain: PSNR over the input, window {window}, with "
+        "its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs stand further down). "
+        "Seconds: median on this machine, which measures at the same time. Pictures: the middle slice of the "
+        f"first series, window {window}, pixel for pixel. Click a heading to sort."
+    )
+    return Table("Side by side", text, columns, rows)
+
+
+def _budget(fact: Mapping[str, Any]) -> str | None:
+    """What the training used, in words."""
+    if not fact.get("training_steps"):
+        return "none" if fact else None
+    return f"{fact['training_steps']} steps of {fact['training_batch']} patches, {fact['training_device']}"
+
+
+def _seeds(evaluation: Evaluation) -> list[Table]:
+    """How much the seed matters, where methods ran with several."""
+    facts = evaluation.extra.get("models", {})
+    assert isinstance(facts, Mapping)
+    labels: dict[str, list[str]] = {}
+    for label, fact in facts.items():
+        labels.setdefault(fact["name"], []).append(label)
+    repeated = {name: found for name, found in labels.items() if len(found) > 1}
+    if not repeated:
+        return []
+    region = evaluation.regions[-1].name
+    means = _patient_means(evaluation, region)
+    rows = []
+    for name, found in repeated.items():
+        for window in evaluation.windows:
+            for metric, title in METRICS.items():
+                values = np.array([means[label, window.name, metric] for label in found], dtype=np.float64)
+                rows.append(
+                    [name, window.name, title, float(values.mean()), float(values.std(ddof=1)), len(found)]
+                )
+    columns = ("model", "window", "metric", "mean", "standard deviation", "seeds")
+    return [Table("Seeds", f"Region {region}: the spread that chance alone makes.", columns, rows)]
+
+
+def _patient_means(evaluation: Evaluation, region: str) -> dict[tuple[str, str, str], Any]:
+    return {
+        (str(e["model"]), str(e["window"]), str(e["metric"])): e["patient_mean"]
+        for e in evaluation.summary()
+        if e["region"] == region
+    }
+
+
+def _thumbnails(evaluation: Evaluation) -> dict[str, Picture]:
+    """A square from the middle of the body in every image of one slice."""
+    if not evaluation.cases or not evaluation.cases[0].indices:
+        return {}
+    case, window = evaluation.cases[0], evaluation.windows[-1]
+    place = case.place(case.indices[len(case.indices) // 2])
+    # A quarter in from the left of the image: the liver in an abdomen.
+    rows, columns = crop_box([place.reference])
+    middle = (rows.start + rows.stop) // 2, columns.start + (columns.stop - columns.start) * 3 // 8
+    box = tuple(
+        slice(max(0, at - THUMBNAIL_PX // 2), max(0, at - THUMBNAIL_PX // 2) + THUMBNAIL_PX) for at in middle
+    )
+    images = {**place.images, REFERENCE: place.reference}
+    return {
+        name: Picture(png_uri(hu[box], window.low_hu, window.high_hu), name, hu[box].shape[1])
+        for name, hu in images.items()
+    }
+
+
+def _interval(entry: Mapping[str, Any] | None) -> str | None:
+    if entry is None or None in (entry["difference_low"], entry["difference_high"]):
+        return None
+    return f"{entry['difference_low']:+.2f} to {entry['difference_high']:+.2f}"
+
+
+def _list(evaluation: Evaluation, key: str) -> Sequence[Mapping[str, Any]]:
+    found = evaluation.extra.get(key, [])
+    assert isinstance(found, list)
+    return found

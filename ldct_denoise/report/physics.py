@@ -1,0 +1,114 @@
+"""Noise and resolution of the measured series: curves and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.page import ChartSection, Table
+
+if TYPE_CHECKING:
+    from ldct_denoise.evaluate import Evaluation
+
+MAX_SERIES = 4  # with charts; the numbers of the others are in the table
+
+
+def noise_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[ChartSection]:
+    """Radial noise power spectra and noise reduction profiles of the first series."""
+    charts = []
+    for series, name in list(names.items())[:MAX_SERIES]:
+        entries = [e for e in _entries(evaluation, "noise") if e["series"] == series and "nps_hu2_mm2" in e]
+        charts.append(
+            line_chart(
+                {e["model"]: (e["frequency_per_mm"], e["nps_hu2_mm2"]) for e in entries},
+                "frequency, 1/mm",
+                "NPS, HU²·mm²",
+                f"{name}: noise power spectrum",
+            )
+        )
+        reduced = [e for e in entries if "noise_reduction_db" in e]
+        charts.append(
+            line_chart(
+                {e["model"]: (e["frequency_per_mm"], _numbers(e["noise_reduction_db"])) for e in reduced},
+                "frequency, 1/mm",
+                "dB",
+                f"{name}: noise reduction profile against {reduced[0]['against']}" if reduced else "",
+            )
+        )
+    text = (
+        "Radial noise power spectrum of every image at the same squares (24 mm), where the reference's soft "
+        "tissue is most uniform; what anatomy is in them counts as noise at low frequencies."
+    )
+    return [ChartSection("Noise by frequency", text, [chart for chart in charts if chart])]
+
+
+def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table]:
+    """Noise level, texture and flicker of every series and image."""
+    entries = _entries(evaluation, "noise")
+    columns = (
+        "series",
+        "model",
+        "noise, HU",
+        "mean frequency, 1/mm",
+        "peak frequency, 1/mm",
+        "flicker, HU",
+        "squares",
+    )
+    keys = ("noise_hu", "mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "squares")
+    rows = [[names[e["series"]], e["model"], *(e.get(key) for key in keys)] for e in entries]
+    text = (
+        "Noise: standard deviation in the uniform squares, trend removed. Flicker: slice-to-slice change of block "
+        "means; anatomy is part of it, so only the comparison of images counts."
+    )
+    return [Table("Noise and flicker", text, columns, rows)] if rows else []
+
+
+def insert_charts(evaluation: Evaluation) -> list[ChartSection]:
+    """Task transfer functions, a chart for each insert."""
+    entries = _entries(evaluation, "inserts")
+    charts = [
+        line_chart(
+            {
+                f"{e['model']} ({e['contrast_hu']:+.0f} HU)": (e["frequency_per_mm"], _numbers(e["ttf"]))
+                for e in entries
+                if e["insert"] == insert
+            },
+            "frequency, 1/mm",
+            "TTF",
+            insert,
+        )
+        for insert in dict.fromkeys(e["insert"] for e in entries)
+    ]
+    text = "Task transfer function from each insert's border; the contrast it holds for stands beside the image."
+    return [ChartSection("Resolution", text, charts)]
+
+
+def insert_tables(evaluation: Evaluation) -> list[Table]:
+    """Resolution and mean HU of the inserts, and how HU follow the nominal ones."""
+    tables = []
+    entries = _entries(evaluation, "inserts")
+    numbers = ("nominal_hu", "mean_hu", "noise_hu", "contrast_hu", "f50_per_mm", "f10_per_mm", "slices")
+    columns = ("insert", "model", *numbers)
+    if entries:
+        tables.append(
+            Table("Inserts", "f50, f10: where the TTF falls to 0.5 and 0.1.", columns, _rows(entries, columns))
+        )
+    lines = _entries(evaluation, "hu_linearity")
+    if lines:
+        text = "Least-squares line of measured against nominal HU, and the largest distance from it."
+        tables.append(Table("HU linearity", text, list(lines[0]), [list(line.values()) for line in lines]))
+    return tables
+
+
+def _entries(evaluation: Evaluation, key: str) -> list[dict[str, Any]]:
+    found = evaluation.extra.get(key, [])
+    return found if isinstance(found, list) else []
+
+
+def _rows(entries: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[list[Any]]:
+    return [[entry[column] for column in columns] for entry in entries]
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
