@@ -24,7 +24,9 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command's name, in the order of the work."""
         files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - NOT_COMMANDS
-        order = ["demo", "inspect", "train", "apply", "evaluate", "compare", "simulate", "phantom", "models"]
+        order = [
+            "demo", "inspect", "train", "apply", "evaluate", "compare", "simulate", "phantom", "serve", "models",
+        ]  # fmt: skip
         return sorted(files, key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import (
     HTJ2K,
@@ -38,7 +40,8 @@ __all__ = [
     "Identity",
     "check_keywords",
     "identify_instance",
-    "transfer_syntax_of",
+    "storage_of",
+    "stow_failure",
     "values_of",
 ]
 
@@ -101,10 +104,25 @@ def identify_instance(file: bytes | Path) -> Identity:
     return Identity(*found)
 
 
-def transfer_syntax_of(path: Path) -> tuple[str, str]:
-    """SOP Class UID and Transfer Syntax UID in the File Meta Information of a file of ours."""
-    meta = pydicom.filereader.read_file_meta_info(path)
+def storage_of(file: Path) -> tuple[str, str]:
+    """SOP Class UID and Transfer Syntax UID of a file that we wrote."""
+    meta = read_file_meta_info(file)
     return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def stow_failure(answer: bytes) -> int | None:
+    """Failure Reason (PS3.3 C.14) of the first image that a STOW-RS answer in DICOM JSON says was not stored.
+
+    Returns
+    -------
+    int or None
+        0 where it is not said; None where no image failed, or the answer is no DICOM JSON.
+    """
+    try:
+        failed = json.loads(answer)["00081198"]["Value"]
+        return int(failed[0].get("00081197", {"Value": [0]})["Value"][0]) if failed else None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
 
 
 def check_keywords(keywords: Iterable[str]) -> None:

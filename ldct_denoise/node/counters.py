@@ -1,0 +1,59 @@
+"""What the node counts, in the text form that Prometheus reads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+#: Name → what it counts.
+COUNTERS = {
+    "images_received": "Images stored in the spool.",
+    "images_refused": "Images refused, by reason.",
+    "associations": "Associations, by how they ended.",
+    "series": "Batches of series, by what became of them.",
+    "images_sent": "Derived images that a destination took.",
+    "images_sent_before": "Derived images that a destination had already, so they were not sent again.",
+    "send_failures": "Attempts to send that failed, by destination.",
+    "denoise_seconds": "Time spent on denoising.",
+}
+
+
+class Counters:
+    """Numbers that only grow, each with at most one label."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str, str], float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, name: str, amount: float = 1, **label: str) -> None:
+        """Count; at most one label."""
+        kind, value = next(iter(label.items()), ("", ""))
+        with self._lock:
+            self._values[name, kind, value] = self._values.get((name, kind, value), 0) + amount
+
+    def get(self, name: str, value: str = "") -> float:
+        """A count, of one label's value."""
+        with self._lock:
+            return sum(count for (n, _, v), count in self._values.items() if n == name and v == value)
+
+    def text(self, gauges: Mapping[str, float], states: Mapping[str, int]) -> str:
+        """Prometheus' text format 0.0.4."""
+        lines = []
+        with self._lock:
+            values = dict(self._values)
+        for name, told in COUNTERS.items():
+            full = f"ldct_node_{name}_total"
+            lines += [f"# HELP {full} {told}", f"# TYPE {full} counter"]
+            found = [(kind, value, count) for (n, kind, value), count in values.items() if n == name]
+            for kind, value, count in found or [("", "", 0.0)]:
+                lines.append(f"{full}{_label(kind, value)} {count:.10g}")
+        lines += ["# HELP ldct_node_batches Series and batches in the spool.", "# TYPE ldct_node_batches gauge"]
+        lines += [f"ldct_node_batches{_label('state', state)} {count}" for state, count in states.items()]
+        for name, number in gauges.items():
+            lines += [f"# TYPE ldct_node_{name} gauge", f"ldct_node_{name} {number:.10g}"]
+        return "\n".join(lines) + "\n"
+
+
+def _label(kind: str, value: str) -> str:
+    escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'{{{kind}="{escaped}"}}' if kind else ""

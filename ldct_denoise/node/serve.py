@@ -1,0 +1,178 @@
+"""The node as a whole: starts its threads, watches them, and stops them in order."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ldct_denoise.node.completion import Completion
+from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.deliver import Deliverer, settle
+from ldct_denoise.node.receive import Receiver, server_tls
+from ldct_denoise.node.rules import Rules
+from ldct_denoise.node.send import sender_to
+from ldct_denoise.node.spool import Spool
+from ldct_denoise.node.status import StatusServer
+from ldct_denoise.node.work import Worker
+
+log = logging.getLogger("ldct_denoise.node")
+
+#: How often the folders are looked at, s.
+TICK_S = 0.25
+#: How often the spool is measured and old memories are dropped, s.
+HOUSEKEEPING_S = 60.0
+#: How long open associations may go on once the node is told to stop, s.
+GRACE_S = 10.0
+
+
+class Node:
+    """A DICOM node; everything that it knows is in its spool.
+
+    Parameters
+    ----------
+    rules : Rules
+
+    Raises
+    ------
+    ConfigError, ModelError, OutputError
+        If an address, a model, a TLS file or the spool cannot be used.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.counters = Counters()
+        self.stopping = threading.Event()
+        self.spool = Spool(rules.spool, rules.limits)
+        self._completion = Completion(rules.complete)
+        self._worker = Worker(rules, self.spool, self.counters, self.stopping)
+        self._worker.load_models()
+        jobs: dict[str, Callable[[], bool]] = {"watch": self._watch, "work": self._worker.run_once}
+        for name in rules.destinations:
+            deliverer = Deliverer(name, rules, self.spool, self.counters, self.stopping)
+            jobs[f"send-{name}"] = deliverer.run_once
+        self._threads = [threading.Thread(target=self._repeat, args=item, name=item[0]) for item in jobs.items()]
+        self._status = StatusServer(rules.status_port, self.health, self.metrics) if rules.status_port else None
+        self._receiver = Receiver(rules, self.spool, self._completion, self.counters)
+        self._started = time.time()
+        self._next_housekeeping = 0.0
+
+    def start(self) -> None:
+        """Receive, denoise and send, in threads of their own."""
+        for thread in self._threads:
+            thread.start()
+        self._receiver.start()
+        if self._status:
+            self._status.start()
+        log.info("%s listens on %s, port %d", self.rules.ae_title, self.rules.host, self.rules.port)
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """Take nothing new, let open associations finish, leave the rest on disk for the next start."""
+        log.info("stopping")
+        self._receiver.stop(grace_s)
+        self.stopping.set()
+        for thread in self._threads:
+            thread.join()
+        if self._status:
+            self._status.stop()
+        self.spool.close()
+        log.info("stopped")
+
+    def run(self, until: threading.Event) -> None:
+        """Serve until told to stop."""
+        with _discreet():
+            self.start()
+            try:
+                until.wait()
+            finally:
+                self.stop()
+
+    def health(self) -> dict[str, Any]:
+        """Whether all parts are at work, and how much waits."""
+        dead = [thread.name for thread in self._threads if not thread.is_alive()]
+        dead += [] if self._receiver.alive else ["receive"]
+        free = shutil.disk_usage(self.rules.spool).free / 2**30
+        full = free < self.rules.limits.free_gib or self._spool_gib() > self.rules.limits.spool_gib
+        return {
+            "ok": not dead and not full,
+            "stopped_parts": dead,
+            "disk_full": full,
+            "free_gib": round(free, 2),
+            "spool_gib": round(self._spool_gib(), 3),
+            "associations": self._receiver.open_associations,
+            "batches": self.spool.counts(),
+        }
+
+    def metrics(self) -> str:
+        """Counters in Prometheus' text form."""
+        gauges = {
+            "spool_bytes": self.spool.used_bytes,
+            "free_bytes": shutil.disk_usage(self.rules.spool).free,
+            "open_associations": self._receiver.open_associations,
+            "up_seconds": time.time() - self._started,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        return self.counters.text(gauges, self.spool.counts())
+
+    def _spool_gib(self) -> float:
+        return self.spool.used_bytes / 2**30
+
+    def _repeat(self, name: str, job: Callable[[], bool]) -> None:
+        """Do a job again and again; wait where there was nothing to do, or something went wrong."""
+        while not self.stopping.is_set():
+            try:
+                busy = job()
+            except Exception as error:  # a full disk, say: the part must go on when there is room again
+                log.error("%s: %s; goes on in a while", name, type(error).__name__)
+                self.stopping.wait(10 * TICK_S)
+                continue
+            if not busy:
+                self.stopping.wait(TICK_S)
+
+    def _watch(self) -> bool:
+        """Find the series that are complete and the batches that are done with."""
+        for key in self._completion.due(self.spool.incoming(), time.time()):
+            log.info("%s: complete", self.spool.complete(key))
+            self._completion.taken(key)
+        settle(self.spool, self.rules, self.counters)
+        if time.monotonic() >= self._next_housekeeping:
+            self._next_housekeeping = time.monotonic() + HOUSEKEEPING_S
+            self.spool.measure()
+            self.spool.forget(self.rules.remember_days)
+        return False
+
+
+def check(rules: Rules) -> None:
+    """Try everything that the rules name, without listening or sending: models, certificates, secrets.
+
+    Raises
+    ------
+    ConfigError, ModelError
+    """
+    Worker(rules, None, Counters(), threading.Event()).load_models()  # type: ignore[arg-type]
+    if rules.tls:
+        server_tls(rules.tls)
+    for destination in rules.destinations.values():
+        sender_to(destination, rules.ae_title)
+
+
+@contextmanager
+def _discreet() -> Iterator[None]:
+    """Pydicom's and pynetdicom's own remarks quote what they read, names included: none of them is let out."""
+    quiet = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
+    levels = [logger.level for logger in quiet]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in quiet:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(quiet, levels, strict=True):
+                logger.setLevel(level)
