@@ -93,16 +93,21 @@ def on_multiple(network: Callable[[Tensor], Tensor], image: Tensor, multiple: in
     multiple : int
     """
     height, width = image.shape[-2:]
-    down, right = -height % multiple, -width % multiple
-    if down or right:
+    down, right = ((multiple - side % multiple) % multiple for side in (height, width))
+    if is_exported() or down or right:
         image = reflect_pad(image, 0, right, 0, down)
     return network(image)[..., :height, :width]
+
+
+def is_exported() -> bool:
+    """Whether the network is being recorded for use elsewhere, on images of any size: no branch may look at it."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def reflect_pad(image: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
     """Pad by reflection; by repeating the edge where the image is too small to reflect."""
     height, width = image.shape[-2:]
-    fits = max(left, right) < width and max(top, bottom) < height
+    fits = is_exported() or (max(left, right) < width and max(top, bottom) < height)
     return F.pad(image, (left, right, top, bottom), mode="reflect" if fits else "replicate")
 
 
