@@ -7,8 +7,6 @@ The contract of mercure's processing modules: images lie flat in one folder besi
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -112,6 +110,8 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
 
 def _beside(output: Path) -> tempfile.TemporaryDirectory[str]:
     """A hidden folder on the output's disk, so that images appear in it by renaming."""
+    if any(output.glob("*-denoised#*.dcm")):
+        raise OutputError(f"{output}: holds denoised images already; give an empty folder")
     try:
         output.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix=".part-", dir=output)
@@ -121,12 +121,7 @@ def _beside(output: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _flat(folder: Path, output: Path, uid: str, before: int) -> list[Path]:
     """Routers group files by what stands before ``#``: the series."""
-    moved = []
-    for number, file in enumerate(sorted(folder.glob("*.dcm")), before + 1):
-        target = output / f"{uid}-denoised#{number:05d}.dcm"
-        if target.exists():
-            raise OutputError(f"{target}: exists already; give an empty output folder")
-        os.rename(file, target)
-        moved.append(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    return moved
+    files = sorted(folder.glob("*.dcm"))
+    return [
+        file.rename(output / f"{uid}-denoised#{number:05d}.dcm") for number, file in enumerate(files, before + 1)
+    ]

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from ldct_denoise.config import read_mapping
 from ldct_denoise.errors import ConfigError
@@ -146,7 +155,14 @@ class StowDestination(Section):
         return self
 
 
-Destination = DimseDestination | StowDestination
+def _kind(value: Any) -> str:
+    named = value if isinstance(value, dict) else vars(value) if isinstance(value, Section) else {}
+    return "web" if "stow" in named else "dimse"
+
+
+Destination = Annotated[
+    Annotated[DimseDestination, Tag("dimse")] | Annotated[StowDestination, Tag("web")], Discriminator(_kind)
+]
 
 
 class Rule(Section):

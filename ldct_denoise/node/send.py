@@ -14,7 +14,7 @@ from pynetdicom import AE
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.instance import storage_of, stow_failure
-from ldct_denoise.node.rules import ClientTLS, Destination, DimseDestination, StowDestination
+from ldct_denoise.node.rules import ClientTLS, DimseDestination, StowDestination
 
 #: C-STORE status and failure reasons that may pass: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
 PASSING = frozenset({*range(0xA700, 0xA800), 0x0110})
@@ -47,7 +47,7 @@ class Sender(Protocol):
         ...
 
 
-def sender_to(destination: Destination, own_ae_title: str) -> Sender:
+def sender_to(destination: DimseDestination | StowDestination, own_ae_title: str) -> Sender:
     """The way to a destination.
 
     Raises

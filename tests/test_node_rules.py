@@ -1,0 +1,120 @@
+"""The node's settings: what is refused, what fits, what is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.node.rules import Retry, Rule, Rules, load_rules
+
+GOOD: dict[str, Any] = {
+    "spool": "/nowhere",
+    "accept": [{"ae_title": "CT1", "hosts": ["10.1.2.3", "10.4.0.0/16"]}],
+    "destinations": {"pacs": {"host": "h", "port": 104, "ae_title": "PACS"}, "web": {"stow": "https://h/studies"}},
+    "rules": [{"match": {"ConvolutionKernel": "B*"}, "send_to": ["pacs", "web"]}, {"ignore": True}],
+}
+
+
+def load(tmp_path: Path, **changes: Any) -> Rules:
+    file = tmp_path / "rules.yaml"
+    file.write_text(yaml.safe_dump(GOOD | changes))
+    return load_rules(file)
+
+
+def test_a_node_listens_on_loopback_unless_told_otherwise(tmp_path: Path) -> None:
+    rules = load(tmp_path)
+    assert rules.host == "127.0.0.1"
+    assert load(tmp_path, accept=[{"ae_title": "A"}]).accept[0].allows("A", "127.0.0.1")
+    assert not load(tmp_path, accept=[{"ae_title": "A"}]).accept[0].allows_host("10.1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"colour": "red"}, "colour: no such setting"),
+        ({"accept": []}, "accept: "),
+        ({"accept": [{"ae_title": "A" * 17}]}, "1 to 16"),
+        ({"accept": [{"ae_title": "CT", "hosts": ["scanner"]}]}, "no address or network"),
+        ({"rules": [{"send_to": ["nowhere"]}]}, "'nowhere', which is no destination; known: pacs, web"),
+        ({"rules": [{}]}, "name at least one destination"),
+        ({"rules": [{"ignore": True, "send_to": ["pacs"]}]}, "ignored"),
+        ({"rules": [{"match": {"Kernel": "B*"}, "ignore": True}]}, "'Kernel' is no DICOM attribute"),
+        ({"rules": [{"strength": 1.5, "send_to": ["pacs"]}]}, "rules.0.strength"),
+        ({"destinations": {"pacs": {"stow": "ftp://h"}}}, "https://"),
+        ({"destinations": {"../up": {"stow": "https://h/s"}}, "rules": [{"ignore": True}]}, "letters, digits"),
+        ({"port": 70000}, "port"),
+        ({"limits": {"associations": 0}}, "limits.associations"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, change: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=r"rules\.yaml") as caught:
+        load(tmp_path, **change)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="authorization_file") as caught:
+        load(tmp_path, destinations={"web": {"stow": "https://me:hunter2@h/studies"}}, rules=[{"ignore": True}])
+    assert "hunter2" not in str(caught.value)
+
+
+def test_no_file_and_no_yaml_are_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_rules(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load_rules(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("match", "fits"),
+    [
+        ({}, True),
+        ({"SeriesDescription": "*LOW dose*"}, True),
+        ({"SeriesDescription": "low"}, False),
+        ({"SliceThickness": "<=3"}, True),
+        ({"SliceThickness": "< 3"}, False),
+        ({"SliceThickness": 3}, True),
+        ({"SliceThickness": [1, "3.00"]}, True),
+        ({"ConvolutionKernel": ["Br*", "B?0f"]}, True),
+        ({"ConvolutionKernel": "B30f", "SliceThickness": ">5"}, False),
+        ({"ImageType": "AXIAL"}, True),
+        ({"ImageType": "LOCALIZER"}, False),
+        ({"KVP": "*"}, False),
+        ({"SeriesDescription": ">5"}, False),
+    ],
+)
+def test_which_series_a_rule_means(match: dict[str, Any], fits: bool) -> None:
+    values = {
+        "SeriesDescription": ("Abdomen low dose",),
+        "SliceThickness": ("3.0",),
+        "ConvolutionKernel": ("B30f", "3"),
+        "ImageType": ("ORIGINAL", "PRIMARY", "AXIAL"),
+        "KVP": (),
+    }
+    assert Rule(match=match, ignore=True).fits(values) is fits
+
+
+def test_the_first_rule_that_fits_decides(tmp_path: Path) -> None:
+    rules = load(tmp_path)
+    assert rules.rule_for({"ConvolutionKernel": ("B30f",)}) == 0
+    assert rules.rule_for({"ConvolutionKernel": ("Hr40",)}) == 1
+    assert rules.keywords == {"ConvolutionKernel"}
+
+
+def test_a_peer_is_title_and_address_together(tmp_path: Path) -> None:
+    peer = load(tmp_path).accept[0]
+    assert peer.allows("CT1 ", "10.4.200.9")
+    assert peer.allows("CT1", "::ffff:10.1.2.3")
+    assert not peer.allows("CT2", "10.1.2.3")
+    assert not peer.allows("CT1", "10.1.2.4")
+
+
+def test_waits_double_up_to_the_longest() -> None:
+    retry = Retry(first_s=10, longest_s=60)
+    assert [retry.wait_s(attempts) for attempts in (1, 2, 3, 4, 1000)] == [10, 20, 40, 60, 60]

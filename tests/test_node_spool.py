@@ -1,0 +1,164 @@
+"""The spool: nothing acknowledged is lost, nothing is done twice, and nobody's name is in a path."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from ldct_denoise.errors import OutputError
+from ldct_denoise.io.instance import Identity
+from ldct_denoise.node.completion import Completion
+from ldct_denoise.node.rules import Complete, Limits
+from ldct_denoise.node.spool import Delivery, Incoming, Spool, requeue, series_key
+
+LIMITS = Limits(free_gib=0)
+
+
+def identity(number: int, series: str = "1.2.3") -> Identity:
+    return Identity(f"{series}.{number}", series, "1.2")
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(tmp_path / "spool", LIMITS)
+
+
+def contents(folder: Path) -> list[bytes]:
+    return sorted(path.read_bytes() for path in folder.rglob("*.dcm"))
+
+
+def test_images_of_a_series_gather_and_become_a_batch(spool: Spool) -> None:
+    keys = {spool.receive(identity(number), b"%d" % number) for number in range(3)}
+    assert len(keys) == 1
+    batch = spool.complete(keys.pop())
+    assert contents(spool.folder("ready", batch)) == [b"0", b"1", b"2"]
+    assert spool.counts() == {"incoming": 0, "ready": 1, "outgoing": 0, "dead-letter": 0}
+
+
+def test_an_image_received_twice_is_one(spool: Spool) -> None:
+    spool.receive(identity(1), b"first")
+    key = spool.receive(identity(1), b"again")
+    assert contents(spool.folder("ready", spool.complete(key))) == [b"again"]
+
+
+def test_late_images_make_a_second_batch_with_the_same_creation_time(spool: Spool) -> None:
+    first = spool.complete(spool.receive(identity(1), b"1"))
+    before = spool.created(first.partition(".")[0])
+    time.sleep(0.01)
+    second = spool.complete(spool.receive(identity(2), b"2"))
+    assert spool.batches("ready") == [first, second]
+    assert spool.created(second.partition(".")[0]) == before
+
+
+def test_a_killed_node_finds_its_work_again(spool: Spool) -> None:
+    done = spool.complete(spool.receive(identity(1), b"1"))
+    spool.folder("working", done).mkdir()
+    (spool.folder("working", done) / "a.dcm").write_bytes(b"derived")
+    waiting = spool.complete(spool.receive(identity(1, "1.9"), b"2"))
+    growing = spool.receive(identity(1, "1.8"), b"3")
+    # Killed here: one batch handed over but not yet let go, one image half received, one batch half denoised.
+    os.rename(spool.folder("working", done), spool.folder("outgoing", done))
+    (spool.root / "receiving" / "half").write_bytes(b"ha")
+    spool.folder("working", waiting).mkdir()
+    spool.close()
+
+    again = Spool(spool.root, LIMITS)
+    assert again.batches("outgoing") == [done]
+    assert again.batches("ready") == [waiting]
+    assert [series.key for series in again.incoming()] == [growing]
+    assert not list((again.root / "receiving").iterdir())
+    assert not list((again.root / "working").iterdir())
+
+
+def test_two_nodes_cannot_share_a_spool(spool: Spool) -> None:
+    with pytest.raises(OutputError, match="another node uses it"):
+        Spool(spool.root, LIMITS)
+
+
+def test_a_full_spool_refuses(tmp_path: Path) -> None:
+    small = Spool(tmp_path / "small", Limits(spool_gib=100 / 2**30, free_gib=0))
+    small.receive(identity(1), b"x" * 90)
+    with pytest.raises(OutputError, match="spool_gib"):
+        small.receive(identity(2), b"x" * 20)
+    crowded = Spool(tmp_path / "crowded", Limits(free_gib=10**6))
+    with pytest.raises(OutputError, match="are free"):
+        crowded.receive(identity(1), b"x")
+
+
+def test_what_was_sent_is_known_even_after_a_torn_line(spool: Spool) -> None:
+    (spool.root / "series" / "k").mkdir()
+    (spool.root / "series" / "k" / "pacs.sent").write_text("1.2.3\n1.2")
+    spool.note_sent("k", "pacs", "1.2.4")
+    assert {"1.2.3", "1.2.4"} <= spool.sent("k", "pacs")
+    assert spool.sent("k", "other") == set()
+
+
+def test_a_dead_letter_tells_why_and_goes_back_where_it_came_from(spool: Spool) -> None:
+    batch = spool.complete(spool.receive(identity(1), b"1"))
+    with spool.changing(batch) as record:
+        record.attempts = 3
+        record.deliveries = {"pacs": Delivery(attempts=9, state="failed"), "web": Delivery(state="sent")}
+    spool.bury("ready", batch, "no slices")
+    assert spool.counts()["dead-letter"] == 1
+    assert "no slices" in (spool.root / "dead-letter" / f"{batch}.json").read_text()
+    assert requeue(spool.root) == 1
+    assert spool.batches("ready") == [batch]
+    assert spool.record(batch).attempts == 0
+    assert spool.record(batch).deliveries == {"pacs": Delivery(), "web": Delivery(state="sent")}
+    assert requeue(spool.root) == 0
+
+
+def test_old_memories_go_but_not_those_of_series_at_work(spool: Spool) -> None:
+    old, busy = series_key(identity(1, "1.5")), spool.receive(identity(1), b"1")
+    for key in (old, busy):
+        spool.created(key)
+        os.utime(spool.root / "series" / key / "created", (1, 1))
+    spool.forget(days=30)
+    assert [folder.name for folder in (spool.root / "series").iterdir()] == [busy]
+
+
+def test_paths_tell_nothing_and_are_for_the_node_alone(spool: Spool) -> None:
+    spool.receive(Identity("1.2.3.4.5", "../../etc/passwd", "1.2"), b"x")
+    names = [path.name for path in spool.root.rglob("*")]
+    assert not [name for name in names if "1.2.3" in name or "passwd" in name]
+    assert spool.root.stat().st_mode & 0o077 == 0
+    assert not (spool.root.parent / "etc").exists()
+
+
+def series(key: str, last: float) -> Incoming:
+    return Incoming(key, last)
+
+
+def test_quiet_makes_a_series_complete() -> None:
+    completion = Completion(Complete(quiet_s=60, released_s=5))
+    assert completion.due([series("s-1", 100)], 159) == []
+    assert completion.due([series("s-1", 100)], 160) == ["s-1"]
+
+
+def test_a_release_makes_it_complete_sooner_but_only_of_all_that_sent_it() -> None:
+    completion = Completion(Complete(quiet_s=60, released_s=5))
+    completion.arrived("s-1", 1)
+    completion.arrived("s-1", 2)
+    completion.ended(1, released=True)
+    assert completion.due([series("s-1", 100)], 106) == []
+    completion.ended(2, released=True)
+    assert completion.due([series("s-1", 100)], 104) == []
+    assert completion.due([series("s-1", 100)], 106) == ["s-1"]
+
+
+def test_after_an_abort_only_quiet_counts() -> None:
+    completion = Completion(Complete(quiet_s=60, released_s=5))
+    completion.arrived("s-1", 1)
+    completion.ended(1, released=False)
+    assert completion.due([series("s-1", 100)], 130) == []
+    assert completion.due([series("s-1", 100)], 160) == ["s-1"]
+
+
+def test_a_study_waits_for_all_its_series() -> None:
+    completion = Completion(Complete(unit="study", quiet_s=60, released_s=5))
+    growing = [series("a-1", 100), series("a-2", 140), series("b-1", 100)]
+    assert completion.due(growing, 165) == ["b-1"]
+    assert sorted(completion.due(growing, 200)) == ["a-1", "a-2", "b-1"]
