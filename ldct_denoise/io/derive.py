@@ -7,6 +7,8 @@ standard are in ``docs/dicom.md``.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -130,8 +132,9 @@ class DerivedWriter:
         try:
             if kind is None:
                 self._require_all()
-                for number, stack in enumerate(self._stacks.values(), start=1):
-                    self._write_stack(stack, number)
+                for number, (path, stack) in enumerate(self._stacks.items(), start=1):
+                    with _naming(path):
+                        self._write_stack(stack, number)
                 self._folder.publish()
         finally:
             self._folder.discard()
@@ -156,16 +159,8 @@ class DerivedWriter:
         OutputError
             If the file cannot be written, or compressed without loss.
         """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # pydicom's remarks on values that come through as they are
-                self._write(index, hu)
-        except LdctDenoiseError:
-            raise
-        except Exception as error:  # a broken header can fail anywhere inside pydicom
-            path = self._series.slices[index].path
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{path}: cannot be derived from ({reason}); leave it out") from error
+        with _naming(self._series.slices[index].path):
+            self._write(index, hu)
         self._written.add(index)
 
     def _write(self, index: int, hu: NDArray[np.floating]) -> None:
@@ -310,6 +305,20 @@ def _file_count(series: Series, classic: bool) -> int:
         return len(series)
     stays = {path for path, index in firsts.items() if is_enhanced(series.header(index))}
     return len(stays) + sum(slice_.path not in stays for slice_ in series.slices)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A broken header can fail anywhere inside pydicom; the error names the file. No remarks of pydicom's."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except LdctDenoiseError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be derived from ({reason}); leave it out") from error
 
 
 def _file_meta() -> FileMetaDataset:

@@ -38,6 +38,8 @@ WORD_BYTES = {
 NUL_PADDED = {"UI", "OB", "UN"}
 PIXEL_GROUP = 0x7FE0
 TRAILING_PADDING = 0xFFFCFFFC
+#: Sequences in sequences; structured reports come to a dozen.
+DEEPEST = 50
 
 
 def explicit_little_endian(source: Dataset, *, keep_private: bool = True) -> Dataset:
@@ -54,9 +56,14 @@ def explicit_little_endian(source: Dataset, *, keep_private: bool = True) -> Dat
     -------
     Dataset
         Independent of ``source``.
+
+    Raises
+    ------
+    ValueError
+        If sequences lie in one another deeper than any IOD has them: pydicom would need time without end.
     """
     signed = source.get("PixelRepresentation", 0) == 1
-    return _copy(source, keep_private, signed)
+    return _copy(source, keep_private, signed, DEEPEST)
 
 
 def seal(dataset: Dataset) -> None:
@@ -69,14 +76,16 @@ def seal(dataset: Dataset) -> None:
     dataset.set_original_encoding(False, True, convert_encodings(names) if names else default_encoding)
 
 
-def _copy(source: Dataset, keep_private: bool, signed: bool) -> Dataset:
+def _copy(source: Dataset, keep_private: bool, signed: bool, depth: int) -> Dataset:
+    if depth == 0:
+        raise ValueError(f"sequences nested more than {DEEPEST} deep")
     copy = Dataset()
     for tag in source.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
         if _is_structural(tag) or (tag.is_private and not keep_private):
             continue
         element = _element(source, tag)
         if element.VR == "SQ" or (isinstance(element, RawDataElement) and _value_type(element, source) == "SQ"):
-            items = [_copy(item, keep_private, signed) for item in source[tag].value or []]
+            items = [_copy(item, keep_private, signed, depth - 1) for item in source[tag].value or []]
             copy[tag] = DataElement(tag, "SQ", Sequence(items))
         elif isinstance(element, RawDataElement):
             copy[tag] = _copy_raw(element, _settled(_value_type(element, source), tag, signed))
