@@ -27,7 +27,24 @@ from . import options
     "rois",
     multiple=True,
     metavar="FILE|X,Y,Z,RADIUS|TISSUE",
-    help="Also measure here: a label volume, a ball (LPS mm), or lung, fat, soft-tissue, bone. Repeatable.",
+    help="Also measure here: a label volume, DICOM SEG or RTSTRUCT, a ball (LPS mm), or lung, fat, soft-tissue, "
+    "bone. Repeatable.",
+)
+@click.option(
+    "--cnr",
+    "contrasts",
+    nargs=2,
+    multiple=True,
+    metavar="REGION REGION",
+    help="Contrast-to-noise ratio of two regions, each a ball or a tissue as for --roi. Repeatable.",
+)
+@click.option(
+    "--insert",
+    "inserts",
+    multiple=True,
+    metavar="X,Y,Z,RADIUS[,HU]",
+    help="A phantom's rod (LPS mm): resolution at its contrast; HU linearity where three nominal HU are given. "
+    "Repeatable.",
 )
 @click.option("--protocol", help="Windows of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff.")
 @click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
@@ -41,6 +58,8 @@ def command(
     output: Path,
     windows: tuple[str, ...],
     rois: tuple[str, ...],
+    contrasts: tuple[tuple[str, str], ...],
+    inserts: tuple[str, ...],
     protocol: str | None,
     extended: bool,
     pdf: bool,
@@ -52,11 +71,12 @@ def command(
     Slices are paired by position and orientation. Writes metrics.csv, summary.json and report.html.
     """
     from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, evaluate, write_evaluation
+    from ldct_denoise.inserts import Insert
     from ldct_denoise.intensity import Window
     from ldct_denoise.io.find import find_images
     from ldct_denoise.metrics.protocols import find_protocol
     from ldct_denoise.output import prepare_folder
-    from ldct_denoise.regions import parse_regions
+    from ldct_denoise.regions import distinct, one_region, parse_regions
 
     chosen = [Window.parse(text) for text in windows]
     notes: list[str] = []
@@ -64,7 +84,9 @@ def command(
         found = find_protocol(protocol)
         chosen += found.windows
         notes.append(found.note)
-    regions = [*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))]
+    regions = distinct([*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))])
+    pairs = [(one_region(first), one_region(second)) for first, second in contrasts]
+    rods = [Insert.parse(text) for text in inserts]
     prepare_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
@@ -73,6 +95,8 @@ def command(
             find_images(low, include_derived=True).series if low else None,
             tuple(chosen) or DEFAULT_WINDOWS,
             regions,
+            contrasts=pairs,
+            inserts=rods,
             extended=extended,
             notes=notes,
             progress=lambda done, total: bar(done, total, ""),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
@@ -134,6 +135,10 @@ class LabelRegion:
         self._labels, self._value = labels, value
         self._to_index = np.linalg.inv(labels.geometry.affine)
 
+    def renamed(self, name: str) -> LabelRegion:
+        """The same region under another name."""
+        return LabelRegion(name, self._labels, self._value)
+
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
         """Pixels whose centre's nearest label voxel has this region's value."""
         here = geometry.positions_mm[index]
@@ -168,8 +173,8 @@ def body_mask(hu: Image, pixel_spacing_mm: tuple[float, float]) -> Mask:
     spacing = tuple(step * mm for mm in pixel_spacing_mm)
     radius = TABLE_THICKNESS_MM / 2
     core = ndimage.distance_transform_edt(tissue, sampling=spacing) > radius
-    parts, count = ndimage.label(core)
-    if count == 0:
+    parts, found = ndimage.label(core)
+    if found == 0:
         return np.zeros(hu.shape, dtype=bool)
     sizes = np.bincount(parts.ravel())[1:]
     # Arms and legs count as body; crumbs do not.
@@ -256,6 +261,34 @@ def parse_regions(text: str) -> tuple[Region, ...]:
     if not (np.isfinite([x, y, z, radius]).all() and radius > 0):
         raise ConfigError(f"region {text!r}: the radius must be larger than 0 mm")
     return (Sphere(f"sphere({x:g} {y:g} {z:g} r{radius:g})", (x, y, z), radius),)
+
+
+def one_region(text: str) -> Region:
+    """A single region from one command-line word; see :func:`parse_regions`.
+
+    Raises
+    ------
+    ConfigError
+        If the text gives several regions.
+    """
+    found = parse_regions(text)
+    if len(found) != 1:
+        raise ConfigError(f"region {text!r} holds {len(found)} regions; give a file with one, a ball or a tissue")
+    return found[0]
+
+
+def distinct(regions: Sequence[Region]) -> list[Region]:
+    """The regions without repetitions; a label that has another region's name gets a number.
+
+    A tissue, a ball or the body that is given twice counts once.
+    """
+    kept: dict[str, Region] = {}
+    for region in regions:
+        if isinstance(region, LabelRegion) and region.name in kept:
+            number = next(n for n in count(2) if f"{region.name}-{n}" not in kept)
+            region = region.renamed(f"{region.name}-{number}")
+        kept.setdefault(region.name, region)
+    return list(kept.values())
 
 
 def label_regions(path: Path) -> tuple[Region, ...]:

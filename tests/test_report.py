@@ -111,7 +111,7 @@ async function probe() {
   const result = {};
   await until(() => document.body.dataset.drawn === "0");
   const canvas = () => document.querySelector("#panels canvas");
-  result.panels = [...document.querySelectorAll("figcaption")].map((f) => f.textContent).join("|");
+  result.panels = [...document.querySelectorAll("#panels figcaption")].map((f) => f.textContent).join("|");
   const first = hash(canvas());
   const slider = document.getElementById("slice");
   slider.value = 1; slider.dispatchEvent(new Event("input"));

@@ -60,8 +60,6 @@ class NoReferenceReport:
         Mean of after − before.
     before, after, profile : RadialSpectrum or None
         Noise power spectra in uniform regions, and their ratio in dB; None where no uniform region was found.
-    structure_map : ndarray or None
-        Correlation of what was removed with the image's detail, by block, of the middle slice.
     slices : int
         How many slices were measured.
     """
@@ -72,7 +70,6 @@ class NoReferenceReport:
     before: RadialSpectrum | None
     after: RadialSpectrum | None
     profile: RadialSpectrum | None
-    structure_map: NDArray[np.float64] | None
     slices: int
 
 
@@ -85,7 +82,6 @@ class _Sums:
     rois: list[tuple[Image, Image]] = field(default_factory=list)
     edges: list[tuple[float, float]] = field(default_factory=list)
     structure: list[tuple[float, float, float]] = field(default_factory=list)
-    maps: list[NDArray[np.float64]] = field(default_factory=list)
     flicker: tuple[Flicker, Flicker] = field(default_factory=lambda: (Flicker(), Flicker()))
 
 
@@ -115,9 +111,8 @@ def no_reference_report(
     before_nps, after_nps, profile = _spectra(sums.rois, pixel_spacing_mm)
     items = [_noise_item(noise_hu), _shift_item(shift_hu), _edge_item(sums.edges), _structure_item(sums.structure)]
     items += [_flicker_item(*sums.flicker), _texture_item(before_nps, after_nps)]
-    middle = sums.maps[len(sums.maps) // 2] if sums.maps else None
     kept = tuple(item for item in items if item is not None)
-    return NoReferenceReport(kept, noise_hu, shift_hu, before_nps, after_nps, profile, middle, count)
+    return NoReferenceReport(kept, noise_hu, shift_hu, before_nps, after_nps, profile, count)
 
 
 def structure_in_residual(before: Image, after: Image, body: Mask) -> tuple[float, float, float]:
@@ -168,7 +163,6 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
         sums.rois.append((before[place], after[place]))
     sums.edges.append(edge_sharpness(before, after, body))
     sums.structure.append(structure_in_residual(before, after, body))
-    sums.maps.append(_structure_map(before, after, body))
     for flicker, image in zip(sums.flicker, (before, after), strict=True):
         flicker.add(image, body)
 
@@ -186,15 +180,27 @@ def _detail(image: Image) -> Image:
     return difference
 
 
-def _structure_map(before: Image, after: Image, body: Mask) -> NDArray[np.float64]:
-    """Correlation of residual and detail in blocks of 32×32 pixels; 0 outside the body."""
-    residual, detail, _ = _residual_and_detail(before, after, body)
-    weight = body.astype(np.float64)
-    product, first, second = (
-        ndimage.uniform_filter(weight * values, BLOCK_PX) for values in (residual * detail, residual**2, detail**2)
+def structure_map(before: Image, after: Image, body: Mask) -> NDArray[np.float64]:
+    """:func:`structure_in_residual` place by place: the correlation at the edges within 32×32 pixels.
+
+    0 where fewer than 32 pixels of an edge are near: noise alone would decide there.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (rows, columns)
+        HU.
+    body : ndarray of bool
+    """
+    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    residual, detail, edges = _residual_and_detail(before, after, body)
+    weight = edges.astype(np.float64)
+    product, first, second, count = (
+        ndimage.uniform_filter(weight * values, BLOCK_PX)
+        for values in (residual * detail, residual**2, detail**2, np.ones_like(weight))
     )
     scale = np.sqrt(np.maximum(first * second, 0))
-    return np.where(body & (scale > 1e-6), product / np.maximum(scale, 1e-6), 0.0)
+    near = (count * BLOCK_PX**2 > BLOCK_PX) & (scale > 1e-6) & body
+    return np.where(near, product / np.maximum(scale, 1e-6), 0.0)
 
 
 def _gradients(image: Image) -> tuple[Image, Image]:

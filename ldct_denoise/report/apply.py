@@ -9,15 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.metrics.no_reference import NoReferenceReport, no_reference_report
+from ldct_denoise.metrics.no_reference import NoReferenceReport, no_reference_report, structure_map
+from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.pairing import match_slices
 from ldct_denoise.report.charts import line_chart
-from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Light, Page, Table, write_page
-from ldct_denoise.report.pictures import encode_hu, slide
+from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Light, Page, Picture, Table, write_page
+from ldct_denoise.report.pictures import crop_box, encode_hu, png_uri, slide
+from ldct_denoise.regions import body_mask
 from ldct_denoise.volume import SliceSource
 
 MEASURED_SLICES = 24
 SHOWN_SLICES = 16
+MAP_WIDTH_PX = 400
 
 DEFINITIONS = (
     ("global noise level", "mode of the map of local standard deviations (6 mm squares) in a tissue, HU "
@@ -85,7 +88,7 @@ def write_apply_report(
         slides=slides,
         picture_note=f"{len(slides)} of {len(pairs)} slices are shown (spread along z, cropped to the body) so "
         "that the file stays below 10 MB.",
-        charts=_charts(report),
+        charts=[*_charts(report), _maps(source, restored, pairs[len(pairs) // 2])],
         tables=[_tissues(report), *_model(model_info)],
         definitions=DEFINITIONS,
     )
@@ -147,6 +150,28 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
     return [
         ChartSection("Noise by frequency", "From the most uniform soft-tissue regions.", [c for c in charts if c])
     ]
+
+
+def _maps(source: SliceSource, restored: SliceSource, pair: tuple[int, int]) -> ChartSection:
+    """Where noise is left and where structure was removed, in one slice."""
+    before, after = source.read_hu(pair[0]), restored.read_hu(pair[1])
+    spacing = source.geometry.pixel_spacing_mm
+    body = body_mask(before, spacing)
+    box = crop_box([before])
+    noise = {"before": noise_map(before, spacing), "after": noise_map(after, spacing)}
+    top = float(np.percentile(noise["before"][body], 90)) if body.any() else 1.0
+    pictures = [
+        Picture(png_uri(values[box], 0, top, "magma"), f"noise {name}, 0 (black) to {top:.0f} HU", MAP_WIDTH_PX)
+        for name, values in noise.items()
+    ]
+    structure = structure_map(before, after, body)[box]
+    caption = "structure in what was removed, near edges: correlation −1 (blue) to +1 (red: edges were taken away)"
+    pictures.append(Picture(png_uri(structure, -1, 1, "RdBu_r"), caption, MAP_WIDTH_PX))
+    z = source.geometry.offsets_mm[pair[0]]
+    text = (
+        f"Slice at z = {z:.1f} mm. Noise: local standard deviation (6 mm squares), in which edges are bright too."
+    )
+    return ChartSection("Maps", text, [], pictures)
 
 
 def _tissues(report: NoReferenceReport) -> Table:

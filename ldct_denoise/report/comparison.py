@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from ldct_denoise.measure import REFERENCE
 from ldct_denoise.report.evaluation import write_report
 from ldct_denoise.report.page import Picture, Table
-from ldct_denoise.report.pictures import crop_box, png_uri
+from ldct_denoise.report.pictures import png_uri
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluate import Evaluation
 
-THUMBNAIL_PX = 176  # of the image, shown pixel for pixel: noise looks as it is
+THUMBNAIL_PX = 144  # of the image, shown pixel for pixel: noise looks as it is
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "rmse"}
 
 
@@ -54,11 +56,14 @@ def _leaders(evaluation: Evaluation) -> Table:
     facts = evaluation.extra.get("models", {})
     assert isinstance(seconds, Mapping)
     assert isinstance(facts, Mapping)
-    columns = ["picture", "model"]
+    columns = ["picture", "model", "gain, dB", "95 % interval", "p"]
     columns += [f"{title}, {w.name}" for w in evaluation.windows for title in METRICS.values()]
-    columns += ["gain, dB", "95 % interval", "p", "bias, HU", "s per slice", "trained, min", "training"]
+    columns += ["bias, HU", "s per slice", "trained, min", "training"]
     rows = []
-    for model in [*(m for m in evaluation.models if m != REFERENCE), REFERENCE]:
+    for model in [
+        *(m for m in evaluation.models if m != REFERENCE),
+        REFERENCE,
+    ]:  # the reference has only a picture
         numbers = [means.get((model, w.name, metric)) for w in evaluation.windows for metric in METRICS]
         gain = gains.get(model)
         fact = facts.get(model, {})
@@ -67,10 +72,10 @@ def _leaders(evaluation: Evaluation) -> Table:
             [
                 pictures.get(model),
                 model,
-                *numbers,
                 gain["difference_mean"] if gain else None,
                 _interval(gain),
                 gain["wilcoxon_p"] if gain else None,
+                *numbers,
                 means.get((model, window, "hu_bias")),
                 seconds.get(model),
                 trained / 60 if trained else None,
@@ -80,8 +85,8 @@ def _leaders(evaluation: Evaluation) -> Table:
     text = (
         f"Region {region}; means with patients weighing alike. Gain: PSNR over the input, window {window}, with "
         "its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs stand further down). "
-        "Seconds: median on this machine, which measures at the same time. Pictures: the middle slice of the "
-        f"first series, window {window}, pixel for pixel. Click a heading to sort."
+        "Seconds: median on this machine, which measures at the same time. Pictures: soft tissue of "
+        f"the first series, window {window}, pixel for pixel. Click a heading to sort."
     )
     return Table("Side by side", text, columns, rows)
 
@@ -126,22 +131,28 @@ def _patient_means(evaluation: Evaluation, region: str) -> dict[tuple[str, str, 
 
 
 def _thumbnails(evaluation: Evaluation) -> dict[str, Picture]:
-    """A square from the middle of the body in every image of one slice."""
+    """The same square of every image: where the reference has most soft tissue, in the first series."""
     if not evaluation.cases or not evaluation.cases[0].indices:
         return {}
     case, window = evaluation.cases[0], evaluation.windows[-1]
-    place = case.place(case.indices[len(case.indices) // 2])
-    # A quarter in from the left of the image: the liver in an abdomen.
-    rows, columns = crop_box([place.reference])
-    middle = (rows.start + rows.stop) // 2, columns.start + (columns.stop - columns.start) * 3 // 8
-    box = tuple(
-        slice(max(0, at - THUMBNAIL_PX // 2), max(0, at - THUMBNAIL_PX // 2) + THUMBNAIL_PX) for at in middle
-    )
+    found = [(*_most_tissue(case.reference.read_hu(at[REFERENCE])), at) for at in case.indices]
+    _, box, at = max(found, key=lambda item: item[0])
+    place = case.place(at)
     images = {**place.images, REFERENCE: place.reference}
     return {
         name: Picture(png_uri(hu[box], window.low_hu, window.high_hu), name, hu[box].shape[1])
         for name, hu in images.items()
     }
+
+
+def _most_tissue(hu: NDArray[np.floating]) -> tuple[float, tuple[slice, slice]]:
+    """The square with the largest share of soft tissue, and that share."""
+    tissue = np.abs(ndimage.gaussian_filter(np.asarray(hu, np.float32), 2) - 70) < 60
+    share = ndimage.uniform_filter(tissue.astype(np.float32), THUMBNAIL_PX, mode="constant")
+    half = THUMBNAIL_PX // 2
+    row, column = (int(at) for at in np.unravel_index(np.argmax(share), share.shape))
+    top, left = (max(0, min(at - half, side - 2 * half)) for at, side in zip((row, column), hu.shape, strict=True))
+    return float(share.max()), (slice(top, top + 2 * half), slice(left, left + 2 * half))
 
 
 def _interval(entry: Mapping[str, Any] | None) -> str | None:

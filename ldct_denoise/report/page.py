@@ -15,7 +15,7 @@ from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.output import write_whole
 
 #: Pictures in a report together, in bytes: mail servers commonly take 10 MB and base64 adds a third again.
-PICTURE_BUDGET = 5_500_000
+PICTURE_BUDGET = 6_500_000
 
 DEFINITIONS = (
     ("window", "level ± width/2 in HU; both images are clipped to it, and data_range is its width. none: all HU."),
