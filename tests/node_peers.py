@@ -103,7 +103,7 @@ def settings(spool: Path, port: int, **changes: object) -> dict[str, object]:
         "spool": str(spool),
         "status_port": None,
         "accept": [{"ae_title": CALLER}],
-        "complete": {"quiet_s": 1.5, "released_s": 0.6},
+        "complete": {"quiet_s": 1.0, "released_s": 0.4},
         "retry": {"first_s": 0.3, "longest_s": 0.6},
         "limits": {"free_gib": 0.01, "negotiation_s": 2},
         "device": "cpu",
@@ -210,3 +210,42 @@ def http_status(url: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+class Receiver:
+    """A C-STORE receiver that remembers, and answers what it is told to."""
+
+    def __init__(self, port: int, status: int = 0x0000) -> None:
+        self.port, self.status = port, status
+        self.received: list[pydicom.Dataset] = []
+        self._server: object = None
+
+    def start(self) -> Receiver:
+        from pynetdicom import AE, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, evt
+
+        entity = AE("ARCHIVE")
+        entity.supported_contexts = StoragePresentationContexts
+        for syntax in (pydicom.uid.RLELossless, *DEFAULT_TRANSFER_SYNTAXES):
+            entity.add_supported_context(pydicom.uid.CTImageStorage, syntax)
+        self._server = entity.start_server(
+            (LOOPBACK, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
+        )
+        return self
+
+    def _store(self, event: object) -> int:
+        if self.status == 0:
+            self.received.append(event.dataset)
+        return self.status
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    @property
+    def destination(self) -> dict[str, object]:
+        return {"host": LOOPBACK, "port": self.port, "ae_title": "ARCHIVE", "timeout_s": 5}
+
+    @property
+    def uids(self) -> list[str]:
+        return [str(image.SOPInstanceUID) for image in self.received]

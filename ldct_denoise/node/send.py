@@ -82,6 +82,11 @@ class DimseSender:
             ae_title=self._to.ae_title,
             tls_args=(self._tls, self._to.host) if self._tls else None,
         )
+        if (
+            association.rejected_contexts and not association.is_established
+        ):  # accepted, but for none of the images
+            yield from ((file, _not_taken(kinds[file])) for file in files)
+            return
         if not association.is_established:
             raise Unreachable("association rejected" if association.is_rejected else "no association")
         try:
@@ -90,10 +95,14 @@ class DimseSender:
                 if kinds[file] in taken:
                     yield file, _judge(_store(association, file))
                 else:
-                    yield file, f"storage class or transfer syntax not taken: {' '.join(kinds[file])}"
+                    yield file, _not_taken(kinds[file])
         finally:
             if association.is_established:
                 association.release()
+
+
+def _not_taken(kind: tuple[str, str]) -> str:
+    return f"storage class or transfer syntax not taken: {' '.join(kind)}"
 
 
 def _store(association: object, file: Path) -> int:

@@ -63,6 +63,7 @@ class Record:
     model: str = ""
     images: int = 0
     set_aside: int = 0
+    came_from: str = ""
     deliveries: dict[str, Delivery] = field(default_factory=dict)
 
     @classmethod
@@ -211,10 +212,12 @@ class Spool:
 
     def bury(self, state: str, batch: str, reason: str) -> None:
         """Put a batch that cannot go on aside, with the reason."""
-        content = {"reason": reason, "from": state, "record": asdict(self.record(batch))}
-        _write(self.root / "dead-letter" / f"{batch}.json", json.dumps(content, indent=1))
+        with self.changing(batch) as record:
+            record.came_from = state
+        _write(
+            self.root / "dead-letter" / f"{batch}.json", json.dumps({"reason": reason, "from": state}, indent=1)
+        )
         self._move(state, batch, "dead-letter", batch)
-        (self.root / "records" / f"{batch}.json").unlink(missing_ok=True)
 
     def _move(self, state: str, name: str, to: str, new_name: str) -> None:
         os.rename(self.root / state / name, self.root / to / new_name)
@@ -225,14 +228,11 @@ class Spool:
 
     def record(self, batch: str) -> Record:
         """What is known of a batch."""
-        try:
-            return Record.read(json.loads((self.root / "records" / f"{batch}.json").read_text()))
-        except (FileNotFoundError, ValueError, TypeError):
-            return Record()
+        return _read_record(self.root, batch)
 
     def set_record(self, batch: str, record: Record) -> None:
         """Remember it."""
-        _write(self.root / "records" / f"{batch}.json", json.dumps(asdict(record)))
+        _write_record(self.root, batch, record)
 
     @contextlib.contextmanager
     def changing(self, batch: str) -> Iterator[Record]:
@@ -289,12 +289,17 @@ class Spool:
         return total
 
     def forget(self, days: float) -> None:
-        """Forget what was sent of series that nothing happened to for so long."""
-        alive = {name.partition(".")[0] for state in STATES for name in os.listdir(self.root / state)}
+        """Forget series that nothing happened to for so long, and the records of batches that are gone."""
+        batches = {name for state in STATES for name in os.listdir(self.root / state)}
+        keys = {name.partition(".")[0] for name in batches}
+        now = time.time()
         for folder in (self.root / "series").iterdir():
             newest = max((item.stat().st_mtime for item in folder.iterdir()), default=0.0)
-            if folder.name not in alive and time.time() - newest > days * 86400:
+            if folder.name not in keys and now - newest > days * 86400:
                 _remove(folder)
+        for file in (self.root / "records").glob("*.json"):
+            if file.stem not in batches and now - file.stat().st_mtime > 86400:
+                _remove(file)
 
 
 def requeue(root: Path) -> int:
@@ -313,17 +318,14 @@ def requeue(root: Path) -> int:
     if not (root / "dead-letter").is_dir():
         raise OutputError(f"{root}: no spool of a node")
     count = 0
-    for note in sorted((root / "dead-letter").glob("*.json")):
-        batch, content = note.stem, json.loads(note.read_text())
-        if not (root / "dead-letter" / batch).is_dir():
-            continue
-        record = Record.read(content["record"])
+    for folder in sorted(item for item in (root / "dead-letter").iterdir() if item.is_dir()):
+        record = _read_record(root, folder.name)
         record.attempts, record.not_before = 0, 0.0
-        waiting = {name: d if d.state == "sent" else Delivery() for name, d in record.deliveries.items()}
-        record.deliveries = waiting
-        _write(root / "records" / f"{batch}.json", json.dumps(asdict(record)))
-        os.rename(root / "dead-letter" / batch, root / content["from"] / batch)
-        note.unlink()
+        record.deliveries = {n: d if d.state == "sent" else Delivery() for n, d in record.deliveries.items()}
+        _write_record(root, folder.name, record)
+        # The note goes first: the batch may be back, with a new one, at once.
+        folder.with_name(f"{folder.name}.json").unlink(missing_ok=True)
+        folder.rename(root / (record.came_from or "ready") / folder.name)
         count += 1
     return count
 
@@ -345,6 +347,17 @@ def _lock(root: Path) -> int:
         os.close(descriptor)
         raise OutputError(f"spool {root}: another node uses it; give each node its own") from None
     return descriptor
+
+
+def _read_record(root: Path, batch: str) -> Record:
+    try:
+        return Record.read(json.loads((root / "records" / f"{batch}.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return Record()
+
+
+def _write_record(root: Path, batch: str, record: Record) -> None:
+    _write(root / "records" / f"{batch}.json", json.dumps(asdict(record)))
 
 
 def _write(path: Path, text: str) -> None:

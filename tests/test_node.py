@@ -1,0 +1,357 @@
+"""The node between real peers on loopback: receiving, denoising, sending on, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from ldct_denoise.io.conformance import check_derived
+from ldct_denoise.io.dicom import scan
+from ldct_denoise.node import serve
+from ldct_denoise.node.rules import Rules
+from ldct_denoise.node.serve import Node, check
+from ldct_denoise.node.spool import requeue
+from tests.node_peers import (
+    IDENTIFIER,
+    LOOPBACK,
+    NAME,
+    Receiver,
+    echoscu,
+    free_ports,
+    http_status,
+    identity_rule,
+    make_series,
+    settings,
+    storescu,
+    wait_for,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Starts nodes that look often, and end with the test."""
+    monkeypatch.setattr(serve, "TICK_S", 0.05)
+    nodes: list[Node] = []
+
+    def begin(**changes: object) -> Node:
+        node = Node(Rules(**settings(tmp_path / "spool", free_ports(1)[0], **changes)))
+        nodes.append(node)
+        node.start()
+        return node
+
+    yield begin
+    for node in nodes:
+        if not node.stopping.is_set():
+            node.stop(0.2)
+
+
+@pytest.fixture
+def archive() -> Iterator[Receiver]:
+    receiver = Receiver(free_ports(1)[0]).start()
+    yield receiver
+    receiver.stop()
+
+
+def to_archive(archive: Receiver, **rule: object) -> dict[str, object]:
+    return {"destinations": {"archive": archive.destination}, "rules": [identity_rule("archive", **rule)]}
+
+
+def idle(node: Node) -> bool:
+    counts = node.spool.counts()
+    return not (counts["incoming"] or counts["ready"] or counts["outgoing"])
+
+
+def test_a_series_comes_back_derived_and_conforming(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive, strength=1))
+    assert echoscu(node.rules.port) == 0
+    assert storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1)).returncode == 0
+    wait_for(lambda: len(archive.received) == 4)
+    (tmp_path / "out").mkdir()
+    for number, image in enumerate(archive.received):
+        image.file_meta = pydicom.dataset.FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        image.save_as(tmp_path / "out" / f"{number}.dcm", enforce_file_format=True)
+    (source,) = scan(tmp_path / "in").series
+    assert check_derived(source, tmp_path / "out") == []
+    (derived,) = scan(tmp_path / "out", include_derived=True).series
+    assert not np.array_equal(derived.read_hu(1), source.read_hu(1))
+    wait_for(lambda: idle(node))
+    assert node.spool.counts()["dead-letter"] == 0
+
+
+def test_images_are_on_disk_as_they_were_sent(start: Start, tmp_path: Path) -> None:
+    node = start(complete={"quiet_s": 100, "released_s": 100})
+    files = make_series(tmp_path / "in", "1.2.3", 1, slices=2)
+    assert storescu(node.rules.port, files).returncode == 0
+    stored = {str(image.SOPInstanceUID): image for image in map(pydicom.dcmread, node.spool.root.rglob("*.dcm"))}
+    for file in files:
+        sent = pydicom.dcmread(file)
+        assert stored[str(sent.SOPInstanceUID)] == sent
+    assert node.counters.get("images_received") == 2
+
+
+def test_compressed_images_are_taken_and_denoised(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive))
+    files = make_series(tmp_path / "in", "1.2.3", 1, slices=2)
+    plain = {str(image.SOPInstanceUID): image.pixel_array for image in map(pydicom.dcmread, files)}
+    for file in files:
+        image = pydicom.dcmread(file)
+        image.compress(pydicom.uid.JPEGLSLossless, generate_instance_uid=False)
+        image.save_as(file)
+    from pynetdicom import AE
+
+    entity = AE("CT1")
+    entity.add_requested_context(pydicom.uid.CTImageStorage, pydicom.uid.JPEGLSLossless)
+    association = entity.associate(LOOPBACK, node.rules.port, ae_title="LDCT")
+    assert [association.send_c_store(pydicom.dcmread(file)).Status for file in files] == [0, 0]
+    association.release()
+    wait_for(lambda: len(archive.received) == 2)
+    for image in archive.received:
+        source = str(image.SourceImageSequence[0].ReferencedSOPInstanceUID)
+        image.file_meta = pydicom.dataset.FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        np.testing.assert_array_equal(image.pixel_array, plain[source])
+
+
+def test_rules_choose_by_attributes(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    other = Receiver(free_ports(1)[0]).start()
+    node = start(
+        destinations={"archive": archive.destination, "other": other.destination},
+        rules=[
+            {"match": {"SeriesDescription": "* 3"}, "ignore": True},
+            identity_rule("other", match={"SeriesNumber": ">1"}, compress="rle"),
+            identity_rule("archive", "other"),
+        ],
+    )
+    for number in (1, 2, 3):
+        storescu(node.rules.port, make_series(tmp_path / f"in{number}", "1.2.3", number, slices=2))
+    wait_for(lambda: len(archive.received) == 2 and len(other.received) == 4)
+    wait_for(lambda: node.counters.get("series", "ignored") == 1)
+    assert {int(image.SeriesNumber) for image in archive.received} == {101}
+    assert {int(image.SeriesNumber) for image in other.received} == {101, 201}
+    other.stop()
+
+
+def test_a_series_that_comes_twice_is_delivered_once(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive))
+    files = make_series(tmp_path / "in", "1.2.3", 1)
+    storescu(node.rules.port, files)
+    wait_for(lambda: len(archive.received) == 4)
+    storescu(node.rules.port, files)
+    wait_for(lambda: node.counters.get("images_sent_before") == 4)
+    wait_for(lambda: idle(node))
+    assert len(set(archive.uids)) == len(archive.uids) == 4
+
+
+def test_late_images_join_the_derived_series(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive))
+    files = make_series(tmp_path / "in", "1.2.3", 1)
+    storescu(node.rules.port, files[:3])
+    wait_for(lambda: len(archive.received) == 3)
+    storescu(node.rules.port, files[3:])
+    wait_for(lambda: len(archive.received) == 4)
+    for keyword in ("SeriesInstanceUID", "SeriesDate", "SeriesTime", "SeriesNumber"):
+        assert len({str(image[keyword].value) for image in archive.received}) == 1, keyword
+
+
+def test_a_study_waits_until_all_of_it_is_quiet(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive), complete={"unit": "study", "quiet_s": 1.5, "released_s": 1.0})
+    first, second = (make_series(tmp_path / f"in{n}", "1.2.3", n, slices=2) for n in (1, 2))
+    storescu(node.rules.port, first)
+    wait_for(lambda: node.counters.get("images_received") == 2)
+    storescu(node.rules.port, second)
+    assert node.counters.get("series", "denoised") == 0
+    wait_for(lambda: len(archive.received) == 4)
+    again = make_series(tmp_path / "in3", "1.2.3", 3, slices=2)
+    storescu(node.rules.port, again)
+    wait_for(lambda: len(archive.received) == 6)
+
+
+def test_a_destination_that_is_down_holds_up_nobody_and_gets_all_later(
+    start: Start, archive: Receiver, tmp_path: Path
+) -> None:
+    down = Receiver(free_ports(1)[0])
+    node = start(
+        destinations={"archive": archive.destination, "down": down.destination},
+        rules=[identity_rule("archive", "down")],
+    )
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
+    wait_for(lambda: len(archive.received) == 4 and node.counters.get("send_failures", "down") >= 2)
+    assert node.spool.counts()["outgoing"] == 1
+    down.start()
+    wait_for(lambda: len(down.received) == 4 and idle(node))
+    assert sorted(down.uids) == sorted(archive.uids)
+    assert len(archive.received) == 4
+    down.stop()
+
+
+def test_a_destination_without_room_is_tried_again(start: Start, tmp_path: Path) -> None:
+    full = Receiver(free_ports(1)[0], status=0xA700).start()
+    node = start(**to_archive(full))
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
+    wait_for(lambda: node.counters.get("send_failures", "archive") >= 2)
+    full.status = 0x0000
+    wait_for(lambda: len(full.received) == 4 and idle(node))
+    full.stop()
+
+
+def test_what_is_refused_for_good_is_a_dead_letter_that_can_be_tried_again(start: Start, tmp_path: Path) -> None:
+    strict = Receiver(free_ports(1)[0], status=0xA900).start()
+    node = start(**to_archive(strict))
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
+    wait_for(lambda: node.spool.counts()["dead-letter"] == 1)
+    (note,) = (node.spool.root / "dead-letter").glob("*.json")
+    assert "archive: 4 of 4 images refused: C-STORE status 0xA900" in note.read_text()
+    assert len(list((node.spool.root / "dead-letter").rglob("*.dcm"))) == 4
+    strict.status = 0x0000
+    assert requeue(node.spool.root) == 1
+    wait_for(lambda: len(strict.received) == 4 and idle(node))
+    strict.stop()
+
+
+def test_an_encoding_that_is_not_taken_is_told(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive, compress="jpegls"))
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
+    wait_for(lambda: node.spool.counts()["dead-letter"] == 1)
+    (note,) = (node.spool.root / "dead-letter").glob("*.json")
+    assert "2 of 2 images refused: storage class or transfer syntax not taken" in note.read_text()
+
+
+def test_after_long_enough_it_gives_up(start: Start, tmp_path: Path) -> None:
+    nobody = Receiver(free_ports(1)[0])
+    node = start(**to_archive(nobody), retry={"first_s": 0.1, "longest_s": 0.1, "give_up_h": 0.5 / 3600})
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
+    wait_for(lambda: node.spool.counts()["dead-letter"] == 1)
+    assert node.counters.get("send_failures", "archive") >= 2
+
+
+def test_localizers_and_our_own_images_are_left_alone(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive))
+    files = make_series(tmp_path / "in", "1.2.3", 1, slices=1)
+    localizer = pydicom.dcmread(files[0])
+    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    localizer.save_as(files[0])
+    own = make_series(tmp_path / "own", "1.2.3", 2, slices=1)
+    derived = pydicom.dcmread(own[0])
+    derived.DerivationDescription = "ldct-denoise 1.0: denoised"
+    derived.save_as(own[0])
+    storescu(node.rules.port, [*files, *own])
+    wait_for(lambda: node.counters.get("series", "ignored") == 2)
+    assert idle(node)
+    assert node.spool.counts()["dead-letter"] == 0
+    assert archive.received == []
+
+
+def test_a_series_that_cannot_be_denoised_does_not_hold_up_others(
+    start: Start, archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(**to_archive(archive))
+    bad, good = (make_series(tmp_path / f"in{n}", "1.2.3", n, slices=2) for n in (1, 2))
+    for file in bad:
+        image = pydicom.dcmread(file)
+        image.PixelData = image.PixelData[:100]
+        image.save_as(file)
+    storescu(node.rules.port, [*bad, *good])
+    wait_for(lambda: len(archive.received) == 2 and node.spool.counts()["dead-letter"] == 1)
+    assert {int(image.SeriesNumber) for image in archive.received} == {201}
+
+
+def test_a_series_that_kills_the_node_is_set_aside_in_the_end(
+    start: Start, archive: Receiver, tmp_path: Path
+) -> None:
+    node = start(**to_archive(archive), complete={"quiet_s": 0.5, "released_s": 0.5})
+    files = make_series(tmp_path / "in", "1.2.3", 1, slices=2)
+    node.stopping.set()  # nothing is worked on any more
+    storescu(node.rules.port, files)
+    batch = node.spool.complete(node.spool.incoming()[0].key)
+    for _ in range(3):  # each a life of the node that ended in this batch
+        with node.spool.changing(batch) as record:
+            record.attempts += 1
+    node._worker.run_once()
+    assert node.spool.counts()["dead-letter"] == 1
+    node.stop(0.1)
+
+
+def test_nothing_in_the_log_names_a_patient(
+    start: Start,
+    archive: Receiver,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    node = start(**to_archive(archive), status_port=free_ports(1)[0])
+    good = make_series(tmp_path / "good", "1.2.3", 1, slices=2)
+    broken = make_series(tmp_path / "broken", "1.2.3", 2, slices=2)
+    for file in broken:
+        image = pydicom.dcmread(file)
+        image.PixelData = image.PixelData[:10]
+        image.ProtocolName = NAME * 10  # too long: pydicom quotes it in a warning
+        image.save_as(file)
+    storescu(node.rules.port, [*good, *broken])
+    wait_for(lambda: len(archive.received) == 2 and node.spool.counts()["dead-letter"] == 1)
+    told = http_status(f"http://{LOOPBACK}:{node.rules.status_port}/metrics")[1]
+    node.stop(0.2)
+    ours = "".join(f"{r.name} {r.getMessage()}\n" for r in caplog.records if r.name.startswith("ldct_denoise"))
+    assert "images denoised" in ours
+    captured = capfd.readouterr()
+    for text in (ours, told, captured.err, captured.out):
+        for secret in (NAME, IDENTIFIER, "1.2.3.1", "low dose"):
+            assert secret not in text
+
+
+def test_health_and_counters_on_loopback(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive), status_port=free_ports(1)[0])
+    base = f"http://{LOOPBACK}:{node.rules.status_port}"
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
+    wait_for(lambda: len(archive.received) == 2 and idle(node))
+    status, health = http_status(f"{base}/health")
+    assert status == 200
+    assert '"ok": true' in health
+    metrics = http_status(f"{base}/metrics")[1]
+    for line in (
+        "ldct_node_images_received_total 2",
+        'ldct_node_images_sent_total{destination="archive"} 2',
+        'ldct_node_series_total{outcome="delivered"} 1',
+        'ldct_node_batches{state="dead-letter"} 0',
+    ):
+        assert line in metrics.splitlines()
+    assert http_status(f"{base}/etc/passwd")[0] == 404
+    node._receiver._server.shutdown()
+    wait_for(lambda: http_status(f"{base}/health")[0] == 503)
+    node.stopping.set()
+    node._status.stop()
+
+
+def test_rules_are_tried_before_use(tmp_path: Path) -> None:
+    from ldct_denoise.errors import ConfigError, ModelError
+
+    content = settings(tmp_path / "spool", 11112, destinations={"a": {"stow": "http://h/studies"}})
+    check(Rules(**content | {"rules": [identity_rule("a")]}))
+    with pytest.raises(ModelError, match="nosuch"):
+        check(Rules(**content | {"rules": [identity_rule("a", model="nosuch")]}))
+    missing = {"a": {"stow": "http://h/studies", "authorization_file": str(tmp_path / "none")}}
+    with pytest.raises(ConfigError, match="authorization_file"):
+        check(Rules(**content | {"destinations": missing}))
+    with pytest.raises(ConfigError, match="tls"):
+        check(Rules(**content | {"tls": {"certificate": str(tmp_path / "c"), "key": str(tmp_path / "k")}}))
+    assert not (tmp_path / "spool").exists()
+
+
+def test_a_repeat_is_the_same_file(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive))
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
+    wait_for(lambda: len(archive.received) == 4)
+    for note in (node.spool.root / "series").rglob("*.sent"):
+        note.unlink()
+    storescu(node.rules.port, sorted((tmp_path / "in").iterdir()))
+    wait_for(lambda: len(archive.received) == 8)
+    assert archive.received[:4] == archive.received[4:]
