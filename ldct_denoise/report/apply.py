@@ -12,10 +12,10 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.metrics.no_reference import NoReferenceReport, no_reference_report, structure_map
 from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.pairing import match_slices
+from ldct_denoise.regions import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Light, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, encode_hu, png_uri, slide
-from ldct_denoise.regions import body_mask
 from ldct_denoise.volume import SliceSource
 
 MEASURED_SLICES = 24
