@@ -32,7 +32,10 @@ from tests.node_peers import (
     wait_for,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning"),
+]
 Start = Callable[..., Node]
 
 

@@ -47,8 +47,7 @@ class Completion:
     def taken(self, key: str) -> None:
         """A series left; what comes now is late."""
         with self._lock:
-            if not self._open.get(key):
-                self._open.pop(key, None)
+            self._open.pop(key, None)
             self._broken.discard(key)
 
     def _quiet(self, group: list[Incoming], now: float) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
@@ -226,7 +227,20 @@ class _Handler(RequestHandler):  # type: ignore[misc]
     def _create_association(self) -> Association:
         association = super()._create_association()
         association.dul.socket = _LimitedSocket(association.dul.socket, self.server.limits)
+        association.dimse = _Dimse(association)
         return association
+
+
+class _Dimse(DIMSEServiceProvider):  # type: ignore[misc]
+    """Ends an association over a message that makes no sense; without it such a message ends a thread instead."""
+
+    def receive_primitive(self, primitive: Any) -> None:
+        """Take a part of a message."""
+        try:
+            super().receive_primitive(primitive)
+        except Exception as error:  # what the message broke can be anything
+            log.warning("an association is aborted: a message that makes no sense (%s)", type(error).__name__)
+            self.dul.event_queue.put("Evt19")  # PS3.8 9.2.1: unrecognised or invalid PDU
 
 
 class _LimitedSocket(AssociationSocket):  # type: ignore[misc]

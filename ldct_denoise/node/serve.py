@@ -167,6 +167,7 @@ def _discreet() -> Iterator[None]:
     """Pydicom's and pynetdicom's own remarks quote what they read, names included: none of them is let out."""
     quiet = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
     levels = [logger.level for logger in quiet]
+    hook, threading.excepthook = threading.excepthook, _thread_ended
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in quiet:
@@ -174,5 +175,11 @@ def _discreet() -> Iterator[None]:
         try:
             yield
         finally:
+            threading.excepthook = hook
             for logger, level in zip(quiet, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _thread_ended(what: threading.ExceptHookArgs) -> None:
+    name = what.thread.name if what.thread else "?"
+    log.error("thread %s ended: %s", name.partition("@")[0], what.exc_type.__name__)
