@@ -25,7 +25,8 @@ class Commands(click.Group):
         """Every command's name, in the order of the work."""
         files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - NOT_COMMANDS
         order = [
-            "demo", "inspect", "train", "apply", "evaluate", "compare", "simulate", "phantom", "serve", "models",
+            "demo", "inspect", "train", "apply", "evaluate", "compare", "physics", "simulate", "phantom", "serve",
+            "models",
         ]  # fmt: skip
         return sorted(files, key=lambda name: (order.index(name) if name in order else len(order), name))
 

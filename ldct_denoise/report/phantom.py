@@ -1,0 +1,213 @@
+"""The report of a denoiser's physics on the simulated phantom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from ldct_denoise import __version__
+from ldct_denoise.metrics.noise import noise_reduction_profile
+from ldct_denoise.output import prepare_folder, write_whole
+from ldct_denoise.phantom_study import LESION_SIGMA_MM, SPACING_MM, PhantomImage, PhantomStudy, statement
+from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.page import ChartSection, Page, Table, write_page
+from ldct_denoise.report.pictures import slide
+from ldct_denoise.tables import Entry, finite
+
+DEFINITIONS = (
+    ("phantom", "a disk of 50 HU with four rods, simulated; every slice has new noise with a kernel's spectrum. A "
+     "network that was trained on patients may behave otherwise here, and the other way round."),
+    ("noise power spectrum", "dx·dy/(Nx·Ny)·mean |DFT|² of uniform squares, second-order trend removed, HU²·mm²."),
+    ("TTF", "task transfer function from a rod's border in the mean of all realisations; f50 is where it falls to "
+     "0.5. A denoiser is not linear: the curve holds for its contrast only."),
+    ("d′", "distance of an observer's responses with and without the lesion, in standard deviations. CHO: "
+     "channelised Hotelling observer, five Laguerre–Gauss channels, leave one out. NPWE: non-prewhitening "
+     "observer with the eye filter of Saunders & Samei 2006, from the noise spectrum and the TTF at the lowest "
+     "contrast."),
+    ("dose equivalence", "a power law fitted to the unprocessed images' d′; the dose at which they reach the "
+     "denoised images' d′, with the 95 % interval of the bootstrap over all squares. Uncertainty of the TTF is "
+     "not in it."),
+)  # fmt: skip
+
+
+def write_phantom_report(
+    study: PhantomStudy, output: Path, model: Mapping[str, object], *, overwrite: bool = False
+) -> None:
+    """Write ``summary.json`` and ``report.html`` into a folder.
+
+    Parameters
+    ----------
+    study : PhantomStudy
+    output : Path
+    model : mapping
+        What was used: name, checksum, …
+    overwrite : bool
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something and must not be overwritten.
+    """
+    prepare_folder(output, overwrite)
+    text = json.dumps(summary(study, model), indent=1, allow_nan=False)
+    write_whole(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    settings = study.settings
+    page = Page(
+        title=f"Physics on a phantom: {model.get('model', 'denoiser')}",
+        sentences=sentences(study),
+        notes=[
+            f"Lesion: Gaussian, σ = {LESION_SIGMA_MM:g} mm, {settings.lesion_hu:+g} HU; {settings.realisations} "
+            f"slices of each kind, 16 squares in each; seed {settings.seed}."
+        ],
+        slides=[slide("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
+        picture_note="One realisation of the rods.",
+        charts=[_noise_charts(study), _transfer_charts(study), _dose_charts(study)],
+        tables=[_detectability_table(study), _rod_table(study), _model_table(model)],
+        definitions=DEFINITIONS,
+    )
+    write_page(page, output / "report.html")
+
+
+def sentences(study: PhantomStudy) -> list[str]:
+    """The findings in words."""
+    raw, ours = study.unprocessed[study.settings.dose], study.denoised
+    noise = [item.noise.variance_hu2**0.5 for item in (raw, ours)]
+    frequency = [item.spectrum.mean_frequency for item in (raw, ours)]
+    sharp = {c: (raw.transfer[c].frequency_at(0.5), ours.transfer[c].frequency_at(0.5)) for c in _contrasts(ours)}
+    kept = ", ".join(f"{c:+g} HU {before:.2f} → {after:.2f}" for c, (before, after) in sharp.items())
+    share = 100 * study.settings.dose
+    return [
+        f"At {share:g} % of the dose the noise falls from {noise[0]:.1f} to {noise[1]:.1f} HU; "
+        f"its mean frequency goes from {frequency[0]:.2f} to {frequency[1]:.2f} /mm.",
+        f"Resolution (f50, 1/mm) by contrast: {kept}.",
+        f"Mean HU of the uniform part differs by {ours.body_hu - raw.body_hu:+.2f} HU; rods follow their HU with "
+        f"slope {ours.linearity.slope:.4f}, at most {ours.linearity.largest_deviation_hu:.1f} HU off the line.",
+        *(statement(study, observer) for observer in study.equivalence),
+    ]
+
+
+def summary(study: PhantomStudy, model: Mapping[str, object]) -> Entry:
+    """Everything as numbers, for ``summary.json``."""
+    kinds = {f"unprocessed {dose:g}": image for dose, image in study.unprocessed.items()}
+    return {
+        "software": f"ldct-denoise {__version__}",
+        "model": dict(model),
+        "settings": asdict(study.settings),
+        "images": {name: _numbers(image) for name, image in {**kinds, "denoised": study.denoised}.items()},
+        "dose_equivalence": {
+            observer: {key: finite(value) for key, value in asdict(found).items()}
+            for observer, found in study.equivalence.items()
+        },
+    }
+
+
+def _numbers(image: PhantomImage) -> Entry:
+    return {
+        "noise_hu": image.noise.variance_hu2**0.5,
+        "mean_frequency_per_mm": finite(image.spectrum.mean_frequency),
+        "peak_frequency_per_mm": image.spectrum.peak_frequency,
+        "frequency_per_mm": image.spectrum.frequency.tolist(),
+        "nps_hu2_mm2": image.spectrum.power.tolist(),
+        "f50_per_mm": {f"{c:+g} HU": finite(image.transfer[c].frequency_at(0.5)) for c in _contrasts(image)},
+        "f10_per_mm": {f"{c:+g} HU": finite(image.transfer[c].frequency_at(0.1)) for c in _contrasts(image)},
+        "body_hu": image.body_hu,
+        "hu_linearity": asdict(image.linearity),
+        "detectability": {
+            name: {"d_prime": found.d_prime, "ci95_low": found.low, "ci95_high": found.high}
+            for name, found in image.observers.items()
+        },
+    }
+
+
+def _contrasts(image: PhantomImage) -> list[float]:
+    return sorted(image.transfer, key=abs)
+
+
+def _noise_charts(study: PhantomStudy) -> ChartSection:
+    raw = study.unprocessed[study.settings.dose].spectrum
+    normal_dose = max(study.unprocessed)
+    curves = {
+        "unprocessed": raw,
+        "denoised": study.denoised.spectrum,
+        f"unprocessed, {100 * normal_dose:g} % dose": study.unprocessed[normal_dose].spectrum,
+    }
+    profile = noise_reduction_profile(raw, study.denoised.spectrum)
+    charts = [
+        line_chart(
+            {name: (list(item.frequency), list(item.power)) for name, item in curves.items()},
+            "frequency, 1/mm",
+            "NPS, HU²·mm²",
+            "noise power spectrum",
+        ),
+        line_chart(
+            {"denoised": (list(profile.frequency), list(profile.power))},
+            "frequency, 1/mm",
+            "dB",
+            "noise reduction profile",
+        ),
+    ]
+    return ChartSection("Noise", "From uniform squares.", charts)
+
+
+def _transfer_charts(study: PhantomStudy) -> ChartSection:
+    raw = study.unprocessed[study.settings.dose]
+    strongest = _contrasts(raw)[-1]
+    shown = {f"unprocessed, {strongest:+g} HU": raw.transfer[strongest]}
+    shown |= {f"denoised, {c:+g} HU": study.denoised.transfer[c] for c in _contrasts(study.denoised)}
+    curves = {}
+    for name, found in shown.items():
+        kept = found.frequency < 1 / (2 * SPACING_MM)
+        curves[name] = (list(found.frequency[kept]), list(found.value[kept]))
+    chart = line_chart(curves, "frequency, 1/mm", "TTF", "task transfer function by contrast")
+    return ChartSection("Resolution", "From the rods' borders, mean of all realisations.", [chart])
+
+
+def _dose_charts(study: PhantomStudy) -> ChartSection:
+    doses = sorted(study.unprocessed)
+    charts = []
+    for observer in study.equivalence:
+        raw = [study.unprocessed[dose].observers[observer].d_prime for dose in doses]
+        ours = study.denoised.observers[observer]
+        curves = {
+            "unprocessed": ([100 * dose for dose in doses], raw),
+            "denoised (with interval)": ([100 * study.settings.dose] * 3, [ours.low, ours.d_prime, ours.high]),
+        }
+        charts.append(line_chart(curves, "dose, % of normal", "d′", observer, dots=True))
+    return ChartSection("Detectability", "Of the lesion, by dose and observer.", charts)
+
+
+def _detectability_table(study: PhantomStudy) -> Table:
+    rows: list[list[object]] = []
+    for observer in study.equivalence:
+        for dose, image in study.unprocessed.items():
+            found = image.observers[observer]
+            rows.append(["unprocessed", observer, dose, found.d_prime, found.low, found.high, None])
+        found, worth = study.denoised.observers[observer], study.equivalence[observer]
+        words = f"{worth.dose:.2f} ({worth.low:.2f} to {worth.high:.2f})" if np.isfinite(worth.dose) else None
+        rows.append(["denoised", observer, study.settings.dose, found.d_prime, found.low, found.high, words])
+    columns = ("image", "observer", "dose", "d′", "ci95_low", "ci95_high", "worth a dose of")
+    return Table("Detectability", "Doses are shares of the normal dose.", columns, rows)
+
+
+def _rod_table(study: PhantomStudy) -> Table:
+    kinds = {"unprocessed": study.unprocessed[study.settings.dose], "denoised": study.denoised}
+    rows = [
+        [
+            contrast,
+            name,
+            image.rod_hu[contrast],
+            *(image.transfer[contrast].frequency_at(level) for level in (0.5, 0.1)),
+        ]
+        for contrast in _contrasts(study.denoised)
+        for name, image in kinds.items()
+    ]
+    columns = ("contrast, HU", "image", "mean, HU", "f50, 1/mm", "f10, 1/mm")
+    return Table("Rods", "The body has 50 HU.", columns, rows)
+
+
+def _model_table(model: Mapping[str, object]) -> Table:
+    return Table("Made with", "", ("what", "value"), [[key, str(value)] for key, value in model.items()])
