@@ -136,7 +136,9 @@ class Lir(Method[LirSettings]):
         self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
         self._background = background_kernels(s.blur)
         self._texture = gaussian_kernel(2.0, 6)
-        self._hold = gaussian_kernel(s.hold_sigma_px, round(2.5 * s.hold_sigma_px)) if s.hold_sigma_px else None
+        self._hold: Tensor | None
+        hold = gaussian_kernel(s.hold_sigma_px, round(2.5 * s.hold_sigma_px)) if s.hold_sigma_px else None
+        self.register_buffer("_hold", hold, persistent=False)  # so that an exported network takes it to a GPU
 
     # ---- use ------------------------------------------------------------------------------------------------
 

@@ -101,7 +101,7 @@ def on_multiple(network: Callable[[Tensor], Tensor], image: Tensor, multiple: in
 
 def is_exported() -> bool:
     """Whether the network is being recorded for use elsewhere, on images of any size: no branch may look at it."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def reflect_pad(image: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
@@ -127,7 +127,7 @@ def blur(image: Tensor, kernel: Tensor) -> Tensor:
     kernel : Tensor, shape (odd,)
     """
     channels, radius = image.shape[1], len(kernel) // 2
-    kernel = kernel.to(image)
+    kernel = kernel if is_exported() else kernel.to(image)  # recorded, the device would be fixed
     padded = reflect_pad(image, radius, radius, radius, radius)
     along = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)
     return F.conv2d(along, kernel[:, None].expand(channels, 1, -1, 1), groups=channels)

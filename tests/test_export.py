@@ -1,0 +1,216 @@
+"""Exports: each format gives what ``apply`` gives, on slices of any size, by the engines that will run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from ldct_denoise import methods
+from ldct_denoise.apply import restore_slices
+from ldct_denoise.checkpoint import DEFAULT_MODEL, TrainedModel, load_model
+from ldct_denoise.errors import ModelError, OutputError
+from ldct_denoise.export import export, read_onnx, read_torchscript
+from ldct_denoise.intensity import Scale
+from ldct_denoise.io.create import write_series
+from ldct_denoise.io.find import find_images
+from ldct_denoise.methods.base import Needs
+from ldct_denoise.volume import Geometry, Volume
+
+LIMIT_HU = 0.1
+SIDES = ((33, 47), (64, 64), (101, 38))
+
+
+def volume(rows: int, columns: int, slices: int = 2) -> Volume:
+    """Some values lie outside the model's range."""
+    hu = np.random.default_rng(rows).normal(40, 300, (slices, rows, columns)).round().astype(np.float32)
+    hu[:, :3, :3] = -3000
+    hu[:, -3:, -3:] = 4000
+    positions = np.arange(slices)[:, None] * [0, 0, 2.5] + [-20, -30, 100]
+    return Volume(hu, Geometry(positions, (1, 0, 0), (0, 1, 0), (0.8, 0.8), rows, columns), "1.2.3", "P", "test")
+
+
+def applied(model: TrainedModel, source: Volume) -> np.ndarray:
+    return np.stack([hu for _, hu in restore_slices(source, model)])
+
+
+@pytest.fixture(scope="module")
+def shipped() -> TrainedModel:
+    return load_model(DEFAULT_MODEL)
+
+
+@pytest.mark.parametrize(("format", "read"), [("torchscript", read_torchscript), ("onnx", read_onnx)])
+def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedModel, tmp_path: Path) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    done = export(shipped, format, tmp_path / "model")
+    assert done.difference_hu <= LIMIT_HU
+    run = read(tmp_path / "model")
+    for rows, columns in SIDES:
+        source = volume(rows, columns)
+        expected = applied(shipped, source)
+        assert np.abs(expected - source.hu).max() > 5  # the model does something
+        given = run(source.hu[:, None])[:, 0]
+        np.testing.assert_allclose(given, expected, atol=LIMIT_HU)
+        np.testing.assert_array_equal(given[:, :3, :3], source.hu[:, :3, :3])
+    with pytest.raises(OutputError, match="overwrite"):
+        export(shipped, format, tmp_path / "model")
+    if format == "onnx":
+        require_described(tmp_path / "model", shipped)
+
+
+def require_described(path: Path, model: TrainedModel) -> None:
+    """An ONNX file says whose it is and that its sizes are free."""
+    loaded = pytest.importorskip("onnx").load(path)
+    told = {item.key: item.value for item in loaded.metadata_props}
+    assert (told["sha256"], told["range_hu"]) == (model.checksum, "-1024 3072")
+    shape = [side.dim_param or side.dim_value for side in loaded.graph.input[0].type.tensor_type.shape.dim]
+    assert shape[1] == 1
+    assert all(isinstance(side, str) for side in (shape[0], shape[2], shape[3]))
+
+
+def test_torchscript_can_move_to_another_device(shipped: TrainedModel, tmp_path: Path) -> None:
+    """A recorded device would keep it from a GPU."""
+    export(shipped, "torchscript", tmp_path / "model.ts")
+    graph = str(torch.jit.load(tmp_path / "model.ts").inlined_graph)
+    assert 'Device = prim::Constant[value="cpu"]' not in graph
+
+
+NARROW = {"redcnn": {"channels": 8}, "rednet": {"channels": 8}, "dncnn": {"channels": 8}, "invdn": {"growth": 4}}
+LEARNED = [name for name in methods.names() if methods.find(name).needs is not Needs.NOTHING]
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_every_trained_method_exports_or_says_why_not(name: str, tmp_path: Path) -> None:
+    method = methods.build(name, NARROW.get(name, {"width": 8}), Scale()).eval()
+    with torch.no_grad():  # so that it does something
+        for parameter in method.parameters():
+            parameter.add_(0.01)
+    model = TrainedModel(name, method, name, Scale(), {}, "0" * 64)
+    if method.is_random:
+        with pytest.raises(ModelError, match="random"):
+            export(model, "torchscript", tmp_path / "model.ts")
+        return
+    export(model, "torchscript", tmp_path / "model.ts")
+    source = volume(37, 70, 1)
+    np.testing.assert_allclose(
+        read_torchscript(tmp_path / "model.ts")(source.hu[:, None])[:, 0], applied(model, source), atol=LIMIT_HU
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.find(name).needs is Needs.NOTHING])
+def test_methods_without_a_network_say_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is no network"):
+        export(load_model(name), "onnx", tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_changes_on_the_way_is_not_written(tmp_path: Path) -> None:
+    class Sized(methods.find("dncnn")):
+        """Does with large slices what it does not do with the recorded one."""
+
+        def restore(self, image: torch.Tensor, seed: int = 0) -> torch.Tensor:
+            return super().restore(image, seed) + (0.001 if image.shape[-1] > 83 else 0)
+
+    method = Sized(Sized.Settings(channels=8), Scale()).eval()
+    with pytest.raises(ModelError, match="differs from the original by 4"):
+        export(TrainedModel("s", method, "dncnn", Scale(), {}, ""), "torchscript", tmp_path / "model.ts")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- the MONAI bundle ---------------------------------------------------------------------------------------
+
+#: What MONAI's bundle specification asks of metadata.json; its schema file is on the net.
+SCHEMA = {
+    "type": "object",
+    "required": ["version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors",
+                 "copyright", "network_data_format", "required_packages_version", "changelog"],
+    "properties": {
+        "version": {"type": "string", "pattern": r"^\d+\.\d+"},
+        "required_packages_version": {"type": "object"},
+        "network_data_format": {"type": "object", "required": ["inputs", "outputs"]},
+    },
+}  # fmt: skip
+
+
+def monai(bundle: Path, *arguments: object) -> None:
+    """MONAI's own command line, in the bundle."""
+    command = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_monai_verifies_and_runs_the_bundle(shipped: TrainedModel, tmp_path: Path) -> None:
+    pytest.importorskip("fire", reason="MONAI's command line needs fire")
+    pytest.importorskip("jsonschema")
+    bundle = tmp_path / "bundle"
+    assert export(shipped, "monai-bundle", bundle).difference_hu <= LIMIT_HU
+    (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
+    config = ("--config_file", "configs/inference.json", "--bundle_root", ".")
+    meta = ("--meta_file", "configs/metadata.json")
+    monai(bundle, "verify_metadata", *meta, "--filepath", tmp_path / "schema.json")
+    monai(bundle, "verify_net_in_out", "--net_id", "network_def", *meta, *config)
+    source = volume(45, 38, 3)
+    expected = applied(shipped, source)
+    (tmp_path / "in").mkdir()
+    nibabel.save(
+        nibabel.Nifti1Image(source.hu.transpose(2, 1, 0), np.diag([-0.8, -0.8, 2.5, 1])),
+        tmp_path / "in" / "a.nii.gz",
+    )
+    write_series(source, tmp_path / "in" / "series", patient_id="P", study_uid="1.2.3", series_uid=None,
+                 series_number=1, description="t")  # fmt: skip
+    monai(bundle, "run", *meta, *config, "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    written = sorted((tmp_path / "out").rglob("*.nii.gz"))
+    assert len(written) == 2
+    stored = np.stack([find_images(tmp_path / "in" / "series").series[0].read_hu(n) for n in range(3)])
+    for file in written:
+        given = nibabel.load(file).get_fdata().transpose(2, 1, 0)
+        if "a_denoised" in file.name:
+            np.testing.assert_allclose(given, expected, atol=LIMIT_HU)
+        else:  # x and y may be turned by MONAI's reader; DICOM holds less than -3000 HU or not
+            inside = np.abs(stored - source.hu) < 0.5
+            both = [
+                np.abs(turned - expected)[inside & inside[:, ::-1, ::-1]].max()
+                for turned in (given, given[:, ::-1, ::-1])
+            ]
+            assert min(both) <= LIMIT_HU
+
+
+def test_a_bundle_replaces_only_a_bundle(tmp_path: Path) -> None:
+    method = methods.build("dncnn", {"channels": 8, "layers": 3}, Scale()).eval()
+    model = TrainedModel("small", method, "dncnn", Scale(), {}, "0" * 64)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match="kept"):
+            export(model, "monai-bundle", tmp_path / "kept", overwrite=overwrite)
+    assert [item.name for item in tmp_path.iterdir()] == ["kept"]
+    for overwrite in (False, True):
+        export(model, "monai-bundle", tmp_path / "bundle", overwrite=overwrite)
+    assert (tmp_path / "bundle" / "models" / "model.ts").is_file()
+    assert "Apache" in (tmp_path / "bundle" / "LICENSE").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_line_exports(tmp_path: Path) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ldct_denoise.cli", "export", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run(DEFAULT_MODEL, "--format", "torchscript", "--output", tmp_path / "model.ts")
+    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "model.ts")), done.stderr
+    assert "HU" in done.stderr
+    refused = run("bm3d", "--format", "onnx", "--output", tmp_path / "model.onnx")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: model 'bm3d'")
+    assert len(refused.stderr.strip().splitlines()) == 1
