@@ -15,12 +15,14 @@ tool"). How many quanta there are is not in the image's header: it is found from
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.physics.local import noise_level, noise_surface
 from ldct_denoise.physics.noise import (
     MOST_SLICES,
     SIDE,
@@ -41,6 +43,8 @@ HU_MM = 1000 / WATER_PER_MM
 LEAST_POWER = 0.25
 #: … and at frequencies (1/mm) where anatomy is faint.
 FAINT_FROM_PER_MM = 0.25
+#: Up to this frequency (1/mm) anatomy shows.
+ANATOMY_TO_PER_MM = 0.12
 #: Tube current, mA, of a series that does not tell it.
 ASSUMED_MA = 250.0
 #: Fewest squares of soft tissue in a slice that tell its noise.
@@ -112,7 +116,9 @@ class DoseSimulator:
         quantum = rays.variance / np.float32(self.quanta_per_ma[index] * self.current_ma[index])
         electronic = rays.electronic_share(self.current_ma[index])
         missing = (1 - dose) / dose * quantum * (1 + (1 + dose) / dose * electronic)
-        return draw_noise(missing, rays, self.texture, self._scanner, rng)
+        squares = self._tissue_noise(index, hu, rays)
+        surface = noise_surface(squares.corners, squares.log_sigma, squares.anatomy, hu.shape)
+        return draw_noise(missing, rays, self.texture, self._scanner, rng) * surface
 
     def _calibrate(self) -> NDArray[np.float64]:
         """Quanta per mm, radian and mA of every slice: measured where there is tissue, interpolated between."""
@@ -127,24 +133,48 @@ class DoseSimulator:
     def _measure_quanta(self, index: int) -> float:
         """Quanta per mm, radian and mA that explain the noise of a slice; NaN where it has too little tissue."""
         hu = self._source.read_hu(index)
-        spacing_mm = self._source.geometry.pixel_spacing_mm
-        corners, squares = tissue_squares(hu)
-        if len(corners) < LEAST_SQUARES:
+        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
+        squares = self._tissue_noise(index, hu, rays)
+        if len(squares.corners) < LEAST_SQUARES:
             return math.nan
+        return 1 / noise_level(
+            squares.spectra, squares.anatomy, self.texture.model, self._source.geometry.pixel_spacing_mm
+        )
+
+    def _tissue_noise(self, index: int, hu: Image, rays: Rays) -> _Squares:
+        """What the squares of soft tissue tell of a slice's own noise."""
+        spacing_mm = self._source.geometry.pixel_spacing_mm
+        corners, pixels = tissue_squares(hu)
+        if not len(corners):
+            return _Squares(corners, np.empty(0), np.empty(0), pixels)
         radius = square_radius(spacing_mm)
         expected = self.texture.model.power(radius)
         used = (expected > LEAST_POWER) & (radius > FAINT_FROM_PER_MM)
-        measured = periodograms(squares)[:, used].mean(axis=1) * expected.mean() / expected[used].mean()
-        predicted = self.variance_map(index, hu)
+        spectra = periodograms(pixels)
+        measured = spectra[:, used].mean(axis=1) * expected.mean() / expected[used].mean()
+        anatomy = spectra[:, (radius > 0) & (radius < ANATOMY_TO_PER_MM)].mean(axis=1) / measured
+        predicted = self.variance_map(index, rays)
         at = tuple(((corners + SIDE / 2) * np.array(predicted.shape) / hu.shape).astype(int).T)
-        return float(np.median(predicted[at] / measured))
+        relative = spectra / predicted[at][:, None, None]
+        return _Squares(corners, np.log(measured / predicted[at]) / 2, anatomy, relative)
 
-    def variance_map(self, index: int, hu: Image) -> Image:
+    def variance_map(self, index: int, rays: Rays) -> Image:
         """Variance of a slice's own noise for one quantum per mm, radian and mA, HU²; on a coarser grid."""
-        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
         gain = HU_MM**2 * math.pi / rays.fine.views * self.texture.noise_gain(rays.fine.channel_mm)
         variance = rays.variance * (1 + rays.electronic_share(self.current_ma[index]))
         return back_project(variance, rays.geometry) * np.float32(gain / self.current_ma[index])
+
+
+@dataclass(frozen=True)
+class _Squares:
+    """Squares of soft tissue: first row and column, log of measured over predicted sigma (one quantum per mm,
+    radian and mA), what is in them besides noise, and their spectra relative to the predicted variance.
+    """
+
+    corners: NDArray[np.int_]
+    log_sigma: NDArray[np.float64]
+    anatomy: NDArray[np.float64]
+    spectra: NDArray[np.float64]
 
 
 def scan_noise(

@@ -57,7 +57,7 @@ class Scanner:
     geometry: Literal["parallel", "fan"] = "parallel"
     source_to_centre_mm: float = 595.0
     views: int = 720
-    electronic_noise_ma: float = 0.06
+    electronic_noise_ma: float = 0.07
     bow_tie: float = 0.35
     modulation: float = 0.5
 

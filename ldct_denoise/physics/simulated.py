@@ -74,7 +74,7 @@ class Simulation:
 
 
 #: Counts changes of the simulation that change its noise: old caches are then not used again.
-VERSION = 1
+VERSION = 2
 
 
 def simulate(
