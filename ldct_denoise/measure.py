@@ -181,5 +181,7 @@ def contrasts(
     for first, second in pairs:
         inside, outside = masks.get(first.name), masks.get(second.name)
         if inside is not None and outside is not None:
-            values[f"{first.name} | {second.name}", "cnr"] = cnr(image, inside, outside)
+            ratio = cnr(image, inside, outside)
+            if np.isfinite(ratio):  # a synthetic truth has no noise
+                values[f"{first.name} | {second.name}", "cnr"] = ratio
     return values

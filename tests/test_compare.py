@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from ldct_denoise import compare as module
 from ldct_denoise.checkpoint import load_model
@@ -100,6 +101,44 @@ def test_files_hold_the_paired_statistics(two_patients, bilateral, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Paired differences" in page
     assert "s per slice" in page
+
+
+def test_the_report_ranks_with_pictures_costs_and_training(two_patients, bilateral, tmp_path):
+    card = {"seconds": 120.0, "step": 400, "device": "cpu", "config": {"training": {"batch": 16}}}
+    result = compare(tmp_path, [bilateral, replace(bilateral, name="trained", card=card)])
+    write_comparison(result, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    board = page[page.index("Side by side") : page.index("</table>")]
+    assert board.count("data:image/png;base64,") == 4  # input, two models, reference
+    assert "400 steps of 16 patches, cpu" in board
+    assert 'data-value="2"' in board  # minutes of training
+    gains = [e for e in result.extra["paired"] if (e["model"], e["against"]) == ("trained", "input")]
+    (gain,) = [e for e in gains if (e["metric"], e["region"], e["window"]) == ("psnr", "body", "abdomen")]
+    assert f"{gain['difference_low']:+.2f} to {gain['difference_high']:+.2f}" in board
+    assert result.extra["models"]["trained"]["training_seconds"] == 120
+    assert {e["model"] for e in result.extra["noise"]} == {"input", "bilateral", "trained", "reference"}
+
+
+def test_seeds_are_run_and_their_spread_is_told(two_patients, bilateral, tmp_path):
+    class Restless(type(bilateral.method)):
+        is_random = True
+
+        def restore(self, image, seed=0):
+            return image + 0.002 * torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+
+    restless = replace(bilateral, name="restless", method=Restless(bilateral.method.settings, bilateral.scale))
+    result = compare(tmp_path, [restless, bilateral], windows=[WINDOWS["abdomen"]], repeat=3)
+    assert [m for m in result.models if m.startswith("restless")] == [f"restless-seed{i}" for i in range(3)]
+    means = [
+        np.mean(list(result.values(f"restless-seed{i}", "abdomen", "body", "psnr").values())) for i in range(3)
+    ]
+    assert len(set(means)) == 3
+    write_comparison(result, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    seeds = page[page.index("<h2>Seeds</h2>") :]
+    seeds = seeds[: seeds.index("</table>")]
+    assert f'data-value="{np.mean(means):.6g}"' in seeds
+    assert f'data-value="{np.std(means, ddof=1):.6g}"' in seeds
 
 
 def test_patients_weigh_alike():

@@ -8,13 +8,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.evaluate import evaluate, write_evaluation
+from ldct_denoise.inserts import Insert
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.pairing import best_match, match_slices
-from ldct_denoise.regions import Body, Sphere, Tissue, WholeImage, parse_regions, regions_of_labels
+from ldct_denoise.regions import (
+    Body,
+    Sphere,
+    Tissue,
+    WholeImage,
+    distinct,
+    one_region,
+    parse_regions,
+    regions_of_labels,
+)
 from ldct_denoise.volume import Geometry, Volume
 
 
@@ -230,3 +241,131 @@ def test_segments_of_a_dicom_seg_are_regions(tmp_path):
     assert region.name == "liver lesion"
     for index in range(4):
         assert np.array_equal(region.mask(normal.geometry, index, normal.hu[index]), mask[index] == 1)
+
+
+def noise_of(result, model):
+    (entry,) = [e for e in result.extra["noise"] if e["model"] == model]
+    return entry
+
+
+def test_noise_spectra_are_those_of_the_images():
+    """White noise of 20 HU, halved by the candidate: a flat spectrum of 400 HU²·dx·dy and a profile of −6 dB."""
+    place = geometry(12, 192, 192, (1.0, 1.0), (-96, -96, 0))
+    rows, columns = np.mgrid[:192, :192]
+    clean = np.where((rows - 96) ** 2 + (columns - 96) ** 2 < 85**2, 40.0, -1000.0)
+    noise = np.random.default_rng(0).normal(0, 20, (12, 192, 192))
+    normal, low, out = (
+        Volume(clean + noise * f, place, uid, "P", uid) for f, uid in ((0.25, "n"), (1, "l"), (0.5, "c"))
+    )
+    result = evaluate(out, normal, low, [WINDOWS["abdomen"]])
+    for model, sigma in (("input", 20), ("candidate", 10), ("reference", 5)):
+        entry = noise_of(result, model)
+        assert entry["noise_hu"] == pytest.approx(sigma, rel=0.05)
+        assert entry["nps_hu2_mm2"][2:] == pytest.approx([sigma**2] * (len(entry["nps_hu2_mm2"]) - 2), rel=0.25)
+        assert entry["squares"] == 48
+        assert entry["flicker_hu"] == pytest.approx(sigma / 16, rel=0.2)  # mean of 256 independent pixels
+    assert noise_of(result, "candidate")["noise_reduction_db"] == pytest.approx(
+        [-6.02] * len(entry["nps_hu2_mm2"]), abs=0.01
+    )
+    assert noise_of(result, "candidate")["against"] == "input"
+
+
+def test_a_candidate_whose_slices_jump_flickers():
+    normal, low, _ = patient(8, noise_hu=2)
+    jumping = low.with_hu(low.hu + 10 * (-1.0) ** np.arange(8)[:, None, None])
+    result = evaluate(replace(jumping, uid="c"), normal, low, [WINDOWS["abdomen"]])
+    assert noise_of(result, "input")["flicker_hu"] < 1
+    assert noise_of(result, "candidate")["flicker_hu"] == pytest.approx(20 / 2**0.5, rel=0.05)
+
+
+def test_candidate_and_input_are_compared_in_pairs():
+    normal, low, _ = patient()
+    out = replace(low.with_hu(normal.hu + (low.hu - normal.hu) / 2), uid="out")
+    result = evaluate(out, normal, low, [WINDOWS["full"]])
+    (entry,) = [e for e in result.extra["paired"] if (e["metric"], e["region"]) == ("psnr", "body")]
+    assert (entry["model"], entry["against"], entry["n"]) == ("candidate", "input", 4)
+    assert entry["difference_mean"] == pytest.approx(20 * np.log10(2), abs=1e-3)
+    assert entry["difference_low"] <= entry["difference_mean"] <= entry["difference_high"]
+
+
+def test_contrast_to_noise_between_regions():
+    normal, low, _ = patient(noise_hu=10)
+    bright = low.hu.copy()
+    bright[:, 30:50, 30:50] += 50
+    inside, outside = Sphere("a", (-50 + 40 * 1.25, -70 + 40 * 1.5, 14.5), 8), Sphere("b", (0.0, 22.0, 14.5), 8)
+    result = evaluate(
+        replace(low.with_hu(bright), uid="c"), normal, windows=[WINDOWS["full"]], contrasts=[(inside, outside)]
+    )
+    values = list(result.values("candidate", "none", "a | b", "cnr").values())
+    assert np.mean(values) == pytest.approx(5, rel=0.1)
+
+
+def test_patients_stand_alone_and_weigh_alike(tmp_path):
+    normal, low, _ = patient(4)
+    other_place = geometry(8, start=(-50.0, -70.0, 500.0))
+    other, other_low, _ = patient(8, seed=1, noise_hu=60, place=other_place)
+    series = [low, replace(other_low, uid="low2", patient="P2")]
+    references = [normal, replace(other, uid="normal2", patient="P2")]
+    result = evaluate(series, references, windows=[WINDOWS["full"]])
+    write_evaluation(result, tmp_path / "e")
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+
+    def only(entries):
+        wanted = ("candidate", "full", "body", "rmse")  # air is clipped
+        return [e for e in entries if (e["model"], e["window"], e["region"], e["metric"]) == wanted]
+
+    each = {e["patient"]: e for e in only(summary["per_patient"])}
+    assert {name: round(e["mean"], -1) for name, e in each.items()} == {"patient 1": 20, "patient 2": 60}
+    assert each["patient 2"]["n"] == 8
+    (pooled,) = only(summary["summary"])
+    assert pooled["patient_mean"] == pytest.approx(40, rel=0.02)
+    assert pooled["mean"] == pytest.approx((4 * 20 + 8 * 60) / 12, rel=0.02)
+    assert pooled["pooled_ci95_high"] - pooled["pooled_ci95_low"] > 5 * (pooled["ci95_high"] - pooled["ci95_low"])
+    assert "P1" not in (tmp_path / "e" / "summary.json").read_text()
+
+
+def rods(blur_mm, noise_hu, shift=0.0):
+    """Three rods of 100, 200 and 400 HU over a body of 0, blurred."""
+    place = geometry(5, 160, 160, (0.8, 0.8), (-64, -64, 0))
+    rows, columns = np.mgrid[:640, :640] / 4 - 0.375
+    hu = np.zeros((640, 640))
+    for x, nominal in ((35, 100.0), (80, 200.0), (125, 400.0)):
+        hu[(rows - 80) ** 2 + (columns - x) ** 2 < 12**2] = nominal
+    image = ndimage.gaussian_filter(hu.reshape(160, 4, 160, 4).mean(axis=(1, 3)), blur_mm / 0.8)
+    noise = np.random.default_rng(0).normal(0, noise_hu, (5, 160, 160))
+    return Volume(image + noise + shift, place, f"{blur_mm}", "P", "rods")
+
+
+def test_inserts_tell_resolution_and_linearity(tmp_path):
+    sharp, blurred = rods(0.6, 2), rods(1.2, 2, 3.0)
+    inserts = [
+        Insert.parse(f"{-64 + 0.8 * x},0,6,9.6,{nominal}") for x, nominal in ((35, 100), (80, 200), (125, 400))
+    ]
+    result = evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=inserts)
+    for entry in result.extra["inserts"]:
+        sigma = {"candidate": 1.2, "reference": 0.6}[entry["model"]]
+        frequency = np.array(entry["frequency_per_mm"])
+        known = np.exp(-2 * (np.pi * sigma * frequency) ** 2) * np.sinc(frequency * 0.8)
+        inside = frequency < 0.4
+        assert np.abs(np.array(entry["ttf"]) - known)[inside].max() < 0.05
+        assert entry["contrast_hu"] == pytest.approx(entry["nominal_hu"], rel=0.04)
+        assert entry["slices"] == 5
+    (line,) = [e for e in result.extra["hu_linearity"] if e["model"] == "candidate"]
+    assert line["slope"] == pytest.approx(1, abs=0.01)
+    assert line["intercept_hu"] == pytest.approx(3, abs=0.5)
+    write_evaluation(result, tmp_path / "e")
+    assert "Resolution" in (tmp_path / "e" / "report.html").read_text()
+    with pytest.raises(InputError, match="no slice within"):
+        evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=[Insert.parse("0,0,900,9")])
+    with pytest.raises(ConfigError, match="NOMINAL_HU"):
+        Insert.parse("1,2,3")
+
+
+def test_regions_do_not_share_a_name():
+    place = geometry(1, 8, 8)
+    labels = Volume(np.ones(place.shape), place)
+    first, second = regions_of_labels(labels, "organ") + regions_of_labels(labels, "organ")
+    names = [region.name for region in distinct([Body(), Body(), first, second, Tissue("lung"), Tissue("lung")])]
+    assert names == ["body", "organ-1", "organ-1-2", "lung"]
+    with pytest.raises(ConfigError, match="one of"):
+        one_region("nowhere")

@@ -60,6 +60,16 @@ def test_profile_of_a_known_filter():
     assert profile.power == pytest.approx(-20 * np.log10(2), abs=1e-6)
 
 
+def test_what_two_images_share_is_not_noise():
+    rng = np.random.default_rng(0)
+    anatomy = 80 * ndimage.gaussian_filter(rng.normal(0, 1, (200, 48, 48)), (0, 2, 2))
+    first, second = (anatomy + rng.normal(0, 10, anatomy.shape) for _ in range(2))
+    assert noise.noise_power_spectrum(first, (0.7, 0.7)).variance_hu2 > 1.5 * 100
+    found = noise.difference_spectrum(first, second, (0.7, 0.7))
+    assert found.variance_hu2 == pytest.approx(100, rel=0.02)
+    assert found.radial().power[1:] == pytest.approx(100 * 0.49, rel=0.08)  # the trend takes the first
+
+
 def test_a_spectrum_needs_regions():
     with pytest.raises(InputError, match="regions"):
         noise.noise_power_spectrum(np.zeros((0, 32, 32)), SPACING)

@@ -24,9 +24,10 @@ class Linearity:
 
 
 def cnr(hu: Image, first: Mask, second: Mask) -> float:
-    """Contrast-to-noise ratio of two regions: ``|mean1 − mean2| / √((var1 + var2)/2)``."""
-    inside, outside = hu[first], hu[second]
-    return float(abs(inside.mean() - outside.mean()) / np.sqrt((inside.var() + outside.var()) / 2))
+    """Contrast-to-noise ratio of two regions: ``|mean1 − mean2| / √((var1 + var2)/2)``; NaN without any noise."""
+    inside, outside = hu[first].astype(np.float64), hu[second].astype(np.float64)
+    noise = float(np.sqrt((inside.var() + outside.var()) / 2))
+    return abs(float(inside.mean() - outside.mean())) / noise if noise > 0 else float("nan")
 
 
 def hu_linearity(nominal_hu: ArrayLike, measured_hu: ArrayLike) -> Linearity:

@@ -81,7 +81,7 @@ def noise_power_spectrum(
     Parameters
     ----------
     rois : ndarray, shape (n, rows, columns)
-        Square regions in HU. For a difference of two repeated images divide by √2 first.
+        Square regions in HU.
     pixel_spacing_mm : tuple of 2 floats
     detrend_order : int
         Order of the polynomial that is fitted and removed: 0 is the mean, 2 also cupping.
@@ -103,6 +103,24 @@ def noise_power_spectrum(
         np.fft.fftshift(np.fft.fftfreq(rows, pixel_spacing_mm[0])),
         np.fft.fftshift(np.fft.fftfreq(columns, pixel_spacing_mm[1])),
     )
+
+
+def difference_spectrum(
+    first: NDArray[np.floating], second: NDArray[np.floating], pixel_spacing_mm: tuple[float, float]
+) -> NoisePowerSpectrum:
+    """Spectrum of one image's noise from the difference of two that show the same with independent noise.
+
+    Repeated scans, or neighbouring slices that share no projections: what both show cancels, also where no region
+    is uniform; divided by √2 because the variances of both add up.
+
+    Parameters
+    ----------
+    first, second : ndarray, shape (n, rows, columns)
+        The same square regions of both, HU.
+    pixel_spacing_mm : tuple of 2 floats
+    """
+    difference = (np.asarray(first, np.float64) - np.asarray(second, np.float64)) / np.sqrt(2)
+    return noise_power_spectrum(difference, pixel_spacing_mm)
 
 
 def noise_reduction_profile(before: RadialSpectrum, after: RadialSpectrum) -> RadialSpectrum:
