@@ -53,7 +53,11 @@ class DataConfig(_Section):
         0.5, ge=0, lt=1, description="noise of the normal-dose pool relative to the low-dose pool's (0.5: 4x dose)"
     )
     simulated_dose: tuple[float, float] | None = Field(
-        None, description="make the low-dose pool from the normal-dose one, at dose fractions in this range"
+        None,
+        description="make the low-dose pool from the normal-dose one, each scan at a dose fraction in this range",
+    )
+    simulated_scans: int = Field(
+        2, ge=1, le=100, description="scans simulated of each normal-dose series, each with its own dose and noise"
     )
     sharpen: float = Field(
         0.0,
@@ -68,6 +72,17 @@ class DataConfig(_Section):
     workers: int = Field(
         0, ge=0, description="processes that read and cut patches; 0: the training process itself"
     )
+
+    @model_validator(mode="after")
+    def _simulation_is_possible(self) -> DataConfig:
+        if self.simulated_dose is None:
+            return self
+        low, high = self.simulated_dose
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"simulated_dose {low:g}...{high:g}: give two fractions, 0 < low <= high <= 1")
+        if self.synthetic:
+            raise ValueError("simulated_dose is for CT, synthetic for natural images: give one of them")
+        return self
 
 
 class TrainingConfig(_Section):

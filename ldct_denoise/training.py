@@ -155,7 +155,8 @@ class _Trainer:
     def run(self, resume: bool, overwrite: bool) -> Path:
         settings = self.config.training
         resumed = self._open(resume, overwrite)
-        data = make_training_set(self.config, self.pools, methods.find(self.config.method).needs, self._say_first)
+        needs = methods.find(self.config.method).needs
+        data = make_training_set(self.config, self.pools, needs, self._say_first, self.output / "simulated")
         run = self._build(resumed)
         log = _Log(self.output, run.step) if self.world.is_first else None
         started, already = time.monotonic(), run.seconds
@@ -379,7 +380,7 @@ class _Trainer:
     def _card(self, run: Run, data: TrainingSet, evidence: Evidence) -> dict[str, Any]:
         return {
             "config": json.loads(self.config.model_dump_json()),
-            "pools": self.pools.describe(),
+            "pools": data.pools.describe(),
             "noise": data.noise_summary,
             "step": run.step,
             "seconds": round(run.seconds, 1),

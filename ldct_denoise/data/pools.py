@@ -33,6 +33,8 @@ class Pools:
         Low-dose series of patients who are in neither pool.
     validation_pairs : tuple of Pair
         Their pairs, where there are any: measured and logged, never trained on.
+    validation_normal : tuple of SliceSource
+        Their normal-dose series.
     """
 
     low: tuple[SliceSource, ...]
@@ -40,6 +42,7 @@ class Pools:
     pairs: tuple[Pair, ...] = ()
     validation_low: tuple[SliceSource, ...] = ()
     validation_pairs: tuple[Pair, ...] = ()
+    validation_normal: tuple[SliceSource, ...] = ()
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -123,6 +126,7 @@ def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, wh
         pairs=tuple(find_pairs(training)),
         validation_low=_of(validation, Dose.LOW),
         validation_pairs=tuple(find_pairs(validation)),
+        validation_normal=_of(validation, Dose.NORMAL),
     )
     if not pools.normal:
         raise InputError(f"{where}: no normal-dose series is left to train on; {_HINT}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
+from ldct_denoise.data.simulated import with_simulated_low
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch, Needs
@@ -55,15 +57,20 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Patches to train on, slices to judge by, and what was measured of the noise."""
+    """Patches to train on, slices to judge by, the pools they are from, and what was measured of the noise."""
 
     patches: PatchDataset
     validation: ValidationSet
+    pools: Pools
     noise_summary: list[dict[str, Any]] = field(default_factory=list)
 
 
 def make_training_set(
-    config: Config, pools: Pools, needs: Needs, report: Callable[[str], None] = lambda message: None
+    config: Config,
+    pools: Pools,
+    needs: Needs,
+    report: Callable[[str], None] = lambda message: None,
+    scratch: Path = Path("simulated"),
 ) -> TrainingSet:
     """Cut the pools into patches for a method with these needs.
 
@@ -71,7 +78,12 @@ def make_training_set(
     ----------
     report : callable
         Told in a line what was measured.
+    scratch : Path
+        Where simulated scans are kept, unless ``data.cache_dir`` says.
     """
+    if config.data.simulated_dose is not None:
+        cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
+        pools = with_simulated_low(pools, config, needs, cache, report)
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     noise: PoolNoise | SyntheticNoise | None = None
@@ -80,10 +92,11 @@ def make_training_set(
     elif config.data.noise != "none" and not paired:
         noise = measure_pool_noise(pools.low, config.data, report)
     normal, held = (normal, ()) if paired else _hold_back(normal, pools)
-    partners = _partners(pools, low, normal)
+    targets = _second_scans(pools) if needs is Needs.NOISY_PAIRS else normal
+    partners = _partners(pools, low, targets)
     patches = PatchDataset(
         low if needs is not Needs.NOTHING else (),
-        normal if needs is not Needs.NOISY else (),
+        targets if needs is not Needs.NOISY else (),
         partners=partners,
         paired=paired,
         twice_noisy=needs is Needs.NOISY_PAIRS,
@@ -93,7 +106,12 @@ def make_training_set(
         seed=config.training.seed,
     )
     validation = _validation(config, pools, held or normal, low, noise, patches)
-    return TrainingSet(patches, validation, _summary(noise))
+    return TrainingSet(patches, validation, pools, _summary(noise))
+
+
+def _second_scans(pools: Pools) -> tuple[PoolSlice, ...]:
+    """The second of every pair."""
+    return pool_slices(list({pair.normal.uid: pair.normal for pair in pools.pairs}.values()))
 
 
 def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:

@@ -231,7 +231,8 @@ def _cached(
 ) -> SimulatedSeries:
     drawn = np.random.default_rng([19, seed, *hashlib.sha256(source.uid.encode()).digest()[:8]])
     dose = float(np.exp(drawn.uniform(*np.log(dose_range))))
-    simulation = Simulation(round(dose, 4), seed, scanner)
+    # A seed of its own for every series: the same noise in several would be learned by heart.
+    simulation = Simulation(round(dose, 4), int(drawn.integers(2**31)), scanner)
     key = hashlib.sha256(f"{source.uid}/{len(source)}/{simulation.checksum}".encode()).hexdigest()[:32]
     path = cache_dir / f"simulated-{key}.npy"
     if not path.is_file():
