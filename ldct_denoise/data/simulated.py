@@ -22,8 +22,8 @@ def with_simulated_low(
 
     Every scan has a dose of its own, drawn from ``data.simulated_dose``, and is the partner of the series that it
     was made from: trained on by paired methods, kept out of one draw by unpaired ones. Noise2Noise gets pairs of
-    two scans. Real low-dose series of training patients are left out; held-out patients keep theirs, and get simulated
-    ones where they have none.
+    two scans. Real low-dose series of training patients are left out; held-out patients keep theirs, and get
+    simulated ones where they have none.
 
     Parameters
     ----------
