@@ -136,16 +136,10 @@ def test_simpleitk_reads_the_same_hu_in_the_same_place(pairs: list[tuple[Series,
             np.testing.assert_array_equal(
                 sitk.GetArrayFromImage(image)[0].astype(np.float32), derived.read_hu(index)
             )
-            if not is_unit(derived.geometry.row_direction, derived.geometry.column_direction):
-                continue  # written with four decimals: ITK makes unit vectors of them
             rows, columns = derived.geometry.rows - 1, derived.geometry.columns - 1
             for row, column in ((0, 0), (rows, 0), (0, columns), (rows, columns)):
                 ours = derived.geometry.to_lps([index, row, column])
                 np.testing.assert_allclose(ours, image.TransformIndexToPhysicalPoint((column, row, 0)), atol=1e-3)
-
-
-def is_unit(*directions: tuple[float, float, float]) -> bool:
-    return bool(np.allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-6))
 
 
 @needs("dcmdump")

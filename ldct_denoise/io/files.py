@@ -206,8 +206,14 @@ def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
     image = nibabel.Nifti1Image(hu.transpose(2, 1, 0), affine, dtype=hu.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
+    # A qform cannot hold the shear of a gantry tilt; one that is a little off would win over the sform in ITK.
+    image.set_qform(affine, code="unknown" if _is_sheared(affine) else "scanner")
     nibabel.save(image, path)
+
+
+def _is_sheared(affine: NDArray[np.float64]) -> bool:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-6)
 
 
 def _write_itk(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:

@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -34,6 +34,7 @@ from pydicom.uid import (
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.io import isolated
 from ldct_denoise.io.stored import padding_range
 
 #: No CT slice has more rows or columns; what says so is broken or hostile.
@@ -159,8 +160,8 @@ def _one_kind_of_error(path: Path, what: str) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """First line of what an error says, or its name; short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    """What an error says, in one short line; its name where it says nothing."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:240]
 
 
 @contextmanager
@@ -353,7 +354,10 @@ def read_frame(path: Path, pixel_at: int, frame: int, encoding: Encoding) -> NDA
         if value is None:
             raise InputError("has changed since it was found")
         data = _frame_value(stream, value[0], frame, encoding)
-        stored: NDArray[np.integer[Any]] = pixel_array(encoding.image(data), index=0, raw=True)
+        if encoding.is_compressed and encoding.syntax != RLELossless:
+            stored = isolated.decode(asdict(encoding), data)
+        else:
+            stored = pixel_array(encoding.image(data), index=0, raw=True)
         if stored.shape != (encoding.rows, encoding.columns):
             raise InputError(f"decodes to {stored.shape}, not {encoding.rows}×{encoding.columns}")
         return stored

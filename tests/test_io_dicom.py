@@ -1,0 +1,520 @@
+"""Reading DICOM: every stack found, split and placed right; all else set aside by name and reason."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import COLUMNS, ROWS, cells, ct_image, write_ct
+from pydicom import dcmread
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    MRImageStorage,
+    XRayRadiationDoseSRStorage,
+)
+from test_io_derive_enhanced import FRAMES, frame_groups, make_enhanced
+
+from ldct_denoise.apply import ApplySettings, apply_series
+from ldct_denoise.errors import InputError
+from ldct_denoise.io.derive import Derivation, DerivedWriter
+from ldct_denoise.io.dicom import Inventory, Series, scan
+from ldct_denoise.io.files import open_file, write_volume
+from ldct_denoise.volume import Volume
+
+
+def series_of(path: Path) -> list[Series]:
+    return [one for one in scan(path).series if isinstance(one, Series)]
+
+
+def reasons(inventory: Inventory) -> list[str]:
+    return [item.reason for item in inventory.set_aside]
+
+
+def z_of(series: Series) -> list[float]:
+    return series.geometry.positions_mm[:, 2].tolist()
+
+
+# What is read ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.dcm", "a.IMA", "a", "ünï\ncode.dcm"])
+@pytest.mark.parametrize(
+    "syntax", [None, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_every_name_and_native_encoding(tmp_path: Path, name: str, syntax: str | None) -> None:
+    path = tmp_path / name
+    image = ct_image(2)
+    if syntax:
+        image.file_meta.TransferSyntaxUID = syntax
+        if syntax == ExplicitVRBigEndian:
+            image.PixelData = np.frombuffer(image.PixelData, "<u2").byteswap().tobytes()
+            image["PixelData"].VR = "OW"
+    image.save_as(path, enforce_file_format=True)
+    (series,) = series_of(tmp_path)
+    np.testing.assert_array_equal(series.read_stored(0), cells(2))
+    np.testing.assert_array_equal(series.read_hu(0), cells(2).astype(np.float32) - 1024)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_no_preamble_and_no_meta_information(tmp_path: Path, implicit: bool) -> None:
+    image = ct_image(1)
+    del image.file_meta
+    image.save_as(tmp_path / "bare", implicit_vr=implicit, little_endian=True)
+    (series,) = series_of(tmp_path)
+    np.testing.assert_array_equal(series.read_stored(0), cells(1))
+    assert series.header(0).Rows == ROWS
+
+
+def test_slope_and_intercept_of_each_slice(tmp_path: Path) -> None:
+    for number in range(3):
+        write_ct(tmp_path / str(number), number, RescaleSlope=1 + number / 4, RescaleIntercept=-1000 - number)
+    (series,) = series_of(tmp_path)
+    for number in range(3):
+        hu = cells(number) * (1 + number / 4) - 1000 - number
+        np.testing.assert_array_equal(series.read_hu(number), hu.astype(np.float32))
+
+
+# Stacks ------------------------------------------------------------------------------------------------------
+
+
+def test_slices_in_order_along_the_normal(tmp_path: Path) -> None:
+    for number in (2, 0, 3, 1):
+        write_ct(tmp_path / f"{9 - number}", number, InstanceNumber=7 - number)
+    (series,) = series_of(tmp_path)
+    assert z_of(series) == [0, 3, 6, 9]
+    assert series.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "first", "second", "how"),
+    [
+        ("AcquisitionNumber", 1, 2, "acquisition number"),
+        ("NominalPercentageOfCardiacPhase", 30, 70, "phase"),
+        ("TemporalPositionIdentifier", 1, 2, "phase"),
+        ("TriggerTime", 100, 500, "trigger time"),
+        ("KVP", 80, 140, "tube voltage"),
+        ("SliceThickness", 1, 5, "slice thickness"),
+        ("ImageType", ["ORIGINAL", "PRIMARY", "AXIAL", "A"], ["ORIGINAL", "PRIMARY", "AXIAL", "B"], "image type"),
+    ],
+)
+def test_two_stacks_at_the_same_places(
+    tmp_path: Path, attribute: str, first: object, second: object, how: str
+) -> None:
+    for number in range(4):
+        write_ct(tmp_path / f"a{number}", number, **{attribute: first})
+        write_ct(tmp_path / f"b{number}", number, **{attribute: second})
+    one, other = series_of(tmp_path)
+    assert z_of(one) == z_of(other) == [0, 3, 6, 9]
+    for series in (one, other):
+        assert len({str(series.header(index).get(attribute)) for index in range(4)}) == 1
+        assert f"of 2 under one Series Instance UID, told apart by {how}" in series.problems[0]
+    assert one.uid == other.uid
+
+
+def test_an_acquisition_number_for_each_slice_splits_nothing(tmp_path: Path) -> None:
+    """Step-and-shoot scans count every rotation."""
+    for number in range(5):
+        write_ct(tmp_path / str(number), number, AcquisitionNumber=number)
+    (series,) = series_of(tmp_path)
+    assert len(series) == 5
+
+
+def test_what_nothing_tells_apart_is_split_by_the_order_of_taking(tmp_path: Path) -> None:
+    for number in range(3):
+        for time in (1, 2):
+            write_ct(tmp_path / f"{number}-{time}", number, AcquisitionTime=f"12000{time}")
+    one, other = series_of(tmp_path)
+    assert z_of(one) == z_of(other) == [0, 3, 6]
+    assert {one.header(index).AcquisitionTime for index in range(3)} == {"120001"}
+    assert "order in which they were taken" in one.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("ConvolutionKernel", "B70f"),
+        ("ImageOrientationPatient", [1, 0, 0, 0, 0.9689124, -0.247404]),
+        ("PixelSpacing", [0.5, 0.5]),
+        ("PatientID", "P2"),
+    ],
+)
+def test_other_reconstructions_and_patients_are_other_series(
+    tmp_path: Path, attribute: str, value: object
+) -> None:
+    for number in range(4):
+        write_ct(tmp_path / str(number), number, **({attribute: value} if number >= 2 else {}))
+    assert [len(series) for series in series_of(tmp_path)] == [2, 2]
+
+
+def test_rounded_orientations_are_one_stack_with_unit_vectors(tmp_path: Path) -> None:
+    for number in range(4):
+        rounded = [1, 0, 0, 0, 0.9272, -0.3746] if number % 2 else [1, 0, 0, 0, 0.927184, -0.374607]
+        write_ct(tmp_path / str(number), number, ImageOrientationPatient=rounded)
+    (series,) = series_of(tmp_path)
+    for direction in (series.geometry.row_direction, series.geometry.column_direction):
+        assert abs(np.linalg.norm(direction) - 1) < 1e-12
+    assert abs(np.dot(series.geometry.row_direction, series.geometry.column_direction)) < 1e-12
+
+
+def test_duplicates_are_set_aside_once_found(tmp_path: Path) -> None:
+    for number in range(3):
+        write_ct(tmp_path / "a" / str(number), number)
+        write_ct(tmp_path / "b" / str(number), number)
+    inventory = scan(tmp_path)
+    assert len(inventory.series[0]) == 3
+    assert reasons(inventory) == ["duplicate of an image already found (same SOP Instance UID)"] * 3
+    assert {item.path.parent.name for item in inventory.set_aside} == {"b"}
+
+
+def test_a_series_spread_over_numbered_folders_is_one(tmp_path: Path) -> None:
+    for number in range(6):
+        write_ct(tmp_path / f"DIR{number // 2:03d}" / str(number), number)
+    assert [len(series) for series in series_of(tmp_path)] == [6]
+
+
+def test_named_folders_keep_doses_apart(tmp_path: Path) -> None:
+    for number in range(4):
+        write_ct(tmp_path / ("quarter" if number % 2 else "full") / str(number), number)
+    assert [len(series) for series in series_of(tmp_path)] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("places", "problem"),
+    [
+        ([0, 1, 2, 5, 6], "slices are 3 to 9 mm apart; 2 missing"),
+        ([0, 1, 2.3, 3], "slices are 2.1 to 3.9 mm apart"),
+    ],
+)
+def test_gaps_are_told(tmp_path: Path, places: list[float], problem: str) -> None:
+    for number, place in enumerate(places):
+        write_ct(tmp_path / str(number), number, ImagePositionPatient=[0, 0, 3 * place])
+    (series,) = series_of(tmp_path)
+    assert series.problems == (problem,)
+
+
+# Enhanced CT -------------------------------------------------------------------------------------------------
+
+
+def test_frames_have_their_own_place_and_rescale(tmp_path: Path) -> None:
+    path = make_enhanced(tmp_path / "in" / "enhanced")
+    (series,) = series_of(tmp_path)
+    stored = dcmread(path).pixel_array
+    assert [ref.frame for ref in series.slices] == [0, 1, 2, 3]
+    assert z_of(series) == [0, 3, 6, 9]
+    assert series.kernel == "B30f"
+    assert series.tube_current_ma == (100, 101, 102, 103)
+    for frame in range(FRAMES):
+        np.testing.assert_array_equal(series.read_stored(frame), stored[frame])
+        expected = stored[frame] * (1 + frame / 4) - 1024 - frame
+        np.testing.assert_allclose(series.read_hu(frame), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compress", [None, "jpegls", "j2k", "rle"])
+def test_enhanced_in_enhanced_out_through_apply(tmp_path: Path, compress: str | None) -> None:
+    make_enhanced(tmp_path / "in" / "enhanced")
+    (series,) = series_of(tmp_path / "in")
+    with DerivedWriter(series, tmp_path / "out", Derivation("identity"), compress=compress) as writer:
+        for index in range(len(series)):
+            writer.write(index, series.read_hu(index))
+    (path,) = (tmp_path / "out").iterdir()
+    assert dcmread(path).SOPClassUID == EnhancedCTImageStorage
+    (back,) = scan(tmp_path / "out", include_derived=True).series
+    for index in range(len(series)):
+        np.testing.assert_array_equal(back.read_stored(index), series.read_stored(index))
+    assert reasons(scan(tmp_path / "out")) == ["already denoised by ldct-denoise"]
+
+
+def test_phases_and_localizer_frames_of_one_file(tmp_path: Path) -> None:
+    path = make_enhanced(tmp_path / "in" / "enhanced")
+    image = dcmread(path)
+    groups = [frame_groups(frame % 2) for frame in range(FRAMES)]
+    for frame, group in enumerate(groups):
+        group.FrameContentSequence[0].TemporalPositionIndex = 1 + frame // 2
+    image.PerFrameFunctionalGroupsSequence = groups
+    image.save_as(path)
+    one, other = series_of(tmp_path)
+    assert [ref.frame for ref in one.slices] == [0, 1]
+    assert [ref.frame for ref in other.slices] == [2, 3]
+    groups[3].CTImageFrameTypeSequence = image.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence
+    del image.SharedFunctionalGroupsSequence[0].CTImageFrameTypeSequence
+    groups[3].CTImageFrameTypeSequence[0].FrameType = ["ORIGINAL", "PRIMARY", "LOCALIZER", "NONE"]
+    image.PerFrameFunctionalGroupsSequence = groups
+    image.save_as(path)
+    inventory = scan(tmp_path)
+    assert sum(len(series) for series in inventory.series) == 3
+    assert reasons(inventory) == ["a localizer (frame 4)"]
+
+
+def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    from highdicom.legacy import LegacyConvertedEnhancedCTImage
+
+    assert highdicom
+    originals = []
+    for number in range(3):
+        image = ct_image(number, RescaleSlope=1 + number, FrameOfReferenceUID="1.2.3", AccessionNumber="")
+        for keyword in ("StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "PatientBirthDate", "PatientSex",
+                        "ReferringPhysicianName", "StudyID", "SeriesNumber", "PositionReferenceIndicator",
+                        "PatientPosition", "BodyPartExamined", "ContentDate", "ContentTime"):  # fmt: skip
+            setattr(image, keyword, None if keyword != "SeriesNumber" else 1)
+        image.ContentDate = image.StudyDate = "20260101"
+        image.ContentTime = image.StudyTime = "120000"
+        originals.append(image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        converted = LegacyConvertedEnhancedCTImage(originals, "1.2.3.4", 2, "1.2.3.4.5", 1)
+    converted.save_as(tmp_path / "legacy.dcm")
+    (series,) = series_of(tmp_path)
+    assert z_of(series) == [0, 3, 6]
+    assert series.kernel == "B30f"
+    assert [ref.slope for ref in series.slices] == [1, 2, 3]
+    with DerivedWriter(series, tmp_path / "out", Derivation("identity")) as writer:
+        for index in range(len(series)):
+            np.testing.assert_array_equal(series.read_stored(index), cells(index))
+            writer.write(index, series.read_hu(index))
+    (back,) = scan(tmp_path / "out", include_derived=True).series
+    assert [ref.frame for ref in back.slices] == [None] * 3
+    for index in range(3):
+        np.testing.assert_array_equal(back.read_stored(index), cells(index))
+
+
+# Set aside ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
+        ({"EchoTime": 30, "RescaleType": None}, "MR under a CT label (has EchoTime)"),
+        ({"RescaleType": "US"}, "values are not HU but 'US' (Rescale Type)"),
+        ({"RescaleSlope": None}, "values are not HU (no rescale to HU)"),
+        ({"SOPClassUID": MRImageStorage}, "not a CT image (MR Image Storage)"),
+        ({"SOPClassUID": XRayRadiationDoseSRStorage}, "not a CT image (X-Ray Radiation Dose SR Storage)"),
+        ({"SamplesPerPixel": 3}, "colour, not HU"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour, not HU"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]}, "a rendering (MIP), not an axial image"),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
+            "a coronal reformat, not an axial image",
+        ),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY"], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
+            "a sagittal reformat, not an axial image",
+        ),
+        ({"SeriesDescription": "DICOM-CT-PD Projection"}, "projection data, not an image"),
+        (
+            {
+                "DerivationDescription": "ldct-denoise 0.1: noise reduced | before: ldct-denoise 0.1: low dose simulated"
+            },
+            "already denoised by ldct-denoise",
+        ),
+        ({"Rows": 65535}, "impossible size of 65535×8 pixels"),
+        ({"PixelSpacing": [0, 1]}, "pixel spacing is impossible"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation is not two perpendicular unit vectors"),
+        ({"ImagePositionPatient": None}, "no ImagePositionPatient"),
+        ({"Rows": ROWS + 1}, "truncated: 96 of 112 bytes of pixel data"),
+        ({"PixelData": None}, "no pixel data"),
+    ],
+)
+def test_set_aside_by_reason(tmp_path: Path, attributes: dict[str, object], reason: str) -> None:
+    good, bad = write_ct(tmp_path / "good"), tmp_path / "bad"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_ct(bad, 1, **attributes)
+    inventory = scan(tmp_path)
+    assert [(item.path, item.reason) for item in inventory.set_aside] == [(bad, reason)]
+    assert [ref.path for ref in inventory.series[0].slices] == [good]  # type: ignore[attr-defined]
+
+
+def test_original_coronal_ct_and_simulated_doses_are_read(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    write_ct(tmp_path / "b", 1, DerivationDescription="ldct-denoise 0.1: low dose simulated (25% of the source's)")
+    assert [len(series) for series in series_of(tmp_path)] == [1, 1]
+
+
+def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:
+    bare: dict[str, object] = dict.fromkeys(("KVP", "ConvolutionKernel", "XRayTubeCurrent", "RescaleType"))
+    for number in range(3):
+        write_ct(tmp_path / "mr" / str(number), number, **bare, RescaleIntercept=0, SeriesInstanceUID="1.2.3")
+        write_ct(tmp_path / "ct" / str(number), number, **bare, SeriesInstanceUID="1.2.4")
+    inventory = scan(tmp_path)
+    assert [series.uid for series in inventory.series] == ["1.2.4"]
+    assert all("perhaps MR" in reason for reason in reasons(inventory))
+    assert len(inventory.set_aside) == 3
+
+
+# UIDs --------------------------------------------------------------------------------------------------------
+
+
+def test_uids_that_are_missing_do_not_depend_on_where_the_files_lie(tmp_path: Path) -> None:
+    for number in range(3):
+        write_ct(
+            tmp_path / "here" / str(number), number, SOPInstanceUID="", SeriesInstanceUID="", StudyInstanceUID=""
+        )
+    shutil.copytree(tmp_path / "here", tmp_path / "elsewhere" / "deep" / "x")
+    (one,), (other,) = series_of(tmp_path / "here"), series_of(tmp_path / "elsewhere")
+    assert (one.uid, one.study_uid) == (other.uid, other.study_uid)
+    assert one.uid.startswith("2.25.")
+    assert len({ref.sop_uid for ref in one.slices}) == 3
+    for index in range(3):
+        header, twin = one.header(index), other.header(index)
+        for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            assert header[keyword].value == twin[keyword].value
+        assert (header.SOPInstanceUID, header.SeriesInstanceUID) == (one.slices[index].sop_uid, one.uid)
+
+
+# Geometry ----------------------------------------------------------------------------------------------------
+
+TILT = np.radians(18)
+ORIENTATIONS = {
+    "axial": ([1, 0, 0, 0, 1, 0], [0, 0, 3]),
+    "feet first": ([-1, 0, 0, 0, 1, 0], [0, 0, 3]),
+    "oblique": ([0.8, 0.6, 0, -0.6, 0.8, 0], [0, 0, 2.5]),
+    "tilted gantry": ([1, 0, 0, 0, np.cos(TILT), -np.sin(TILT)], [0, 0, 3]),
+    "tilted and rounded": ([1, 0, 0, 0, round(np.cos(TILT), 4), -round(np.sin(TILT), 4)], [0, 0, 3]),
+}
+
+
+def placed(folder: Path, case: str) -> Series:
+    orientation, step = ORIENTATIONS[case]
+    for number in range(5):
+        position = [f"{-30 + number * step[axis]:.6f}" for axis in range(3)]
+        rounded = [f"{value:.12g}" for value in orientation]
+        write_ct(folder / str(number), number, ImageOrientationPatient=rounded, ImagePositionPatient=position)
+    (series,) = series_of(folder)
+    return series
+
+
+@pytest.mark.parametrize("case", ORIENTATIONS)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_geometry_agrees_with_simpleitk_also_after_conversion(tmp_path: Path, case: str, suffix: str) -> None:
+    """Every corner of every slice, in patient mm: SimpleITK on DICOM, ours, and nibabel or SimpleITK on the volume."""
+    import nibabel
+    import SimpleITK as sitk
+
+    series = placed(tmp_path / "in", case)
+    assert any("gantry tilt of 18.0°" in problem for problem in series.problems) == case.startswith("tilted")
+    volume = tmp_path / f"out{suffix}"
+    write_volume(volume, Volume.of(series), series.geometry)
+    back = open_file(volume)
+    for index, ref in enumerate(series.slices):
+        image = sitk.ReadImage(str(ref.path))
+        for row, column in ((0, 0), (ROWS - 1, 0), (0, COLUMNS - 1), (ROWS - 1, COLUMNS - 1)):
+            theirs = np.array(image.TransformIndexToPhysicalPoint((column, row, 0)))
+            at = [index, row, column]
+            np.testing.assert_allclose(series.geometry.to_lps(at), theirs, atol=1e-3)
+            np.testing.assert_allclose(back.geometry.to_lps(at), theirs, atol=1e-3)
+            if suffix == ".nii.gz":
+                ras = nibabel.load(volume).affine @ [column, row, index, 1]
+                np.testing.assert_allclose(ras[:3] * [-1, -1, 1], theirs, atol=1e-3)
+            else:
+                whole = sitk.ReadImage(str(volume))
+                point = whole.TransformIndexToPhysicalPoint((column, row, index))
+                np.testing.assert_allclose(point, theirs, atol=1e-3)
+        np.testing.assert_array_equal(back.read_hu(index), series.read_hu(index))
+
+
+@pytest.mark.parametrize("case", ["axial", "feet first", "oblique"])
+def test_simpleitk_sees_a_nifti_where_the_slices_were(tmp_path: Path, case: str) -> None:
+    import SimpleITK as sitk
+
+    series = placed(tmp_path / "in", case)
+    write_volume(tmp_path / "out.nii", Volume.of(series), series.geometry)
+    image = sitk.ReadImage(str(tmp_path / "out.nii"))
+    for index in (0, 4):
+        point = image.TransformIndexToPhysicalPoint((COLUMNS - 1, ROWS - 1, index))
+        np.testing.assert_allclose(point, series.geometry.to_lps([index, ROWS - 1, COLUMNS - 1]), atol=1e-3)
+
+
+def test_no_viewer_is_told_a_wrong_place_of_a_tilted_stack(tmp_path: Path) -> None:
+    """A qform cannot hold the shear: it is marked as unknown, so that ITK refuses instead of misplacing."""
+    import nibabel
+
+    series = placed(tmp_path / "in", "tilted gantry")
+    write_volume(tmp_path / "out.nii", Volume.of(series), series.geometry)
+    header = nibabel.load(tmp_path / "out.nii").header
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 1)
+
+
+# Large trees -------------------------------------------------------------------------------------------------
+
+
+def test_memory_stays_flat_for_a_tree_of_100_000_slices(tmp_path: Path) -> None:
+    """Bytes a slice, held after the scan and at its peak, measured on 800."""
+    count = 800
+    image = ct_image()
+    image.add_new(0x00291010, "OB", b"x" * 4000)  # a private header as scanners write them, which must not be held
+    for number in range(count):
+        image.SOPInstanceUID = f"1.2.826.0.1.3680043.8.498.{10**30 + number}"
+        image.SeriesInstanceUID = f"1.2.826.0.1.3680043.8.498.{number // 200}"
+        image.ImagePositionPatient, image.XRayTubeCurrent = [-250.5, -250.5, 1.25 * number], 100 + number % 300
+        folder = tmp_path / f"patient-{number // 200}" / "series"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save_as(folder / f"{number:08d}.dcm", enforce_file_format=True)
+    scan(tmp_path / "patient-0")  # what is loaded once is no memory of a slice
+    tracemalloc.start()
+    inventory = scan(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    gc.collect()
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert sum(len(series) for series in inventory.series) == count
+    assert held / count * 100_000 < 80e6, f"{held / count:.0f} bytes a slice"
+    assert peak / count * 100_000 < 250e6, f"{peak / count:.0f} bytes a slice at the peak"
+
+
+# Real files --------------------------------------------------------------------------------------------------
+
+
+def test_the_real_encodings_are_all_found(shared_data: Path) -> None:
+    inventory = scan(shared_data / "dicom_cases" / "ct_syntaxes")
+    retired = [item for item in inventory.set_aside if "no decoder" in item.reason]
+    assert {item.path.name.split("Process")[1][:4] for item in retired} == {"6_8T", "10_1"}
+    assert sum(len(series) for series in inventory.series) == 7
+    for series in inventory.series:
+        assert series.read_hu(0).min() < -900
+
+
+def test_every_real_ct_image_comes_back_bit_for_bit(shared_data: Path, tmp_path: Path) -> None:
+    """Every file that is a CT image by itself (in a folder some are duplicates of others)."""
+    from test_apply import model
+
+    tried = 0
+    files = [path for name in ("dicom_cases", "ct") for path in sorted((shared_data / name).rglob("*"))]
+    # One slice in five of the long series: their neighbours are stored alike.
+    files = [
+        path for number, path in enumerate(files) if path.is_file() and ("cases" in str(path) or number % 5 == 0)
+    ]
+    for path in files:
+        if path.suffix == ".gz":
+            continue
+        inventory = scan(path)
+        assert inventory.series or inventory.set_aside
+        for series in inventory.series:
+            output = tmp_path / str(tried)
+            apply_series(series, model(), output, ApplySettings(strength=0))
+            (back,) = scan(output, include_derived=True).series
+            np.testing.assert_array_equal(back.read_stored(0), series.read_stored(0), err_msg=path.name)
+            shutil.rmtree(output)
+            tried += 1
+    assert tried >= 40
+
+
+def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a")
+    (series,) = series_of(tmp_path)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(InputError, match=f"{path}: .*changed"):
+        series.read_hu(0)
+    os.unlink(path)
+    with pytest.raises(InputError, match=str(path)):
+        series.header(0)
