@@ -8,7 +8,11 @@ from typing import Any
 
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.mayo import LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.io.stacks import tilt_degrees
 from ldct_denoise.volume import SliceSource
+
+#: Of the form of the result: fields may be added to it, but none is removed or changes its meaning.
+VERSION = 1
 
 
 def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
@@ -26,6 +30,7 @@ def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> d
         f"{item.series.name}: {text}" for item in labelled for text in getattr(item.series, "problems", ())
     ]
     return {
+        "version": VERSION,
         "path": str(path),
         "series": [_series(item) for item in labelled],
         "pairs": [_pair(pair) for pair in find_pairs(labelled)],
@@ -50,6 +55,11 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "columns": geometry.columns,
         "spacing_mm": [round(value, 5) for value in geometry.spacing_mm],
         "evenly_spaced": geometry.is_even,
+        "first_position_mm": [round(float(value), 4) for value in geometry.positions_mm[0]],
+        "last_position_mm": [round(float(value), 4) for value in geometry.positions_mm[-1]],
+        "orientation": [round(value, 6) for value in (*geometry.row_direction, *geometry.column_direction)],
+        "gantry_tilt_degrees": round(tilt_degrees(geometry), 2),
+        "frames_of_one_file": any(ref.frame is not None for ref in getattr(source, "slices", ())),
         "transfer_syntax": getattr(source, "transfer_syntax", ""),
         "manufacturer": getattr(source, "manufacturer", ""),
         "problems": list(getattr(source, "problems", ())),
@@ -67,7 +77,8 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 
 def _folder(source: SliceSource) -> Path:
-    """The folder of a DICOM series, or the volume's file."""
+    """The folder of a DICOM series, or the volume's file; in an archive, its place there."""
     slices = getattr(source, "slices", None)
     path: Path = slices[0].path.parent if slices else getattr(source, "path", Path())
-    return path
+    keeper = getattr(source, "keeper", None)
+    return keeper.shown(path) if keeper else path

@@ -357,9 +357,10 @@ def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:
 
 def test_uids_that_are_missing_do_not_depend_on_where_the_files_lie(tmp_path: Path) -> None:
     for number in range(3):
-        write_ct(
-            tmp_path / "here" / str(number), number, SOPInstanceUID="", SeriesInstanceUID="", StudyInstanceUID=""
-        )
+        image = ct_image(number, SOPInstanceUID="", SeriesInstanceUID="", StudyInstanceUID="")
+        (tmp_path / "here").mkdir(exist_ok=True)
+        del image.file_meta
+        image.save_as(tmp_path / "here" / str(number), implicit_vr=False, little_endian=True)
     shutil.copytree(tmp_path / "here", tmp_path / "elsewhere" / "deep" / "x")
     (one,), (other,) = series_of(tmp_path / "here"), series_of(tmp_path / "elsewhere")
     assert (one.uid, one.study_uid) == (other.uid, other.study_uid)

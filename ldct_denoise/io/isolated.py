@@ -1,7 +1,7 @@
 """Decode compressed frames in a process of their own.
 
 The codecs are C and C++: on broken codes they may end the process, print to the terminal, or take all memory
-(fuzzing found GDCM to do so in one of some thousand mutated JPEG files). Here they take down only the helper, which
+(fuzzing found GDCM to do so in one of a thousand mutated files). Here they take down only the helper, which
 is started again for the next frame. What comes back is numbers, never objects.
 """
 

@@ -106,7 +106,7 @@ def _clues(source: SliceSource, root: Path) -> list[tuple[str, str]]:
     """Texts that may name the dose, the surest first."""
     description = str(getattr(source, "description", ""))
     clues = [(description, "series description")] if description else []
-    names = _names_below(_path(source), root)
+    names = _names_below(_path(source), _root(source, root))
     clues += [(name, "folder") for name in reversed(names[:-1])]
     return [*clues, *((name, "file name") for name in names[-1:])]
 
@@ -118,6 +118,12 @@ def _names_below(path: Path | None, root: Path) -> list[str]:
     path, root = path.resolve(), root.resolve()
     below = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-3:]
     return [*([root.name] if path != root else []), *(below or (path.name,))]
+
+
+def _root(source: SliceSource, root: Path) -> Path:
+    """Where names begin to tell: the path that was given, or what was extracted from it."""
+    keeper = getattr(source, "keeper", None)
+    return keeper.folder if keeper else root
 
 
 def _path(source: SliceSource) -> Path | None:
@@ -147,12 +153,12 @@ def _patient(source: SliceSource, root: Path, shared: set[str]) -> str:
 
 def _patient_folder(source: SliceSource, root: Path) -> str:
     """The folder (or the root's name) that is a case number, as L096 or C002; nothing where none is."""
-    names = _names_below(_path(source), root)[:-1]
+    names = _names_below(_path(source), _root(source, root))[:-1]
     return next((name for name in names if _PATIENT.match(name)), "")
 
 
 def _first_folder(source: SliceSource, root: Path) -> str:
-    names = _names_below(_path(source), root)[1:-1]
+    names = _names_below(_path(source), _root(source, root))[1:-1]
     return names[0] if len(names) > 1 else ""
 
 

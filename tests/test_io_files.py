@@ -1,0 +1,254 @@
+"""What a path stands for: folders, zip archives, DICOMDIR; nothing outside, nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import cells, write_ct
+from pydicom import dcmread
+from pydicom.fileset import FileSet
+
+from ldct_denoise.errors import InputError
+from ldct_denoise.inspection import inspect
+from ldct_denoise.io import archive
+from ldct_denoise.io.dicom import scan
+from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.find import find_images
+from ldct_denoise.volume import Volume
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where extraction goes, to look at afterwards."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for dose in ("quarter_3mm", "full_3mm"):
+        for number in range(3):
+            write_ct(tmp_path / "study" / dose / f"{number}.IMA", number, SeriesInstanceUID=f"1.2.{len(dose)}")
+    return tmp_path / "study"
+
+
+def zipped(folder: Path) -> Path:
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
+# Zip ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_zip_is_read_like_its_folder_and_leaves_nothing(study: Path, temporary: Path) -> None:
+    path = zipped(study)
+    shutil.rmtree(study)
+    found = find_images(path).series
+    assert [len(series) for series in found] == [3, 3]
+    np.testing.assert_array_equal(found[0].read_hu(1), cells(1).astype(np.float32) - 1024)
+    assert len(list(temporary.iterdir())) == 1
+    copy = pickle.loads(pickle.dumps(found[0]))  # what another process holds does not remove the files
+    del copy
+    gc.collect()
+    assert found[0].read_hu(0).shape == (6, 8)
+    del found
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_zip_tells_doses_and_pairs_like_its_folder(study: Path) -> None:
+    path = zipped(study)
+    here, there = inspect(path), inspect(study)
+    assert sorted(one["dose"] for one in here["series"]) == ["low", "normal"]
+    assert [pair["slices"] for pair in here["pairs"]] == [pair["slices"] for pair in there["pairs"]] == [3]
+    assert {one["folder"] for one in here["series"]} == {f"{path}/quarter_3mm", f"{path}/full_3mm"}
+
+
+def test_extracted_files_go_at_the_end_of_the_process(study: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, tempfile; from pathlib import Path; from ldct_denoise.io.find import find_images;"
+        "found = find_images(Path(sys.argv[1])).series; print(found[0].slices[0].path)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, zipped(study)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip().endswith(".IMA")
+    assert not Path(run.stdout.strip()).exists()
+
+
+def test_volumes_in_a_zip(study: Path, tmp_path: Path) -> None:
+    series = find_images(study / "full_3mm").series[0]
+    (tmp_path / "box").mkdir()
+    write_volume(tmp_path / "box" / "v.nii.gz", Volume.of(series), series.geometry)
+    (volume,) = find_images(zipped(tmp_path / "box")).series
+    gc.collect()
+    np.testing.assert_array_equal(volume.read_hu(2), series.read_hu(2))
+
+
+@pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out", "C:\\out", "a\\..\\out"])
+def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, temporary: Path) -> None:
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(name, b"x")
+    with pytest.raises(InputError, match=f"{path}: .*leads out"):
+        find_images(path)
+    assert list(temporary.iterdir()) == []
+
+
+def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
+    path, link = tmp_path / "bad.zip", zipfile.ZipInfo("link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(link, "/etc/passwd")
+    with pytest.raises(InputError, match="leads out"):
+        scan(path)
+
+
+def test_a_bomb_is_refused_before_it_is_extracted(tmp_path: Path, temporary: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file,
+        file.open("zeros", "w", force_zip64=True) as bomb,
+    ):
+        for _ in range(300):
+            bomb.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(InputError, match=r"inflates \d+ times"):
+        scan(path)
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_comes_out_is_counted_whatever_the_archive_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    path = tmp_path / "liar.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(1 << 20))
+    monkeypatch.setattr(archive, "_refuse_hostile", lambda path, members: None)
+    monkeypatch.setattr(archive, "LARGEST_EXTRACTED", 1000)
+    with pytest.raises(InputError, match="inflates to more"):
+        scan(path)
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
+def test_too_many_files_and_broken_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: Path) -> None:
+    path = zipped(study)
+    monkeypatch.setattr(archive, "MOST_MEMBERS", 5)
+    with pytest.raises(InputError, match="more than 5 files"):
+        scan(path)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(InputError, match=f"{path}: broken or encrypted archive"):
+        scan(path)
+
+
+def test_a_zip_inside_a_folder_is_named(study: Path) -> None:
+    zipped(study).rename(study / "more.zip")
+    (aside,) = scan(study).set_aside
+    assert aside.path.name == "more.zip"
+    assert "give it as the path itself" in aside.reason
+
+
+# DICOMDIR ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disc(tmp_path: Path) -> Path:
+    """A disc with two series of three slices."""
+    files = FileSet()
+    for kernel in ("B30f", "B70f"):
+        for number in range(3):
+            instance = dcmread(write_ct(tmp_path / kernel / str(number), number, ConvolutionKernel=kernel))
+            for keyword in ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "SeriesNumber"):
+                setattr(instance, keyword, "20260101" if keyword == "StudyDate" else "1")
+            instance.StudyTime, instance.SeriesInstanceUID = "120000", f"1.2.{len(kernel)}.{kernel[1:3]}"
+            files.add(instance)
+    files.write(tmp_path / "disc")
+    return tmp_path / "disc" / "DICOMDIR"
+
+
+def test_a_dicomdir_stands_for_the_files_that_it_names(disc: Path) -> None:
+    write_ct(disc.parent / "stray", 9)
+    inventory = scan(disc)
+    assert sorted(series.kernel for series in inventory.series) == ["B30f", "B70f"]  # type: ignore[attr-defined]
+    assert [len(series) for series in inventory.series] == [3, 3]
+    assert inventory.set_aside == ()
+    whole = scan(disc.parent)
+    assert sum(len(series) for series in whole.series) == 7
+    assert [item.reason for item in whole.set_aside] == ["a DICOMDIR; the files themselves were looked at"]
+
+
+def test_capitals_that_copying_changed(disc: Path) -> None:
+    for folder, folders, names in os.walk(disc.parent, topdown=False):
+        for name in [*folders, *names]:
+            if name != "DICOMDIR":
+                os.rename(Path(folder, name), Path(folder, name.lower()))
+    assert [len(series) for series in scan(disc).series] == [3, 3]
+
+
+@pytest.mark.parametrize("way", [["..", "OUT"], ["/etc", "passwd"], ["PT000000", "..", "..", "OUT"], ["LINK"]])
+def test_a_dicomdir_does_not_lead_out_of_its_folder(disc: Path, way: list[str]) -> None:
+    write_ct(disc.parent.parent / "OUT", 9)
+    (disc.parent / "LINK").symlink_to(disc.parent.parent / "OUT")
+    directory = dcmread(disc)
+    records = [record for record in directory.DirectoryRecordSequence if "ReferencedFileID" in record]
+    records[0].ReferencedFileID = way
+    records[1].ReferencedFileID = ["GONE"]
+    directory.save_as(disc)
+    inventory = scan(disc)
+    assert sum(len(series) for series in inventory.series) == 4
+    assert [item.reason for item in inventory.set_aside] == [
+        "the DICOMDIR leads out of its folder",
+        "named by the DICOMDIR but not there",
+    ]
+
+
+# Folders -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+    """A pipe would make us wait for ever, a device read without end."""
+    folder = tmp_path / "in"
+    write_ct(folder / "good")
+    os.mkfifo(folder / "pipe")
+    (folder / "device").symlink_to("/dev/zero")
+    (folder / "broken").symlink_to("nowhere")
+    (folder / "loop").symlink_to(folder)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "s"))
+        inventory = scan(folder)
+    assert [len(series) for series in inventory.series] == [1]
+    named = {item.path.name: item.reason for item in inventory.set_aside}
+    assert named == dict.fromkeys(("pipe", "device", "broken", "s"), "not a regular file")
+    for name in ("pipe", "device"):
+        with pytest.raises(InputError, match="not a regular file"):
+            scan(folder / name)
+
+
+def test_an_output_that_is_not_finished_is_left_alone(tmp_path: Path) -> None:
+    write_ct(tmp_path / ".out.partial-abc" / "0001.dcm")
+    write_ct(tmp_path / "in" / "good", 1)
+    inventory = scan(tmp_path)
+    assert [len(series) for series in inventory.series] == [1]
+    assert [item.reason for item in inventory.set_aside] == ["an output that is not finished"]
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_nothing_there(tmp_path: Path, make: object) -> None:
+    path = tmp_path / "x"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(InputError, match=f"^{path}: [^\n]*$"):
+        find_images(path)
