@@ -17,15 +17,12 @@ from typing import Any
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.read import one_line, read_head
+from ldct_denoise.io.read import HARMLESS_INFLATED, LARGEST_RATIO, one_line, read_head
 from ldct_denoise.io.series import SetAside
 
-#: Limits of an archive, against zip bombs; CT images compress by 2 to 10.
+#: Limits of an archive, against zip bombs.
 MOST_MEMBERS = 200_000
 LARGEST_EXTRACTED = 32 << 30
-LARGEST_RATIO = 100
-#: Archives that inflate to less are let through whatever their ratio.
-HARMLESS_EXTRACTED = 256 << 20
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _CHUNK = 1 << 20
 
@@ -193,7 +190,7 @@ def _refuse_hostile(path: Path, members: list[zipfile.ZipInfo]) -> None:
         raise InputError(
             f"{path}: inflates to {size >> 30} GiB, more than {LARGEST_EXTRACTED >> 30}; extract it yourself"
         )
-    if size > HARMLESS_EXTRACTED and size > LARGEST_RATIO * packed:
+    if size > HARMLESS_INFLATED and size > LARGEST_RATIO * packed:
         raise InputError(f"{path}: inflates {size // max(packed, 1)} times; this is no archive of images")
     place = tempfile.gettempdir()
     free = shutil.disk_usage(place).free

@@ -43,6 +43,9 @@ MOST_FRAMES = 65536
 #: Bytes before the pixel data, and of a deflated file once inflated.
 LARGEST_HEADER = 256 << 20
 LARGEST_INFLATED = 512 << 20
+#: Times that a deflated file or an archive grows (CT images: 2 to 10), and what is let through whatever the ratio.
+LARGEST_RATIO = 100
+HARMLESS_INFLATED = 64 << 20
 #: Items of encapsulated pixel data that are walked through at the most.
 MOST_FRAGMENTS = 1 << 20
 UNDEFINED_LENGTH = 0xFFFFFFFF
@@ -219,9 +222,11 @@ def _plain_stream(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset | None]:
         file.seek(0)
         return file, None
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    plain = inflater.decompress(file.read(), LARGEST_INFLATED)
+    packed = file.read(LARGEST_INFLATED)
+    limit = min(LARGEST_INFLATED, max(HARMLESS_INFLATED, LARGEST_RATIO * len(packed)))
+    plain = inflater.decompress(packed, limit)
     if inflater.unconsumed_tail:
-        raise InputError(f"inflates to more than {LARGEST_INFLATED >> 20} MiB")
+        raise InputError(f"inflates from {len(packed)} bytes to more than {limit >> 20} MiB")
     return io.BytesIO(plain), meta
 
 
