@@ -52,10 +52,15 @@ lock: $(READY)  ## write requirements.lock from this environment
 wheel: $(READY)  ## dist/ldct_denoise-*.whl
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
+# For machines with an NVIDIA GPU: make wheelhouse WHEELHOUSE_TORCH=2.13.0. The wheels fit this machine's Python.
+WHEELHOUSE_TORCH ?= $(TORCH)+cpu
+
 wheelhouse: wheel  ## wheelhouse/: every wheel an air-gapped machine needs
-	$(BIN)/pip download --quiet --dest wheelhouse "torch==$(TORCH)+cpu" \
-	|| $(BIN)/pip download --quiet --dest wheelhouse "torch==$(TORCH)+cpu" --index-url $(TORCH_CPU_INDEX)
-	$(BIN)/pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock "torch==$(TORCH)+cpu" "$$(ls dist/ldct_denoise-*.whl | tail -1)[sim,node]"
+	rm -rf wheelhouse
+	$(BIN)/pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" \
+	|| $(BIN)/pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" --index-url $(TORCH_CPU_INDEX)
+	$(BIN)/pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock \
+	    "torch==$(WHEELHOUSE_TORCH)" "$$(ls -t dist/ldct_denoise-*.whl | head -1)[sim,node]"
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build dist wheelhouse demo-output *.egg-info
