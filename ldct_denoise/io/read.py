@@ -360,7 +360,7 @@ def read_frame(path: Path, pixel_at: int, frame: int, encoding: Encoding) -> NDA
             raise InputError("has changed since it was found")
         data = _frame_value(stream, value[0], frame, encoding)
         if encoding.is_compressed and encoding.syntax != RLELossless:
-            stored = isolated.decode(asdict(encoding), data)
+            stored = _stored_bits(isolated.decode(asdict(encoding), data), encoding.bits_stored)
         else:
             stored = pixel_array(encoding.image(data), index=0, raw=True)
         if stored.shape != (encoding.rows, encoding.columns):
@@ -382,6 +382,15 @@ def _frame_value(stream: BinaryIO, value_at: int, frame: int, encoding: Encoding
     if encoding.syntax != RLELossless:
         _check_code(code, encoding)
     return encapsulate([code])
+
+
+def _stored_bits(cells: NDArray[np.integer[Any]], bits: int) -> NDArray[np.integer[Any]]:
+    """The value in the low bits of each cell (PS3.5 8.1.1), as pydicom gives it of uncompressed cells alone."""
+    shift = 8 * cells.dtype.itemsize - bits
+    if shift <= 0:
+        return cells
+    values: NDArray[np.integer[Any]] = np.right_shift(np.left_shift(cells, shift), shift)
+    return values
 
 
 def _check_code(code: bytes, encoding: Encoding) -> None:

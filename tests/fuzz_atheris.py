@@ -1,0 +1,65 @@
+"""Coverage-guided fuzzing of reading and writing DICOM, with atheris (libFuzzer).
+
+``pip install --no-deps atheris``, then ``python tests/fuzz_atheris.py CORPUS --minutes 60``. The folder CORPUS is
+filled with small real and synthetic images where it is empty, and grows by what reaches new code. A crash, a hang over 10 s or
+memory over 2 GiB ends the run and leaves the input as ``crash-…`` in the working folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+with atheris.instrument_imports(include=["pydicom", "ldct_denoise.io"]):
+    import pydicom.data
+    from dicom_files import ct_image
+    from fuzz_dicom import HANG_S, MEMORY_BYTES, WRITE_EVERY, seeds, try_file
+    from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
+    from test_io_derive_enhanced import make_enhanced
+
+    assert pydicom.data
+
+LARGEST_INPUT = 64 << 10
+
+
+def fill(corpus: Path) -> None:
+    """Small files of every kind that reading tells apart."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    if any(corpus.iterdir()):
+        return
+    for number, path in enumerate(seeds()):
+        if path.stat().st_size < LARGEST_INPUT:
+            (corpus / f"seed-{number}").write_bytes(path.read_bytes())
+    for syntax in (ImplicitVRLittleEndian, ExplicitVRBigEndian):
+        image = ct_image()
+        image.file_meta.TransferSyntaxUID = syntax
+        image.save_as(corpus / f"small-{syntax}", enforce_file_format=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = make_enhanced(Path(folder, "in", "x"))
+        (corpus / "enhanced").write_bytes(path.read_bytes())
+
+
+def main() -> None:
+    corpus, minutes = Path(sys.argv[1]), float(sys.argv[sys.argv.index("--minutes") + 1])
+    fill(corpus)
+    count = 0
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir="/dev/shm") as folder:
+        path, scratch = Path(folder, "case.dcm"), Path(folder)
+
+        def target(data: bytes) -> None:
+            nonlocal count
+            count += 1
+            path.write_bytes(data)
+            try_file(path, scratch, write=count % WRITE_EVERY == 0)
+
+        limits = [f"-timeout={HANG_S}", f"-rss_limit_mb={MEMORY_BYTES >> 20}", f"-max_len={LARGEST_INPUT}"]
+        atheris.Setup([sys.argv[0], str(corpus), f"-max_total_time={round(60 * minutes)}", *limits], target)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
