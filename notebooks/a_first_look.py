@@ -24,10 +24,11 @@ from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.report.interactive import review
 
 root = Path(tempfile.mkdtemp()) / "patients"
-make_pool(root, patients=2, slices=4, size=128)
+make_pool(root, patients=2, slices=4, size=256);  # two scans of each: normal and quarter dose
 
 # %% [markdown]
-# Every series, its dose and how the dose was told:
+# Every series, its dose and how the dose was told. `unknown` series (here: the truth and the lesion labels that come
+# with synthetic patients) go into no pool.
 
 # %%
 inventory = find_images(root)
@@ -42,6 +43,7 @@ for item in labelled:
 # %%
 for item in inventory.set_aside:
     print(item.path.name, "-", item.reason)
+print(len(inventory.set_aside), "files set aside")
 
 # %% [markdown]
 # The pairs, for measuring only: training never sees them.
@@ -52,7 +54,8 @@ for pair in pairs:
     print(pair.patient, pair.kernel, len(pair.indices), "slices at the same place")
 
 # %% [markdown]
-# Scroll both doses together; move level and width.
+# Scroll both doses together with the wheel; choose a window, or drag with the shift key; tick *draw a circle* and drag
+# from its middle to read mean and standard deviation in both.
 
 # %%
 review({"low dose": pairs[0].low, "normal dose": pairs[0].normal})

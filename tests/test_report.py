@@ -123,6 +123,13 @@ async function probe() {
   const third = hash(canvas());
   canvas().dispatchEvent(new WheelEvent("wheel", { deltaY: -1, ctrlKey: true, clientX: 100, clientY: 300, cancelable: true })); await wait(120);
   result.zoomed = hash(canvas()) !== third;
+  const draw = document.getElementById("draw-circle"); draw.checked = true;
+  document.getElementById("reset").click(); await wait(120);
+  const box = canvas().getBoundingClientRect(), mm = 10 * box.width / slides[1].columns;  // ten pixels of 1 mm
+  const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, buttons: 1 };
+  canvas().dispatchEvent(new PointerEvent("pointerdown", at));
+  canvas().dispatchEvent(new PointerEvent("pointermove", { ...at, clientX: at.clientX + mm })); await wait(120);
+  result.circle = document.getElementById("circle-text").textContent;
   const pixels = slides[1].hu[Object.keys(slides[1].hu)[0]];
   result.hu = pixels[Math.floor(slides[1].rows / 2) * slides[1].columns + Math.floor(slides[1].columns / 2)];
   const wanted = (h) => h.textContent === "mean" || h.textContent.startsWith("noise after");
@@ -167,6 +174,14 @@ def test_it_works_in_a_browser(name, request, tmp_path):
         "input|candidate|reference|candidate − reference" if name == "report" else "input|output|input − output"
     )
     assert result["panels"] == expected
+    # A circle in the flat middle of the body, which has 46 or, on the slice before last, 49 HU.
+    radius, pixels = re.match(r"Circle, radius ([\d.]+) mm, (\d+) pixels", result["circle"]).groups()
+    assert float(radius) == pytest.approx(10, abs=0.1)
+    assert int(pixels) == pytest.approx(np.pi * 100, rel=0.05)
+    means = re.findall(r"(\w+) ([\d.]+) ± ([\d.]+) HU", result["circle"])
+    first, second = (float(spread) for _, _, spread in means[:2])
+    assert first == pytest.approx(30, rel=0.15)
+    assert second == pytest.approx(10, rel=0.15)
 
 
 def test_a_picture_is_drawn(tmp_path):

@@ -15,7 +15,7 @@ from ldct_denoise.pairing import match_slices
 from ldct_denoise.regions import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Light, Page, Picture, Table, write_page
-from ldct_denoise.report.pictures import crop_box, encode_hu, png_uri, slide
+from ldct_denoise.report.pictures import crop_box, png_uri, spread_slides
 from ldct_denoise.volume import SliceSource
 
 MEASURED_SLICES = 24
@@ -79,7 +79,12 @@ def write_apply_report(
             yield source.read_hu(before), restored.read_hu(after)
 
     report = no_reference_report(read(), spacing)
-    slides = _slides(source, restored, pairs)
+    slides = spread_slides(
+        {"input": source, "output": restored},
+        [{"input": before, "output": after} for before, after in pairs],
+        most=SHOWN_SLICES,
+        budget=PICTURE_BUDGET,
+    )
     page = Page(
         title=title,
         sentences=[_verdict(report)],
@@ -111,22 +116,6 @@ def _runs_of_two(total: int, wanted: int) -> list[int]:
         return list(range(total))
     starts = np.linspace(0, total - 2, wanted // 2).round().astype(int)
     return sorted({int(i) + step for i in starts for step in (0, 1)})
-
-
-def _slides(
-    source: SliceSource, restored: SliceSource, pairs: tuple[tuple[int, int], ...]
-) -> list[dict[str, object]]:
-    first, slides = pairs[0][0], []
-    picks = np.unique(np.linspace(0, len(pairs) - 1, min(SHOWN_SLICES, len(pairs))).round().astype(int))
-    # The first slice tells how many fit, so that those shown still reach from end to end.
-    cost = 2 * len(encode_hu(source.read_hu(first)))
-    fitting = max(1, min(len(picks), PICTURE_BUDGET // cost))
-    for pick in picks[np.linspace(0, len(picks) - 1, fitting).round().astype(int)]:
-        before, after = pairs[pick]
-        z = source.geometry.offsets_mm[before]
-        panels = {"input": source.read_hu(before), "output": restored.read_hu(after)}
-        slides.append(slide(f"z = {z:.1f} mm", panels, {}, source.geometry.pixel_spacing_mm))
-    return slides
 
 
 def _charts(report: NoReferenceReport) -> list[ChartSection]:

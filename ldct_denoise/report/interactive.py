@@ -1,7 +1,7 @@
-"""Looking at series in a notebook: scrolling with a window, and blinded reading. Static where nobody is watching.
+"""Looking at series in a notebook: the report's viewer in a cell, and blinded reading.
 
-Widgets wait for a browser; where ``LDCT_DENOISE_HEADLESS`` is set, or there is no notebook, a figure of the middle
-slice stands in.
+The buttons of a blinded reading wait for a browser; where ``LDCT_DENOISE_HEADLESS`` is set, or there is no notebook,
+a figure of the first pair stands in.
 """
 
 from __future__ import annotations
@@ -10,16 +10,21 @@ import csv
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.errors import ConfigError
+from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.output import write_whole
-from ldct_denoise.regions import Sphere
+from ldct_denoise.pairing import match_slices
+from ldct_denoise.regions import Region, Sphere
+from ldct_denoise.report.page import PICTURE_BUDGET, Page, render
+from ldct_denoise.report.pictures import spread_slides
 from ldct_denoise.volume import Geometry, SliceSource
 
 Image = NDArray[np.floating]
@@ -47,38 +52,57 @@ def slice_figure(images: Mapping[str, Image], window: Window, outline: NDArray[n
     return figure
 
 
-def review(sources: Mapping[str, SliceSource], window: str = "abdomen", roi: Sphere | None = None) -> Any:
-    """Scroll series of the same places together, with level and width; read a ball's numbers.
+@dataclass(frozen=True)
+class Viewer:
+    """A page inside a notebook; ``html`` is whole and needs neither network nor server."""
+
+    html: str
+    height_px: int = 720
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:{self.height_px}px;border:0" '
+            'sandbox="allow-scripts" loading="lazy"></iframe>'
+        )
+
+
+def review(
+    sources: Mapping[str, SliceSource], regions: Sequence[Region] = (), *, most: int = 24, title: str = "Review"
+) -> Viewer:
+    """Scroll series of the same places together: window, linked zoom, difference, and a circle to draw and read.
 
     Parameters
     ----------
     sources : mapping from title to SliceSource
-        Same number of slices.
-    window : str
-        Preset or ``LEVEL,WIDTH``.
-    roi : Sphere, optional
-        Drawn, and its mean and standard deviation stand in the titles.
+        Paired by position; the last is what the others should be like.
+    regions : sequence of Region
+        Outlined.
+    most : int
+        Slices shown, spread along the series; fewer where they would make the notebook larger than 10 MB.
+    title : str
+
+    Returns
+    -------
+    Viewer
+        The last line of a notebook's cell shows it.
+
+    Raises
+    ------
+    InputError
+        If the series have no place in common.
     """
-    start = Window.parse(window)
-    first = next(iter(sources.values()))
-
-    def show(index: int, level: float, width: float) -> Any:
-        images = {title: source.read_hu(index) for title, source in sources.items()}
-        mask = roi.mask(first.geometry, index, images[next(iter(images))]) if roi else None
-        if mask is not None and mask.any():
-            images = {f"{t}\n{hu[mask].mean():.1f} ± {hu[mask].std():.1f} HU": hu for t, hu in images.items()}
-        return slice_figure(images, Window("free", level, width), mask)
-
-    if not is_live():
-        return show(len(first) // 2, start.level_hu, start.width_hu)
-    import ipywidgets  # type: ignore[import-untyped]
-
-    return ipywidgets.interactive(
-        show,
-        index=(0, len(first) - 1),
-        level=ipywidgets.FloatSlider(start.level_hu, min=-1000, max=1000, step=10),
-        width=ipywidgets.FloatSlider(start.width_hu, min=1, max=3000, step=10),
-    )
+    *others, last = sources
+    matches = {name: dict(match_slices(sources[last].geometry, sources[name].geometry)) for name in others}
+    places = [
+        {**{name: matches[name][index] for name in others}, last: index}
+        for index in range(len(sources[last]))
+        if all(index in matches[name] for name in others)
+    ]
+    if not places:
+        raise InputError("the series show no place in common; give series of the same scan")
+    slides = spread_slides(sources, places, most=most, budget=PICTURE_BUDGET, regions=regions)
+    note = f"{len(slides)} of {len(places)} slices."
+    return Viewer(render(Page(title, (), slides=slides, picture_note=note, definitions=())))
 
 
 def roi_numbers(sources: Mapping[str, SliceSource], roi: Sphere) -> dict[str, dict[str, float]]:

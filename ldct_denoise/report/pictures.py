@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from ldct_denoise.intensity import Window
 from ldct_denoise.output import write_whole
+from ldct_denoise.regions import Region, region_masks
+from ldct_denoise.volume import SliceSource
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -72,6 +74,44 @@ def slide(
         "panels": {name: encode_hu(image[box]) for name, image in panels.items()},
         "masks": {name: encode_mask(mask[box]) for name, mask in masks.items()},
     }
+
+
+def spread_slides(
+    sources: Mapping[str, SliceSource],
+    places: Sequence[Mapping[str, int]],
+    *,
+    most: int,
+    budget: int,
+    regions: Sequence[Region] = (),
+) -> list[dict[str, object]]:
+    """Places for the viewer, spread from end to end, as many as fit.
+
+    Parameters
+    ----------
+    sources : mapping from title to SliceSource
+        The panels in order; the last tells where the slices lie and where regions are.
+    places : sequence of mapping from title to int
+        The slice of every source at each place.
+    most : int
+    budget : int
+        Bytes for all pictures; the first slice tells what one costs.
+    regions : sequence of Region
+        Outlined.
+    """
+    last = list(sources)[-1]
+    geometry = sources[last].geometry
+    picks = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
+    cost = len(sources) * len(encode_hu(next(iter(sources.values())).read_hu(next(iter(places[0].values())))))
+    fitting = max(1, min(len(picks), budget // cost))
+    slides = []
+    for pick in picks[np.linspace(0, len(picks) - 1, fitting).round().astype(int)]:
+        at = places[pick]
+        panels = {title: source.read_hu(at[title]) for title, source in sources.items()}
+        found = region_masks(regions, geometry, at[last], panels[last])
+        masks = {name: mask for name, mask in found.items() if mask is not None}
+        label = f"z = {geometry.offsets_mm[at[last]]:.1f} mm"
+        slides.append(slide(label, panels, masks, geometry.pixel_spacing_mm))
+    return slides
 
 
 def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> str:

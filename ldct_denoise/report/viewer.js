@@ -2,7 +2,7 @@
 // Slices in real HU: decode, window, draw side by side with one zoom; and tables that sort. No library, no network.
 
 const slides = JSON.parse(document.getElementById("slides").textContent);
-const view = { slide: 0, level: 40, width: 400, zoom: 1, x: 0, y: 0 };  // x, y: shift of the image in its own pixels
+const view = { slide: 0, level: 40, width: 400, zoom: 1, x: 0, y: 0, circle: null };  // x, y: shift in image pixels
 const find = (id) => document.getElementById(id);
 
 async function inflate(text) {
@@ -70,6 +70,31 @@ function paint(canvas, slide, panel) {
   target.imageSmoothingEnabled = view.zoom < 3;
   target.setTransform(view.zoom, 0, 0, view.zoom * aspect, -view.x * view.zoom, -view.y * view.zoom * aspect);
   target.drawImage(small, 0, 0);
+  if (view.circle) {
+    target.beginPath();
+    target.ellipse(view.circle.x, view.circle.y, view.circle.mm / slide.spacing_mm[1], view.circle.mm / slide.spacing_mm[0], 0, 0, 7);
+    target.strokeStyle = "#00e5ff"; target.lineWidth = 1.5 / view.zoom;
+    target.stroke();
+  }
+}
+
+function insideCircle(slide) {  // indices of the pixels whose centre lies in the drawn circle
+  const { x, y, mm } = view.circle, found = [];
+  for (let row = 0; row < slide.rows; row++) for (let column = 0; column < slide.columns; column++) {
+    if (Math.hypot((column + 0.5 - x) * slide.spacing_mm[1], (row + 0.5 - y) * slide.spacing_mm[0]) <= mm) found.push(row * slide.columns + column);
+  }
+  return found;
+}
+
+function readCircle(slide) {
+  if (!view.circle) { find("circle-text").textContent = ""; return; }
+  const inside = insideCircle(slide);
+  const texts = Object.entries(slide.hu).map(([name, hu]) => {
+    const mean = inside.reduce((sum, i) => sum + hu[i], 0) / inside.length;
+    const variance = inside.reduce((sum, i) => sum + (hu[i] - mean) ** 2, 0) / inside.length;
+    return `${name} ${mean.toFixed(1)} ± ${Math.sqrt(variance).toFixed(1)} HU`;
+  });
+  find("circle-text").textContent = inside.length ? `Circle, radius ${view.circle.mm.toFixed(1)} mm, ${inside.length} pixels: ${texts.join(" | ")}` : "";
 }
 
 const HUES = [[255, 196, 0], [0, 200, 255], [255, 110, 110], [120, 230, 120], [220, 140, 255]];
@@ -97,6 +122,7 @@ async function draw() {
     holder.children[number].firstChild.textContent = panel.name;
     paint(holder.children[number].lastChild, slide, panel);
   });
+  readCircle(slide);
   find("slice-label").textContent = slide.label;
   find("level").value = Math.round(view.level); find("width").value = Math.round(view.width);
   document.body.dataset.drawn = String(view.slide);
@@ -123,6 +149,12 @@ function listen(canvas) {
     if (zoom === 1) view.x = view.y = 0;
     draw();
   }, { passive: false });
+  canvas.addEventListener("pointerdown", (event) => {
+    if (!find("draw-circle").checked) return;
+    const [x, y] = pixel(canvas, event);
+    view.circle = { x, y, mm: 0 };
+    draw();
+  });
   canvas.addEventListener("pointermove", (event) => {
     const slide = slides[view.slide], [x, y] = pixel(canvas, event).map(Math.floor);
     if (slide.ready && x >= 0 && y >= 0 && x < slide.columns && y < slide.rows) {
@@ -130,7 +162,10 @@ function listen(canvas) {
       find("cursor").textContent = `row ${y + slide.origin[0]}, column ${x + slide.origin[1]}: ${values.join(" | ")} HU`;
     }
     if (!(event.buttons & 1)) return;
-    if (event.shiftKey) {
+    if (find("draw-circle").checked) {
+      const [column, row] = pixel(canvas, event), { x, y } = view.circle;
+      view.circle.mm = Math.hypot((column - x) * slide.spacing_mm[1], (row - y) * slide.spacing_mm[0]);
+    } else if (event.shiftKey) {
       view.level -= event.movementY * view.width / 400; view.width = Math.max(1, view.width + event.movementX * view.width / 400);
       find("preset").value = "";
     } else {
