@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldct_denoise.contours import ContourRegion
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.volume import Geometry, SliceSource, Volume
 
@@ -236,7 +237,8 @@ def parse_regions(text: str) -> tuple[Region, ...]:
     """Regions from one command-line word.
 
     ``image``, ``body``, a tissue's name, ``x,y,z,radius`` (LPS mm), or the path of a label volume, which gives a
-    region for every label in it, called ``<file>-<label>``.
+    region for every label in it, called ``<file>-<label>``; of a DICOM SEG or RTSTRUCT, for every segment or
+    structure.
 
     Raises
     ------
@@ -284,7 +286,7 @@ def distinct(regions: Sequence[Region]) -> list[Region]:
     """
     kept: dict[str, Region] = {}
     for region in regions:
-        if isinstance(region, LabelRegion) and region.name in kept:
+        if isinstance(region, LabelRegion | ContourRegion) and region.name in kept:
             number = next(n for n in count(2) if f"{region.name}-{n}" not in kept)
             region = region.renamed(f"{region.name}-{number}")
         kept.setdefault(region.name, region)
@@ -292,7 +294,8 @@ def distinct(regions: Sequence[Region]) -> list[Region]:
 
 
 def label_regions(path: Path) -> tuple[Region, ...]:
-    """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA) or segment of a DICOM SEG.
+    """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA) or segment of a DICOM SEG, and
+    for every structure of an RTSTRUCT.
 
     Raises
     ------
@@ -301,10 +304,13 @@ def label_regions(path: Path) -> tuple[Region, ...]:
     """
     from ldct_denoise.io.files import open_file
     from ldct_denoise.io.segmentation import is_segmentation, read_segmentation
+    from ldct_denoise.io.structures import is_structure_set, read_structures
 
     if path.is_file() and is_segmentation(path):
         labels, names = read_segmentation(path)
         return tuple(LabelRegion(name, labels, value) for value, name in names.items())
+    if path.is_file() and is_structure_set(path):
+        return tuple(ContourRegion(one.name, one.contours) for one in read_structures(path))
     return regions_of_labels(open_file(path), path.name.split(".")[0])
 
 

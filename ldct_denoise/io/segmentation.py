@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from pydicom.uid import SegmentationStorage
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.io.read import one_line, read_head
 from ldct_denoise.volume import Geometry, Volume
 
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM Segmentation."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
-    except (InvalidDicomError, OSError):
+        return bool(read_head(path, ["SOPClassUID"]).dataset.SOPClassUID == SegmentationStorage)
+    except InputError:
         return False
-    return str(header.get("Modality", "")) == "SEG"
 
 
 def read_segmentation(path: Path) -> tuple[Volume, dict[int, str]]:
@@ -41,11 +39,14 @@ def read_segmentation(path: Path) -> tuple[Volume, dict[int, str]]:
         import highdicom
     except ImportError:
         raise InputError(f"{path}: DICOM SEG needs highdicom; pip install 'ldct-denoise[seg]'") from None
-    segmentation = highdicom.seg.segread(path)
+    try:
+        segmentation = highdicom.seg.segread(path)
+    except Exception as error:  # a broken value can fail anywhere inside highdicom
+        raise InputError(f"{path}: broken DICOM SEG ({one_line(error)})") from None
     try:
         found = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True, rescale_fractional=False)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: its segments do not lie on a regular grid ({error})") from None
+    except Exception as error:
+        raise InputError(f"{path}: its segments do not lie on a regular grid ({one_line(error)})") from None
     names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in segmentation.SegmentSequence}
     geometry = Geometry.from_affine(np.asarray(found.affine), found.array.shape)
     return Volume(found.array.astype(np.float32), geometry, name=path.stem), names

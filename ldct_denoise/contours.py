@@ -1,0 +1,73 @@
+"""Regions drawn as contours (RT Structure Sets) on the slices of a series."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.errors import InputError
+from ldct_denoise.volume import Geometry
+
+#: A contour whose points lie further apart across the slices was not drawn on such slices (mm).
+FLAT_MM = 0.5
+
+
+class ContourRegion:
+    """Closed polygons in the patient, filled on the slices that they were drawn for.
+
+    A slice takes the contours of the plane nearest to it, if that is no further away than half the distance
+    between contour planes (half the slice spacing, where there is one plane only). Contours of one plane count by even and
+    odd: one inside another is a hole, as planning systems write it.
+
+    Parameters
+    ----------
+    name : str
+    contours : sequence of ndarray, each of shape (points, 3)
+        LPS mm.
+    """
+
+    def __init__(self, name: str, contours: Sequence[NDArray[np.floating]]) -> None:
+        self.name = name
+        self._contours = tuple(np.asarray(contour, dtype=np.float64) for contour in contours)
+
+    def renamed(self, name: str) -> ContourRegion:
+        """The same region under another name."""
+        return ContourRegion(name, self._contours)
+
+    def mask(self, geometry: Geometry, index: int, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Pixels whose centre lies in the region.
+
+        Raises
+        ------
+        InputError
+            If the contours do not lie in planes parallel to the slices.
+        """
+        from skimage.draw import polygon2mask
+
+        mask = np.zeros((geometry.rows, geometry.columns), dtype=bool)
+        for contour in self._of_slice(geometry, index):
+            offsets = contour - geometry.positions_mm[index]
+            rows = offsets @ np.asarray(geometry.column_direction) / geometry.pixel_spacing_mm[0]
+            columns = offsets @ np.asarray(geometry.row_direction) / geometry.pixel_spacing_mm[1]
+            mask ^= polygon2mask(mask.shape, np.stack([rows, columns], axis=1))
+        return mask
+
+    def _of_slice(self, geometry: Geometry, index: int) -> list[NDArray[np.float64]]:
+        normal = geometry.normal
+        across = [contour @ normal for contour in self._contours]
+        if any(np.ptp(offsets) > FLAT_MM for offsets in across):
+            raise InputError(
+                f"region {self.name!r}: its contours are not parallel to the slices; give those of this series"
+            )
+        places = np.array([offsets.mean() for offsets in across])
+        planes = np.unique(np.round(places, 2))
+        spacing = float(np.median(np.diff(planes))) if len(planes) > 1 else geometry.slice_spacing_mm
+        distances = np.abs(places - geometry.offsets_mm[index])
+        nearest = distances.min()
+        if nearest > spacing / 2 + 1e-2:
+            return []
+        # A slice half way between two planes takes the lower.
+        place = places[distances <= nearest + 1e-2].min()
+        return [contour for contour, at in zip(self._contours, places, strict=True) if abs(at - place) <= 1e-2]
