@@ -62,7 +62,7 @@ class Viewer:
     def _repr_html_(self) -> str:
         return (
             f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:{self.height_px}px;border:0" '
-            'sandbox="allow-scripts" loading="lazy"></iframe>'
+            'sandbox="allow-scripts"></iframe>'
         )
 
 
