@@ -17,10 +17,15 @@ from . import options
 @click.option("--json", "as_json", is_flag=True, help="For machines: one object (docs/inspect.md).")
 @click.option("--files", is_flag=True, help="Name every file that was set aside.")
 def command(path: Path, as_json: bool, files: bool) -> None:
-    """Show every CT series at or below PATH: patient, dose and how it was told, kernel, size, gaps, pairs."""
+    """Show every CT series at or below PATH: patient, dose and how it was told, kernel, size, gaps, pairs.
+
+    PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md says what is read, and why
+    files are set aside.
+    """
     from ldct_denoise.inspection import inspect
 
-    found = inspect(path)
+    with options.progress_bar("looking") as bar:
+        found = inspect(path, lambda done, total: bar(done, total, ""))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

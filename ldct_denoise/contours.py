@@ -18,8 +18,8 @@ class ContourRegion:
     """Closed polygons in the patient, filled on the slices that they were drawn for.
 
     A slice takes the contours of the plane nearest to it, if that is no further away than half the distance
-    between contour planes (half the slice spacing, where there is one plane only). Contours of one plane count by even and
-    odd: one inside another is a hole, as planning systems write it.
+    between contour planes (half the slice spacing, where there is one plane only). Contours of one plane
+    count by even and odd: one inside another is a hole, as planning systems write it.
 
     Parameters
     ----------

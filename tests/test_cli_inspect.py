@@ -1,0 +1,133 @@
+"""``ldct-denoise inspect`` from the outside; its JSON is what docs/inspect.md says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from dicom_files import write_ct
+from test_io_derive_enhanced import make_enhanced
+
+from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.find import find_images
+from ldct_denoise.volume import Volume
+
+main = importlib.import_module("ldct_denoise.cli.main").main
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "inspect.md"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Both doses of a patient, a multi-frame file, a volume, and things that are set aside."""
+    root = tmp_path / "tree"
+    for dose in ("quarter_3mm", "full_3mm"):
+        for number in range(3):
+            write_ct(root / "L096" / dose / f"{number}.IMA", number, SeriesInstanceUID=f"1.2.{len(dose)}")
+    write_ct(root / "other" / "scout", 7, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_ct(root / "other" / "bad\nname", 8, Rows=60000)
+    (root / "other" / "notes.txt").write_text("nothing\n" * 50)
+    make_enhanced(root / "enhanced" / "x.dcm")
+    series = find_images(root / "L096" / "full_3mm").series[0]
+    write_volume(root / "v.nii.gz", Volume.of(series), series.geometry)
+    return root
+
+
+def test_json_has_the_fields_of_the_document(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "inspect", tree, "--json")
+    found = json.loads(out)
+    assert (code, err.strip()) == (0, "")
+    (example,) = re.findall(r"```json\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    documented = json.loads(example)
+    assert list(found) == list(documented)
+    for one in found["series"]:
+        assert list(one) == list(documented["series"][0])
+    assert list(found["set_aside"][0]) == list(documented["set_aside"][0])
+    assert list(found["pairs"][0]) == ["patient", "kernel", "slices", "low", "normal"]
+
+
+def test_what_is_told_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(run(capsys, "inspect", tree, "--json")[1])
+    doses = {(one["patient"], one["dose"], one["slices"]) for one in found["series"] if one["patient"] == "L096"}
+    assert doses == {("L096", "low", 3), ("L096", "normal", 3)}
+    (enhanced,) = (one for one in found["series"] if one["frames_of_one_file"])
+    assert enhanced["first_position_mm"] == [0, 0, 0]
+    assert enhanced["last_position_mm"] == [0, 0, 9]
+    assert [(pair["slices"], pair["patient"]) for pair in found["pairs"]] == [(3, "L096")]
+    low = next(one for one in found["series"] if one["dose"] == "low")
+    assert low["dose_told_by"] == "folder 'quarter_3mm'"
+    assert low["spacing_mm"] == [3, 0.7, 0.8]
+    assert low["orientation"] == [1, 0, 0, 0, 1, 0]
+
+
+def test_reasons_are_those_of_the_document(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(run(capsys, "inspect", tree, "--json")[1])
+    reasons = {Path(item["file"]).name: item["reason"] for item in found["set_aside"]}
+    assert reasons == {
+        "scout": "a localizer",
+        "bad\nname": "impossible size of 60000×8 pixels",
+        "notes.txt": "not DICOM",
+    }
+    text = DOCUMENT.read_text()
+    for beginning in ("`a localizer`", "`impossible size", "`not DICOM`"):
+        assert beginning in text
+
+
+def test_the_table_and_every_file_by_name(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "inspect", tree, "--files")
+    assert code == 0
+    assert "quarter_3mm" in out
+    assert "1 low/normal pairs of series, 3 slice pairs" in out
+    assert "3 files set aside" in out
+    assert any("bad name: impossible size" in line for line in out.splitlines())
+
+
+def test_a_zip_of_the_study_tells_the_same(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "tree"), "zip", tree))
+    there = json.loads(run(capsys, "inspect", tree, "--json")[1])
+    here = json.loads(run(capsys, "inspect", archive, "--json")[1])
+    for one in (*here["series"], *there["series"]):
+        one["folder"] = str(Path(one["folder"])).replace(str(archive), str(tree))
+        if one["folder"].endswith(".nii.gz"):
+            del one["uid"]
+    assert sorted(map(str, here["series"])) == sorted(map(str, there["series"]))
+    assert len(here["set_aside"]) == len(there["set_aside"])
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty", "bad.zip"])
+def test_what_cannot_be_looked_at_gets_one_line(
+    tmp_path: Path, make: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / make
+    if make == "empty":
+        path.mkdir()
+    elif make == "bad.zip":
+        path.write_bytes(b"PK\x03\x04" + b"x" * 100)
+    code, out, err = run(capsys, "inspect", path)
+    assert code == 2
+    assert out == ""
+    assert str(path) in err
+
+
+def test_everything_in_the_shared_data_passes(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("dicom_cases", "ct"):
+        code, out, _ = run(capsys, "inspect", shared_data / name, "--json")
+        found = json.loads(out)
+        assert code == 0
+        files = sum(path.is_file() for path in (shared_data / name).rglob("*"))
+        slices = sum(one["slices"] for one in found["series"] if not one["folder"].endswith(".nii.gz"))
+        volumes = sum(one["folder"].endswith(".nii.gz") for one in found["series"])
+        assert slices + volumes + len(found["set_aside"]) == files
