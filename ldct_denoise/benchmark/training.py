@@ -24,6 +24,8 @@ from ldct_denoise.training import _Trainer
 Say = Callable[[str], None]
 #: Goals: steps a second against the published schedule, without and with bf16 where the device gains from it.
 FASTER, FASTER_BF16 = 2.0, 6.0
+#: … and peak memory, which a process tells to a few percent.
+NO_HIGHER = 1.05
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _schedule_figures(
             "our peak memory against the published schedule's",
             shared.memory_gib / published.memory_gib,
             "",
-            1.0,
+            NO_HIGHER,
             "at most",
             f"{shared.memory_gib:.2f} and {published.memory_gib:.2f} GiB above the networks",
         ),

@@ -1,0 +1,218 @@
+"""The benchmarks: networks of the published sizes, figures that mean what they say, a pipeline that overlaps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ldct_denoise import methods
+from ldct_denoise.benchmark import apply as bench_apply
+from ldct_denoise.benchmark import measuring, subject, training
+from ldct_denoise.benchmark.engines import engine_figures
+from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, fastest
+from ldct_denoise.benchmark.memory import peak_memory
+from ldct_denoise.benchmark.peers import PEERS, parameter_count
+from ldct_denoise.benchmark.training import loading_figures
+from ldct_denoise.checkpoint import TrainedModel, load_model, save_model
+from ldct_denoise.errors import InputError, ModelError
+from ldct_denoise.intensity import Scale
+from ldct_denoise.methods import base
+from ldct_denoise.methods.base import Method, Needs
+
+CPU = torch.device("cpu")
+
+
+def test_the_peers_have_their_published_sizes() -> None:
+    sizes = {name: parameter_count(build()) for name, build in PEERS.items()}
+    assert sizes["RED-CNN, 96 channels"] == 1_848_865
+    assert sizes["paper's E_X + G_Y, width 64"] == pytest.approx(11.1e6, rel=0.01)
+    assert sizes["CNN-10"] == 24_513
+    for build in PEERS.values():
+        with torch.inference_mode():
+            assert build().eval()(torch.rand(1, 1, 64, 64)).shape == (1, 1, 64, 64)
+
+
+def test_a_goal_is_met_or_not() -> None:
+    assert Figure("a", 5.0, "times", 5.0).met
+    assert not Figure("a", 4.9, "times", 5.0).met
+    assert Figure("a", 1.4, "GiB", 1.5, "at most").met
+    assert not Figure("a", float("inf"), "HU", 0.5, "at most").met
+    assert Figure("a", 1.0, "").met is None
+    told = Benchmark("x", [Figure("a", 5.0, "times", 5.0)], describe_machine(CPU)).as_json()
+    assert told["figures"][0]["met"] is True
+    assert told["machine"]["cores"] >= 1
+    json.dumps(told)
+
+
+def test_runs_take_turns_and_the_fastest_counts() -> None:
+    order, pauses = [], {"a": iter([0.0, 0.05, 0.02]), "b": iter([0.0, 0.03, 0.09])}
+
+    def run(name: str) -> Callable[[], None]:
+        def once() -> None:
+            order.append(name)
+            time.sleep(next(pauses[name]))
+
+        return once
+
+    seconds = fastest({"a": run("a"), "b": run("b")}, 2, CPU)
+    assert order == ["a", "b"] * 3
+    assert 0.02 <= seconds["a"] < 0.05  # not the unmeasured first
+    assert 0.03 <= seconds["b"] < 0.09
+
+
+def hold(mebibytes: int) -> Callable[[], int]:
+    """Work that needs so much memory, and before it a lot more."""
+    np.ones(400 * 2**17).sum()
+    return lambda: int(np.ones(mebibytes * 2**17).sum())
+
+
+def fail() -> Callable[[], int]:
+    raise InputError("nothing here")
+
+
+def test_peak_memory_is_that_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    import test_benchmark as here  # by a name that the measured process can import
+
+    result, rise = peak_memory(here.hold, 256)
+    assert result == 256 * 2**17
+    assert rise == pytest.approx(0.25, abs=0.05)
+    with pytest.raises(InputError, match="nothing here"):
+        peak_memory(here.fail)
+
+
+class Waiting(Method[base.Settings]):
+    """A network that takes a while and no processor."""
+
+    Settings = base.Settings
+    needs, title, reference = Needs.NOTHING, "waiting", "none"
+
+    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+        time.sleep(0.12)
+        return image + 0.001
+
+
+def test_reading_and_writing_go_on_beside_the_network(tmp_path: Path) -> None:
+    model = TrainedModel("w", Waiting(base.Settings(), Scale()), "w", Scale(), {}, "0" * 64)
+    series = subject.write_patient(tmp_path, subject.patient(12))
+    figure = bench_apply.pipeline_figure(model, series, 1, CPU)
+    assert figure.met, figure
+    assert figure.value < 1.05
+
+
+@pytest.fixture
+def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "MATRIX", 128)
+    monkeypatch.setattr(bench_apply, "LONG", 30)
+
+
+@pytest.mark.slow
+def test_apply_measures_all_that_is_promised(small_slices: None, tmp_path: Path) -> None:
+    method = methods.build("dncnn", {"channels": 8, "layers": 3}, Scale())
+    save_model(tmp_path / "small.safetensors", "dncnn", method, {})
+    steps: list[str] = []
+    measured = bench_apply.benchmark_apply(
+        str(tmp_path / "small.safetensors"), slices=3, rounds=1, device="cpu", say=steps.append
+    )
+    figures = {figure.name: figure for figure in measured.figures}
+    assert steps == ["networks", "bf16", "DICOM to DICOM", "memory"]
+    assert figures["small against RED-CNN, 96 channels"].value > 5  # a thousandth of its parameters
+    speeds = {name: figure.value for name, figure in figures.items() if name.startswith("speed of")}
+    assert len(speeds) == 4
+    assert figures["small against CNN-10"].value == pytest.approx(
+        speeds["speed of small"] / speeds["speed of CNN-10"], rel=1e-6
+    )
+    assert 0 < figures["share of the fp32 matrix rate"].value < 1
+    assert 0 < figures["bf16: mean absolute difference from fp32"].value < 0.5
+    memory = figures["peak memory above the model, 30 slices"]
+    assert memory.met
+    assert 0 < memory.value < 0.5
+    with pytest.raises(ModelError, match="no network"):
+        bench_apply.benchmark_apply("bm3d")
+
+
+@pytest.mark.slow
+def test_engines_say_what_they_cost_to_begin() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    method = methods.build("dncnn", {"channels": 8, "layers": 3}, Scale()).eval()
+    model = TrainedModel("small", method, "dncnn", Scale(), {}, "0" * 64)
+    figures = engine_figures(model, torch.rand(1, 1, 64, 64), 1, CPU)
+    told = {figure.name.split(":")[0]: figure for figure in figures}
+    assert {"channels-last", "torch.compile", "ONNX Runtime"} == told.keys()
+    assert told["ONNX Runtime"].value > 0
+    assert "s to begin" in told["ONNX Runtime"].note
+
+
+def test_patches_come_from_dicom_the_cache_and_memory() -> None:
+    figures = loading_figures(slices=4, patches=32)
+    assert [figure.name for figure in figures] == [
+        "patches from DICOM",
+        "patches from the cache",
+        "patches from memory",
+    ]
+    assert all(figure.value > 1 for figure in figures)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ldct_denoise.cli", "benchmark", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_command_line_prints_a_table_and_writes_json(tmp_path: Path) -> None:
+    done = run("simulate", "--slices", 2, "--json", tmp_path / "figures.json")
+    assert done.returncode == 0, done.stderr
+    assert "simulation of a 512×512 slice" in done.stdout
+    told = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert (told["what"], told["figures"][0]["goal"]) == ("simulate", 2.0)
+    assert told["figures"][0]["value"] > 0
+    assert told["machine"]["cpu"]
+
+
+def test_measuring_is_stated_for_300_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "peak_memory", lambda prepare, slices: (prepare(slices)(), 0.1))
+    monkeypatch.setattr(subject, "MATRIX", 128)
+    start = time.perf_counter()
+    figure = measuring.benchmark_measuring(slices=2).figures[0]
+    assert figure.name == "a pair of 300 slices in 4 windows and 5 regions"
+    assert 0 < figure.value <= 150 * (time.perf_counter() - start)
+
+
+@pytest.mark.slow
+def test_training_sets_the_schedules_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "peak_memory", lambda prepare, *arguments: (prepare(*arguments)(), 0.2))
+    monkeypatch.setattr(training, "loading_figures", list)
+    figures = {figure.name: figure for figure in training.benchmark_training(width=4, batch=1, steps=1).figures}
+    speeds = [figures[f"{name} schedule, fp32"].value for name in ("shared", "published")]
+    assert figures["our schedule against the published one"].value == pytest.approx(speeds[0] / speeds[1])
+    assert figures["our peak memory against the published schedule's"].met
+    # Counted, not timed: the generators run again, and the encoders three times.
+    assert figures["operations of the published schedule against ours"].value > 1.1
+
+
+def test_benchmark_lists_what_it_measures() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("apply", "training", "simulate", "measuring"))
+
+
+def test_the_shipped_model_is_measured_by_default() -> None:
+    """Its operations a slice are what its speed rests on: a seventh of RED-CNN's at the most."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def work(network: Callable[[Tensor], Tensor]) -> int:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(torch.rand(1, 1, 64, 64))
+        return counter.get_total_flops()
+
+    assert 7 * work(load_model("lir-ct").method.restore) < work(PEERS["RED-CNN, 96 channels"]())
