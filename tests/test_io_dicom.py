@@ -8,6 +8,7 @@ import shutil
 import tracemalloc
 import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,9 +22,10 @@ from pydicom.uid import (
     MRImageStorage,
     XRayRadiationDoseSRStorage,
 )
+from test_apply import model
 from test_io_derive_enhanced import FRAMES, frame_groups, make_enhanced
 
-from ldct_denoise.apply import ApplySettings, apply_series
+from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.derive import Derivation, DerivedWriter
 from ldct_denoise.io.dicom import Inventory, Series, scan
@@ -219,18 +221,30 @@ def test_frames_have_their_own_place_and_rescale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compress", [None, "jpegls", "j2k", "rle"])
-def test_enhanced_in_enhanced_out_through_apply(tmp_path: Path, compress: str | None) -> None:
+@pytest.mark.parametrize("strength", [0, 1])
+def test_enhanced_in_enhanced_out_through_apply(
+    tmp_path: Path, compress: Literal["jpegls", "j2k", "rle"] | None, strength: float
+) -> None:
     make_enhanced(tmp_path / "in" / "enhanced")
     (series,) = series_of(tmp_path / "in")
-    with DerivedWriter(series, tmp_path / "out", Derivation("identity"), compress=compress) as writer:
-        for index in range(len(series)):
-            writer.write(index, series.read_hu(index))
+    apply_series(series, model(), tmp_path / "out", ApplySettings(strength), WriteSettings(compress=compress))
     (path,) = (tmp_path / "out").iterdir()
     assert dcmread(path).SOPClassUID == EnhancedCTImageStorage
     (back,) = scan(tmp_path / "out", include_derived=True).series
     for index in range(len(series)):
         np.testing.assert_array_equal(back.read_stored(index), series.read_stored(index))
     assert reasons(scan(tmp_path / "out")) == ["already denoised by ldct-denoise"]
+
+
+def test_enhanced_in_classic_out_through_apply(tmp_path: Path) -> None:
+    make_enhanced(tmp_path / "in" / "enhanced")
+    (series,) = series_of(tmp_path / "in")
+    apply_series(series, model(), tmp_path / "out", ApplySettings(0), WriteSettings(classic=True))
+    (back,) = scan(tmp_path / "out", include_derived=True).series
+    assert [ref.frame for ref in back.slices] == [None] * FRAMES
+    np.testing.assert_array_equal(back.geometry.positions_mm, series.geometry.positions_mm)
+    for index in range(len(series)):
+        np.testing.assert_array_equal(back.read_hu(index), series.read_hu(index))
 
 
 def test_phases_and_localizer_frames_of_one_file(tmp_path: Path) -> None:
@@ -487,8 +501,6 @@ def test_the_real_encodings_are_all_found(shared_data: Path) -> None:
 
 def test_every_real_ct_image_comes_back_bit_for_bit(shared_data: Path, tmp_path: Path) -> None:
     """Every file that is a CT image by itself (in a folder some are duplicates of others)."""
-    from test_apply import model
-
     tried = 0
     files = [path for name in ("dicom_cases", "ct") for path in sorted((shared_data / name).rglob("*"))]
     # One slice in five of the long series: their neighbours are stored alike.
@@ -519,3 +531,13 @@ def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
     os.unlink(path)
     with pytest.raises(InputError, match=str(path)):
         series.header(0)
+
+
+def test_a_zip_and_a_disc_through_apply(tmp_path: Path) -> None:
+    for number in range(3):
+        write_ct(tmp_path / "in" / str(number), number)
+    archive = Path(shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in"))
+    apply(archive, model(), tmp_path / "out", ApplySettings(0))
+    (back,) = scan(tmp_path / "out", include_derived=True).series
+    for number in range(3):
+        np.testing.assert_array_equal(back.read_stored(number), cells(number))

@@ -25,7 +25,7 @@ import ldct_denoise
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.compress import compress_pixels, transfer_syntax
 from ldct_denoise.io.deidentify import public_uid, remove_identity
-from ldct_denoise.io.derive_enhanced import FrameStack, classic_header, describe_frames, is_enhanced
+from ldct_denoise.io.derive_enhanced import FrameStack, classic_header, describe_frames, is_enhanced, one_frame
 from ldct_denoise.io.describe import (
     Derivation,
     describe,
@@ -216,7 +216,8 @@ class DerivedWriter:
     def _write_image(self, index: int, header: Dataset, cells: NDArray[np.integer]) -> None:
         """One classic CT image."""
         source = self._series.slices[index]
-        image = explicit_little_endian(header, keep_private=self._keep_private)
+        own = header if source.frame is None else one_frame(header, source.frame)
+        image = explicit_little_endian(own, keep_private=self._keep_private)
         if source.frame is not None:
             image = classic_header(image, source.frame)
         uid = public_uid(source.sop_uid) if self._deidentify else source.sop_uid

@@ -82,6 +82,7 @@ MULTIFRAME_ONLY = (
     "ReferencedSeriesSequence",
     "ConversionSourceAttributesSequence",
 )
+PER_FRAME = 0x52009230
 CONCATENATION = (
     "ConcatenationUID",
     "InConcatenationNumber",
@@ -217,18 +218,29 @@ def _refer_to(image: Dataset, source: Dataset) -> None:
     image.ReferencedSeriesSequence = Sequence([*others, series])
 
 
+def one_frame(image: Dataset, frame: int) -> Dataset:
+    """A multi-frame image as if it told of one of its frames alone, which is quick to copy; values are shared."""
+    lean = Dataset()
+    for tag in image.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
+        if tag != PER_FRAME:
+            lean[tag] = image.get_item(tag)
+    lean.PerFrameFunctionalGroupsSequence = Sequence([image.PerFrameFunctionalGroupsSequence[frame]])
+    lean.set_original_encoding(*image.original_encoding, image.original_character_set)
+    return lean
+
+
 def classic_header(image: Dataset, frame: int) -> Dataset:
-    """One frame of a multi-frame image as a classic CT image, still with the identity of the whole.
+    """A frame as a classic CT image, still with the identity of the whole.
 
     Parameters
     ----------
     image : Dataset
-        Multi-frame image; left as it is.
+        Of :func:`one_frame`; left as it is.
     frame : int
-        Which frame, counted from 0.
+        Which frame this was, counted from 0.
     """
     shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    own = image.PerFrameFunctionalGroupsSequence[frame]
+    own = image.PerFrameFunctionalGroupsSequence[0]
     values = {**group_values(shared), **group_values(own)}
     classic = Dataset()
     drop = {*MULTIFRAME_ONLY, *CONCATENATION}

@@ -92,6 +92,10 @@ class Helper:
             weakref.finalize(self, _end, self._process, self._owner)
         return self._process
 
+    def forget(self) -> None:
+        """After a fork: the helper, and a lock that may be held, are the parent's."""
+        self._lock, self._process = threading.Lock(), None
+
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -112,6 +116,7 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 #: One helper for a process, whatever it reads: what it holds is no state of ours, only a process kept warm.
 _HELPER = Helper()
+os.register_at_fork(after_in_child=lambda: _HELPER.forget())
 
 
 def decode(encoding: Mapping[str, Any], code: bytes) -> NDArray[np.integer[Any]]:

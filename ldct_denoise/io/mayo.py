@@ -12,10 +12,9 @@ from dataclasses import dataclass, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-import numpy as np
-
 from ldct_denoise.io.dicom import Series
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, SliceSource
+from ldct_denoise.pairing import match_slices
+from ldct_denoise.volume import SliceSource
 
 
 class Dose(StrEnum):
@@ -170,31 +169,9 @@ def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
         for normal in (item for item in items if item.dose is Dose.NORMAL and item.patient == low.patient):
             if _kernel(low) != _kernel(normal):
                 continue
-            indices = same_places(low.series, normal.series)
+            indices = match_slices(low.series.geometry, normal.series.geometry)
             if indices:
                 pairs.append(Pair(low.patient, _kernel(low), low.series, normal.series, indices))
-    return tuple(pairs)
-
-
-def same_places(first: SliceSource, second: SliceSource) -> tuple[tuple[int, int], ...]:
-    """Indices of slices of both that show the same place, to ``POSITION_TOLERANCE_MM``."""
-    a, b = first.geometry, second.geometry
-    alike = (
-        a.shape[1:] == b.shape[1:]
-        and np.allclose(a.pixel_spacing_mm, b.pixel_spacing_mm, rtol=1e-4)
-        and np.allclose(a.row_direction, b.row_direction, atol=1e-4)
-        and np.allclose(a.column_direction, b.column_direction, atol=1e-4)
-    )
-    if not alike:
-        return ()
-    order = np.argsort(b.offsets_mm)
-    at = np.searchsorted(b.offsets_mm[order], a.offsets_mm - POSITION_TOLERANCE_MM)
-    pairs = []
-    for index, place in enumerate(at):
-        if place < len(order):
-            other = int(order[place])
-            if np.linalg.norm(a.positions_mm[index] - b.positions_mm[other]) <= 2 * POSITION_TOLERANCE_MM:
-                pairs.append((index, other))
     return tuple(pairs)
 
 
