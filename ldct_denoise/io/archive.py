@@ -8,7 +8,6 @@ import stat
 import tempfile
 import weakref
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -175,10 +174,11 @@ def _extract(path: Path) -> Extracted:
                 budget = _extract_one(archive, member, keeper.folder, budget)
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path}: broken or encrypted archive ({one_line(error)}); extract it yourself") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be extracted ({error.strerror}); extract it yourself") from None
+        reason = error.strerror or one_line(error)
+        raise InputError(f"{path}: cannot be extracted ({reason}); extract it yourself") from None
+    except Exception as error:  # a broken archive can fail anywhere inside zipfile
+        raise InputError(f"{path}: broken or encrypted archive ({one_line(error)}); extract it yourself") from None
     return keeper
 
 
