@@ -26,7 +26,7 @@ from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.training import train
 
 work = Path(tempfile.mkdtemp())
-make_pool(work / "patients", patients=2, slices=4, size=128)
+make_pool(work / "patients", patients=2, slices=3, size=256)
 config = load_config("lir-ct", ["training.iterations=6", "training.validate_every=6", "settings.width=8"])
 
 # %%

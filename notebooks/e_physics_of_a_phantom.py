@@ -25,7 +25,7 @@ from ldct_denoise.metrics.noise import noise_reduction_profile
 from ldct_denoise.phantom_study import StudySettings, restore_with, statement, study_phantom
 
 model = load_model("tv")  # a shipped model, a run folder, a .safetensors file, or a method without training
-study = study_phantom(restore_with(model, ApplySettings()), StudySettings(dose=0.25, realisations=8))
+study = study_phantom(restore_with(model, ApplySettings()), StudySettings(dose=0.25, realisations=6))
 before, after = study.unprocessed[0.25], study.denoised
 
 # %% [markdown]

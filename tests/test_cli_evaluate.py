@@ -94,3 +94,24 @@ def test_compare_without_pairs_is_one_line(files, capsys):
     assert code == 2
     assert err.strip().startswith("error: ")
     assert err.strip().count("\n") == 0
+
+
+def test_contrast_and_inserts_from_the_command_line(files, capsys):
+    code, _, err = run(
+        capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--input", files / "low.nii.gz",
+        "--output", files / "e", "--window", "full", "--cnr", "0,0,10,12", "20,0,10,6", "--insert", "0,0,10,40,40",
+    )  # fmt: skip
+    assert code == 0, err
+    with (files / "e" / "metrics.csv").open() as file:
+        ratios = [row for row in csv.DictReader(file) if row["metric"] == "cnr"]
+    assert {row["model"] for row in ratios} == {"input", "candidate"}  # the truth has no noise
+    summary = json.loads((files / "e" / "summary.json").read_text())
+    contrast = {entry["model"]: entry["contrast_hu"] for entry in summary["inserts"]}
+    assert contrast == pytest.approx({"input": 1040, "candidate": 1040, "reference": 1040}, rel=0.02)
+    for option, value, word in (("--insert", "1,2", "NOMINAL_HU"), ("--insert", "0,0,500,9", "no slice within")):
+        code, _, err = run(
+            capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e",
+            "--overwrite", option, value,
+        )  # fmt: skip
+        assert code == 2
+        assert word in err

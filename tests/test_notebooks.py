@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldct_denoise.errors import ConfigError
-from ldct_denoise.report.interactive import BlindedReading
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.regions import Sphere
+from ldct_denoise.report.interactive import BlindedReading, review
+from ldct_denoise.report.pictures import decode_hu
 from ldct_denoise.volume import Geometry, Volume
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_it_runs_from_top_to_bottom(script, tmp_path):
     environment = {**os.environ, "LDCT_DENOISE_HEADLESS": "1", "MPLBACKEND": "Agg", "TMPDIR": str(tmp_path)}
@@ -39,6 +44,30 @@ def test_the_notebook_is_the_script_without_output(script):
     notebook, paired = jupytext.read(script.with_suffix(".ipynb")), jupytext.read(script)
     assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in paired.cells]
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
+
+
+def test_the_viewer_in_a_notebook_holds_the_places_that_all_series_have():
+    place = Geometry(np.arange(6)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 32, 32)
+    rng = np.random.default_rng(0)
+    low = Volume(rng.normal(0, 30, place.shape), place)
+    out = Volume(rng.normal(0, 10, (4, 32, 32)), place.select([4, 3, 2, 1]))
+    viewer = review({"input": low, "output": out}, [Sphere("ball", (16.0, 16.0, 3.0), 4.0)])
+    slides = json.loads(re.search(r'id="slides">(.*?)</script>', viewer.html).group(1))
+    assert [slide["label"] for slide in slides] == [f"z = {z:.1f} mm" for z in (4, 3, 2, 1)]
+    assert all(list(slide["panels"]) == ["input", "output"] for slide in slides)
+    shown = decode_hu(slides[0]["panels"]["input"], slides[0]["rows"], slides[0]["columns"])
+    assert np.abs(shown - low.hu[4]).max() <= 0.5
+    assert "ball" in slides[1]["masks"]
+    assert viewer._repr_html_().startswith("<iframe srcdoc=")
+    with pytest.raises(InputError, match="no place in common"):
+        review(
+            {
+                "input": low,
+                "output": Volume(
+                    np.zeros((1, 8, 8)), Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 8, 8)
+                ),
+            }
+        )
 
 
 def test_blinded_reading_hides_and_opens_the_key(tmp_path):

@@ -137,7 +137,9 @@ def _spread(cases: Sequence[SeriesImages]) -> Iterator[tuple[int, SeriesImages, 
     queues = []
     for case in cases:
         count = min(per_case, len(case.indices))
-        picks = np.unique(np.linspace(0, len(case.indices) - 1, count + 2).round().astype(int)[1:-1])
+        every = np.arange(len(case.indices))
+        inner = np.unique(np.linspace(0, len(every) - 1, count + 2).round().astype(int)[1:-1])
+        picks = every if count == len(every) else inner
         queues.append([int(pick) for pick in _halving(list(picks))])
     for turn in range(per_case):
         for number, case in enumerate(cases):

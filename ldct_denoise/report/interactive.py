@@ -1,6 +1,6 @@
 """Looking at series in a notebook: the report's viewer in a cell, and blinded reading.
 
-The buttons of a blinded reading wait for a browser; where ``LDCT_DENOISE_HEADLESS`` is set, or there is no notebook,
+The buttons of a blinded reading wait for a browser; where ``LDCT_DENOISE_HEADLESS`` is set, or no notebook runs,
 a figure of the first pair stands in.
 """
 
