@@ -2,7 +2,7 @@
 
 Every organ is an ellipsoid with a wavy outline, given in fractions of the body so that it fits thin and stout
 patients. Along the body, 0 is the mid-abdomen (kidneys, bowel), 0.5 the liver and spleen, 1 the chest with heart
-and lungs. HU are those of a portal venous scan at 120 kV.
+and lungs. HU are those of a late scan with contrast medium at 120 kV.
 """
 
 from __future__ import annotations
@@ -100,23 +100,23 @@ class Organ:
 
 
 ORGANS = {
-    "liver": Organ(-0.42, -0.10, 0.56, 0.72, 0.50, 0.36, 105, 4, 0.25, 0.07, 3),
-    "liver, left": Organ(0.02, -0.46, 0.48, 0.30, 0.54, 0.22, 105, 4, 0.15, 0.07, 2),
+    "liver": Organ(-0.38, -0.10, 0.62, 0.82, 0.50, 0.36, 78, 4, 0.25, 0.07, 3),
+    "liver, left": Organ(0.02, -0.46, 0.48, 0.30, 0.54, 0.22, 78, 4, 0.15, 0.07, 2),
     "gallbladder": Organ(-0.30, -0.38, 0.12, 0.20, 0.36, 0.12, 10, 1, 0.3),
-    "spleen": Organ(0.66, 0.22, 0.24, 0.46, 0.50, 0.26, 115, 4, -0.25),
+    "spleen": Organ(0.66, 0.22, 0.24, 0.46, 0.50, 0.26, 88, 4, -0.25),
     "stomach": Organ(0.36, -0.34, 0.34, 0.30, 0.54, 0.26, 28, 4, 0.4, 0.08, 3),
-    "pancreas": Organ(0.06, -0.06, 0.34, 0.11, 0.38, 0.12, 90, 6, -0.35, 0.10),
-    "kidney, right": Organ(-0.44, 0.42, 0.19, 0.27, 0.20, 0.26, 160, 6, 0.4),
+    "pancreas": Organ(0.06, -0.06, 0.34, 0.11, 0.38, 0.12, 70, 6, -0.35, 0.10),
+    "kidney, right": Organ(-0.44, 0.42, 0.19, 0.27, 0.20, 0.26, 125, 6, 0.4),
     "pelvis, right": Organ(-0.38, 0.42, 0.07, 0.12, 0.20, 0.12, 10, 1, 0.4, 0.12),
-    "kidney, left": Organ(0.46, 0.42, 0.19, 0.27, 0.24, 0.26, 160, 6, -0.4),
+    "kidney, left": Organ(0.46, 0.42, 0.19, 0.27, 0.24, 0.26, 125, 6, -0.4),
     "pelvis, left": Organ(0.40, 0.42, 0.07, 0.12, 0.24, 0.12, 10, 1, -0.4, 0.12),
     "psoas, right": Organ(-0.22, 0.56, 0.13, 0.20, 0.00, 0.36, 60, 4),
     "psoas, left": Organ(0.22, 0.56, 0.13, 0.20, 0.00, 0.36, 60, 4),
     "lung, right": Organ(-0.54, 0.04, 0.44, 0.86, 1.05, 0.45, -850, 14, 0.05, 0.05, 3),
     "lung, left": Organ(0.56, 0.08, 0.42, 0.82, 1.05, 0.44, -850, 14, -0.05, 0.05, 3),
     "heart": Organ(0.14, -0.26, 0.44, 0.42, 0.86, 0.20, 60, 4, 0.5, 0.05, 3),
-    "ventricle, left": Organ(0.26, -0.20, 0.17, 0.19, 0.86, 0.14, 150, 3, 0.5, 0.08),
-    "ventricle, right": Organ(0.02, -0.36, 0.19, 0.14, 0.86, 0.14, 145, 3, 0.5, 0.10),
+    "ventricle, left": Organ(0.26, -0.20, 0.17, 0.19, 0.86, 0.14, 130, 3, 0.5, 0.08),
+    "ventricle, right": Organ(0.02, -0.36, 0.19, 0.14, 0.86, 0.14, 125, 3, 0.5, 0.10),
 }  # fmt: skip
 
 
@@ -168,7 +168,7 @@ class Anatomy:
         """What lies in the slice at ``along`` (0 abdomen … 1 chest); the later covers the earlier."""
         found = [*self._table(), *self._wall()]
         found += [shape for name in ORGANS for shape in self._section(name, along)]
-        if along < 0.45:
+        if along < 0.36:
             found += self._loops(along)
         found += [*self._stomach_gas(along), *self._bones(along), *self._vessels(along)]
         return found
@@ -210,6 +210,8 @@ class Anatomy:
         for x, y, size, gas, phase, turn in self._bowel:
             sway = 0.06 * np.sin(9 * along + 6 * phase)
             cx, cy = width * (0.62 * x + sway), depth * (-0.36 + 0.36 * y - sway)
+            if cx < -0.1 * width and along > 0.16:  # the liver is there
+                continue
             radius = 13 + 4 * size
             for shrink, hu in ((0, 75), (2.5, 25 + 15 * phase)):
                 yield Shape(
@@ -250,13 +252,13 @@ class Anatomy:
     def _vessels(self, along: float) -> Iterator[Shape]:
         cw, cd = self.cavity_mm
         if along < 0.95:
-            yield Shape(0.09 * cw, 0.36 * cd, 11.5, 11.5, 160, 2)  # aorta
-            yield Shape(-0.12 * cw, 0.34 * cd, 13, 10.5, 140, 2)  # cava
+            yield Shape(0.09 * cw, 0.36 * cd, 11.5, 11.5, 135, 2)  # aorta
+            yield Shape(-0.12 * cw, 0.34 * cd, 13, 10.5, 120, 2)  # cava
         else:
-            yield Shape(0.12 * cw, 0.36 * cd, 12, 12, 160, 2)
+            yield Shape(0.12 * cw, 0.36 * cd, 12, 12, 135, 2)
         lungs = [shape for name in ("lung, right", "lung, left") for shape in self._section(name, along)]
         liver = self._section("liver", along)
-        for vessels, organs, hu in ((self._liver_vessels, liver, 155.0), (self._lung_vessels, lungs, 60.0)):
+        for vessels, organs, hu in ((self._liver_vessels, liver, 115.0), (self._lung_vessels, lungs, 60.0)):
             for vessel in vessels:
                 for organ in organs:
                     yield from vessel.section(along, organ, (cw, cd), hu)
