@@ -51,17 +51,20 @@ for name, numbers in roi_numbers(sources, liver).items():
 
 # %% [markdown]
 # Blinded reading: input and output side by side as A and B, in an order that chance decides anew for every slice. Press
-# *A*, *B* or *equal*; the key stays hidden until the table is opened.
+# a button; *export* saves the ratings. The key is not in the page; `reading.write_page(path)` writes it for a reader
+# elsewhere.
 
 # %%
 reading = BlindedReading(low, output, ("input", "output"), indices=range(len(low)), seed=7)
-reading.widget()
+reading.viewer()
 
 # %% [markdown]
-# The ratings, exported with the key. (The next line stands in for a reader, so that the notebook runs by itself.)
+# The exported ratings are read back and the key is opened. (Here two lines stand in for a reader's file.)
 
 # %%
-reading.rate(0, "A")
-reading.write_csv(Path(tempfile.mkdtemp()) / "ratings.csv")
+exported = Path(tempfile.mkdtemp()) / "ratings.csv"
+exported.write_text("reading,choice\n0,A\n1,B\n")
+reading.read_csv(exported)
+reading.write_csv(exported.with_name("ratings-with-key.csv"))
 for row in reading.table():
     print(row)

@@ -84,3 +84,12 @@ def test_blinded_reading_hides_and_opens_the_key(tmp_path):
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 13
     with pytest.raises(ConfigError, match="equal"):
         reading.rate(0, "C")
+    (tmp_path / "exported.csv").write_text("reading,choice\n3,equal\n4,A\n")
+    reading.read_csv(tmp_path / "exported.csv")
+    assert reading.ratings[3] == "equal"
+    (tmp_path / "exported.csv").write_text("reading,choice\n12,A\n")
+    with pytest.raises(InputError, match="12"):
+        reading.read_csv(tmp_path / "exported.csv")
+    reading.write_page(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "good" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", page, flags=re.DOTALL)

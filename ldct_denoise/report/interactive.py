@@ -1,14 +1,8 @@
-"""Looking at series in a notebook: the report's viewer in a cell, and blinded reading.
-
-The buttons of a blinded reading wait for a browser; where ``LDCT_DENOISE_HEADLESS`` is set, or no notebook runs,
-a figure of the first pair stands in.
-"""
+"""Looking at series in a notebook: the report's viewer in a cell, and blinded reading with export."""
 
 from __future__ import annotations
 
 import csv
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,20 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.intensity import Window
 from ldct_denoise.output import write_whole
 from ldct_denoise.pairing import match_slices
 from ldct_denoise.regions import Region, Sphere
-from ldct_denoise.report.page import PICTURE_BUDGET, Page, render
-from ldct_denoise.report.pictures import spread_slides
+from ldct_denoise.report.page import PICTURE_BUDGET, Page, render, write_page
+from ldct_denoise.report.pictures import slide, spread_slides
 from ldct_denoise.volume import Geometry, SliceSource
 
 Image = NDArray[np.floating]
-
-
-def is_live() -> bool:
-    """Whether somebody can move a slider."""
-    return "ipykernel" in sys.modules and not os.environ.get("LDCT_DENOISE_HEADLESS")
 
 
 def slice_figure(images: Mapping[str, Image], window: Window, outline: NDArray[np.bool_] | None = None) -> Any:
@@ -62,7 +51,7 @@ class Viewer:
     def _repr_html_(self) -> str:
         return (
             f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:{self.height_px}px;border:0" '
-            'sandbox="allow-scripts"></iframe>'
+            'sandbox="allow-scripts allow-downloads"></iframe>'
         )
 
 
@@ -185,28 +174,34 @@ class BlindedReading:
 
         write_whole(path, write)
 
-    def widget(self, window: str = "abdomen") -> Any:
-        """Buttons for reading in a notebook; a figure of the first pair where nobody is watching."""
-        chosen = WINDOWS.get(window) or Window.parse(window)
-        if not is_live():
-            return slice_figure(self.pair(0), chosen)
-        import ipywidgets  # type: ignore[import-untyped]
-        from IPython.display import display
+    def read_csv(self, path: Path) -> None:
+        """Take over the ratings that a page exported.
 
-        picture, at = ipywidgets.Output(), ipywidgets.IntSlider(0, 0, len(self.indices) - 1, description="reading")
-        buttons = [ipywidgets.Button(description=text) for text in ("A", "B", "equal")]
+        Raises
+        ------
+        InputError
+            If the file is not such an export, or of another reading.
+        """
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            number = row.get("reading") or ""
+            if not number.isdigit() or int(number) >= len(self.indices):
+                raise InputError(
+                    f"{path}: reading {number!r} is not among the {len(self.indices)} of this session"
+                )
+            self.rate(int(number), row.get("choice") or "")
 
-        def draw(_: object = None) -> None:
-            with picture:
-                picture.clear_output(wait=True)
-                display(slice_figure(self.pair(at.value), chosen))  # type: ignore[no-untyped-call]
+    def viewer(self, title: str = "Blinded reading") -> Viewer:
+        """The page for the reader: A and B, buttons, export. Which is which is not in it."""
+        return Viewer(render(self._page(title)), height_px=780)
 
-        def press(button: Any) -> None:
-            self.rate(at.value, button.description)
-            at.value = min(at.value + 1, at.max)
+    def write_page(self, path: Path, title: str = "Blinded reading") -> None:
+        """Write the same page to a file, for readers elsewhere; :meth:`read_csv` takes what they export."""
+        write_page(self._page(title), path)
 
-        for button in buttons:
-            button.on_click(press)
-        at.observe(draw, "value")
-        draw()
-        return ipywidgets.VBox([at, picture, ipywidgets.HBox(buttons)])
+    def _page(self, title: str) -> Page:
+        spacing = self._sources[0].geometry.pixel_spacing_mm
+        slides = [slide(f"reading {n + 1}", self.pair(n), {}, spacing) for n in range(len(self.indices))]
+        text = "Which image is better? The order of A and B changes by chance from reading to reading."
+        return Page(title, (text,), slides=slides, definitions=(), rating=True)

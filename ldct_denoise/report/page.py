@@ -85,6 +85,7 @@ class Page:
     charts: Sequence[ChartSection] = ()
     tables: Sequence[Table] = ()
     definitions: Sequence[tuple[str, str]] = field(default=DEFINITIONS)
+    rating: bool = False  # with buttons for a blinded reading of panels A and B
 
 
 def render(page: Page) -> str:

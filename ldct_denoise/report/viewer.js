@@ -195,6 +195,27 @@ function startViewer() {
   usePreset();
 }
 
+function startRating() {  // blinded reading: the page does not know which image is which
+  const ratings = {};
+  const tell = () => {
+    const given = ratings[view.slide] ? `; here: ${ratings[view.slide]}` : "";
+    find("rating-state").textContent = `${Object.keys(ratings).length} of ${slides.length} rated${given}`;
+  };
+  find("rating").querySelectorAll("[data-choice]").forEach((button) => button.addEventListener("click", () => {
+    ratings[view.slide] = button.dataset.choice;
+    goto(view.slide + 1);
+    tell();
+  }));
+  find("slice").addEventListener("input", tell);
+  find("export").addEventListener("click", () => {
+    const lines = Object.entries(ratings).map(([reading, choice]) => `${reading},${choice}\n`), link = document.createElement("a");
+    link.setAttribute("href", URL.createObjectURL(new Blob(["reading,choice\n", ...lines], { type: "text/csv" })));
+    link.download = "ratings.csv";
+    link.click();
+  });
+  tell();
+}
+
 function sortBy(table, column, heading) {
   const order = heading.dataset.order === "up" ? "down" : "up";
   table.querySelectorAll("th").forEach((other) => delete other.dataset.order);
@@ -213,3 +234,4 @@ function sortBy(table, column, heading) {
 document.querySelectorAll("table.sortable").forEach((table) =>
   table.querySelectorAll("th").forEach((heading, column) => heading.addEventListener("click", () => sortBy(table, column, heading))));
 if (slides.length) startViewer();
+if (find("rating")) startRating();
