@@ -28,7 +28,7 @@ from ldct_denoise.physics.phantom import Patient, with_noise
 from ldct_denoise.regions import Sphere
 from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 
-truth = Patient(seed=3, slices=4, size=256).truth()
+truth = Patient(seed=3, slices=8, size=256).truth()
 normal, low = with_noise(truth, 1.0, seed=1), with_noise(truth, 0.25, seed=2)
 output = low.with_hu(np.stack([hu for _, hu in restore_slices(low, load_model("bilateral"))]))
 sources = {"input": low, "output": output, "reference": normal}
@@ -39,7 +39,7 @@ sources = {"input": low, "output": output, "reference": normal}
 # A region given in code is outlined too, here a ball in the liver (patient coordinates, LPS mm).
 
 # %%
-liver = Sphere("liver", (-60.0, -20.0, 3.0), 6.0)
+liver = Sphere("liver", (-104.0, -5.5, 7.5), 4.4)
 review(sources, [liver])
 
 # %% [markdown]
