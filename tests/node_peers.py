@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,7 @@ def make_series(folder: Path, study: str, number: int, slices: int = 4, size: in
     for file in files:
         image = pydicom.dcmread(file)
         image.PatientName = f"{NAME}^GIVEN"
+        image.Manufacturer = "A scanner"
         image.save_as(file)
     return files
 
@@ -59,7 +60,7 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(what: Callable[[], bool], seconds: float = 60.0) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if what():
@@ -91,7 +92,7 @@ def storescu(
 
 def echoscu(port: int, caller: str = CALLER, called: str = "LDCT", *more: str) -> int:
     """dcmtk's C-ECHO; 0 where it was answered."""
-    command = [tool("echoscu"), "-to", "5", "-aet", caller, "-aec", called, *more, LOOPBACK, str(port)]
+    command = [tool("echoscu"), "-to", "20", "-aet", caller, "-aec", called, *more, LOOPBACK, str(port)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30).returncode
 
 
@@ -133,7 +134,7 @@ class NodeProcess:
                 [sys.executable, "-m", "ldct_denoise.cli.main", "serve", "--verbose", str(self.file)],
                 stderr=log, stdout=log, env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
-        wait_for(lambda: listens(self.port) or self.process.poll() is not None, 40)
+        wait_for(lambda: listens(self.port) or self.process.poll() is not None)
         assert self.process.poll() is None, self.log.read_text()
 
     def kill(self) -> None:
@@ -162,6 +163,7 @@ class Orthanc:
     dicom_port: int
     http_port: int
     folder: Path
+    more: dict[str, object] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -174,7 +176,7 @@ class Orthanc:
         }  # fmt: skip
         self.folder.mkdir(exist_ok=True)
         path = self.folder / "orthanc.json"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(config | self.more))
         self.process = subprocess.Popen(
             [tool("Orthanc"), str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from tests.node_peers import (
     make_series,
     settings,
     storescu,
+    tool,
     wait_for,
 )
 
@@ -191,6 +193,49 @@ def test_a_destination_that_is_down_holds_up_nobody_and_gets_all_later(
     assert sorted(down.uids) == sorted(archive.uids)
     assert len(archive.received) == 4
     down.stop()
+
+
+def test_dcmtk_s_storescp_takes_what_it_missed(start: Start, tmp_path: Path) -> None:
+    program, (port,), output = tool("storescp"), free_ports(1), tmp_path / "taken"
+    output.mkdir()
+    destination = {"host": LOOPBACK, "port": port, "ae_title": "STORESCP", "timeout_s": 5}
+    node = start(destinations={"dcmtk": destination}, rules=[identity_rule("dcmtk")])
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=3))
+    wait_for(lambda: node.counters.get("send_failures", "dcmtk") >= 1)
+    with subprocess.Popen([program, "-od", str(output), str(port)]) as receiver:
+        try:
+            wait_for(lambda: len(list(output.iterdir())) == 3 and idle(node))
+        finally:
+            receiver.terminate()
+    assert all(pydicom.dcmread(file).ImageType[0] == "DERIVED" for file in output.iterdir())
+
+
+def test_told_to_stop_it_leaves_the_series_for_the_next_start(
+    start: Start, archive: Receiver, tmp_path: Path
+) -> None:
+    node = start(**to_archive(archive, strength=1))
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=12, size=256))
+    wait_for(lambda: bool(list((node.spool.root / "working").rglob("*.dcm"))))
+    node.stop(0.1)
+    assert archive.received == []
+    (batch,) = node.spool.batches("ready")
+    assert node.spool.record(batch).attempts == 0
+    assert not list((node.spool.root / "working").rglob("*.dcm"))
+    start(**to_archive(archive, strength=1))
+    wait_for(lambda: len(archive.received) == 12)
+
+
+def test_an_unreadable_slice_is_left_out_and_counted(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    held = Receiver(free_ports(1)[0])
+    node = start(destinations={"held": held.destination}, rules=[identity_rule("held")])
+    files = make_series(tmp_path / "in", "1.2.3", 1)
+    odd = pydicom.dcmread(files[1])
+    del odd.ImagePositionPatient
+    odd.save_as(files[1])
+    storescu(node.rules.port, files)
+    wait_for(lambda: node.counters.get("send_failures", "held") > 0)
+    record = node.spool.record(node.spool.batches("outgoing")[0])
+    assert (record.images, record.set_aside) == (3, 1)
 
 
 def test_a_destination_without_room_is_tried_again(start: Start, tmp_path: Path) -> None:

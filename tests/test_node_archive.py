@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node
+from tests.conftest import ROOT
 from tests.node_peers import (
     IDENTIFIER,
     LOOPBACK,
@@ -108,9 +110,9 @@ def test_three_interleaved_series_come_out_once_each(orthanc: Orthanc, tmp_path:
     with running(node):
         assert storescu(node.port, sent).returncode == 0
         wait_for(lambda: len(orthanc.instances()) == len(sent))
+        wait_for(lambda: not list((tmp_path / "spool").rglob("*.dcm")))
         assert node.stop() == 0
     check_archive(orthanc, sent, tmp_path)
-    assert not list((tmp_path / "spool").rglob("*.dcm"))
     log = node.log.read_text()
     assert log.count("images denoised") == 3
     for secret in (NAME, IDENTIFIER, "1.2.3", "low dose", "Traceback"):
@@ -145,7 +147,7 @@ def test_killed_at_every_stage_it_comes_to_the_same_end(orthanc: Orthanc, tmp_pa
         wait_for(lambda: 0 < sum(len(file.read_text().split()) for file in spool.rglob("*.sent")) < len(sent))
         node.kill()
         node.start()
-        wait_for(lambda: len(orthanc.instances()) == len(sent), 40)
+        wait_for(lambda: len(orthanc.instances()) == len(sent))
         wait_for(lambda: not list(spool.rglob("*.dcm")))
     check_archive(orthanc, sent, tmp_path)
     assert not list((spool / "dead-letter").iterdir())
@@ -164,3 +166,38 @@ def test_stow_to_an_archive_that_was_down(orthanc: Orthanc, tmp_path: Path) -> N
     finally:
         node.stop(0.1)
     check_archive(orthanc, sent, tmp_path)
+
+
+def test_orthanc_routes_to_the_node_by_the_script_of_the_documents(tmp_path: Path) -> None:
+    tool("Orthanc")
+    port, *ports = free_ports(3)
+    orthanc = Orthanc(*ports, tmp_path / "orthanc")
+    (tmp_path / "ldct.lua").write_text(documented("lua", "deploy.md"))
+    asked = json.loads(documented("json", "deploy.md"))
+    orthanc.more = {
+        "DicomModalities": {
+            name: [title, host, port] for name, (title, host, _) in asked["DicomModalities"].items()
+        },
+        "LuaScripts": [str(tmp_path / "ldct.lua")],
+        "StableAge": 1,
+    }
+    rules = node_for(tmp_path, by_cstore(orthanc)).rules | {"port": port, "accept": [{"ae_title": "ORTHANC"}]}
+    files = make_series(tmp_path / "in", "1.2.3", 1, slices=3)
+    orthanc.start()
+    node = Node(Rules(**rules))
+    node.start()
+    try:
+        assert storescu(orthanc.dicom_port, files, called="ORTHANC").returncode == 0
+        wait_for(lambda: len(orthanc.instances()) == 6)
+        # The derived series becomes stable in its turn, and does not go round again.
+        wait_for(lambda: sum(change["ChangeType"] == "StableSeries" for change in orthanc.changes()) == 2)
+        assert node.counters.get("images_received") == 3
+    finally:
+        node.stop(0.1)
+        orthanc.stop()
+
+
+def documented(language: str, name: str) -> str:
+    """The first block of a language in a document."""
+    text = (ROOT / "docs" / name).read_text()
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.node.rules import Retry, Rule, Rules, load_rules
+from tests.conftest import ROOT
 
 GOOD: dict[str, Any] = {
     "spool": "/nowhere",
@@ -118,3 +120,16 @@ def test_a_peer_is_title_and_address_together(tmp_path: Path) -> None:
 def test_waits_double_up_to_the_longest() -> None:
     retry = Retry(first_s=10, longest_s=60)
     assert [retry.wait_s(attempts) for attempts in (1, 2, 3, 4, 1000)] == [10, 20, 40, 60, 60]
+
+
+def test_the_documents_example_is_valid(tmp_path: Path) -> None:
+    example = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    (tmp_path / "rules.yaml").write_text(example[1])
+    rules = load_rules(tmp_path / "rules.yaml")
+    assert rules.rule_for({"SeriesDescription": ("A bone 2",)}) == 0
+    assert rules.rule_for({"ConvolutionKernel": ("Br40",), "SliceThickness": ("1.5",)}) == 1
+    assert rules.rule_for({}) == 2
+    # The values shown are the defaults.
+    shown = Rules(**GOOD | {"host": "127.0.0.1"})
+    for name in ("ae_title", "port", "complete", "retry", "limits", "status_port", "remember_days", "device"):
+        assert getattr(rules, name) == getattr(shown, name), name

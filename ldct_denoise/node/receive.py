@@ -277,7 +277,8 @@ class _LimitedSocket(AssociationSocket):  # type: ignore[misc]
             raise OSError("closed")
         received = bytearray(nr_bytes)
         view, count = memoryview(received), 0
-        until = time.monotonic() + self._limits.idle_s
+        limits = self._limits
+        until = time.monotonic() + (limits.idle_s if self.assoc.is_established else limits.negotiation_s)
         while count < nr_bytes:
             left = until - time.monotonic()
             if left <= 0:
