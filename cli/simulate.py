@@ -42,6 +42,7 @@ from . import options
 @click.option(
     "--format", "format_", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]"
 )
+@options.device
 @options.overwrite
 def command(
     normal: Path,
@@ -55,6 +56,7 @@ def command(
     bow_tie: float | None,
     modulation: float | None,
     format_: Literal["dicom", "nifti"] | None,
+    device: str,
     overwrite: bool,
 ) -> None:
     """Add to NORMAL, a DICOM folder, file or tree or a volume file, the noise that a lower dose would have.
@@ -64,6 +66,7 @@ def command(
     """
     from dataclasses import replace
 
+    from ldct_denoise.distributed import choose_device
     from ldct_denoise.physics.noise import NoiseModel
     from ldct_denoise.physics.scanner import DEFAULT_SCANNER
     from ldct_denoise.physics.simulated import Simulation, simulate
@@ -74,6 +77,9 @@ def command(
     model = NoiseModel.load(kernel_model) if kernel_model else None
     simulation = Simulation(dose, seed, scanner, model)
     with options.progress_bar("simulating") as progress:
-        written = simulate(normal, output, simulation, format=format_, overwrite=overwrite, progress=progress)
+        written = simulate(
+            normal, output, simulation, format=format_, overwrite=overwrite, progress=progress,
+            device=str(choose_device(device)),
+        )  # fmt: skip
     for path in written:
         click.echo(path)

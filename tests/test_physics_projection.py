@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ldct_denoise.physics import torch_projection
 from ldct_denoise.physics.projection import (
     ParallelGeometry,
     back_project,
@@ -97,3 +98,17 @@ def test_fan_noise_is_white_in_variance() -> None:
     assert noise.shape == (180, len(GEOMETRY.channels_mm))
     assert noise.var() == pytest.approx(1, rel=0.03)
     assert noise[:, :40].var() == pytest.approx(1, rel=0.06)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_torch_does_the_same_sums(device: str) -> None:
+    """What runs on a GPU, on a CPU here: equal to numba and numpy to rounding."""
+    torch = pytest.importorskip("torch")
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    geometry = ParallelGeometry(100, 160, (2.4, 1.6), 90, 1.5)
+    image = disc(60, geometry) + np.random.default_rng(0).random((100, 160), dtype=np.float32)
+    sinogram = project(image, geometry)
+    np.testing.assert_allclose(torch_projection.project(image, geometry, device), sinogram, rtol=1e-3, atol=0.05)
+    back = back_project(sinogram, geometry)
+    np.testing.assert_allclose(torch_projection.back_project(sinogram, geometry, device), back, rtol=1e-4)

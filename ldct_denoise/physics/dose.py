@@ -60,6 +60,8 @@ class DoseSimulator:
     scanner : Scanner
     model : NoiseModel, optional
         Noise spectrum of the kernel; measured in the series without.
+    device : str
+        Of the projections: the noise drawn is the same on all, to rounding.
 
     Raises
     ------
@@ -68,9 +70,13 @@ class DoseSimulator:
     """
 
     def __init__(
-        self, source: SliceSource, scanner: Scanner = DEFAULT_SCANNER, model: NoiseModel | None = None
+        self,
+        source: SliceSource,
+        scanner: Scanner = DEFAULT_SCANNER,
+        model: NoiseModel | None = None,
+        device: str = "cpu",
     ) -> None:
-        self._source, self._scanner = source, scanner
+        self._source, self._scanner, self._device = source, scanner, device
         spacing_mm = source.geometry.pixel_spacing_mm
         self.texture = (
             noise_texture(estimate_noise(source), spacing_mm) if model is None else Texture.of(model, spacing_mm)
@@ -112,7 +118,7 @@ class DoseSimulator:
         dose : float
         rng : Generator
         """
-        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
+        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner, self._device)
         quantum = rays.variance / np.float32(self.quanta_per_ma[index] * self.current_ma[index])
         electronic = rays.electronic_share(self.current_ma[index])
         missing = (1 - dose) / dose * quantum * (1 + (1 + dose) / dose * electronic)
@@ -133,7 +139,7 @@ class DoseSimulator:
     def _measure_quanta(self, index: int) -> float:
         """Quanta per mm, radian and mA that explain the noise of a slice; NaN where it has too little tissue."""
         hu = self._source.read_hu(index)
-        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner)
+        rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner, self._device)
         squares = self._tissue_noise(index, hu, rays)
         if len(squares.corners) < LEAST_SQUARES:
             return math.nan
@@ -162,7 +168,9 @@ class DoseSimulator:
         """Variance of a slice's own noise for one quantum per mm, radian and mA, HU²; on a coarser grid."""
         gain = HU_MM**2 * math.pi / rays.fine.views * self.texture.noise_gain(rays.fine.channel_mm)
         variance = rays.variance * (1 + rays.electronic_share(self.current_ma[index]))
-        return back_project(variance, rays.geometry) * np.float32(gain / self.current_ma[index])
+        return back_project(variance, rays.geometry, device=rays.device) * np.float32(
+            gain / self.current_ma[index]
+        )
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,7 @@ def draw_noise(variance: Image, rays: Rays, texture: Texture, scanner: Scanner, 
         # Back-projection interpolates linearly between channels, which the filter makes up for.
         return texture.response(frequency) / np.sinc(frequency * fine.channel_mm) ** 2
 
-    return back_project(filter_channels(noise, fine, response), fine) * np.float32(HU_MM)
+    return back_project(filter_channels(noise, fine, response), fine, device=rays.device) * np.float32(HU_MM)
 
 
 def require_dose(dose: float) -> None:

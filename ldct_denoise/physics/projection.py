@@ -3,7 +3,7 @@
 A ray of view θ and channel position s runs through ``s·(cos θ, sin θ) + t·(−sin θ, cos θ)``, with the origin in
 the middle of the slice, x along a row and y down a column (Kak and Slaney, *Principles of Computerized
 Tomographic Imaging*, 1988, ch. 3). With numba (extra ``sim``) the loops are compiled and run on all cores; without
-it numpy and scipy do the same sums.
+it numpy and scipy do the same sums, and on a GPU torch does (``torch_projection``).
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class ParallelGeometry:
         )
 
 
-def project(image: Image, geometry: ParallelGeometry, *, compiled: bool | None = None) -> Image:
+def project(
+    image: Image, geometry: ParallelGeometry, *, compiled: bool | None = None, device: str = "cpu"
+) -> Image:
     """Line integrals.
 
     Parameters
@@ -72,12 +74,18 @@ def project(image: Image, geometry: ParallelGeometry, *, compiled: bool | None =
     geometry : ParallelGeometry
     compiled : bool, optional
         Whether numba is used; by default where it is installed.
+    device : str
+        Anything but ``"cpu"`` is a torch device that does the sums instead.
 
     Returns
     -------
     ndarray, shape (views, channels), float32
         Image units × mm.
     """
+    if device != "cpu":
+        from ldct_denoise.physics import torch_projection
+
+        return torch_projection.project(image, geometry, device)
     run = _compiled()[0] if _use_numba(compiled) else _project_numpy
     step_mm = min(geometry.spacing_mm)
     return run(
@@ -89,7 +97,9 @@ def project(image: Image, geometry: ParallelGeometry, *, compiled: bool | None =
     )
 
 
-def back_project(sinogram: Image, geometry: ParallelGeometry, *, compiled: bool | None = None) -> Image:
+def back_project(
+    sinogram: Image, geometry: ParallelGeometry, *, compiled: bool | None = None, device: str = "cpu"
+) -> Image:
     """Sum over the views of what lies on each pixel's ray, times π / views.
 
     Parameters
@@ -98,11 +108,17 @@ def back_project(sinogram: Image, geometry: ParallelGeometry, *, compiled: bool 
     geometry : ParallelGeometry
     compiled : bool, optional
         Whether numba is used; by default where it is installed.
+    device : str
+        Anything but ``"cpu"`` is a torch device that does the sums instead.
 
     Returns
     -------
     ndarray, shape (rows, columns), float32
     """
+    if device != "cpu":
+        from ldct_denoise.physics import torch_projection
+
+        return torch_projection.back_project(sinogram, geometry, device)
     run = _compiled()[1] if _use_numba(compiled) else _back_project_numpy
     total = run(
         np.ascontiguousarray(sinogram, np.float32),

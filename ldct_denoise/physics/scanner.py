@@ -84,12 +84,15 @@ class Rays:
         Quantum variance of a detector ray's line integral, at the projected rays, if one quantum per mm and radian
         left the tube towards the middle.
     scanner : Scanner
+    device : str
+        Of the projections.
     """
 
     geometry: ParallelGeometry
     fine: ParallelGeometry
     variance: Image
     scanner: Scanner
+    device: str = "cpu"
 
     def electronic_share(self, current_ma: float) -> Image:
         """Electronic relative to quantum variance of each ray, at this mean tube current of the slice."""
@@ -101,13 +104,13 @@ class Rays:
         return self.fine.channel_mm * math.pi / self.fine.views
 
     @classmethod
-    def through(cls, hu: Image, spacing_mm: tuple[float, float], scanner: Scanner) -> Rays:
+    def through(cls, hu: Image, spacing_mm: tuple[float, float], scanner: Scanner, device: str = "cpu") -> Rays:
         """Project a slice: attenuation, bow-tie filter and tube-current modulation over the views."""
         rows, columns = hu.shape
         fine = ParallelGeometry(rows, columns, spacing_mm, scanner.views, min(spacing_mm) / 2)
         image, views = COARSER
         coarse = replace(fine.coarser(image, views), channel_mm=min(spacing_mm) * image)
-        integral = project(_block_mean(attenuation(hu), image), coarse)
+        integral = project(_block_mean(attenuation(hu), image), coarse, device=device)
         peaks = integral.max(axis=1)
         current = np.exp(scanner.modulation * (peaks - peaks.mean()))
         current = np.clip(current / current.mean(), 1 / MOST_MODULATION, MOST_MODULATION)
@@ -116,7 +119,7 @@ class Rays:
         filter_ = scanner.bow_tie * WATER_PER_MM * (BOW_TIE_MM - chord)
         log_variance = integral + filter_[None] - np.log(current)[:, None]
         per_ray = fine.channel_mm * math.pi / fine.views
-        return cls(coarse, fine, (np.exp(log_variance) / per_ray).astype(np.float32), scanner)
+        return cls(coarse, fine, (np.exp(log_variance) / per_ray).astype(np.float32), scanner, device)
 
 
 def attenuation(hu: Image) -> Image:

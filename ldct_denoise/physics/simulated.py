@@ -85,6 +85,7 @@ def simulate(
     format: Literal["dicom", "nifti"] | None = None,
     overwrite: bool = False,
     progress: Progress = _silent,
+    device: str = "cpu",
 ) -> list[Path]:
     """Simulate a lower dose of every CT series under ``path``.
 
@@ -96,6 +97,8 @@ def simulate(
         Where the series goes; with several, each gets a subfolder named by its UID.
     format : {"dicom", "nifti"}, optional
         By default the input's own.
+    device : str
+        Of the projections, as torch names it.
 
     Returns
     -------
@@ -111,7 +114,9 @@ def simulate(
         raise InputError(f"{path}: no CT series to simulate a lower dose of")
     places = [output] if len(found) == 1 else [output / f"{n:03d}-{s.uid}" for n, s in enumerate(found, 1)]
     return [
-        simulate_series(source, place, simulation, format=format, overwrite=overwrite, progress=progress)
+        simulate_series(
+            source, place, simulation, format=format, overwrite=overwrite, progress=progress, device=device
+        )
         for source, place in zip(found, places, strict=True)
     ]
 
@@ -124,11 +129,12 @@ def simulate_series(
     format: Literal["dicom", "nifti"] | None = None,
     overwrite: bool = False,
     progress: Progress = _silent,
+    device: str = "cpu",
 ) -> Path:
     """Simulate a lower dose of one series and write it: a derived, labelled DICOM series, or a volume."""
     if isinstance(source, Series) and format != "nifti":
         with DerivedWriter(source, output, simulation.derivation, overwrite=overwrite) as writer:
-            for index, hu in enumerate(simulated_slices(source, simulation, progress)):
+            for index, hu in enumerate(simulated_slices(source, simulation, progress, device)):
                 writer.write(index, hu)
         return output
     if format == "dicom":
@@ -136,16 +142,16 @@ def simulate_series(
     name = source.path.name if isinstance(source, FileSeries) else f"{source.uid}.nii.gz"
     place = output if is_volume_file(output) else output / name
     like = source.path if isinstance(source, FileSeries) else None
-    slices = simulated_slices(source, simulation, progress)
+    slices = simulated_slices(source, simulation, progress, device)
     write_volume(place, slices, source.geometry, like=like, overwrite=overwrite)
     return place
 
 
 def simulated_slices(
-    source: SliceSource, simulation: Simulation, progress: Progress = _silent
+    source: SliceSource, simulation: Simulation, progress: Progress = _silent, device: str = "cpu"
 ) -> Iterator[NDArray[np.float32]]:
     """Every slice at the lower dose, in order, HU; one is held at a time."""
-    simulator = DoseSimulator(source, simulation.scanner, simulation.model)
+    simulator = DoseSimulator(source, simulation.scanner, simulation.model, device)
     for index in range(len(source)):
         yield simulator.simulate(index, simulation.dose, simulation.seed)
         progress(index + 1, len(source), source.name)
