@@ -11,6 +11,7 @@ import pytest
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.find import find_images
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
+from ldct_denoise.physics.local import noise_level
 from ldct_denoise.physics.noise import NoiseModel, periodograms, radial, tissue_squares
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
 from ldct_denoise.physics.simulated import simulated_pool
@@ -216,6 +217,21 @@ def _peak(frequencies: np.ndarray, nps: np.ndarray) -> float:
     top = int(np.argmax(nps))
     a, b, _ = np.polyfit(frequencies[top - 1 : top + 2], nps[top - 1 : top + 2], 2)
     return float(-b / (2 * a))
+
+
+def test_the_level_leaves_anatomy_out() -> None:
+    """Noise of variance 9 under anatomy that goes as f to minus three times the kernel's noise."""
+    rng = np.random.default_rng(0)
+    model, spacing = kernel(0.3), (0.7, 0.7)
+    frequencies = np.arange(0.05, 0.7, 0.05)
+    seen = NoiseModel("", frequencies, model.power(frequencies) * np.minimum(frequencies, 0.6) ** -3.0, np.ones(1))
+    noise = 3 * model.draw_fields(400, 32, 32, spacing, rng)
+    for share in (0.0, 3.0):
+        squares = (noise + share * seen.draw_fields(400, 32, 32, spacing, rng)).astype(float)
+        spectra = periodograms(squares)
+        alike = np.zeros(400)  # all count as quiet
+        assert noise_level(spectra, alike, model, spacing) == pytest.approx(9, rel=0.12)
+    assert spectra.mean() > 1.3 * 9
 
 
 def test_noise_that_leans_to_one_side_is_followed() -> None:
