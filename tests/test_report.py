@@ -140,6 +140,15 @@ async function probe() {
   heads[column].click();
   const up = read(); heads[column].click(); const down = read();
   result.sorted = up.every((v, i) => !i || v >= up[i - 1]) && down.every((v, i) => !i || v <= down[i - 1]);
+  const odd = document.createElement("table");
+  odd.innerHTML = "<thead><tr><th>x</th></tr></thead><tbody></tbody>";
+  for (const text of ["4.9", "–", "-1", "4.828"]) {
+    const cell = odd.tBodies[0].insertRow().insertCell();
+    cell.textContent = text;
+    if (text !== "–") cell.dataset.value = text;
+  }
+  const order = () => { sortBy(odd, 0, odd.querySelector("th")); return [...odd.tBodies[0].rows].map((r) => r.textContent).join(" "); };
+  result.orders = [order(), order()];
   result.failures = failures;
   document.title = "RESULT" + JSON.stringify(result);
 }
@@ -175,6 +184,7 @@ def test_it_works_in_a_browser(name, request, tmp_path):
         "input|candidate|reference|candidate − reference" if name == "report" else "input|output|input − output"
     )
     assert result["panels"] == expected
+    assert result["orders"] == ["-1 4.828 4.9 –", "4.9 4.828 -1 –"]
     # A circle in the flat middle of the body, which has 46 or, on the slice before last, 49 HU.
     radius, pixels = re.match(r"Circle, radius ([\d.]+) mm, (\d+) pixels", result["circle"]).groups()
     assert float(radius) == pytest.approx(10, abs=0.1)

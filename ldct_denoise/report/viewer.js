@@ -220,14 +220,14 @@ function sortBy(table, column, heading) {
   const order = heading.dataset.order === "up" ? "down" : "up";
   table.querySelectorAll("th").forEach((other) => delete other.dataset.order);
   heading.dataset.order = order;
-  const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-  const compare = (a, b) => value(a).localeCompare(value(b), undefined, { numeric: true });
-  const number = (row) => Number(value(row).replace("inf", "Infinity"));  // PSNR of equal images
-  const numeric = (a, b) => (number(a) > number(b)) - (number(a) < number(b));
+  const sign = order === "up" ? 1 : -1;
   const rows = [...table.tBodies[0].rows];
-  const numbers = rows.every((row) => row.cells[column].dataset.value !== undefined);
-  rows.sort(numbers ? numeric : compare);
-  if (order === "down") rows.reverse();
+  const text = (row) => row.cells[column].textContent, value = (row) => row.cells[column].dataset.value;
+  const empty = (row) => text(row) === "–";  // always last
+  const numbers = rows.every((row) => empty(row) || value(row) !== undefined);
+  const number = (row) => Number(value(row).replace("inf", "Infinity"));  // PSNR of equal images
+  const compare = (a, b) => numbers ? (number(a) > number(b)) - (number(a) < number(b)) : text(a).localeCompare(text(b), undefined, { numeric: true });
+  rows.sort((a, b) => (empty(a) || empty(b) ? empty(a) - empty(b) : sign * compare(a, b)));
   table.tBodies[0].append(...rows);
 }
 
