@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from ldct_denoise.errors import OutputError
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.dicom import scan
 from ldct_denoise.node import serve
@@ -32,6 +33,7 @@ from tests.node_peers import (
     tool,
     wait_for,
 )
+from tests.test_io_derive_enhanced import make_enhanced
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Start = Callable[..., Node]
@@ -121,6 +123,38 @@ def test_compressed_images_are_taken_and_denoised(start: Start, archive: Receive
         image.file_meta = pydicom.dataset.FileMetaDataset()
         image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
         np.testing.assert_array_equal(image.pixel_array, plain[source])
+
+
+def test_enhanced_ct_comes_back_enhanced(start: Start, archive: Receiver, tmp_path: Path) -> None:
+    node = start(**to_archive(archive))
+    source = make_enhanced(tmp_path / "in" / "enhanced.dcm")
+    assert storescu(node.rules.port, [source]).returncode == 0
+    wait_for(lambda: len(archive.received) == 1)
+    (image,), sent = archive.received, pydicom.dcmread(source)
+    assert image.SOPClassUID == pydicom.uid.EnhancedCTImageStorage
+    assert (image.NumberOfFrames, image.PixelData) == (sent.NumberOfFrames, sent.PixelData)
+    assert image.SOPInstanceUID != sent.SOPInstanceUID
+
+
+def test_a_full_disk_is_waited_for(
+    start: Start, archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = start(**to_archive(archive))
+    with monkeypatch.context() as full:
+        full.setattr(node.spool, "is_tight", lambda size=0: size == 0)
+        full.setattr("ldct_denoise.node.work.apply_series", no_space)
+        storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
+        wait_for(lambda: len(attempts_to_write) >= 5)
+        assert node.spool.counts()["dead-letter"] == 0
+    wait_for(lambda: len(archive.received) == 2)
+
+
+attempts_to_write: list[object] = []
+
+
+def no_space(*given: object) -> None:
+    attempts_to_write.append(given)
+    raise OutputError("working: cannot be written (No space left on device)")
 
 
 def test_rules_choose_by_attributes(start: Start, archive: Receiver, tmp_path: Path) -> None:
@@ -278,18 +312,23 @@ def test_after_long_enough_it_gives_up(start: Start, tmp_path: Path) -> None:
     assert node.counters.get("send_failures", "archive") >= 2
 
 
-def test_localizers_and_our_own_images_are_left_alone(start: Start, archive: Receiver, tmp_path: Path) -> None:
+def test_images_not_meant_to_be_denoised_are_left_alone(start: Start, archive: Receiver, tmp_path: Path) -> None:
     node = start(**to_archive(archive))
-    files = make_series(tmp_path / "in", "1.2.3", 1, slices=1)
-    localizer = pydicom.dcmread(files[0])
-    localizer.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    localizer.save_as(files[0])
-    own = make_series(tmp_path / "own", "1.2.3", 2, slices=1)
-    derived = pydicom.dcmread(own[0])
-    derived.DerivationDescription = "ldct-denoise 1.0: denoised"
-    derived.save_as(own[0])
-    storescu(node.rules.port, [*files, *own])
-    wait_for(lambda: node.counters.get("series", "ignored") == 2)
+    changes = [
+        {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]},
+        {"DerivationDescription": "ldct-denoise 1.0: denoised"},
+        {"ImageType": ["DERIVED", "SECONDARY", "MIP"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
+        {"RescaleType": "MGML"},
+    ]
+    files = [make_series(tmp_path / f"in{n}", "1.2.3", n, slices=1)[0] for n in range(len(changes))]
+    for file, change in zip(files, changes, strict=True):
+        image = pydicom.dcmread(file)
+        for keyword, value in change.items():
+            setattr(image, keyword, value)
+        image.save_as(file)
+    storescu(node.rules.port, files)
+    wait_for(lambda: node.counters.get("series", "ignored") == len(changes))
     assert idle(node)
     assert node.spool.counts()["dead-letter"] == 0
     assert archive.received == []

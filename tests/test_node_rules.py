@@ -49,6 +49,7 @@ def test_a_node_listens_on_loopback_unless_told_otherwise(tmp_path: Path) -> Non
         ({"destinations": {"pacs": {"stow": "ftp://h"}}}, "https://"),
         ({"destinations": {"../up": {"stow": "https://h/s"}}, "rules": [{"ignore": True}]}, "letters, digits"),
         ({"port": 70000}, "port"),
+        ({"host": "localhost"}, "is no address"),
         ({"limits": {"associations": 0}}, "limits.associations"),
     ],
 )

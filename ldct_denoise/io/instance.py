@@ -33,6 +33,7 @@ from pydicom.uid import (
 )
 
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.io.select import MULTI_FRAME
 
 __all__ = [
     "STORAGE_CLASSES",
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 #: What :func:`ldct_denoise.io.dicom.scan` reads.
-STORAGE_CLASSES = (CTImageStorage,)
+STORAGE_CLASSES = (CTImageStorage, *MULTI_FRAME)
 #: Encodings that can be decoded here. Deflated is left out: a small message may unpack to any size.
 TRANSFER_SYNTAXES = (
     ExplicitVRLittleEndian,

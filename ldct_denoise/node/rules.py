@@ -50,7 +50,17 @@ def _network(value: str) -> str:
         raise ValueError(f"{value!r} is no address or network; give 10.1.2.3 or 10.1.2.0/24") from None
 
 
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is no address; give 127.0.0.1, 0.0.0.0 for all, or the machine's own"
+        ) from None
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -174,6 +184,8 @@ class Rule(Section):
     strength: float = Field(1.0, ge=0, le=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     compress: Literal["jpegls", "j2k", "rle"] | None = None
+    private: Literal["keep", "drop"] = Field("keep", description="private attributes")
+    keep_scanner_equipment: bool = Field(False, description="for viewers that select by manufacturer")
     send_to: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -200,7 +212,7 @@ class Rules(Section):
     """The whole file."""
 
     ae_title: AETitle = "LDCT"
-    host: str = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
+    host: Address = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
     port: Port = 11112
     spool: Path
     accept: tuple[Peer, ...] = Field(min_length=1)

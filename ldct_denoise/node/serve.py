@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import resource
 import shutil
@@ -70,6 +71,8 @@ class Node:
         self._receiver.start()
         if self._status:
             self._status.start()
+        if self.rules.tls is None and not ipaddress.ip_address(self.rules.host).is_loopback:
+            log.warning("listens on %s without TLS: whoever is on that network can read along", self.rules.host)
         log.info("%s listens on %s, port %d", self.rules.ae_title, self.rules.host, self.rules.port)
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -98,7 +101,7 @@ class Node:
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
         dead += [] if self._receiver.alive else ["receive"]
         free = shutil.disk_usage(self.rules.spool).free / 2**30
-        full = free < self.rules.limits.free_gib or self._spool_gib() > self.rules.limits.spool_gib
+        full = self.spool.is_tight() or self._spool_gib() > self.rules.limits.spool_gib
         return {
             "ok": not dead and not full,
             "stopped_parts": dead,

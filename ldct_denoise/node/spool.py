@@ -162,8 +162,12 @@ class Spool:
     def _require_room(self, size: int) -> None:
         if self.used_bytes + size > self._limits.spool_gib * GIB:
             raise OutputError(f"spool: full (limits.spool_gib is {self._limits.spool_gib:g})")
-        if shutil.disk_usage(self.root).free - size < self._limits.free_gib * GIB:
+        if self.is_tight(size):
             raise OutputError(f"spool: less than {self._limits.free_gib:g} GiB are free on its disk")
+
+    def is_tight(self, size: int = 0) -> bool:
+        """Whether ``size`` bytes more would leave too little of the disk free."""
+        return shutil.disk_usage(self.root).free - size < self._limits.free_gib * GIB
 
     def incoming(self) -> list[Incoming]:
         """The series that still grow."""

@@ -19,8 +19,18 @@ log = logging.getLogger("ldct_denoise.node")
 
 #: Batches that a kill or a full disk ended so often are set aside.
 MAX_ATTEMPTS = 3
-#: Why `scan` leaves an image out although nothing is wrong with it.
-NO_IMAGES_TO_DENOISE = ("a localizer", "projection data, not an image", "already denoised by ldct-denoise")
+#: How the reasons begin for which `scan` leaves out images that are in order, but not meant to be denoised.
+NOT_MEANT = (
+    "a localizer",
+    "a rendering",
+    "a coronal reformat",
+    "a sagittal reformat",
+    "projection data",
+    "already denoised",
+    "colour",
+    "values are not HU",
+    "MR under a CT label",
+)
 
 
 class _Stopped(Exception):
@@ -112,7 +122,13 @@ class Worker:
         """The derived images, in a folder for each stack of the series."""
         settings = ApplySettings(rule.strength, self._rules.device, rule.precision)
         created = self._spool.created(batch.partition(".")[0])
-        writing = WriteSettings(overwrite=True, compress=rule.compress, created=created)
+        writing = WriteSettings(
+            overwrite=True,
+            compress=rule.compress,
+            private=rule.private,
+            keep_scanner_equipment=rule.keep_scanner_equipment,
+            created=created,
+        )
         for number, series in enumerate(found.series):
             place = self._spool.folder("working", batch) / f"{number:03d}"
             apply_series(series, self._model(rule), place, settings, writing, self._go_on)
@@ -129,7 +145,7 @@ class Worker:
 
     def _nothing_to_denoise(self, batch: str, found: Inventory) -> None:
         reasons = sorted({item.reason for item in found.set_aside})
-        if all(reason in NO_IMAGES_TO_DENOISE for reason in reasons):
+        if all(reason.startswith(NOT_MEANT) for reason in reasons):
             self._ignore(batch, " and ".join(reasons))
         else:
             self._bury(batch, "no CT image that can be denoised: " + "; ".join(reasons))
@@ -146,8 +162,9 @@ class Worker:
         log.error("%s: cannot be denoised; the reason is in dead-letter/%s.json", batch, batch)
 
     def _later(self, batch: str, record: Record, error: BaseException) -> None:
-        """The place to write to may be better in a while."""
+        """The place to write to may be better in a while; a full disk is no fault of the batch."""
         wait = self._rules.retry.wait_s(record.attempts)
         with self._spool.changing(batch) as record:
             record.not_before = time.time() + wait
+            record.attempts -= self._spool.is_tight()
         log.error("%s: %s while denoising; tried again in %.0f s", batch, type(error).__name__, wait)
