@@ -102,8 +102,9 @@ def test_every_trained_method_exports_or_says_why_not(name: str, tmp_path: Path)
     export(model, "torchscript", tmp_path / "model.ts")
     source = volume(37, 70, 1)
     np.testing.assert_allclose(
-        read_torchscript(tmp_path / "model.ts")(source.hu[:, None])[:, 0], applied(model, source), atol=LIMIT_HU
-    )
+        read_torchscript(tmp_path / "model.ts")(source.hu[:, None])[:, 0], applied(model, source),
+        rtol=3e-6, atol=LIMIT_HU,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if methods.find(name).needs is Needs.NOTHING])

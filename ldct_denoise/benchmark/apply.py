@@ -23,7 +23,7 @@ from ldct_denoise.checkpoint import TrainedModel, load_model
 from ldct_denoise.distributed import choose_device
 from ldct_denoise.errors import ModelError
 from ldct_denoise.io.dicom import Series
-from ldct_denoise.restore import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, restore_slices
+from ldct_denoise.restore import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, ready, restore_slices
 
 Say = Callable[[str], None]
 #: Goals: of RED-CNN's speed, of the network's own rate, GiB above the model.
@@ -95,11 +95,11 @@ def _batch(model: TrainedModel, source: Repeated, device: torch.device) -> Tenso
 
 
 def network_figures(model: TrainedModel, source: Repeated, rounds: int, device: torch.device) -> list[Figure]:
-    """The model and the peers' networks, each in plain PyTorch fp32, taking turns."""
+    """The model as ``apply`` runs it and the peers' networks in plain PyTorch, all in fp32, taking turns."""
     image = _batch(model, source, device)
     ours = f"{model.name}, shipped" if model.name == "lir-ct" else model.name
     networks = {name: build().eval().to(device) for name, build in PEERS.items()}
-    runs: dict[str, Callable[[], object]] = {ours: partial(_restored, model.method.to(device).eval(), image)}
+    runs: dict[str, Callable[[], object]] = {ours: partial(_restored, ready(model.method, device), image)}
     runs |= {name: partial(_inferred, network, image) for name, network in networks.items()}
     seconds = {name: value / len(image) for name, value in fastest(runs, rounds, device).items()}
     counts = {ours: sum(value.numel() for value in model.method.restoration_parameters().values())}
@@ -172,7 +172,7 @@ def bf16_figures(model: TrainedModel, source: Repeated, rounds: int, device: tor
             return _restored(model.method, image)
 
     runs: dict[str, Callable[[], object]] = {"bf16": in_bf16}
-    runs["fp32"] = partial(_restored, model.method.to(device), image)
+    runs["fp32"] = partial(_restored, ready(model.method, device), image)
     seconds = fastest(runs, rounds, device)
     short = Repeated(source.volume, min(2, len(source)))
     with contextlib.suppress(ModelError):  # more than the limit: the figure says so
