@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -99,6 +100,16 @@ def test_a_second_run_does_nothing_and_tells_so(tree: Path, tmp_path: Path) -> N
     apply(tree, model(again), tmp_path / "out", writing=WriteSettings(overwrite=True))
     assert again.slices == 12
     assert pixels(tmp_path / "out") == before
+
+
+def test_a_report_that_is_missing_is_written_without_denoising_again(tree: Path, tmp_path: Path) -> None:
+    for number in (3, 4):
+        shutil.rmtree(tree / str(number))
+    apply(tree, model(), tmp_path / "out")
+    again = Counting()
+    apply(tree, model(again), tmp_path / "out", writing=WriteSettings(report=True))
+    assert again.slices == 0
+    assert len(list((tmp_path / "out").glob("*-report.html"))) == 2
 
 
 def test_a_lost_or_torn_ledger_is_made_again_from_the_series(tree: Path, tmp_path: Path) -> None:
