@@ -113,5 +113,5 @@ def test_memory_stays_flat_for_a_tree_of_100_000_slices(tmp_path: Path) -> None:
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert sum(len(series) for series in inventory.series) == count
-    assert held / count * 100_000 < 80e6, f"{held / count:.0f} bytes a slice"
-    assert peak / count * 100_000 < 250e6, f"{peak / count:.0f} bytes a slice at the peak"
+    assert held / count * 100_000 < 60e6, f"{held / count:.0f} bytes a slice"
+    assert peak / count * 100_000 < 150e6, f"{peak / count:.0f} bytes a slice at the peak"

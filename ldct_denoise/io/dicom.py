@@ -60,16 +60,15 @@ def scan_files(listing: Listing, progress: Progress | None = None, *, include_de
     for count, name in enumerate(listing.files, start=1):
         if progress:
             progress(count, len(listing.files))
-        path = Path(name)
         try:
             with without_remarks():
-                found, reasons = _images_of(path, facts, seen, include_derived)
+                found, reasons = _images_of(name, facts, seen, include_derived)
         except InputError as error:
-            reasons, found = [str(error).removeprefix(f"{path}: ")], []
+            reasons, found = [str(error).removeprefix(f"{name}: ")], []
         except Exception as error:  # a broken value can fail anywhere inside pydicom
             reasons, found = [f"broken header ({one_line(error)})"], []
         images += found
-        aside += [SetAside(path, reason) for reason in reasons]
+        aside += [SetAside(Path(name), reason) for reason in reasons]
     series = []
     for one, is_ct in series_of(images, listing.by_folder, listing.keeper):
         reason = None if is_ct else _why_not_ct_numbers(one)
@@ -81,12 +80,12 @@ def scan_files(listing: Listing, progress: Progress | None = None, *, include_de
     return Inventory(tuple(series), shown)
 
 
-def _images_of(path: Path, facts: Facts, seen: set[str], include_derived: bool) -> tuple[list[Image], list[str]]:
+def _images_of(path: str, facts: Facts, seen: set[str], include_derived: bool) -> tuple[list[Image], list[str]]:
     """The images to denoise in a file, and why others in it are not."""
     try:
         head = read_head(path, TAGS)
     except InputError:
-        if path.suffix.lower() == ".zip" and is_archive(path):
+        if path.lower().endswith(".zip") and is_archive(Path(path)):
             raise InputError("a zip archive inside the folder; give it as the path itself") from None
         raise
     header = head.dataset
@@ -125,16 +124,16 @@ def _headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:
     yield header
 
 
-def _instance_uid(path: Path, header: Dataset) -> str:
+def _instance_uid(path: str, header: Dataset) -> str:
     """The image's UID; where an anonymiser emptied it, that of the file meta, or one made from the content."""
     told = text(header, "SOPInstanceUID") or text(header.file_meta, "MediaStorageSOPInstanceUID")
     if told:
         return told
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         return derived_uid("instance", hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _why_not_pixels(path: Path, head: Head, image: Dataset) -> str | None:
+def _why_not_pixels(path: str, head: Head, image: Dataset) -> str | None:
     return why_not_decodable(path, head.pixels, Encoding.of(image))
 
 

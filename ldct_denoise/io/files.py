@@ -22,9 +22,9 @@ ITK = (".nrrd", ".mha", ".mhd")
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def is_volume_file(path: Path) -> bool:
+def is_volume_file(path: str | Path) -> bool:
     """Whether the name is that of a volume that :func:`open_file` reads."""
-    return path.name.lower().endswith(NIFTI + ITK)
+    return str(path).lower().endswith(NIFTI + ITK)
 
 
 @dataclass(frozen=True)

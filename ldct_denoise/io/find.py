@@ -45,10 +45,10 @@ def find_images(
     aside: list[SetAside] = []
     rest = []
     for name in listing.files:
-        file = Path(name)
-        if not is_volume_file(file):
+        if not is_volume_file(name):
             rest.append(name)
             continue
+        file = Path(name)
         try:
             volumes.append(replace(open_file(file), keeper=listing.keeper))
         except InputError as error:

@@ -151,7 +151,7 @@ def without_remarks() -> Iterator[None]:
 
 
 @contextmanager
-def _one_kind_of_error(path: Path, what: str) -> Iterator[None]:
+def _one_kind_of_error(path: str | Path, what: str) -> Iterator[None]:
     """A broken file can fail anywhere inside pydicom and the decoders, in any way; here it becomes one."""
     try:
         with without_remarks():
@@ -169,7 +169,7 @@ def one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(path: str | Path) -> Iterator[BinaryIO]:
     """A regular file; anything else is not opened, so that a pipe cannot make us wait."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as file:
@@ -178,12 +178,13 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_head(path: Path, tags: Collection[str] | None = None) -> Head:
+def read_head(path: str | Path, tags: Collection[str] | None = None) -> Head:
     """What stands before the pixel data.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
+        A string where many are read: Path keeps every name for good.
     tags : collection of str, optional
         Keywords of the attributes that are wanted; all without.
 
@@ -288,7 +289,7 @@ def _element_at(stream: BinaryIO, tag_at: int, implicit: bool, little: bool) -> 
     return tag_at + 8, struct.unpack(f"{order}H", start[6:])[0]
 
 
-def why_not_decodable(path: Path, pixels: PixelElement | None, encoding: Encoding) -> str | None:
+def why_not_decodable(path: str | Path, pixels: PixelElement | None, encoding: Encoding) -> str | None:
     """What can be said against the pixel data without decoding them, or nothing."""
     if pixels is None:
         return "no pixel data"
@@ -310,7 +311,7 @@ def why_not_decodable(path: Path, pixels: PixelElement | None, encoding: Encodin
     return None
 
 
-def _why_not_whole(path: Path, pixels: PixelElement) -> str | None:
+def _why_not_whole(path: str | Path, pixels: PixelElement) -> str | None:
     """Walk through the items of encapsulated pixel data (PS3.5 A.4)."""
     with _one_kind_of_error(path, "unreadable"), _opened(path) as file:
         at, end, found = pixels.value_at, pixels.value_at + pixels.available, 0

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -83,7 +83,7 @@ class Facts:
     def _once(self, value: T) -> T:
         return self._shared.setdefault((type(value), value), value)  # type: ignore[no-any-return]
 
-    def image(self, path: Path, frame: int | None, header: Dataset, sop_uid: str, pixel_at: int) -> Image:
+    def image(self, path: str, frame: int | None, header: Dataset, sop_uid: str, pixel_at: int) -> Image:
         """One image, by what its header tells.
 
         Parameters
@@ -91,11 +91,12 @@ class Facts:
         header : Dataset
             Of a classic image, or of a frame made into one; with all that :mod:`ldct_denoise.io.select` needs.
         """
-        folder = sys.intern(str(path.parent))
+        folder, file = os.path.split(path)
+        folder = self._once(folder)
         slope, intercept = float(header.RescaleSlope), float(header.get("RescaleIntercept") or 0)
         current = number(header, "XRayTubeCurrent")
         ref = SliceRef(
-            folder, path.name, frame, sop_uid, self._once(slope), self._once(intercept),
+            folder, file, frame, sop_uid, self._once(slope), self._once(intercept),
             self._once(Encoding.of(header)), self._once(pixel_at), self._once(current),
         )  # fmt: skip
         x, y, z = (float(value) for value in header.ImagePositionPatient)
