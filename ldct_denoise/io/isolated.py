@@ -29,6 +29,8 @@ from ldct_denoise.errors import InputError
 
 #: No slice takes longer to decode, nor needs more address space.
 LIMIT_S = 10.0
+#: Importing the codecs takes a second, on a busy machine more.
+START_LIMIT_S = 120.0
 LIMIT_BYTES = 4 << 30
 _HEAD, _BODY = struct.Struct(">I"), struct.Struct(">Q")
 
@@ -58,24 +60,29 @@ class Helper:
         """
         with self._lock:
             process = self._running()
-            watch = threading.Timer(LIMIT_S, process.kill)
-            watch.start()
-            try:
-                assert process.stdin is not None
-                assert process.stdout is not None
-                _send(process.stdin, encoding, code)
-                head, body = _receive(process.stdout)
-            except (OSError, EOFError):
-                late = not watch.is_alive()
-                self._stop()
-                reason = f"took longer than {LIMIT_S:g} s" if late else "broke down"
-                raise InputError(f"the decoder {reason} on its code") from None
-            finally:
-                watch.cancel()
+            head, body = self._ask(process, LIMIT_S, encoding, code)
         if "error" in head:
             raise InputError(str(head["error"]))
         stored: NDArray[np.integer[Any]] = np.frombuffer(body, np.dtype(head["dtype"])).reshape(head["shape"])
         return stored
+
+    def _ask(
+        self, process: subprocess.Popen[bytes], limit_s: float, encoding: Mapping[str, Any], code: bytes
+    ) -> tuple[dict[str, Any], bytes]:
+        watch = threading.Timer(limit_s, process.kill)
+        watch.start()
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            _send(process.stdin, encoding, code)
+            return _receive(process.stdout)
+        except (OSError, EOFError):
+            late = not watch.is_alive()
+            self._stop()
+            reason = f"took longer than {limit_s:g} s" if late else "broke down"
+            raise InputError(f"the decoder {reason} on its code") from None
+        finally:
+            watch.cancel()
 
     def _running(self) -> subprocess.Popen[bytes]:
         # A forked process must not talk through its parent's pipes.
@@ -90,6 +97,7 @@ class Helper:
             )
             self._owner = os.getpid()
             weakref.finalize(self, _end, self._process, self._owner)
+            self._ask(self._process, START_LIMIT_S, {}, b"")
         return self._process
 
     def forget(self) -> None:
@@ -159,6 +167,9 @@ def _serve() -> None:
             head, code = _receive(sys.stdin.buffer)
         except EOFError:
             return
+        if not head:  # only to know that we are there
+            _send(answers, {}, b"")
+            continue
         try:
             with without_remarks():
                 encoding = Encoding(**head)
