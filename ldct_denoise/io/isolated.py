@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class Helper:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._at_end: Callable[[], object] = lambda: None
 
     def decode(self, encoding: Mapping[str, Any], code: bytes) -> NDArray[np.integer[Any]]:
         """Stored values of a compressed frame.
@@ -96,7 +97,7 @@ class Helper:
                 start_new_session=True,
             )
             self._owner = os.getpid()
-            weakref.finalize(self, _end, self._process, self._owner)
+            self._at_end = weakref.finalize(self, _end, self._process, self._owner)
             self._ask(self._process, START_LIMIT_S, {}, b"")
         return self._process
 
@@ -106,8 +107,7 @@ class Helper:
 
     def _stop(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            self._at_end()
             self._process = None
 
 
