@@ -101,6 +101,21 @@ def test_text_that_would_write_on_a_terminal_becomes_one_line(tmp_path: Path) ->
     assert (series.description, series.patient) == ("a b c", "P 1")
 
 
+@pytest.mark.parametrize("uid", ["../../out", "/etc/x", "..", ".", "a/b", "1.2\\3", "x" * 500, "1.2.3\n4"])
+def test_a_series_uid_that_leads_elsewhere_names_no_folder(tmp_path: Path, uid: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = ct_image()
+        text = uid.encode()
+        image["SeriesInstanceUID"] = pydicom.dataelem.RawDataElement(
+            image["SeriesInstanceUID"].tag, "UI", len(text), text, 0, False, True, True
+        )
+        image.save_as(tmp_path / "x", enforce_file_format=True)
+    (series,) = scan(tmp_path).series
+    assert (tmp_path / "out" / series.uid).parent == tmp_path / "out"
+    assert set(series.uid) <= set("0123456789.")
+
+
 # Values ------------------------------------------------------------------------------------------------------
 
 

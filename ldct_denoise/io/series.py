@@ -66,8 +66,8 @@ class Series:
     Parameters
     ----------
     uid : str
-        Series Instance UID; made from those of the images where the files have none. Several stacks (phases,
-        reconstructions, orientations) may share it.
+        Series Instance UID, of the first of several stacks (phases, reconstructions, orientations) that share it;
+        the others, files without one, and one that is no name for a folder get a UID made from the images'.
     patient : str
         Patient ID, or name where there is none.
     kernel : str

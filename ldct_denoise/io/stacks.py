@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -22,6 +23,8 @@ from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry
 #: Orientations and pixel spacings that differ by no more are the same (direction cosines; fraction).
 SAME_DIRECTION = 1e-3
 SAME_SPACING = 1e-4
+#: Series Instance UIDs that are none, but harmless: anonymisers write digests.
+SAFE_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 #: What tells images at one place apart, the surest first.
 TELLING = (
     ("acquisition number", "AcquisitionNumber"),
@@ -173,14 +176,40 @@ def series_of(
     groups: dict[SeriesFacts, list[Image]] = defaultdict(list)
     for image in images:
         groups[image.facts if by_folder else image.facts._replace(folder="")].append(image)
-    for group in _joined(groups):
+    joined = _joined(groups)
+    firsts = _firsts(joined)
+    for group in joined:
         stacks = list(_stacks(group))
         for count, (stack, how) in enumerate(stacks, start=1):
             note = (
                 f"stack {count} of {len(stacks)} under one Series Instance UID, told apart by {how}" if how else ""
             )
             is_ct = any(image.labels.ct_signs for image in stack)
-            yield _series(stack, note, keeper), is_ct
+            yield _series(stack, _uid(stack, firsts), note, keeper), is_ct
+
+
+def _identity(image: Image) -> tuple[str, int]:
+    return image.ref.sop_uid, image.ref.frame or 0
+
+
+def _firsts(groups: Iterable[Sequence[Image]]) -> dict[str, tuple[str, int]]:
+    """By Series Instance UID, the image whose stack keeps it: told by content, not by the order of files."""
+    firsts: dict[str, tuple[str, int]] = {}
+    for group in groups:
+        uid, first = group[0].facts.uid, min(map(_identity, group))
+        firsts[uid] = min(first, firsts.get(uid, first))
+    return firsts
+
+
+def _uid(stack: Sequence[Image], firsts: dict[str, tuple[str, int]]) -> str:
+    """A UID that no other stack has, and that is safe as the name of a folder."""
+    uid = stack[0].facts.uid
+    if not uid:
+        return derived_uid("series", *sorted(image.ref.sop_uid for image in stack))
+    first = min(map(_identity, stack))
+    if first != firsts[uid]:
+        return derived_uid("stack", uid, *first)
+    return uid if SAFE_UID.fullmatch(uid) else derived_uid("series", uid)
 
 
 def _joined(groups: dict[SeriesFacts, list[Image]]) -> list[list[Image]]:
@@ -254,7 +283,7 @@ def _by_turns(images: Sequence[Image]) -> list[list[Image]]:
     return turns
 
 
-def _series(images: Sequence[Image], note: str, keeper: object) -> Series:
+def _series(images: Sequence[Image], uid: str, note: str, keeper: object) -> Series:
     offsets = _offsets(images)
     ordered = [images[index] for index in np.argsort(offsets, kind="stable")]
     refs = tuple(image.ref for image in ordered)
@@ -262,7 +291,6 @@ def _series(images: Sequence[Image], note: str, keeper: object) -> Series:
     a, b, c, d, e, f = facts.orientation
     positions = np.array([image.position_mm for image in ordered])
     geometry = Geometry(positions, (a, b, c), (d, e, f), facts.spacing, facts.rows, facts.columns)
-    uid = facts.uid or derived_uid("series", *sorted(ref.sop_uid for ref in refs))
     syntaxes = Counter(ref.encoding.syntax for ref in refs)
     problems = [note] if note else []
     return Series(
