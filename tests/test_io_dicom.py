@@ -304,6 +304,9 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
     ("attributes", "reason"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
+        ({"SeriesDescription": "Dose Report"}, "a dose report or screen, not a slice"),
+        ({"SeriesDescription": "Patient Protocol"}, "a dose report or screen, not a slice"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}, "a dose report or screen, not a slice"),
         ({"EchoTime": 30, "RescaleType": None}, "MR under a CT label (has EchoTime)"),
         ({"RescaleType": "US"}, "values are not HU but 'US' (Rescale Type)"),
         ({"RescaleSlope": None}, "values are not HU (no rescale to HU)"),

@@ -13,6 +13,9 @@ from ldct_denoise.io.describe import EARLIER, PRODUCT
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 #: Words in Image Type that name a rendering, whose values are not those of slices.
 RENDERINGS = ("CPR", "CURVED", "MIP", "MINIP", "MNIP", "VRT", "SSD", "PROJECTION")
+#: Words in Image Type, and beginnings of Series Description, of pages that scanners write about a scan.
+PAGES = ("PROT", "DOSE", "SCREEN", "SCREENSAVE")
+PAGE_TITLES = ("dose report", "patient protocol", "dose info", "dose record", "screen save")
 #: Attributes that MR images have and CT images never.
 MR_ONLY = ("EchoTime", "RepetitionTime", "MagneticFieldStrength", "ScanningSequence", "InversionTime", "FlipAngle")
 #: Attributes that only CT images have, of which scanners write at least one.
@@ -104,6 +107,9 @@ def why_not_image(header: Dataset) -> str | None:
     kind = values(header, "ImageType")
     if "LOCALIZER" in kind:
         return "a localizer"
+    title = text(header, "SeriesDescription").lower()
+    if _words(kind) & set(PAGES) or title.startswith(PAGE_TITLES):
+        return "a dose report or screen, not a slice"
     found = [name for name in MR_ONLY if text(header, name)]
     if found or text(header, "Modality") == "MR":
         return f"MR under a CT label (has {found[0] if found else 'modality MR'})"
@@ -116,6 +122,10 @@ def why_not_image(header: Dataset) -> str | None:
     if "RescaleSlope" not in header:
         return "values are not HU (no rescale to HU)"
     return _why_not_placed(header) or _why_not_axial(header, kind)
+
+
+def _words(kind: tuple[str, ...]) -> set[str]:
+    return {word for value in kind for word in value.replace("_", " ").split()}
 
 
 def has_ct_signs(header: Dataset) -> bool:
@@ -145,8 +155,7 @@ def _why_not_placed(header: Dataset) -> str | None:
 
 def _why_not_axial(header: Dataset, kind: tuple[str, ...]) -> str | None:
     """Renderings by Image Type, reformats by a plane that is not the scanner's."""
-    words = {word for value in kind for word in value.replace("_", " ").split()}
-    named = [name for name in RENDERINGS if name in words]
+    named = [name for name in RENDERINGS if name in _words(kind)]
     if named:
         return f"a rendering ({named[0]}), not an axial image"
     normal = unit_directions(header.ImageOrientationPatient)[2]
