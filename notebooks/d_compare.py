@@ -12,7 +12,7 @@
 # # Compare methods
 #
 # Several denoisers on the same slices, with paired statistics. The command line does the same:
-# `ldct-denoise compare --dicom-root … --model bilateral --model tv --output …`
+# `ldct-denoise compare --dicom-root … --model fast --model bilateral --output …`
 
 # %%
 import tempfile
@@ -25,8 +25,8 @@ from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.report.interactive import slice_figure
 
 work = Path(tempfile.mkdtemp())
-make_pool(work / "patients", patients=2, slices=3, size=128)
-models = [load_model("bilateral"), load_model("wavelet")]
+make_pool(work / "patients", patients=2, slices=3, size=256)
+models = [load_model("fast"), load_model("bilateral")]
 result = compare(work / "patients", models, windows=[WINDOWS["abdomen"]])
 
 # %%
