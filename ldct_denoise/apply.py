@@ -361,7 +361,9 @@ class _Tree:
     def _told(self) -> dict[str, Any]:
         """The settings that decide what is written."""
         how = asdict(self.settings) | asdict(self.writing)
-        return {name: value for name, value in how.items() if name not in ("device", "overwrite", "report")}
+        return {
+            name: value for name, value in how.items() if name not in ("device", "overwrite", "report", "created")
+        }
 
     def _key(self, source: SliceSource) -> str:
         images = [ref.sop_uid for ref in source.slices] if isinstance(source, Series) else []
