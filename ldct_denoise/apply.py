@@ -288,22 +288,23 @@ class _Tree:
     def run(self, share: Share, progress: Progress, tell: Callable[[str], None]) -> list[Path]:
         """Do this process's share, wait for the others, and tell what failed."""
         mine = self.jobs[share.rank :: share.size]
-        todo = [job for job in mine if self._is_wanted(*job)]
+        standing = [(source, place, self._is_done(source, place)) for source, place in mine]
+        todo = [job for job in standing if self._is_wanted(*job)]
         if len(todo) < len(mine):
             tell(f"{len(mine) - len(todo)} of {len(mine)} series are done already; --overwrite does them again")
-        total, before = sum(len(source) for source, _ in todo), 0
-        for number, (source, place) in enumerate(todo, 1):
+        total, before = sum(len(source) for source, _, _ in todo), 0
+        for number, (source, place, done) in enumerate(todo, 1):
             name = f"series {number}/{len(todo)}"
-            self._try(source, place, _part(progress, before, total, name))
+            self._try(source, place, done, _part(progress, before, total, name))
             before += len(source)
         self._conclude(share, gather((len(mine) - len(self.failures), self.failures)))
-        places = {place for _, place in todo}
+        places = {place for _, place, _ in todo}
         return [self._written(*job) for job in mine if job[1] not in places] + self.written
 
-    def _try(self, source: SliceSource, place: Path, progress: Progress) -> None:
+    def _try(self, source: SliceSource, place: Path, done: bool, progress: Progress) -> None:
         """One series; a failure is kept for the end, whatever it is, so that the others are done."""
         try:
-            if self.writing.overwrite or not self._is_done(source, place):
+            if not done:
                 written = apply_series(source, self.model, place, self.settings, self.writing, progress)
                 self.ledger.add(self._entry(source, written))
             else:
@@ -333,14 +334,16 @@ class _Tree:
 
     # ---- what is done ---------------------------------------------------------------------------------------
 
-    def _is_wanted(self, source: SliceSource, place: Path) -> bool:
+    def _is_wanted(self, source: SliceSource, place: Path, done: bool) -> bool:
         """Whether there is something to do."""
-        if self.writing.overwrite or not self._is_done(source, place):
+        if not done:
             return True
         return self.writing.report and not _report_path(self._written(source, place)).is_file()
 
     def _is_done(self, source: SliceSource, place: Path) -> bool:
-        """By the ledger; by the derived series itself where the ledger does not know."""
+        """By the ledger, or the derived series itself where the ledger does not know; never with --overwrite."""
+        if self.writing.overwrite:
+            return False
         if self.ledger.is_done(self._key(source)):
             return True
         if not isinstance(source, Series) or self.writing.format == "nifti":
