@@ -148,7 +148,6 @@ class _Trainer:
     def __init__(self, config: Config, pools: Pools, output: Path, world: World, report: Report) -> None:
         self.config, self.pools, self.output, self.world = config, pools, output, world
         self._report = report if world.is_first else (lambda progress: None)
-        self._critics = CriticWatch(str(config.settings.get("adversarial", "least_squares")))
 
     # ---- the loop -------------------------------------------------------------------------------------------
 
@@ -340,6 +339,7 @@ class _Trainer:
             raise ConfigError(f"method {self.config.method!r} needs no training; use it with apply --model")
         for note in method.notes():
             self._say_first(note)
+        self._critics = CriticWatch(getattr(method.settings, "adversarial", "least_squares"))
         run = Run(method, phases)
         if resumed is not None:
             run.restore(resumed)
