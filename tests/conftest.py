@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import ldct_denoise
+
+if TYPE_CHECKING:
+    from ldct_denoise.node.serve import Node
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in ldct_denoise.__path__:  # a bare checkout: cli/ and configs/ lie beside the package
@@ -27,3 +32,25 @@ def shared_data() -> Path:
 def mayo2016(shared_data: Path) -> Path:
     """The 21 Mayo 2016 slice pairs."""
     return shared_data / "mayo2016"
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Node]]:
+    """Starts DICOM nodes in this process that look often, and end with the test."""
+    from ldct_denoise.node import serve
+    from ldct_denoise.node.rules import Rules
+    from tests.node_peers import free_ports, settings
+
+    monkeypatch.setattr(serve, "TICK_S", 0.05)
+    nodes: list[Node] = []
+
+    def begin(**changes: object) -> Node:
+        node = serve.Node(Rules(**settings(tmp_path / "spool", free_ports(1)[0], **changes)))
+        nodes.append(node)
+        node.start()
+        return node
+
+    yield begin
+    for node in nodes:
+        if not node.stopping.is_set():
+            node.stop(0.2)

@@ -14,7 +14,6 @@ import pytest
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.dicom import scan
-from ldct_denoise.node import serve
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import requeue
@@ -37,24 +36,6 @@ from tests.test_io_derive_enhanced import make_enhanced
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Start = Callable[..., Node]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Starts nodes that look often, and end with the test."""
-    monkeypatch.setattr(serve, "TICK_S", 0.05)
-    nodes: list[Node] = []
-
-    def begin(**changes: object) -> Node:
-        node = Node(Rules(**settings(tmp_path / "spool", free_ports(1)[0], **changes)))
-        nodes.append(node)
-        node.start()
-        return node
-
-    yield begin
-    for node in nodes:
-        if not node.stopping.is_set():
-            node.stop(0.2)
 
 
 @pytest.fixture

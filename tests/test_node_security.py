@@ -9,7 +9,7 @@ import ssl
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pydicom
@@ -17,16 +17,12 @@ import pytest
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
-from ldct_denoise.node import serve
-from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node
 from tests.node_peers import (
     CALLER,
     LOOPBACK,
     echoscu,
-    free_ports,
     make_series,
-    settings,
     storescu,
     tool,
     wait_for,
@@ -37,22 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning"),
 ]
 Start = Callable[..., Node]
-
-
-@pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    monkeypatch.setattr(serve, "TICK_S", 0.05)
-    nodes: list[Node] = []
-
-    def begin(**changes: object) -> Node:
-        node = Node(Rules(**settings(tmp_path / "spool", free_ports(1)[0], **changes)))
-        nodes.append(node)
-        node.start()
-        return node
-
-    yield begin
-    for node in nodes:
-        node.stop(0.1)
 
 
 def limits(**changes: object) -> dict[str, object]:
