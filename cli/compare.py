@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options
+
+if TYPE_CHECKING:
+    from ldct_denoise.io.images import NoiseLaw
 
 
 @click.command()
@@ -41,7 +45,7 @@ def command(
     dicom_root: Path | None,
     images: Path | None,
     sigma: float,
-    law: str,
+    law: NoiseLaw,
     seed: int,
     models: tuple[str, ...],
     output: Path,
@@ -69,7 +73,8 @@ def command(
     prepare_folder(output, overwrite)
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
-        if images is not None:
+        if dicom_root is None:
+            assert images is not None
             result = compare_on_images(
                 images, loaded, sigma=sigma, law=law, seed=seed, repeat=repeat, device=device, progress=bar
             )

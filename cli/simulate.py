@@ -65,6 +65,7 @@ def command(
     format. Research use only.
     """
     from dataclasses import replace
+    from typing import Any
 
     from ldct_denoise.distributed import choose_device
     from ldct_denoise.physics.noise import NoiseModel
@@ -72,7 +73,7 @@ def command(
     from ldct_denoise.physics.simulated import Simulation, simulate
 
     given = {"electronic_noise_ma": electronic_noise, "bow_tie": bow_tie, "modulation": modulation}
-    changed = {name: value for name, value in given.items() if value is not None}
+    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_distance, **changed)
     model = NoiseModel.load(kernel_model) if kernel_model else None
     simulation = Simulation(dose, seed, scanner, model)

@@ -35,10 +35,11 @@ class DataConfig(_Section):
     validation_fraction: float = Field(
         0.1, ge=0, lt=1, description="of the patients, where validation_patients is empty and there are 5 or more"
     )
-    noise: Literal["measured", "broad", "synthetic", "none"] = Field(
+    noise: Literal["measured", "broad", "simulated", "synthetic", "none"] = Field(
         "none",
         description="noise fields given to the method: measured from the low-dose pool (no pairs), or that and a "
-        "broad family of spectra and levels, or of the synthetic law, or none",
+        "broad family of spectra and levels, or that family and what data.simulated_dose adds in its place, or of "
+        "the synthetic law, or none",
     )
     synthetic: Literal["gaussian", "poisson"] | None = Field(
         None, description="natural images: the noise that makes the low-dose pool"
@@ -51,6 +52,11 @@ class DataConfig(_Section):
     )
     normal_noise: float = Field(
         0.5, ge=0, lt=1, description="noise of the normal-dose pool relative to the low-dose pool's (0.5: 4x dose)"
+    )
+    keep_noise: bool = Field(
+        False,
+        description="normal-dose patches get the share of the drawn noise that normal dose itself has "
+        "(normal_noise squared), so that a model keeps that much rather than none",
     )
     simulated_dose: tuple[float, float] | None = Field(
         None,
@@ -76,6 +82,8 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _simulation_is_possible(self) -> DataConfig:
         if self.simulated_dose is None:
+            if self.noise == "simulated":
+                raise ValueError("noise: simulated needs data.simulated_dose, as [0.1, 0.25]")
             return self
         low, high = self.simulated_dose
         if not 0 < low <= high <= 1:

@@ -6,32 +6,31 @@ What a run does is a function of its configuration, its images and its seed. The
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldct_denoise import __version__, methods
 from ldct_denoise.checkpoint import MODEL_FILE, STATE_FILE, load_state, save_model, save_state
-from ldct_denoise.config import Config, TrainingConfig, parse_config
+from ldct_denoise.config import Config, parse_config
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
 from ldct_denoise.distributed import World
 from ldct_denoise.distributed import world as join_world
-from ldct_denoise.errors import ConfigError, OutputError, TrainingError
-from ldct_denoise.methods.base import Batch, Method, Needs, Phase
+from ldct_denoise.errors import ConfigError, OutputError
+from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.output import write_whole
+from ldct_denoise.training_log import TrainingLog
+from ldct_denoise.training_step import Run, Stepper, begin_run
 from ldct_denoise.validation import CriticWatch, Evidence, measure_evidence
 
 
@@ -59,38 +58,6 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-
-
-@dataclass
-class Run:
-    """The state of a run: all that a checkpoint holds."""
-
-    method: Method[Any]
-    phases: Sequence[Phase]
-    step: int = 0
-    seconds: float = 0.0
-    average: dict[str, Tensor] = field(default_factory=dict)
-    best_score: float = math.inf
-    best_step: int = 0
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values."""
-        return {
-            "method": self.method.state_dict(),
-            "optimizers": [phase.optimizer.state_dict() for phase in self.phases],
-            "average": self.average,
-            **{name: getattr(self, name) for name in ("step", "seconds", "best_score", "best_step")},
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a checkpoint."""
-        self.method.load_state_dict(state["method"])
-        for phase, saved in zip(self.phases, state["optimizers"], strict=True):
-            phase.optimizer.load_state_dict(saved)
-        device = next(self.method.parameters()).device
-        self.average = {key: value.to(device) for key, value in state["average"].items()}
-        for name in ("step", "seconds", "best_score", "best_step"):
-            setattr(self, name, state[name])
 
 
 def train(
@@ -157,13 +124,15 @@ class _Trainer:
         needs = methods.find(self.config.method).needs
         data = make_training_set(self.config, self.pools, needs, self._say_first, self.output / "simulated")
         run = self._build(resumed)
-        log = _Log(self.output, run.step) if self.world.is_first else None
+        log = TrainingLog(self.output, run.step) if self.world.is_first else None
+        stepper = Stepper(self.config, self.world)
+        critics = CriticWatch(getattr(run.method.settings, "adversarial", "least_squares"))
         started, already = time.monotonic(), run.seconds
         try:
             for sample in self._samples(data.patches, run.step):
                 done = self._done(run)
-                losses = self._step(run, sample, done)
-                self._critics.see(losses)
+                losses = stepper.step(run, sample, done)
+                critics.see(losses)
                 run.step += 1
                 run.seconds = already + time.monotonic() - started
                 last = run.step == settings.iterations or self.world.agree(self._out_of_time(run))
@@ -171,7 +140,7 @@ class _Trainer:
                 if log is not None and shown:
                     log.scalars(run, shown)
                 if run.step % settings.validate_every == 0 or last:
-                    self._validate(run, data, log)
+                    self._validate(run, data, log, critics)
                 if run.step % settings.checkpoint_every == 0 or last:
                     self._save(run)
                 self._report(Progress(run.step, settings.iterations, run.seconds, shown))
@@ -184,90 +153,6 @@ class _Trainer:
             if log is not None:
                 log.close()
         return self._finish(run, data)
-
-    def _step(self, run: Run, sample: Mapping[str, Tensor], done: float) -> dict[str, Tensor]:
-        """All phases once, over a batch that may be worked through in parts."""
-        settings = self.config.training
-        parts = self._parts(sample, run.step, done)
-        rate = settings.learning_rate * learning_rate_factor(settings, run.step, done)
-        run.method.train()
-        shown: dict[str, Tensor] = {}
-        for phase in run.phases:
-            base = phase.optimizer.defaults["lr"] / settings.learning_rate
-            for group in phase.optimizer.param_groups:
-                group["lr"] = rate * base
-            for _ in range(phase.repeats):
-                shown |= self._update(phase, parts)
-        self._average_weights(run)
-        return shown
-
-    def _update(self, phase: Phase, parts: Sequence[Batch]) -> dict[str, Tensor]:
-        """Step one phase's optimizer: exactly its own parameters learn."""
-        parameters = [p for group in phase.optimizer.param_groups for p in group["params"]]
-        phase.optimizer.zero_grad(set_to_none=True)
-        shown: dict[str, Tensor] = {}
-        for part in parts:
-            with torch.autocast(
-                self.world.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"
-            ):
-                losses = phase.loss(part)
-            if not losses:
-                return {}
-            total = torch.stack([loss.float() for loss in losses.values()]).sum() / len(parts)
-            _accumulate(parameters, torch.autograd.grad(total, parameters, allow_unused=True))
-            for name, loss in losses.items():
-                shown[name] = shown.get(name, 0) + loss.detach().float() / len(parts)
-        self._check(phase, shown)
-        self.world.average_gradients(parameters)
-        if phase.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, phase.clip_norm)
-        phase.optimizer.step()
-        return shown
-
-    def _parts(self, sample: Mapping[str, Tensor], step: int, done: float) -> list[Batch]:
-        count = self.config.training.accumulate
-        split = {name: self._to_device(tensor).chunk(count) for name, tensor in sample.items()}
-        parts = []
-        for number in range(count):
-            place = [self.config.training.seed, step, self.world.rank, number]
-            seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
-            images = {name: tensors[number] for name, tensors in split.items()}
-            parts.append(
-                Batch(
-                    low=images.get("low", images.get("normal", torch.empty(0))),
-                    normal=images.get("normal"),
-                    noise=images.get("noise"),
-                    generator=torch.Generator().manual_seed(seed),
-                    progress=done,
-                )
-            )
-        return parts
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        format_ = torch.channels_last if self.config.training.channels_last else torch.contiguous_format
-        return tensor.to(self.world.device, non_blocking=True, memory_format=format_)
-
-    def _check(self, phase: Phase, losses: Mapping[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"training diverged: the loss {name!r} of the {phase.name} is {float(loss)}; lower "
-                    "training.learning_rate, or resume from the last checkpoint with another seed"
-                )
-
-    def _average_weights(self, run: Run) -> None:
-        """Exponential moving average of what is kept for use."""
-        decay = self.config.training.ema
-        if not decay:
-            return
-        decay = min(decay, (run.step + 1) / (run.step + 10))  # follow quickly while there is little to average
-        for key, value in run.method.restoration_parameters().items():
-            if key not in run.average:
-                run.average[key] = value.detach().clone()
-            elif value.is_floating_point():
-                run.average[key].lerp_(value.detach(), 1 - decay)
-            else:
-                run.average[key].copy_(value)
 
     # ---- time -----------------------------------------------------------------------------------------------
 
@@ -297,7 +182,7 @@ class _Trainer:
             return load_state(checkpoint)
         if self.world.is_first:
             self.output.mkdir(parents=True, exist_ok=True)
-            for stale in (checkpoint, self.output / MODEL_FILE, self.output / _Log.FILE):
+            for stale in (checkpoint, self.output / MODEL_FILE, self.output / TrainingLog.FILE):
                 stale.unlink(missing_ok=True)
             text = self.config.to_yaml()
             write_whole(self.output / "config.yaml", lambda part: part.write_text(text, encoding="utf-8"))
@@ -322,25 +207,9 @@ class _Trainer:
                 )
 
     def _build(self, resumed: Mapping[str, Any] | None) -> Run:
-        settings = self.config.training
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
-            method = methods.build(self.config.method, self.config.settings, self.config.scale)
-        method.to(self.world.device)
-        if settings.channels_last:
-            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.world.size > 1:
-            method = (
-                nn.SyncBatchNorm.convert_sync_batchnorm(method) if self.world.device.type == "cuda" else method
-            )
-            self.world.share([*method.parameters(), *method.buffers()])
-        phases = method.phases(settings.learning_rate)
-        if not phases:
-            raise ConfigError(f"method {self.config.method!r} needs no training; use it with apply --model")
-        for note in method.notes():
+        run = begin_run(self.config, self.world)
+        for note in run.method.notes():
             self._say_first(note)
-        self._critics = CriticWatch(getattr(method.settings, "adversarial", "least_squares"))
-        run = Run(method, phases)
         if resumed is not None:
             run.restore(resumed)
         return run
@@ -358,7 +227,7 @@ class _Trainer:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def _validate(self, run: Run, data: TrainingSet, log: _Log | None) -> None:
+    def _validate(self, run: Run, data: TrainingSet, log: TrainingLog | None, critics: CriticWatch) -> None:
         """Measure what needs no pairs, keep the best weights, warn early."""
         if not self.world.is_first or log is None:
             return
@@ -372,8 +241,8 @@ class _Trainer:
         log.scalars(run, {f"validation/{name}": value for name, value in evidence.figures().items()})
         if data.validation.picture is not None:
             log.images(run, data.validation.picture, self.world.device)
-        log.scalars(run, {f"balance/{name}": value for name, value in self._critics.balance().items()})
-        for warning in (*evidence.warnings(), *self._critics.warnings()):
+        log.scalars(run, {f"balance/{name}": value for name, value in critics.balance().items()})
+        for warning in (*evidence.warnings(), *critics.warnings()):
             self._say(run, f"warning: {warning}")
         self._say(run, evidence.line())
 
@@ -418,68 +287,6 @@ def _swapped(method: Method[Any], average: Mapping[str, Tensor]) -> Iterator[Non
         yield
     finally:
         method.load_state_dict(own, strict=False)
-
-
-class _Log:
-    """``training.csv`` (one row per figure) and TensorBoard; what lies after the resumed step is dropped."""
-
-    FILE = "training.csv"
-
-    def __init__(self, output: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = output / self.FILE
-        rows = (
-            [row for row in csv.reader(path.open(newline="")) if row[0].isdigit() and int(row[0]) <= step]
-            if path.exists()
-            else []
-        )
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._csv = csv.writer(self._file)
-        self._csv.writerows([["step", "seconds", "name", "value"], *rows])
-        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
-
-    def scalars(self, run: Run, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._csv.writerow([run.step, f"{run.seconds:.2f}", name, f"{value:.6g}"])
-            self._board.add_scalar(name, value, run.step)  # type: ignore[no-untyped-call]
-        self._file.flush()
-
-    @torch.no_grad()
-    def images(self, run: Run, batch: Batch, device: torch.device) -> None:
-        """Sample pictures: contrast of the middle of each, as a radiologist would window it."""
-        run.method.eval()
-        moved = Batch(
-            batch.low.to(device), None if batch.normal is None else batch.normal.to(device), None, batch.generator
-        )
-        for name, picture in run.method.summary_images(moved).items():
-            middle = run.method.scale.to_unit(40.0)
-            half = 200.0 / run.method.scale.width_hu
-            grey = ((picture.float() - middle) / (2 * half) + 0.5).clamp(0, 1)
-            self._board.add_images(f"abdomen window/{name}", grey.cpu(), run.step)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
-
-
-def learning_rate_factor(settings: TrainingConfig, step: int, done: float) -> float:
-    """What the learning rate is multiplied by at ``step``, ``done`` of the run being over."""
-    rise = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    match settings.decay:
-        case "cosine":
-            return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        case "halve":
-            return float(rise * 0.5 ** (step // settings.decay_every))
-        case "exponential":
-            return rise * math.exp(-step / settings.decay_every)
-    return rise
-
-
-def _accumulate(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:

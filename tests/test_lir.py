@@ -13,7 +13,7 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.methods.lir import Lir
-from ldct_denoise.networks.losses import background_consistency, background_kernels, judge
+from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tissue_bias
 
 SMALL = {"width": 4, "critic_width": 4, "norm": "none", "up_norm": "none", "code_noise": 0.0}
 MULTISCALE = {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.0}
@@ -215,3 +215,23 @@ def test_terms_on_low_dose_images_begin_when_asked() -> None:
     assert set(method.generator_losses(batch(noise=True, progress=0.2))) == {"restoration"}
     assert method.image_critic_losses(batch(progress=0.2)) == {}
     assert "cross_cycle" in method.generator_losses(batch(noise=True, progress=0.6))
+
+
+def test_tissue_bias_is_the_squared_mean_error_of_each_tissue() -> None:
+    image = torch.tensor([1.0, 1.0, 1.0, 5.0, 5.0, 9.0]).reshape(1, 1, 2, 3)
+    error = torch.tensor([3.0, -1.0, 1.0, 2.0, -4.0, 100.0]).reshape(1, 1, 2, 3)
+    assert tissue_bias(error, image, [(0, 2), (4, 6)]) == pytest.approx(1.0**2 + 1.0**2)
+    assert tissue_bias(error, image, [(20, 30)]) == 0  # none of it in the batch
+
+
+def test_tissue_term_sees_a_shift_of_fat_and_not_noise_about_the_mean() -> None:
+    method = lir(**MULTISCALE, adapt_from=1.0, weights={"restoration": 1.0, "tissue": 2.0})
+    fat = torch.full((2, 1, 32, 32), float(method.scale.to_unit(-100.0)))
+    method._restore = lambda image: image  # so that the error is what is added
+    shift = torch.full_like(fat, 4.0 / method.scale.width_hu)
+    checked = torch.cat([shift, -shift], dim=0)
+    losses = method.generator_losses(Batch(fat, fat, shift, torch.Generator()))
+    expected = 2.0 * (4.0 / method.scale.width_hu * method.settings.gain) ** 2
+    assert losses["tissue"].item() == pytest.approx(expected, rel=1e-3)
+    losses = method.generator_losses(Batch(fat, torch.cat([fat, fat]), checked, torch.Generator()))
+    assert losses["tissue"].item() == pytest.approx(0.0, abs=1e-9)

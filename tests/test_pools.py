@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from ldct_denoise.config import DataConfig
+from ldct_denoise.config import Config, DataConfig
 from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
-from ldct_denoise.data.pools import pools_from_paths, pools_from_root
+from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
+from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.methods.base import Needs
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.volume import Geometry, Volume
@@ -78,9 +81,46 @@ def test_drawn_noise_has_the_level_and_range_asked_for() -> None:
     assert noise.high_hu == pytest.approx(80 * excess * 1.5)
     geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
     source = Volume(np.zeros((1, 64, 64)), geometry)
-    drawn = [noise.draw(source, 64, np.random.default_rng(seed)).std() for seed in range(60)]
+    drawn = [noise.draw(source, 64, np.random.default_rng(seed)).hu.std() for seed in range(60)]
     assert min(drawn) > 0.8 * noise.low_hu
     assert max(drawn) < 1.25 * noise.high_hu
+
+
+def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
+    frequencies = np.arange(1, 15) * 0.05
+    model = NoiseModel("", frequencies, np.ones(14), np.array([40.0, 40.0]))
+    config = DataConfig(noise="measured", noise_range=(1.0, 1.0), normal_noise=0.5, keep_noise=True)
+    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
+    source = Volume(np.zeros((1, 64, 64)), geometry)
+    for own_hu in (0.0, 10.0, 15.0):
+        noise = PoolNoise([model], config, {source.uid: own_hu})
+        seen, target = [], []
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            own = own_hu * model.draw_fields(1, 64, 64, (0.7, 0.7), rng)[0]
+            drawn = noise.draw(source, 64, rng)
+            seen.append(own + drawn.hu)
+            target.append(own + drawn.kept * drawn.hu)
+        share = np.sum(np.multiply(seen, target)) / np.sum(np.square(seen))
+        assert share == pytest.approx(0.5**2, abs=0.01)
+    loud = PoolNoise([model], config, {source.uid: 60.0})  # has more than its share already
+    assert loud.draw(source, 64, np.random.default_rng(0)).kept == 0.0
+    plain = PoolNoise([model], config.model_copy(update={"keep_noise": False}), {source.uid: 0.0})
+    assert plain.draw(source, 64, np.random.default_rng(0)).kept == 0.0
+
+
+def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:
+    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
+    rng = np.random.default_rng(0)
+    white = rng.standard_normal((2, 1, 128, 128)).astype(np.float32)
+    clean, low = Volume(0.01 * white[0], geometry), Volume(40 * white[1], geometry)
+    given = {"noise": "measured", "noise_range": (1.0, 1.0), "normal_noise": 0.5, "keep_noise": True, "patch": 32}
+    made = make_training_set(Config(method="lir", data=given), Pools((low,), (clean,)), Needs.UNPAIRED)
+    for number in range(4):
+        sample = made.patches[number]
+        target_hu, added_hu = made.validation.scale.to_hu(sample["normal"]), sample["noise"] * 4096
+        torch.testing.assert_close(added_hu, 3 * target_hu, rtol=1e-3, atol=0.2)  # ¼ and ¾ of one field
+        assert target_hu.std() > 4
 
 
 def test_broad_fields_have_unit_variance() -> None:
@@ -92,7 +132,7 @@ def test_pool_noise_is_measured_and_told() -> None:
     geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
     white = Volume(30 * np.random.default_rng(0).standard_normal((1, 128, 128)), geometry)
     said: list[str] = []
-    noise = measure_pool_noise([white], DataConfig(noise="measured"), said.append)
+    noise = measure_pool_noise([white], [], DataConfig(noise="measured"), said.append)
     assert noise.models[0].sigma_hu[0] == pytest.approx(30, rel=0.05)
     assert "sigma" in said[0]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -38,12 +39,24 @@ def pools() -> Pools:
 
 
 def config(
-    method: str, *, noise: str = "none", scans: int = 2, dose: object = (0.1, 0.3), **settings: object
+    method: str,
+    *,
+    noise: str = "none",
+    scans: int = 2,
+    dose: object = (0.1, 0.3),
+    augment: bool = True,
+    **settings: object,
 ) -> Config:
     content = {
         "method": method,
         "settings": settings,
-        "data": {"patch": 32, "simulated_dose": dose, "simulated_scans": scans, "noise": noise},
+        "data": {
+            "patch": 32,
+            "simulated_dose": dose,
+            "simulated_scans": scans,
+            "noise": noise,
+            "augment": augment,
+        },
         "training": {"iterations": 2, "batch": 2, "log_every": 1},
     }
     return parse_config(content, "test")
@@ -140,3 +153,25 @@ def test_noise2noise_needs_two_scans(pools: Pools, tmp_path: Path) -> None:
 
 def _added(sample: dict[str, object], width_hu: float) -> np.ndarray:
     return np.asarray(sample["low"] - sample["normal"]).ravel() * width_hu  # type: ignore[operator]
+
+
+def test_lir_gets_the_noise_of_a_simulated_scan_in_its_own_place(pools: Pools, tmp_path: Path) -> None:
+    made = make_training_set(
+        config("lir", noise="simulated", augment=False, **LIR), pools, Needs.UNPAIRED, scratch=tmp_path
+    )
+    scale = made.validation.scale
+    scans = np.concatenate([[scan.read_hu(0), scan.read_hu(1)] for scan in made.pools.low])
+    squares = np.lib.stride_tricks.sliding_window_view(scans, (32, 32), axis=(1, 2))
+
+    def is_from_a_scan(sample: dict[str, torch.Tensor]) -> bool:
+        square = scale.to_hu(sample["normal"] + sample["noise"])[0].numpy()
+        alike = squares[np.abs(squares[..., 0, 0] - square[0, 0]) < 0.01]
+        return bool((np.abs(alike - square).max(axis=(1, 2), initial=0) < 0.01).any())
+
+    found = sum(is_from_a_scan(made.patches[n]) for n in range(40))
+    assert 10 <= found <= 30  # half of the fields; the others are drawn from spectra
+
+
+def test_simulated_noise_needs_simulated_scans() -> None:
+    with pytest.raises(ConfigError, match="simulated_dose"):
+        config("lir", noise="simulated", dose=None, **LIR)

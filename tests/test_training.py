@@ -21,7 +21,8 @@ from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.mayo import Pair
-from ldct_denoise.training import learning_rate_factor, train
+from ldct_denoise.training import train
+from ldct_denoise.training_step import learning_rate_factor
 from ldct_denoise.volume import Geometry, Volume
 
 

@@ -15,11 +15,10 @@ from ldct_denoise.benchmark.memory import GIB, peak_memory
 from ldct_denoise.benchmark.subject import patient, write_patient
 from ldct_denoise.config import Config, load_config
 from ldct_denoise.data.patches import PatchDataset, batches
-from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import pool_slices
 from ldct_denoise.distributed import World, choose_device
 from ldct_denoise.io.dicom import Series
-from ldct_denoise.training import _Trainer
+from ldct_denoise.training_step import Stepper, begin_run
 
 Say = Callable[[str], None]
 #: Goals: steps a second against the published schedule, without and with bf16 where the device gains from it.
@@ -141,13 +140,13 @@ def prepare_steps(
 
 def _step_of(config: Config, device: torch.device) -> Callable[[], None]:
     """One step of our own loop on random images."""
-    trainer = _Trainer(config, Pools((), ()), Path(), World(0, 1, device), lambda progress: None)
-    run = trainer._build(None)
+    world = World(0, 1, device)
+    run, stepper = begin_run(config, world), Stepper(config, world)
     side, batch = config.data.patch, config.training.batch
     images = {name: torch.rand(batch, 1, side, side) for name in ("low", "normal")}
 
     def step() -> None:
-        trainer._step(run, images, done=0.5)
+        stepper.step(run, images, done=0.5)
         run.step += 1
 
     return step
@@ -162,13 +161,14 @@ def step_work(schedule: str, width: int) -> int:
 
 
 def steps_config(schedule: str, precision: str, width: int, batch: int) -> Config:
-    """The published recipe with a schedule, a precision and a size."""
+    """The published recipe with a schedule, a precision and a size; channels-last is part of our schedule."""
     changes = {
         "settings.schedule": schedule,
         "settings.width": width,
         "settings.critic_width": width,
         "training.batch": batch,
         "training.precision": precision,
+        "training.channels_last": schedule == "shared",
     }
     return load_config("lir-paper", [f"{key}={value}" for key, value in changes.items()])
 

@@ -1,26 +1,41 @@
 """Noise fields for training: drawn with the low-dose pool's own spectrum and level, which needs no pairs.
 
 For training the noise to add to a normal-dose image is what the low dose has in excess: its variance less that of
-the normal-dose pool (``normal_noise`` squared of it).
+the normal-dose pool (r² of it, r being ``normal_noise``).
+
+Normal dose is not free of noise either. Low dose is normal dose with more noise, n = n₁ + n₂, and of all that is
+seen of it, n, the best guess at the normal dose's own part is E[n₁ | n] = r²·n. With ``keep_noise`` that share of
+a drawn field stays in the target; where the normal-dose image has noise of its own of that spectrum, so much less
+of the field: with σ₀ of its own and σ drawn, E[n₀ + q·n | n₀ + n] = r²·(n₀ + n) gives q = r² − (1 − r²)·σ₀²/σ².
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
+from ldct_denoise.errors import InputError
 from ldct_denoise.io.images import NoiseLaw, noise_for
 from ldct_denoise.physics.noise import NoiseModel, estimate_noise
 from ldct_denoise.volume import SliceSource
 
 #: Spectra of `broad` noise: the peak of the radial NPS is drawn from this range, 1/mm.
 BROAD_PEAKS_PER_MM = (0.12, 0.75)
-#: Share of the fields that come from the broad family when `broad` is asked for.
+#: Share of the fields that come from the broad family when `broad` is asked for, and from elsewhere than the
+#: simulated scans when `simulated` is.
 BROAD_SHARE = 0.5
+
+
+class Drawn(NamedTuple):
+    """A noise field in HU, and the share of it that belongs to normal dose."""
+
+    hu: NDArray[np.float32]
+    kept: float
 
 
 class PoolNoise:
@@ -31,41 +46,47 @@ class PoolNoise:
     models : sequence of NoiseModel
         One for each kernel of the low-dose pool.
     config : DataConfig
-        ``noise``, ``noise_range`` and ``normal_noise``.
+        ``noise``, ``noise_range``, ``normal_noise`` and ``keep_noise``.
+    own_hu : dict, optional
+        Noise of the normal-dose series themselves, by UID, HU; 0 where it is not known.
     """
 
-    def __init__(self, models: Sequence[NoiseModel], config: DataConfig) -> None:
+    def __init__(
+        self, models: Sequence[NoiseModel], config: DataConfig, own_hu: Mapping[str, float] | None = None
+    ) -> None:
         self.models = tuple(models)
-        self._broad = config.noise == "broad"
+        self._kept = config.normal_noise**2 if config.keep_noise else 0.0
+        self._own_hu = dict(own_hu or {})
+        self._broad = config.noise != "measured"
         excess = math.sqrt(1 - config.normal_noise**2)
         sigmas = np.concatenate([np.atleast_1d(model.sigma_hu) for model in self.models])
         self.low_hu = float(sigmas.min()) * excess * config.noise_range[0]
         self.high_hu = float(sigmas.max()) * excess * config.noise_range[1]
         self._by_kernel = {model.kernel: model for model in self.models}
 
-    def draw(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """One field in HU, shape (side, side), of a level log-uniform between ``low_hu`` and ``high_hu``.
+    def draw(self, normal: SliceSource, side: int, rng: np.random.Generator) -> Drawn:
+        """A field of shape (side, side), of a level log-uniform between ``low_hu`` and ``high_hu``.
 
         A normal-dose series gets noise of its own kernel where the low-dose pool has it.
         """
         sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
         if self._broad and rng.random() < BROAD_SHARE:
             field = broad_field(side, normal.geometry.pixel_spacing_mm[0], rng)
-        else:
-            field = self._measured_field(normal, side, rng)
-        return (field * sigma_hu).astype(np.float32)
+            return Drawn((field * sigma_hu).astype(np.float32), self._kept)
+        return self._measured(normal, side, sigma_hu, rng)
 
-    def probe(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    def probe(self, normal: SliceSource, side: int, rng: np.random.Generator) -> Drawn:
         """A field of the measured spectrum and the middle level, to judge by."""
-        field = self._measured_field(normal, side, rng)
-        return (field * math.sqrt(self.low_hu * self.high_hu)).astype(np.float32)
+        return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng)
 
-    def _measured_field(self, normal: SliceSource, side: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        model = (
-            self._by_kernel.get(str(getattr(normal, "kernel", ""))) or self.models[rng.integers(len(self.models))]
-        )
-        field: NDArray[np.float32] = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
-        return field
+    def _measured(self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator) -> Drawn:
+        own = self._by_kernel.get(str(getattr(normal, "kernel", "")))
+        model = own or self.models[rng.integers(len(self.models))]
+        field = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
+        kept = self._kept
+        if own is not None:
+            kept -= (1 - kept) * (self._own_hu.get(normal.uid, 0.0) / sigma_hu) ** 2
+        return Drawn((field * sigma_hu).astype(np.float32), max(0.0, kept) if self._kept else 0.0)
 
 
 def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -117,9 +138,15 @@ class SyntheticNoise:
 
 
 def measure_pool_noise(
-    low: Sequence[SliceSource], config: DataConfig, report: Callable[[str], None] | None = None
+    low: Sequence[SliceSource],
+    normal: Sequence[SliceSource],
+    config: DataConfig,
+    report: Callable[[str], None] | None = None,
 ) -> PoolNoise:
-    """Measure each kernel's noise over the low-dose pool, from uniform regions of its images alone."""
+    """Measure each kernel's noise over the low-dose pool, from uniform regions of its images alone.
+
+    Where noise is kept, that of the normal-dose series is measured too.
+    """
     by_kernel: dict[str, list[NoiseModel]] = {}
     for source in low:
         model = estimate_noise(source)
@@ -131,4 +158,13 @@ def measure_pool_noise(
             f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
             f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
         )
-    return PoolNoise(models, config)
+    own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
+    return PoolNoise(models, config, own_hu)
+
+
+def _level_hu(source: SliceSource) -> float:
+    """Median noise of a series, HU; 0 where there is no soft tissue to measure it in."""
+    try:
+        return float(np.median(estimate_noise(source).sigma_hu))
+    except InputError:
+        return 0.0

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
-from ldct_denoise.data.noise import PoolNoise, SyntheticNoise
+from ldct_denoise.data.noise import BROAD_SHARE, Drawn, PoolNoise, SyntheticNoise
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
@@ -71,6 +71,9 @@ class PatchDataset(Dataset[Sample]):
         self._normal = SliceStore(normal, config.memory_slices, cache)
         self._partners, self._paired, self._noise = partners, paired, noise
         self._paired_low = sorted(partners)
+        self._scans: dict[int, list[int]] = {}  # of each normal-dose slice
+        for low_at, normal_at in partners.items() if config.noise == "simulated" else ():
+            self._scans.setdefault(normal_at, []).append(low_at)
         self._config, self._scale, self._seed = config, scale, seed
         self._synthetic = SyntheticNoise(config.synthetic, config.synthetic_sigma) if config.synthetic else None
         self._twice_noisy = twice_noisy
@@ -109,11 +112,22 @@ class PatchDataset(Dataset[Sample]):
             if normal_at == partner and len(self._normal) > 1:  # the same anatomy is never shown together
                 normal_at = (normal_at + 1 + int(rng.integers(len(self._normal) - 1))) % len(self._normal)
             normal = self._normal[normal_at]
-            patches["normal"] = self._sharpened(self._cut(normal, self._corner(normal, rng)), rng)
-            if self._noise is not None:
-                field_hu = self._noise_hu(self._normal.slices[normal_at].source, patches["normal"], rng)
-                patches["noise"] = field_hu / np.float32(self._scale.width_hu)
+            corner = self._corner(normal, rng)
+            clean = self._cut(normal, corner)
+            patches["normal"] = self._sharpened(clean, rng)
+            if normal_at in self._scans and rng.random() >= BROAD_SHARE:
+                patches["noise"] = self._cut(self._scan(normal_at, rng), corner) - clean
+            elif self._noise is not None:
+                drawn = self._draw(self._normal.slices[normal_at].source, patches["normal"], rng)
+                field = drawn.hu / np.float32(self._scale.width_hu)
+                patches["normal"] = patches["normal"] + np.float32(drawn.kept) * field
+                patches["noise"] = np.float32(1 - drawn.kept) * field
         return patches
+
+    def _scan(self, normal_at: int, rng: np.random.Generator) -> DecodedSlice:
+        """One of the simulated scans of a normal-dose slice."""
+        scans = self._scans[normal_at]
+        return self._low[scans[rng.integers(len(scans))]]
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """Top left of a patch whose centre lies in the body."""
@@ -129,12 +143,10 @@ class PatchDataset(Dataset[Sample]):
             patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
         return self._scale.to_unit(patch).astype(np.float32)
 
-    def _noise_hu(
-        self, source: SliceSource, clean: NDArray[np.float32], rng: np.random.Generator
-    ) -> NDArray[np.float32]:
+    def _draw(self, source: SliceSource, clean: NDArray[np.float32], rng: np.random.Generator) -> Drawn:
         """A field for this normal-dose patch."""
         if isinstance(self._noise, SyntheticNoise):
-            return self._noise.degrade(self._scale.to_hu(clean), rng)
+            return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
         assert self._noise is not None
         return self._noise.draw(source, self._config.patch, rng)
 
@@ -153,11 +165,12 @@ class PatchDataset(Dataset[Sample]):
         return sharper
 
     def _turn(self, patches: dict[str, NDArray[np.float32]], rng: np.random.Generator) -> None:
-        """Flip and turn: partners alike, unpaired patches each in its own way."""
+        """Flip and turn: partners alike, also a patch and noise that belongs to it; others each in its own way."""
         assert self._augment is not None
         together = int(rng.integers(2**31))
         for name in patches:
-            self._augment.set_random_state(seed=together if self._paired else int(rng.integers(2**31)))
+            alike = self._paired or (name != "low" and (self._scans or self._config.keep_noise))
+            self._augment.set_random_state(seed=together if alike else int(rng.integers(2**31)))
             patches[name] = np.asarray(self._augment(patches[name][None]))[0]
 
 

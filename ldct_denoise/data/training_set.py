@@ -90,7 +90,7 @@ def make_training_set(
     if config.data.noise == "synthetic" and config.data.synthetic:
         noise = SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
     elif config.data.noise != "none" and not paired:
-        noise = measure_pool_noise(pools.low, config.data, report)
+        noise = measure_pool_noise(pools.low, pools.normal, config.data, report)
     normal, held = (normal, ()) if paired else _hold_back(normal, pools)
     targets = _second_scans(pools) if needs is Needs.NOISY_PAIRS else normal
     partners = _partners(pools, low, targets)
@@ -173,7 +173,7 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 def _probe(
     item: PoolSlice, noise: PoolNoise | SyntheticNoise, number: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The middle of a slice, and noise of the pool's middle level for it; the same in every run."""
+    """The middle of a slice, and noise of the pool's middle level to add to it; the same in every run."""
     hu = decode(item).hu
     rows, columns = hu.shape
     side = min(PROBE, rows, columns)
@@ -182,7 +182,9 @@ def _probe(
     if isinstance(noise, SyntheticNoise):
         square = hu[top : top + side, left : left + side]
         return square, noise.probe_for(square, rng)
-    return hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
+    clean, drawn = hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
+    kept = np.float32(drawn.kept)
+    return clean + kept * drawn.hu, (1 - kept) * drawn.hu
 
 
 def _picture(patches: PatchDataset) -> Batch | None:

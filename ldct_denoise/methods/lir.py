@@ -31,7 +31,13 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Batch, Losses, Method, Needs, Phase
 from ldct_denoise.networks.blocks import Norm, Padding, blur, gaussian_kernel, on_multiple
-from ldct_denoise.networks.losses import Adversarial, background_consistency, background_kernels, judge
+from ldct_denoise.networks.losses import (
+    Adversarial,
+    background_consistency,
+    background_kernels,
+    judge,
+    tissue_bias,
+)
 from ldct_denoise.networks.translation import (
     Code,
     CodeCritic,
@@ -42,6 +48,7 @@ from ldct_denoise.networks.translation import (
     PaperGenerator,
 )
 from ldct_denoise.networks.vgg import Vgg19Features
+from ldct_denoise.regions import TISSUES
 
 
 class Weights(BaseModel):
@@ -57,6 +64,7 @@ class Weights(BaseModel):
     semantic: float = Field(1.0, ge=0, description="λ_sc, eq. 11; needs vgg_weights")
     kl: float = Field(0.01, ge=0, description="λ_KL")
     restoration: float = Field(0.0, ge=0, description="ours: G_Y(E_X(y + pool noise)) against y")
+    tissue: float = Field(0.0, ge=0, description="ours: squared mean error of fat and soft tissue in it")
 
 
 class LirSettings(base.Settings):
@@ -160,7 +168,9 @@ class Lir(Method[LirSettings]):
 
     def notes(self) -> Sequence[str]:
         """Terms of the paper that these settings leave out."""
-        left_out = [name for name, weight in self.settings.weights if not weight and name != "restoration"]
+        left_out = [
+            name for name, weight in self.settings.weights if not weight and name not in ("restoration", "tissue")
+        ]
         found = [f"terms with weight 0 are off: {', '.join(left_out)}"] if left_out else []
         if self.settings.weights.semantic and self.vgg is None:
             found.append("the semantic loss is off: settings.vgg_weights names no VGG-19 weights")
@@ -217,7 +227,10 @@ class Lir(Method[LirSettings]):
         w = self.settings.weights
         losses: Losses = {}
         if w.restoration and batch.noise is not None:
-            losses["restoration"] = w.restoration * self.restoration_loss(batch)
+            error = self.restoration_error(batch)
+            losses["restoration"] = w.restoration * error.abs().pow(self.settings.restoration_power).mean()
+            if w.tissue:
+                losses["tissue"] = w.tissue * self._tissue_bias(error, batch)
         if self._adapts(batch):
             made = self._pass(batch)
             batch.memo["pass"] = _detached(made)
@@ -254,16 +267,22 @@ class Lir(Method[LirSettings]):
                 losses["kl"] = w.kl * torch.stack([code.square().mean() for code in codes]).sum()
         return losses
 
-    def restoration_loss(self, batch: Batch) -> Tensor:
-        """Ours: a normal-dose patch with noise of the low-dose pool's own spectrum is restored to itself.
+    def restoration_error(self, batch: Batch) -> Tensor:
+        """Ours: a normal-dose patch with noise of the low-dose pool's own spectrum, restored, less itself.
 
         In units of the gain, so that the weight does not depend on the HU range. HU are held in use only: held in
         training too, the gain was smaller and the bias larger (docs/experiments.md).
         """
         assert batch.normal is not None
         assert batch.noise is not None
-        error = (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
-        return error.abs().pow(self.settings.restoration_power).mean()
+        return (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
+
+    def _tissue_bias(self, error: Tensor, batch: Batch) -> Tensor:
+        """Of fat and soft tissue, as the smoothed normal-dose patch shows them."""
+        assert batch.normal is not None
+        ranges = [TISSUES[name][:2] for name in ("fat", "soft-tissue")]
+        units = [(self.scale.to_unit(low), self.scale.to_unit(high)) for low, high in ranges]
+        return tissue_bias(error.float(), blur(batch.normal, self._texture), units)
 
     def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
         """Eq. 5–8: translate back, and compare with where it began."""

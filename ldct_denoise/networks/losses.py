@@ -45,3 +45,22 @@ def background_consistency(before: Tensor, after: Tensor, kernels: Sequence[tupl
     """Σ λ_σ · L1(B_σ(before), B_σ(after)), eq. 10; the blur is linear, so that of the difference is taken."""
     difference = after - before
     return torch.stack([weight * blur(difference, kernel).abs().mean() for weight, kernel in kernels]).sum()
+
+
+def tissue_bias(error: Tensor, image: Tensor, ranges: Sequence[tuple[float, float]]) -> Tensor:
+    """Sum over tissues of the squared mean error: what drifts is the mean, which a squared error hardly feels.
+
+    Parameters
+    ----------
+    error : Tensor
+        Restored less true, over the whole batch.
+    image : Tensor
+        Smooth image of the same shape, which says where each tissue is.
+    ranges : sequence of (low, high)
+        Of ``image``, one for each tissue.
+    """
+    means = []
+    for low, high in ranges:
+        inside = ((image > low) & (image < high)).to(error.dtype)
+        means.append((error * inside).sum() / inside.sum().clamp(min=1))
+    return torch.stack(means).square().sum()
