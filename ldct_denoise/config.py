@@ -58,6 +58,15 @@ class DataConfig(_Section):
         description="normal-dose patches get the share of the drawn noise that normal dose itself has "
         "(normal_noise squared), so that a model keeps that much rather than none",
     )
+    broad_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="noise broad or simulated: share of fields from the broad family",
+    )
+    floor_hu: float | None = Field(
+        None, description="the scanner stores nothing below this: neither does a patch with noise added"
+    )
     simulated_dose: tuple[float, float] | None = Field(
         None,
         description="make the low-dose pool from the normal-dose one, each scan at a dose fraction in this range",

@@ -26,9 +26,6 @@ from ldct_denoise.volume import SliceSource
 
 #: Spectra of `broad` noise: the peak of the radial NPS is drawn from this range, 1/mm.
 BROAD_PEAKS_PER_MM = (0.12, 0.75)
-#: Share of the fields that come from the broad family when `broad` is asked for, and from elsewhere than the
-#: simulated scans when `simulated` is.
-BROAD_SHARE = 0.5
 
 
 class Drawn(NamedTuple):
@@ -46,7 +43,7 @@ class PoolNoise:
     models : sequence of NoiseModel
         One for each kernel of the low-dose pool.
     config : DataConfig
-        ``noise``, ``noise_range``, ``normal_noise`` and ``keep_noise``.
+        ``noise``, ``noise_range``, ``broad_share``, ``normal_noise`` and ``keep_noise``.
     own_hu : dict, optional
         Noise of the normal-dose series themselves, by UID, HU; 0 where it is not known.
     """
@@ -57,7 +54,7 @@ class PoolNoise:
         self.models = tuple(models)
         self._kept = config.normal_noise**2 if config.keep_noise else 0.0
         self._own_hu = dict(own_hu or {})
-        self._broad = config.noise != "measured"
+        self._broad_share = {"broad": config.broad_share, "simulated": 1.0}.get(config.noise, 0.0)
         excess = math.sqrt(1 - config.normal_noise**2)
         sigmas = np.concatenate([np.atleast_1d(model.sigma_hu) for model in self.models])
         self.low_hu = float(sigmas.min()) * excess * config.noise_range[0]
@@ -67,10 +64,11 @@ class PoolNoise:
     def draw(self, normal: SliceSource, side: int, rng: np.random.Generator) -> Drawn:
         """A field of shape (side, side), of a level log-uniform between ``low_hu`` and ``high_hu``.
 
-        A normal-dose series gets noise of its own kernel where the low-dose pool has it.
+        A normal-dose series gets noise of its own kernel where the low-dose pool has it. Where the rest is
+        simulated, all are broad.
         """
         sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
-        if self._broad and rng.random() < BROAD_SHARE:
+        if self._broad_share and rng.random() < self._broad_share:
             field = broad_field(side, normal.geometry.pixel_spacing_mm[0], rng)
             return Drawn((field * sigma_hu).astype(np.float32), self._kept)
         return self._measured(normal, side, sigma_hu, rng)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
-from ldct_denoise.data.noise import BROAD_SHARE, Drawn, PoolNoise, SyntheticNoise
+from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
@@ -115,14 +115,24 @@ class PatchDataset(Dataset[Sample]):
             corner = self._corner(normal, rng)
             clean = self._cut(normal, corner)
             patches["normal"] = self._sharpened(clean, rng)
-            if normal_at in self._scans and rng.random() >= BROAD_SHARE:
+            if normal_at in self._scans and rng.random() >= self._config.broad_share:
                 patches["noise"] = self._cut(self._scan(normal_at, rng), corner) - clean
             elif self._noise is not None:
                 drawn = self._draw(self._normal.slices[normal_at].source, patches["normal"], rng)
                 field = drawn.hu / np.float32(self._scale.width_hu)
                 patches["normal"] = patches["normal"] + np.float32(drawn.kept) * field
                 patches["noise"] = np.float32(1 - drawn.kept) * field
+            self._cut_off(patches)
         return patches
+
+    def _cut_off(self, patches: dict[str, NDArray[np.float32]]) -> None:
+        """Let neither the normal-dose patch nor that with noise go below what a scanner stores."""
+        if self._config.floor_hu is None or "noise" not in patches:
+            return
+        floor = np.float32(self._scale.to_unit(self._config.floor_hu))
+        noisy = np.maximum(patches["normal"] + patches["noise"], floor)
+        patches["normal"] = np.maximum(patches["normal"], floor)
+        patches["noise"] = noisy - patches["normal"]
 
     def _scan(self, normal_at: int, rng: np.random.Generator) -> DecodedSlice:
         """One of the simulated scans of a normal-dose slice."""
