@@ -98,6 +98,16 @@ def test_volumes_in_a_zip(study: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.read_hu(2), series.read_hu(2))
 
 
+def test_a_label_volume_is_no_image_to_denoise(study: Path, tmp_path: Path) -> None:
+    series = find_images(study / "full_3mm").series[0]
+    write_volume(tmp_path / "image.nii.gz", Volume.of(series), series.geometry)
+    write_volume(tmp_path / "lesions.nii.gz", Volume.of(series), series.geometry, labels=True)
+    found = find_images(tmp_path)
+    assert [source.name for source in found.series] == ["image.nii.gz"]
+    (aside,) = found.set_aside
+    assert "label" in aside.reason
+
+
 @pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out", "C:\\out", "a\\..\\out"])
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: str, temporary: Path) -> None:
     path = tmp_path / "bad.zip"

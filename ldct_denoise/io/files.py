@@ -97,6 +97,11 @@ def open_file(path: Path) -> FileSeries:
     return FileSeries(path, Geometry.from_affine(affine, shape), path.resolve().parent.name)
 
 
+def holds_labels(path: Path) -> bool:
+    """Whether a NIfTI file says by its intent code that its values are labels, not HU."""
+    return path.name.lower().endswith(NIFTI) and _nifti(path).header.get_intent()[0] == "label"
+
+
 def _nifti(path: Path) -> Any:
     import nibabel
 
@@ -150,6 +155,7 @@ def write_volume(
     geometry: Geometry,
     *,
     like: Path | None = None,
+    labels: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write a volume, whole or not at all; the format is told by the name.
@@ -163,6 +169,8 @@ def write_volume(
     geometry : Geometry
     like : Path, optional
         A file whose voxel type is kept, where it holds whole numbers: values are rounded and clipped to it.
+    labels : bool
+        The values are labels, which a NIfTI file then says.
     overwrite : bool
 
     Raises
@@ -179,8 +187,10 @@ def write_volume(
     source = (slices.read_hu(index) for index in range(len(slices))) if isinstance(slices, Volume) else slices
     for index, one in enumerate(source):
         hu[index] = one if dtype is None else np.clip(np.rint(one), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    write = _write_nifti if path.name.lower().endswith(NIFTI) else _write_itk
-    write_whole(path, lambda part: write(part, hu, geometry))
+    if path.name.lower().endswith(NIFTI):
+        write_whole(path, lambda part: _write_nifti(part, hu, geometry, labels))
+    else:
+        write_whole(path, lambda part: _write_itk(part, hu, geometry))
 
 
 def _whole_number_type(like: Path | None) -> np.dtype[Any] | None:
@@ -199,7 +209,7 @@ def _whole_number_type(like: Path | None) -> np.dtype[Any] | None:
     return dtype if plain and dtype.kind in "iu" else None
 
 
-def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
+def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry, labels: bool) -> None:
     import nibabel
 
     affine = RAS_TO_LPS @ geometry.affine[:, [2, 1, 0, 3]]
@@ -208,6 +218,8 @@ def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
     image.set_sform(affine, code="scanner")
     # A qform cannot hold the shear of a gantry tilt; one that is a little off would win over the sform in ITK.
     image.set_qform(affine, code="unknown" if _is_sheared(affine) else "scanner")
+    if labels:
+        image.header.set_intent("label")
     nibabel.save(image, path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.archive import list_files
 from ldct_denoise.io.dicom import Inventory, SetAside, scan_files
-from ldct_denoise.io.files import is_volume_file, open_file
+from ldct_denoise.io.files import holds_labels, is_volume_file, open_file
 from ldct_denoise.volume import SliceSource
 
 
@@ -50,6 +50,8 @@ def find_images(
             continue
         file = Path(name)
         try:
+            if holds_labels(file):
+                raise InputError("a label volume, by its NIfTI intent; not an image")
             volumes.append(replace(open_file(file), keeper=listing.keeper))
         except InputError as error:
             aside.append(SetAside(listing.shown(file), str(error).removeprefix(f"{file}: ")))

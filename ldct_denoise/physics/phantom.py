@@ -301,7 +301,7 @@ def write_study(
             tube_current_ma=[NORMAL_MA * fraction] * len(truth),
         )
     write_volume(study / "truth.nii.gz", truth, truth.geometry)
-    write_volume(study / f"{labels_name}.nii.gz", labels, truth.geometry)
+    write_volume(study / f"{labels_name}.nii.gz", labels, truth.geometry, labels=True)
     with (study / f"{labels_name}.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
         writer.writeheader()
