@@ -100,9 +100,11 @@ def test_volumes_in_a_zip(study: Path, tmp_path: Path) -> None:
 
 def test_a_label_volume_is_no_image_to_denoise(study: Path, tmp_path: Path) -> None:
     series = find_images(study / "full_3mm").series[0]
-    write_volume(tmp_path / "image.nii.gz", Volume.of(series), series.geometry)
-    write_volume(tmp_path / "lesions.nii.gz", Volume.of(series), series.geometry, labels=True)
-    found = find_images(tmp_path)
+    box = tmp_path / "box"
+    box.mkdir()
+    write_volume(box / "image.nii.gz", Volume.of(series), series.geometry)
+    write_volume(box / "lesions.nii.gz", Volume.of(series), series.geometry, labels=True)
+    found = find_images(box)
     assert [source.name for source in found.series] == ["image.nii.gz"]
     (aside,) = found.set_aside
     assert "label" in aside.reason
