@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from ldct_denoise.checkpoint import load_model
 from ldct_denoise.config import Config, load_config, parse_config
+from ldct_denoise.data import slices as slices_module
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
@@ -237,6 +238,21 @@ def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_sa
         np.testing.assert_array_equal(store[position].hu, slices[position].source.read_hu(position))
         np.testing.assert_array_equal(np.asarray(cached[position].hu), store[position].hu)
     assert len(store._held) == 2
+
+
+def test_a_cached_slice_is_not_decoded_again_and_is_known_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = slices_module.decode
+    monkeypatch.setattr(slices_module, "decode", lambda item: decoded.append(item.key) or decode(item))
+    slices = pool_slices([volume("A", 10, slices=3)])
+    for order in (slices, slices[::-1], slices[1:]):
+        store = SliceStore(order, memory_slices=1, cache_dir=tmp_path)
+        for position, item in enumerate(order):
+            np.testing.assert_array_equal(store[position].hu, item.source.read_hu(item.index))
+            np.testing.assert_array_equal(store[position].body_blocks, decode(item).body_blocks)
+    assert sorted(decoded) == sorted(item.key for item in slices)
 
 
 def test_body_blocks_fill_the_lungs_and_leave_the_air() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -113,13 +114,14 @@ class SliceStore:
 
 def _disk_cache(slices: Sequence[PoolSlice], folder: Path) -> Any:
     from monai.data import PersistentDataset
+    from monai.transforms import Transform
 
-    class Decode:
-        """MONAI transform: from a position in the pool to plain arrays."""
+    class Decode(Transform):  # type: ignore[misc]  # what is not a Transform, MONAI does anew at every reading
+        """From a position in the pool to tensors, which torch reads back without running code."""
 
-        def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
-            decoded = decode(slices[item["position"]])
-            return {"hu": decoded.hu, "body_blocks": decoded.body_blocks}
+        def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
+            decoded = decode(slices[data["position"]])
+            return {"hu": torch.tensor(decoded.hu), "body_blocks": torch.tensor(decoded.body_blocks)}
 
     items = [{"position": position, "key": item.key} for position, item in enumerate(slices)]
     return PersistentDataset(items, [Decode()], cache_dir=folder, hash_func=_slice_hash)
