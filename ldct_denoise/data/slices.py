@@ -128,8 +128,8 @@ def _disk_cache(slices: Sequence[PoolSlice], folder: Path) -> Any:
 
 
 def _slice_hash(item: Mapping[str, Any]) -> bytes:
-    """A slice is known by its series and index, wherever it stands in the pool."""
-    return hashlib.sha256(item["key"].encode()).hexdigest()[:32].encode()
+    """A slice is known by its series and index, wherever it stands in the pool (2: the form of what is kept)."""
+    return hashlib.sha256(f"2/{item['key']}".encode()).hexdigest()[:32].encode()
 
 
 def pool_slices(sources: Sequence[SliceSource]) -> tuple[PoolSlice, ...]:
