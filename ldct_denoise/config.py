@@ -48,9 +48,7 @@ class DataConfig(_Section):
         (5.0, 50.0), description="natural images: range of noise levels, grey values, drawn anew for each patch"
     )
     noise_range: tuple[float, float] = Field(
-        (0.5, 1.5),
-        description="noise levels drawn, relative to the lowest and highest measured in the pool, or to the "
-        "simulated scan's",
+        (0.5, 1.5), description="noise levels drawn, relative to the lowest and highest measured in the pool"
     )
     normal_noise: float = Field(
         0.5, ge=0, lt=1, description="noise of the normal-dose pool relative to the low-dose pool's (0.5: 4x dose)"

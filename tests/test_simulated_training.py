@@ -56,7 +56,6 @@ def config(
             "simulated_scans": scans,
             "noise": noise,
             "augment": augment,
-            "noise_range": (1.0, 1.0),
         },
         "training": {"iterations": 2, "batch": 2, "log_every": 1},
     }

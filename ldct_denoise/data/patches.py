@@ -116,8 +116,7 @@ class PatchDataset(Dataset[Sample]):
             clean = self._cut(normal, corner)
             patches["normal"] = self._sharpened(clean, rng)
             if normal_at in self._scans and rng.random() >= self._config.broad_share:
-                level = np.float32(np.exp(rng.uniform(*np.log(self._config.noise_range))))
-                patches["noise"] = level * (self._cut(self._scan(normal_at, rng), corner) - clean)
+                patches["noise"] = self._cut(self._scan(normal_at, rng), corner) - clean
             elif self._noise is not None:
                 drawn = self._draw(self._normal.slices[normal_at].source, patches["normal"], rng)
                 field = drawn.hu / np.float32(self._scale.width_hu)
