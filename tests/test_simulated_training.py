@@ -172,6 +172,16 @@ def test_lir_gets_the_noise_of_a_simulated_scan_in_its_own_place(pools: Pools, t
     assert 10 <= found <= 30  # half of the fields; the others are drawn from spectra
 
 
+def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools: Pools, tmp_path: Path) -> None:
+    real = Pools((normal_dose("P3", 3),), pools.normal)
+    made = make_training_set(config("lir", noise="simulated", **LIR), real, Needs.UNPAIRED, scratch=tmp_path)
+    assert [source.patient for source in made.pools.low] == ["P3"]
+    assert {number: len(scans) for number, scans in made.patches._scans.items()} == {0: 2, 1: 2, 2: 2, 3: 2}
+    values = made.validation.scale.to_hu(made.patches[0]["low"])[0].numpy()
+    stored = real.low[0].hu.astype(np.float32)
+    assert np.abs(stored - values[3, 3]).min() < 0.01  # a pixel of the real pool
+
+
 def test_simulated_noise_needs_simulated_scans() -> None:
     with pytest.raises(ConfigError, match="simulated_dose"):
         config("lir", noise="simulated", dose=None, **LIR)

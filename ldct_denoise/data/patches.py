@@ -6,7 +6,8 @@ interrupted: its randomness derives from (seed, i) alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,8 @@ class PatchDataset(Dataset[Sample]):
         Synthetic noise is added to both of a pair, each its own (Noise2Noise).
     noise : PoolNoise, optional
         What draws noise fields.
+    scans : dict, optional
+        For positions in ``normal``, simulated scans of that very slice: what they add to it is noise too.
     config : DataConfig
     scale : Scale
     seed : int
@@ -60,6 +63,7 @@ class PatchDataset(Dataset[Sample]):
         paired: bool,
         twice_noisy: bool = False,
         noise: PoolNoise | SyntheticNoise | None,
+        scans: Mapping[int, Sequence[PoolSlice]] | None = None,
         config: DataConfig,
         scale: Scale,
         seed: int,
@@ -71,9 +75,9 @@ class PatchDataset(Dataset[Sample]):
         self._normal = SliceStore(normal, config.memory_slices, cache)
         self._partners, self._paired, self._noise = partners, paired, noise
         self._paired_low = sorted(partners)
-        self._scans: dict[int, list[int]] = {}  # of each normal-dose slice
-        for low_at, normal_at in partners.items() if config.noise == "simulated" else ():
-            self._scans.setdefault(normal_at, []).append(low_at)
+        self._scans = dict(scans or {})
+        self._simulated = SliceStore(list(chain.from_iterable(self._scans.values())), config.memory_slices, cache)
+        self._scan_at = {item.key: position for position, item in enumerate(self._simulated.slices)}
         self._config, self._scale, self._seed = config, scale, seed
         self._synthetic = SyntheticNoise(config.synthetic, config.synthetic_sigma) if config.synthetic else None
         self._twice_noisy = twice_noisy
@@ -137,7 +141,7 @@ class PatchDataset(Dataset[Sample]):
     def _scan(self, normal_at: int, rng: np.random.Generator) -> DecodedSlice:
         """One of the simulated scans of a normal-dose slice."""
         scans = self._scans[normal_at]
-        return self._low[scans[rng.integers(len(scans))]]
+        return self._simulated[self._scan_at[scans[int(rng.integers(len(scans)))].key]]
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """Top left of a patch whose centre lies in the body."""

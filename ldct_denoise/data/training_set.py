@@ -74,6 +74,9 @@ def make_training_set(
 ) -> TrainingSet:
     """Cut the pools into patches for a method with these needs.
 
+    Simulated scans (``data.simulated_dose``) are the low-dose pool; where noise is ``simulated`` and there is a
+    real one, they are a source of noise alone.
+
     Parameters
     ----------
     report : callable
@@ -81,9 +84,13 @@ def make_training_set(
     scratch : Path
         Where simulated scans are kept, unless ``data.cache_dir`` says.
     """
+    simulated: Pools | None = None
     if config.data.simulated_dose is not None:
         cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
-        pools = with_simulated_low(pools, config, needs, cache, report)
+        simulated = with_simulated_low(pools, config, needs, cache, report)
+    only_noise = simulated is not None and config.data.noise == "simulated" and bool(pools.low)
+    if simulated is not None and not only_noise:
+        pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     noise: PoolNoise | SyntheticNoise | None = None
@@ -101,6 +108,7 @@ def make_training_set(
         paired=paired,
         twice_noisy=needs is Needs.NOISY_PAIRS,
         noise=noise,
+        scans=_scans(simulated, normal) if simulated and config.data.noise == "simulated" else None,
         config=config.data,
         scale=config.scale,
         seed=config.training.seed,
@@ -135,6 +143,18 @@ def _partners(pools: Pools, low: Sequence[PoolSlice], normal: Sequence[PoolSlice
             if at is not None and partner is not None:
                 partners[at] = partner
     return partners
+
+
+def _scans(simulated: Pools, normal: Sequence[PoolSlice]) -> dict[int, list[PoolSlice]]:
+    """Position in the normal pool → its simulated scans."""
+    normal_at = {item.key: position for position, item in enumerate(normal)}
+    scans: dict[int, list[PoolSlice]] = {}
+    for pair in simulated.pairs:
+        for low_index, normal_index in pair.indices:
+            at = normal_at.get(PoolSlice(pair.normal, normal_index).key)
+            if at is not None:
+                scans.setdefault(at, []).append(PoolSlice(pair.low, low_index))
+    return scans
 
 
 def _validation(
