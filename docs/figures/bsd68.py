@@ -1,0 +1,58 @@
+"""Draws bsd68.png: PSNR on BSD68 over training time, as measured for docs/experiments.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+#: Recipe → (steps, seconds of one core, PSNR dB) of its checkpoints.
+CURVES = {
+    "natural-lir, batch 4": [
+        (1000, 123, 27.723),
+        (4000, 453, 28.504),
+        (8000, 1003, 28.682),
+        (14000, 1896, 28.793),
+        (21000, 2749, 28.833),
+    ],
+    "natural-lir, batch 16": [
+        (250, 123, 27.287),
+        (1000, 483, 28.249),
+        (2000, 920, 28.518),
+        (3000, 1435, 28.644),
+        (5000, 2304, 28.720),
+    ],
+    "natural-lir-paper, width 16, batch 4": [
+        (250, 230, 21.036),
+        (500, 453, 20.481),
+        (740, 705, 22.144),
+        (1000, 983, 20.714),
+    ],
+}
+LEVELS = {"LIR in the paper: 29.02": 29.02, "BM3D here: 28.52": 28.52, "noisy: 20.48": 20.48}
+
+figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=110, layout="constrained")
+for name, points in CURVES.items():
+    steps, seconds, psnr = zip(*points, strict=True)
+    (line,) = axes.plot([second / 60 for second in seconds], psnr, "o-", label=name)
+    for place in (0, -1):
+        axes.annotate(
+            f"{steps[place]}",
+            (seconds[place] / 60, psnr[place]),
+            (-4, -13),
+            textcoords="offset points",
+            fontsize=7,
+            color=line.get_color(),
+        )
+for name, level in LEVELS.items():
+    axes.axhline(level, color="0.4", linestyle=":", linewidth=1)
+    axes.text(24, level - 0.4 if level == 28.52 else level + 0.06, name, fontsize=8, color="0.3")
+axes.set(
+    xlabel="minutes of one CPU core (labels: steps)",
+    ylabel="PSNR, dB",
+    title="BSD68, Gaussian noise σ = 25 (blind 5–50), seed 0",
+    ylim=(19.5, 30),
+    xlim=(0, 48),
+)
+axes.legend(fontsize=8, loc="center right")
+figure.savefig(Path(__file__).with_suffix(".png"))
