@@ -34,6 +34,16 @@ class Drawn(NamedTuple):
     hu: NDArray[np.float32]
     kept: float
 
+    @property
+    def in_target(self) -> NDArray[np.float32]:
+        """The part that belongs to normal dose, HU."""
+        return np.float32(self.kept) * self.hu
+
+    @property
+    def added(self) -> NDArray[np.float32]:
+        """The part that only low dose has, HU."""
+        return np.float32(1 - self.kept) * self.hu
+
 
 class PoolNoise:
     """Draws zero-mean noise fields in HU, of random level, with a measured spectrum.
@@ -78,13 +88,13 @@ class PoolNoise:
         return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng)
 
     def _measured(self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator) -> Drawn:
-        own = self._by_kernel.get(str(getattr(normal, "kernel", "")))
+        own = self._by_kernel.get(_kernel(normal))
         model = own or self.models[rng.integers(len(self.models))]
         field = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
         kept = self._kept
         if own is not None:
             kept -= (1 - kept) * (self._own_hu.get(normal.uid, 0.0) / sigma_hu) ** 2
-        return Drawn((field * sigma_hu).astype(np.float32), max(0.0, kept) if self._kept else 0.0)
+        return Drawn((field * sigma_hu).astype(np.float32), max(0.0, kept))
 
 
 def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -143,7 +153,7 @@ def measure_pool_noise(
 ) -> PoolNoise:
     """Measure each kernel's noise over the low-dose pool, from uniform regions of its images alone.
 
-    Where noise is kept, that of the normal-dose series is measured too.
+    Where noise is kept, that of the normal-dose series of these kernels is measured too.
     """
     by_kernel: dict[str, list[NoiseModel]] = {}
     for source in low:
@@ -156,8 +166,13 @@ def measure_pool_noise(
             f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
             f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
         )
-    own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
+    alike = [source for source in normal if _kernel(source) in by_kernel] if config.keep_noise else []
+    own_hu = {source.uid: _level_hu(source) for source in alike}
     return PoolNoise(models, config, own_hu)
+
+
+def _kernel(source: SliceSource) -> str:
+    return str(getattr(source, "kernel", ""))
 
 
 def _level_hu(source: SliceSource) -> float:

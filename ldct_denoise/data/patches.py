@@ -7,7 +7,7 @@ interrupted: its randomness derives from (seed, i) alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,9 +75,9 @@ class PatchDataset(Dataset[Sample]):
         self._normal = SliceStore(normal, config.memory_slices, cache)
         self._partners, self._paired, self._noise = partners, paired, noise
         self._paired_low = sorted(partners)
-        self._scans = dict(scans or {})
-        self._simulated = SliceStore(list(chain.from_iterable(self._scans.values())), config.memory_slices, cache)
-        self._scan_at = {item.key: position for position, item in enumerate(self._simulated.slices)}
+        scans, place = scans or {}, count()
+        self._simulated = SliceStore(list(chain.from_iterable(scans.values())), config.memory_slices, cache)
+        self._scans = {normal_at: [next(place) for _ in found] for normal_at, found in scans.items()}
         self._config, self._scale, self._seed = config, scale, seed
         self._synthetic = SyntheticNoise(config.synthetic, config.synthetic_sigma) if config.synthetic else None
         self._twice_noisy = twice_noisy
@@ -123,9 +123,9 @@ class PatchDataset(Dataset[Sample]):
                 patches["noise"] = self._cut(self._scan(normal_at, rng), corner) - clean
             elif self._noise is not None:
                 drawn = self._draw(self._normal.slices[normal_at].source, patches["normal"], rng)
-                field = drawn.hu / np.float32(self._scale.width_hu)
-                patches["normal"] = patches["normal"] + np.float32(drawn.kept) * field
-                patches["noise"] = np.float32(1 - drawn.kept) * field
+                width_hu = np.float32(self._scale.width_hu)
+                patches["normal"] = patches["normal"] + drawn.in_target / width_hu
+                patches["noise"] = drawn.added / width_hu
             self._cut_off(patches)
         return patches
 
@@ -141,7 +141,7 @@ class PatchDataset(Dataset[Sample]):
     def _scan(self, normal_at: int, rng: np.random.Generator) -> DecodedSlice:
         """One of the simulated scans of a normal-dose slice."""
         scans = self._scans[normal_at]
-        return self._simulated[self._scan_at[scans[int(rng.integers(len(scans)))].key]]
+        return self._simulated[scans[rng.integers(len(scans))]]
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """Top left of a patch whose centre lies in the body."""

@@ -88,9 +88,8 @@ def make_training_set(
     if config.data.simulated_dose is not None:
         cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
         simulated = with_simulated_low(pools, config, needs, cache, report)
-    only_noise = simulated is not None and config.data.noise == "simulated" and bool(pools.low)
-    if simulated is not None and not only_noise:
-        pools = simulated
+        if config.data.noise != "simulated" or not pools.low:
+            pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     noise: PoolNoise | SyntheticNoise | None = None
@@ -147,13 +146,10 @@ def _partners(pools: Pools, low: Sequence[PoolSlice], normal: Sequence[PoolSlice
 
 def _scans(simulated: Pools, normal: Sequence[PoolSlice]) -> dict[int, list[PoolSlice]]:
     """Position in the normal pool → its simulated scans."""
-    normal_at = {item.key: position for position, item in enumerate(normal)}
+    made = pool_slices(simulated.low)
     scans: dict[int, list[PoolSlice]] = {}
-    for pair in simulated.pairs:
-        for low_index, normal_index in pair.indices:
-            at = normal_at.get(PoolSlice(pair.normal, normal_index).key)
-            if at is not None:
-                scans.setdefault(at, []).append(PoolSlice(pair.low, low_index))
+    for made_at, normal_at in _partners(simulated, made, normal).items():
+        scans.setdefault(normal_at, []).append(made[made_at])
     return scans
 
 
@@ -203,8 +199,7 @@ def _probe(
         square = hu[top : top + side, left : left + side]
         return square, noise.probe_for(square, rng)
     clean, drawn = hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
-    kept = np.float32(drawn.kept)
-    return clean + kept * drawn.hu, (1 - kept) * drawn.hu
+    return clean + drawn.in_target, drawn.added
 
 
 def _picture(patches: PatchDataset) -> Batch | None:
