@@ -67,6 +67,9 @@ class DataConfig(_Section):
     floor_hu: float | None = Field(
         None, description="the scanner stores nothing below this: neither does a patch with noise added"
     )
+    below_floor: Literal["cut", "fold"] = Field(
+        "cut", description="what would lie below floor_hu is set to it (cut), or comes back above it (fold)"
+    )
     simulated_dose: tuple[float, float] | None = Field(
         None,
         description="make the low-dose pool from the normal-dose one, each scan at a dose fraction in this range",

@@ -123,6 +123,41 @@ def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:
         assert target_hu.std() > 4
 
 
+@pytest.mark.parametrize("below_floor", ["cut", "fold"])
+def test_nothing_lies_below_the_scanners_floor(below_floor: str) -> None:
+    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
+    white = np.random.default_rng(0).standard_normal((1, 128, 128)).astype(np.float32)
+    air, low = Volume(np.full((1, 128, 128), -1000.0, np.float32), geometry), Volume(40 * white, geometry)
+    given = {"noise": "measured", "noise_range": (1.0, 1.0), "normal_noise": 0.0, "patch": 64, "augment": False}
+
+    def noisy_hu(**more: object) -> np.ndarray:
+        made = make_training_set(
+            Config(method="lir", data={**given, **more}), Pools((low,), (air,)), Needs.UNPAIRED
+        )
+        found = [made.patches[number] for number in range(8)]
+        noisy = torch.stack([sample["normal"] + sample["noise"] for sample in found])
+        return np.asarray(made.validation.scale.to_hu(noisy), np.float64)
+
+    free = noisy_hu()
+    held = noisy_hu(floor_hu=-1024.0, below_floor=below_floor)
+    assert free.min() < -1080
+    came_back = np.abs(free + 1024) - 1024 if below_floor == "fold" else np.maximum(free, -1024)
+    np.testing.assert_allclose(held, came_back, atol=0.01)
+
+
+def test_arrays_without_names_can_be_held_back() -> None:
+    def series(hu: float) -> Volume:
+        geometry = Geometry(np.zeros((5, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 32)
+        return Volume(np.full((5, 32, 32), hu, np.float32), geometry)
+
+    config = Config(method="lir", data={"noise": "none", "patch": 32})
+    made = make_training_set(config, Pools((series(5.0),), (series(100.0), series(0.0))), Needs.UNPAIRED)
+    assert {round(float(made.validation.scale.to_hu(made.patches[n]["normal"]).mean())) for n in range(30)} == {
+        0,
+        100,
+    }
+
+
 def test_broad_fields_have_unit_variance() -> None:
     variances = [broad_field(64, 0.7, np.random.default_rng(seed)).var() for seed in range(60)]
     assert np.mean(variances) == pytest.approx(1, abs=0.05)

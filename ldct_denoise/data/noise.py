@@ -5,8 +5,8 @@ the normal-dose pool (r² of it, r being ``normal_noise``).
 
 Normal dose is not free of noise either. Low dose is normal dose with more noise, n = n₁ + n₂, and of all that is
 seen of it, n, the best guess at the normal dose's own part is E[n₁ | n] = r²·n. With ``keep_noise`` that share of
-a drawn field stays in the target; where the normal-dose image has noise of its own of that spectrum, so much less
-of the field: with σ₀ of its own and σ drawn, E[n₀ + q·n | n₀ + n] = r²·(n₀ + n) gives q = r² − (1 − r²)·σ₀²/σ².
+a drawn field stays in the target; where the normal-dose image has noise of its own, so much less of the field:
+with σ₀ of its own and σ drawn, E[n₀ + q·n | n₀ + n] = r²·(n₀ + n) gives q = r² − (1 − r²)·σ₀²/σ².
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class PoolNoise:
         sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
         if self._broad_share and rng.random() < self._broad_share:
             field = broad_field(side, normal.geometry.pixel_spacing_mm[0], rng)
-            return Drawn((field * sigma_hu).astype(np.float32), self._kept)
+            return Drawn((field * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
         return self._measured(normal, side, sigma_hu, rng)
 
     def probe(self, normal: SliceSource, side: int, rng: np.random.Generator) -> Drawn:
@@ -91,10 +91,12 @@ class PoolNoise:
         own = self._by_kernel.get(_kernel(normal))
         model = own or self.models[rng.integers(len(self.models))]
         field = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
-        kept = self._kept
-        if own is not None:
-            kept -= (1 - kept) * (self._own_hu.get(normal.uid, 0.0) / sigma_hu) ** 2
-        return Drawn((field * sigma_hu).astype(np.float32), max(0.0, kept))
+        return Drawn((field * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
+
+    def _share(self, normal: SliceSource, sigma_hu: float) -> float:
+        """How much of a field stays in the target: r², less what the image has of its own."""
+        own = self._own_hu.get(normal.uid, 0.0) / sigma_hu
+        return max(0.0, self._kept - (1 - self._kept) * own**2)
 
 
 def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -153,7 +155,7 @@ def measure_pool_noise(
 ) -> PoolNoise:
     """Measure each kernel's noise over the low-dose pool, from uniform regions of its images alone.
 
-    Where noise is kept, that of the normal-dose series of these kernels is measured too.
+    Where noise is kept, that of the normal-dose series is measured too.
     """
     by_kernel: dict[str, list[NoiseModel]] = {}
     for source in low:
@@ -166,8 +168,7 @@ def measure_pool_noise(
             f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
             f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
         )
-    alike = [source for source in normal if _kernel(source) in by_kernel] if config.keep_noise else []
-    own_hu = {source.uid: _level_hu(source) for source in alike}
+    own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
     return PoolNoise(models, config, own_hu)
 
 

@@ -126,16 +126,17 @@ class PatchDataset(Dataset[Sample]):
                 width_hu = np.float32(self._scale.width_hu)
                 patches["normal"] = patches["normal"] + drawn.in_target / width_hu
                 patches["noise"] = drawn.added / width_hu
-            self._cut_off(patches)
+            self._raise_to_floor(patches)
         return patches
 
-    def _cut_off(self, patches: dict[str, NDArray[np.float32]]) -> None:
+    def _raise_to_floor(self, patches: dict[str, NDArray[np.float32]]) -> None:
         """Let neither the normal-dose patch nor that with noise go below what a scanner stores."""
         if self._config.floor_hu is None or "noise" not in patches:
             return
         floor = np.float32(self._scale.to_unit(self._config.floor_hu))
-        noisy = np.maximum(patches["normal"] + patches["noise"], floor)
-        patches["normal"] = np.maximum(patches["normal"], floor)
+        above = _folded if self._config.below_floor == "fold" else np.maximum
+        noisy = above(patches["normal"] + patches["noise"], floor)
+        patches["normal"] = above(patches["normal"], floor)
         patches["noise"] = noisy - patches["normal"]
 
     def _scan(self, normal_at: int, rng: np.random.Generator) -> DecodedSlice:
@@ -186,6 +187,11 @@ class PatchDataset(Dataset[Sample]):
             alike = self._paired or (name != "low" and (self._scans or self._config.keep_noise))
             self._augment.set_random_state(seed=together if alike else int(rng.integers(2**31)))
             patches[name] = np.asarray(self._augment(patches[name][None]))[0]
+
+
+def _folded(patch: NDArray[np.float32], floor: np.float32) -> NDArray[np.float32]:
+    """What lies below the floor as far above it."""
+    return floor + np.abs(patch - floor)
 
 
 def _augmentation() -> Compose:

@@ -126,8 +126,10 @@ def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSli
     held_out = tuple(PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices)
     if held_out or len(normal) < HOLD_BACK:
         return tuple(normal), held_out
-    held = tuple(normal[HOLD_BACK // 2 :: HOLD_BACK])
-    return tuple(item for item in normal if item not in held), held
+    every_eighth = slice(HOLD_BACK // 2, None, HOLD_BACK)
+    kept = list(normal)
+    del kept[every_eighth]
+    return tuple(kept), tuple(normal[every_eighth])
 
 
 def _partners(pools: Pools, low: Sequence[PoolSlice], normal: Sequence[PoolSlice]) -> dict[int, int]:
