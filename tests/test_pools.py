@@ -103,6 +103,12 @@ def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
             target.append(own + drawn.kept * drawn.hu)
         share = np.sum(np.multiply(seen, target)) / np.sum(np.square(seen))
         assert share == pytest.approx(0.5**2, abs=0.01)
+    broad = PoolNoise(
+        [model], config.model_copy(update={"noise": "broad", "broad_share": 1.0}), {source.uid: 10.0}
+    )
+    sigma_hu = 40 * np.sqrt(1 - 0.5**2)
+    wanted = 0.5**2 - (1 - 0.5**2) * (10 / sigma_hu) ** 2
+    assert broad.draw(source, 64, np.random.default_rng(0)).kept == pytest.approx(wanted)
     loud = PoolNoise([model], config, {source.uid: 60.0})  # has more than its share already
     assert loud.draw(source, 64, np.random.default_rng(0)).kept == 0.0
     plain = PoolNoise([model], config.model_copy(update={"keep_noise": False}), {source.uid: 0.0})
