@@ -60,8 +60,13 @@ class Evidence:
     psnr_gain_abdomen_db: float
 
     @property
+    def judges(self) -> bool:
+        """Whether there was anything to judge by: probes, or uniform tissue in both pools."""
+        return not math.isnan(self.score)
+
+    @property
     def score(self) -> float:
-        """The lower the better; from unpaired evidence alone."""
+        """The lower the better; from unpaired evidence alone, NaN where there is none."""
         bias = max(0.0, max(map(abs, self.bias_hu.values()), default=0.0) - 1.0)
         if not math.isnan(self.probe_rmse_hu):
             return self.probe_rmse_hu + bias
@@ -102,6 +107,8 @@ class Evidence:
             found.append("the output is far smoother than normal dose: fine structure may be lost")
         if self.probe_gain_db < 0:
             found.append("restored normal-dose images are further from the truth than with their noise left in")
+        if not self.judges:
+            found.append("there is nothing to judge by without pairs: the last weights are kept")
         if self.structure > 0.5:
             found.append(
                 f"what is removed follows the image's edges (correlation {self.structure:.2f}): anatomy is removed"

@@ -78,6 +78,22 @@ def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
     assert len(result.values("run", "grey", "image", "ssim")) == 6
 
 
+def test_a_model_is_kept_where_nothing_can_judge_it(folder: Path, tmp_path: Path) -> None:
+    changes = ["training.iterations=2", "training.validate_every=1", "training.batch=2", "data.patch=32"]
+    changes += ["range_hu.low_hu=0", "range_hu.high_hu=255", "data.synthetic=gaussian"]
+    changes += ["settings.width=4", "settings.critic_width=4"]
+    said: list[str] = []
+    train(
+        load_config("cyclegan", changes),
+        pools_from_images(folder, Needs.UNPAIRED),
+        tmp_path / "run",
+        device="cpu",
+        report=lambda event: said.append(event.message),
+    )
+    assert load_model(tmp_path / "run").card["step"] == 2
+    assert any("nothing to judge by" in message for message in said)
+
+
 @pytest.mark.slow
 def test_the_noisy_bsd68_is_that_of_the_literature(shared_data: Path) -> None:
     """σ = 25 gives 20.17 dB on any image: 20 log10(255 / 25)."""
