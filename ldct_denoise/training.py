@@ -234,7 +234,9 @@ class _Trainer:
         with _swapped(run.method, run.average):
             evidence = measure_evidence(run.method, data.validation, self.world.device)
             if self.config.training.select == "last" or not evidence.judges or evidence.score <= run.best_score:
-                run.best_score, run.best_step = evidence.score if evidence.judges else run.best_score, run.step
+                run.best_step = run.step
+                if evidence.judges:
+                    run.best_score = evidence.score
                 save_model(
                     self.output / MODEL_FILE, self.config.method, run.method, self._card(run, data, evidence)
                 )

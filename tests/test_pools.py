@@ -158,10 +158,8 @@ def test_arrays_without_names_can_be_held_back() -> None:
 
     config = Config(method="lir", data={"noise": "none", "patch": 32})
     made = make_training_set(config, Pools((series(5.0),), (series(100.0), series(0.0))), Needs.UNPAIRED)
-    assert {round(float(made.validation.scale.to_hu(made.patches[n]["normal"]).mean())) for n in range(30)} == {
-        0,
-        100,
-    }
+    means_hu = [made.validation.scale.to_hu(made.patches[number]["normal"]).mean() for number in range(30)]
+    assert {round(float(mean)) for mean in means_hu} == {0, 100}
 
 
 def test_broad_fields_have_unit_variance() -> None:

@@ -1,0 +1,88 @@
+"""Prints what docs/experiments.md says of air and of the noise that low dose keeps, from the Mayo 2016 pairs.
+
+python docs/figures/low_dose_noise.py ../shared/data/mayo2016
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import Pair, find_pairs, label_series
+from ldct_denoise.physics.simulated import simulated_pool
+from ldct_denoise.regions import body_mask
+
+SIDE = 32  # of the squares whose spectra are averaged, pixels
+
+
+def air(pair: Pair, cache: Path) -> None:
+    """How noise lies on the scanner's floor beside the patient, against simulated noise cut off and folded."""
+    scan = simulated_pool([pair.normal], (0.25, 0.25), 0, cache)[0]
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    for low_at, normal_at in pair.indices:
+        low, normal = pair.low.read_hu(low_at), pair.normal.read_hu(normal_at)
+        beside = ndimage.distance_transform_edt(~body_mask(normal, pair.normal.geometry.pixel_spacing_mm)) > 4
+        smooth = ndimage.gaussian_filter(np.where(beside, normal, -1000), 4)
+        mask = beside & (np.abs(smooth + 985) < 40) & (normal > -1024)  # air that was reconstructed, not the table
+        simulated = scan.read_hu(normal_at)
+        cut, folded = np.maximum(simulated, -1024), np.abs(simulated + 1024) - 1024
+        for name, image in {"quarter dose": low, "simulated, cut": cut, "simulated, folded": folded}.items():
+            found.setdefault(name, []).append((image - normal)[mask])
+            found.setdefault(name + " HU", []).append(image[mask])
+    for name in ("quarter dose", "simulated, cut", "simulated, folded"):
+        shift, hu = np.concatenate(found[name]), np.concatenate(found[name + " HU"])
+        on_floor = np.mean(hu < -1023)
+        print(
+            f"  air, {name}: shift {shift.mean():+.1f} HU, spread {hu.std():.1f} HU, {on_floor:.1%} on the floor"
+        )
+
+
+def squares(pair: Pair) -> Iterator[tuple[str, NDArray[np.complex128], NDArray[np.complex128]]]:
+    """Spectra of squares of quarter and full dose: ``structure``, or ``uniform`` soft tissue and fat."""
+    window = np.hanning(SIDE + 2)[1:-1]
+    for low_at, normal_at in pair.indices:
+        low, normal = pair.low.read_hu(low_at), pair.normal.read_hu(normal_at)
+        body = body_mask(normal, pair.normal.geometry.pixel_spacing_mm)
+        smooth = ndimage.gaussian_filter(normal, 2)
+        edges = ndimage.gaussian_gradient_magnitude(smooth, 1)
+        for row in range(0, body.shape[0] - SIDE, SIDE // 2):
+            for column in range(0, body.shape[1] - SIDE, SIDE // 2):
+                at = np.s_[row : row + SIDE, column : column + SIDE]
+                edge, level = edges[at].mean(), smooth[at].mean()
+                kind = "structure" if edge > 12 else "uniform" if edge < 5 and abs(level) < 150 else None
+                if kind and level > -600 and body[at].mean() > 0.95:
+                    of = [
+                        np.fft.fft2((image[at] - image[at].mean()) * np.outer(window, window))
+                        for image in (low, normal)
+                    ]
+                    yield kind, of[0], of[1]
+
+
+def noise_kept(pair: Pair) -> None:
+    """S_qf/S_ff (what quarter dose has of full dose) and S_qf/S_qq (what of it to keep) by frequency."""
+    sums: dict[str, NDArray[np.float64]] = {}
+    for kind, low, normal in squares(pair):
+        spectra = np.stack([(low * normal.conj()).real, np.abs(normal) ** 2, np.abs(low) ** 2])
+        sums[kind] = sums.get(kind, 0.0) + spectra
+    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None])
+    for kind, spectra in sums.items():
+        for low_end, high_end in ((0.05, 0.2), (0.3, 0.5)):
+            cross, full, quarter = spectra[:, (frequency >= low_end) & (frequency < high_end)].sum(axis=1)
+            shares = f"S_qf/S_ff {cross / full:.3f}, S_qf/S_qq {cross / quarter:.3f}"
+            print(f"  {kind}, {low_end}–{high_end} /pixel: {shares}")
+
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    with tempfile.TemporaryDirectory() as cache:
+        for pair in find_pairs(label_series(find_images(root).series, root)):
+            print(pair.patient, pair.kernel)
+            air(pair, Path(cache))
+            noise_kept(pair)
