@@ -49,9 +49,9 @@ def apply_(
 
 @command.command("training")
 @click.option(
-    "--width", type=click.IntRange(4), default=16, show_default=True, help="Of the networks; published: 64."
+    "--width", type=click.IntRange(4), default=32, show_default=True, help="Of the networks; published: 64."
 )
-@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Published: 16.")
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Published: 16.")
 @click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="That are timed.")
 @options.device
 @json_file

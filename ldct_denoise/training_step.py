@@ -115,7 +115,8 @@ class Stepper:
             if not losses:
                 return {}
             total = torch.stack([loss.float() for loss in losses.values()]).sum() / len(parts)
-            _accumulate(parameters, torch.autograd.grad(total, parameters, allow_unused=True))
+            gradients = torch.autograd.grad(total, [*parameters, *phase.discarded], allow_unused=True)
+            _accumulate(parameters, gradients[: len(parameters)])
             for name, loss in losses.items():
                 shown[name] = shown.get(name, 0) + loss.detach().float() / len(parts)
         self._check(phase, shown)

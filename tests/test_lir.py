@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,15 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from ldct_denoise import methods
+from ldct_denoise.benchmark.training import steps_config
+from ldct_denoise.distributed import World
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.methods.lir import Lir
+from ldct_denoise.networks.blocks import Padding, UpConv2d
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tissue_bias
+from ldct_denoise.training_step import Stepper, begin_run
 
 SMALL = {"width": 4, "critic_width": 4, "norm": "none", "up_norm": "none", "code_noise": 0.0}
 MULTISCALE = {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.0}
@@ -153,6 +159,8 @@ def test_which_networks_each_loss_moves(form: dict[str, object]) -> None:
     assert moved(losses["cross_cycle"], method) == {"e_x", "e_y", "e_noise", "g_x", "g_y"}
     assert moved(method.code_critic_losses(images)["critic_r"], method) == {"d_r"}
     assert moved(sum(method.image_critic_losses(images).values()), method) == {"d_x", "d_y"}
+    published = lir(**form, schedule="published")
+    assert moved(published.code_critic_losses(images)["critic_r"], published) == {"d_r", "e_x", "e_y"}
 
 
 def test_each_phase_trains_its_own_networks() -> None:
@@ -180,6 +188,33 @@ def test_published_schedule_gives_the_critics_the_same_losses() -> None:
         for name in ours:
             torch.testing.assert_close(ours[name], theirs[name])
     assert [phase.name for phase in published.phases(1e-4)][-1] == "generators"
+
+
+def test_what_the_published_schedule_works_out_and_throws_away_moves_nothing() -> None:
+    config = steps_config("published", "fp32", width=4, batch=2)
+    images = {name: torch.rand(2, 1, 64, 64) for name in ("low", "normal")}
+    world = World(0, 1, torch.device("cpu"))
+    frugal, wasteful = begin_run(config, world), begin_run(config, world)
+    assert all(phase.discarded for phase in wasteful.phases)
+    frugal.phases = [replace(phase, discarded=()) for phase in frugal.phases]
+    for run in (frugal, wasteful):
+        Stepper(config, world).step(run, images, done=0.5)
+    torch.testing.assert_close(frugal.method.state_dict(), wasteful.method.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect"])
+@pytest.mark.parametrize("shape", [(2, 6, 9, 12), (1, 6, 2, 3)])
+def test_folded_up_convolution_equals_repeating_first(padding: Padding, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    folded, plain = (UpConv2d(6, 4, padding, fold).double() for fold in (True, False))
+    plain.load_state_dict(folded.state_dict())
+    images = [torch.ones(shape).double().cumsum(-1).cumsum(-2).sin().requires_grad_() for _ in range(2)]
+    made, wanted = folded(images[0]), plain(images[1])
+    torch.testing.assert_close(made, wanted)
+    for output in (made, wanted):
+        output.square().sum().backward()
+    torch.testing.assert_close(images[0].grad, images[1].grad)
+    torch.testing.assert_close(folded.weight.grad, plain.weight.grad)
 
 
 def test_ablations_leave_their_parts_out() -> None:

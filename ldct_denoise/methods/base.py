@@ -91,6 +91,9 @@ class Phase:
         Updates of this phase in every step.
     clip_norm : float, optional
         Largest gradient norm.
+    discarded : sequence of nn.Parameter
+        Whose gradients are worked out too and thrown away, as a plain ``backward`` does with the networks of other
+        phases: the published schedule of LIR, which ours is measured against, has some.
     """
 
     name: str
@@ -98,6 +101,7 @@ class Phase:
     optimizer: torch.optim.Optimizer
     repeats: int = 1
     clip_norm: float | None = None
+    discarded: Sequence[nn.Parameter] = ()
 
 
 S = TypeVar("S", bound=Settings)

@@ -19,6 +19,7 @@ says what each setting decides and why.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Literal, NamedTuple
 
@@ -105,7 +106,8 @@ class LirSettings(base.Settings):
     clip_norm: float | None = Field(5.0, gt=0, description="largest gradient norm of D_R")
     schedule: Literal["shared", "published"] = Field(
         "shared",
-        description="shared: critics judge what the generators' own pass made; published: made again for each",
+        description="shared: critics judge what the generators' own pass made; published: made again for each, "
+        "and every network's gradients worked out in each update",
     )
     adapt_from: float = Field(
         0.0, ge=0, le=1, description="share of the run after which the terms on low-dose images begin"
@@ -333,16 +335,18 @@ class Lir(Method[LirSettings]):
         """D_R, eq. 9: z_X is 1, z_Y is 0."""
         if not self._adapts(batch) or self.d_r is None:
             return {}
-        if self.settings.schedule == "published":  # the encoders' graph is built, and thrown away
-            assert batch.normal is not None
-            z_x, z_y = self.e_x(batch.low), self.e_y(batch.normal)
-        else:
-            made = self._made(batch)
-            z_x, z_y = made.z_x, made.z_y
+        z_x, z_y = self._codes(batch)
         form = self.settings.adversarial
-        told = judge([self.d_r([part.detach() for part in z_x])], 1.0, form)
-        told = told + judge([self.d_r([part.detach() for part in z_y])], 0.0, form)
+        told = judge([self.d_r(z_x)], 1.0, form) + judge([self.d_r(z_y)], 0.0, form)
         return {"critic_r": 0.5 * told}
+
+    def _codes(self, batch: Batch) -> tuple[Code, Code]:
+        """What D_R judges: the codes of the generators' own pass, or (published) new ones with their graph."""
+        if self.settings.schedule == "published":
+            assert batch.normal is not None
+            return self.e_x(batch.low), self.e_y(batch.normal)
+        made = self._made(batch)
+        return [part.detach() for part in made.z_x], [part.detach() for part in made.z_y]
 
     def _made(self, batch: Batch) -> Pass:
         """This step's translations: the generators' own, or (published schedule) made again."""
@@ -360,7 +364,10 @@ class Lir(Method[LirSettings]):
     # ---- the updates ----------------------------------------------------------------------------------------
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
-        """Generators, then the critics on what they made; in the published order critics come first."""
+        """Generators, then the critics on what they made.
+
+        The published order has the critics first, and works out the gradients of every network in every update.
+        """
         s = self.settings
         makers = [net for net in (self.e_x, self.e_y, self.e_noise, self.g_x, self.g_y) if net is not None]
         generators = Phase("generators", self.generator_losses, self._adam(makers, learning_rate))
@@ -371,7 +378,14 @@ class Lir(Method[LirSettings]):
             adam = self._adam([self.d_r], learning_rate * s.representation_lr)
             repeats = s.representation_updates
             critics.insert(0, Phase("representation critic", self.code_critic_losses, adam, repeats, s.clip_norm))
-        return [*critics, generators] if s.schedule == "published" else [generators, *critics]
+        if s.schedule == "shared":
+            return [generators, *critics]
+        return [replace(phase, discarded=self._of_others(phase)) for phase in (*critics, generators)]
+
+    def _of_others(self, phase: Phase) -> list[nn.Parameter]:
+        """What learns, but not in this phase."""
+        own = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in own]
 
     def _adam(self, networks: Sequence[nn.Module], learning_rate: float) -> torch.optim.Optimizer:
         s = self.settings
@@ -403,7 +417,8 @@ def _noise_encoder(s: LirSettings) -> nn.Module:
 def _generator(s: LirSettings, with_noise: bool) -> nn.Module:
     if s.form == "paper":
         channels = 4 * s.width * (2 if with_noise else 1)
-        return PaperGenerator(channels, s.blocks, s.norm, s.up_norm, s.padding, s.output)
+        folded = s.schedule == "shared"
+        return PaperGenerator(channels, s.blocks, s.norm, s.up_norm, s.padding, s.output, folded=folded)
     extra = (s.noise_width if with_noise else 0,) * s.scales
     return MultiscaleGenerator(_widths(s.width, s.scales), extra, s.blocks, s.norm, s.gain)
 

@@ -13,29 +13,13 @@ Norm = Literal["none", "batch", "layer", "group"]
 Padding = Literal["zeros", "reflect"]
 
 
-class LayerNorm2d(nn.Module):
-    """Normalise each image over all its channels and pixels, then scale and shift each channel."""
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Same shape."""
-        variance, mean = torch.var_mean(image, dim=(1, 2, 3), keepdim=True, correction=0)
-        normal = (image - mean) * torch.rsqrt(variance + self.eps)
-        return normal * self.weight[:, None, None] + self.bias[:, None, None]
-
-
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
     """The normalisation called ``kind``."""
     match kind:
         case "batch":
             return nn.BatchNorm2d(channels)
-        case "layer":
-            return LayerNorm2d(channels)
+        case "layer":  # each image over all its channels and pixels, then a scale and a shift for each channel
+            return nn.GroupNorm(1, channels)
         case "group":
             return nn.GroupNorm(min(8, channels), channels)
         case "none":
@@ -54,16 +38,93 @@ def conv(
     edge: int | None = None,
 ) -> nn.Sequential:
     """Convolution, normalisation, activation; ``edge`` pixels of padding (half the kernel by default)."""
-    layers: list[nn.Module] = [
-        nn.Conv2d(
-            inputs, outputs, size, stride, padding=(size - 1) // 2 if edge is None else edge, padding_mode=padding
-        )
-    ]
+    edge = (size - 1) // 2 if edge is None else edge
+    first = nn.Conv2d(inputs, outputs, size, stride, padding=edge, padding_mode=padding)
+    return _normed(first, norm, activation)
+
+
+def up_conv(inputs: int, outputs: int, *, norm: Norm, padding: Padding, folded: bool = True) -> nn.Sequential:
+    """Up-sampling with its 5×5 convolution, normalisation, activation."""
+    return _normed(UpConv2d(inputs, outputs, padding, folded), norm, nn.ReLU)
+
+
+def _normed(convolution: nn.Conv2d, norm: Norm, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
+    layers: list[nn.Module] = [convolution]
     if norm != "none":
-        layers.append(norm_layer(norm, outputs))
+        layers.append(norm_layer(norm, convolution.out_channels))
     if activation is not None:
         layers.append(activation())
     return nn.Sequential(*layers)
+
+
+class UpConv2d(nn.Conv2d):
+    """Each pixel repeated to 2×2 (nearest up-sampling), then a 5×5 convolution; worked out before the repetition.
+
+    Of one pixel come four; each sees the same 3×3 pixels, with sums of the 25 weights. So one 3×3 convolution to
+    four times the channels, laid out as pixels, gives the same image with 9 products a pixel instead of 25.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    padding : Padding
+        Of the repeated image.
+    folded : bool
+        Off: repeat, then convolve, as it is written down.
+    """
+
+    def __init__(self, inputs: int, outputs: int, padding: Padding = "zeros", folded: bool = True) -> None:
+        super().__init__(inputs, outputs, 5, padding=2, padding_mode=padding)
+        self.folded = folded
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Twice the height and width."""
+        if not self.folded:
+            return super().forward(_repeated(image))
+        weight, bias = _fold(_fold(self.weight, 2, 1), 4, 2).flatten(0, 2), self.bias
+        assert bias is not None
+        reflects = self.padding_mode == "reflect"
+        edge = F.pad(image, (1, 1, 1, 1), mode="replicate") if reflects else image
+        made = F.conv2d(edge, weight, bias.repeat_interleave(4), padding=0 if reflects else 1)
+        made = F.pixel_shuffle(made, 2)
+        return self._with_reflected_rim(made, image) if reflects else made
+
+    def _with_reflected_rim(self, made: Tensor, image: Tensor) -> Tensor:
+        """Add what the outermost taps see at the rim: reflection is not the repeated edge two pixels outside."""
+        above_below = _reflection_beyond(image)
+        left_right = _reflection_beyond(image.transpose(2, 3))
+        left_right[..., [0, -1]] = 0  # the corners are the rows'
+        made.index_add_(2, _ends(made.shape[2], made.device), _rim(above_below, self.weight))
+        columns = _rim(left_right, self.weight.transpose(2, 3)).transpose(2, 3)
+        return made.index_add_(3, _ends(made.shape[3], made.device), columns)
+
+
+def _reflection_beyond(image: Tensor) -> Tensor:
+    """Reflected less edge repeated, two rows above the repeated image and two below: (n, c, 2, width + 4)."""
+    rows = image[:, :, [1, -2, 0, -1]].repeat_interleave(2, dim=3)
+    reflected = F.pad(rows[:, :, :2], (2, 2, 0, 0), mode="reflect")
+    return reflected - F.pad(rows[:, :, 2:], (2, 2, 0, 0), mode="replicate")
+
+
+def _rim(beyond: Tensor, weight: Tensor) -> Tensor:
+    """What the first taps see above and the last below, (n, c, 2, width)."""
+    sides = zip(beyond.unbind(2), (weight[:, :, 0], weight[:, :, -1]), strict=True)
+    return torch.stack([F.conv1d(row, taps) for row, taps in sides], dim=2)
+
+
+def _ends(size: int, device: torch.device) -> Tensor:
+    return torch.arange(size, device=device)[[0, -1]]
+
+
+def _repeated(image: Tensor) -> Tensor:
+    return F.interpolate(image, scale_factor=2.0, mode="nearest")
+
+
+def _fold(weight: Tensor, dim: int, phase: int) -> Tensor:
+    """Five taps along ``dim`` as three, for the left and the right of two equal pixels (new axis ``phase``)."""
+    a, b, c, d, e = weight.unbind(dim)
+    left, right = torch.stack([a + b, c + d, e], dim), torch.stack([a, b + c, d + e], dim)
+    return torch.stack([left, right], phase)
 
 
 class ResidualBlock(nn.Module):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldct_denoise.networks.blocks import Norm, Padding, ResidualBlock, conv, norm_layer
+from ldct_denoise.networks.blocks import Norm, Padding, ResidualBlock, conv, norm_layer, up_conv
 
 Code = list[Tensor]
 Output = Literal["tanh", "linear"]
@@ -46,15 +46,21 @@ class PaperGenerator(nn.Module):
     """Residual blocks, two up-samplings (nearest, 5×5 convolution that halves the width), a 7×7 convolution."""
 
     def __init__(
-        self, channels: int, blocks: int, norm: Norm, up_norm: Norm, padding: Padding, output: Output
+        self,
+        channels: int,
+        blocks: int,
+        norm: Norm,
+        up_norm: Norm,
+        padding: Padding,
+        output: Output,
+        *,
+        folded: bool = True,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [ResidualBlock(channels, norm, padding) for _ in range(blocks)]
         for halving in (1, 2):
-            layers += [
-                nn.Upsample(scale_factor=2),
-                conv(channels // halving, channels // (2 * halving), 5, norm=up_norm, padding=padding),
-            ]
+            inputs, outputs = channels // halving, channels // (2 * halving)
+            layers.append(up_conv(inputs, outputs, norm=up_norm, padding=padding, folded=folded))
         layers.append(conv(channels // 4, 1, 7, padding=padding, activation=None))
         self.layers = nn.Sequential(*layers)
         self.output = output
