@@ -10,6 +10,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.networks.invertible import HaarSqueeze, InvertibleNetwork
 from ldct_denoise.networks.residual import DnCnn, RedCnn, RedNet
+from ldct_denoise.networks.translation import ImageCritic
 
 
 def count(network: torch.nn.Module) -> int:
@@ -142,3 +143,20 @@ def test_unit_shares_its_latent_space() -> None:
     keys = method.restoration_parameters().keys()
     assert any(key.startswith("shared_encoder.") for key in keys)
     assert not any(key.startswith(("e_y.", "g_x.", "d_x.", "d_y.")) for key in keys)
+
+
+def test_a_critic_of_texture_sees_noise_and_not_what_is_smooth() -> None:
+    torch.manual_seed(0)
+    texture, whole = ImageCritic(4, 2, looks_at="texture", gain=16.0), ImageCritic(4, 2)
+    whole.load_state_dict(texture.state_dict())
+    plain = torch.full((1, 1, 64, 64), 0.25)
+    noisy = plain + 0.01 * random(1, 1, 64, 64)  # 40 HU
+    shift = plain + 0.1
+    for far, near in zip(texture(shift), texture(plain), strict=True):
+        torch.testing.assert_close(far, near, rtol=0, atol=1e-6)
+    assert difference(texture, noisy, plain) > 5 * difference(whole, noisy, plain)
+
+
+@torch.no_grad()
+def difference(critic: ImageCritic, image: torch.Tensor, other: torch.Tensor) -> float:
+    return max(float((a - b).abs().mean()) for a, b in zip(critic(image), critic(other), strict=True))

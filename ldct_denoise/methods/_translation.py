@@ -17,6 +17,7 @@ from ldct_denoise.methods.base import Batch, Losses, Method, Phase
 from ldct_denoise.networks.blocks import Norm, Padding, on_multiple
 from ldct_denoise.networks.losses import Adversarial, judge
 from ldct_denoise.networks.translation import (
+    CriticInput,
     ImageCritic,
     MultiscaleEncoder,
     MultiscaleGenerator,
@@ -41,6 +42,7 @@ class TranslationSettings(base.Settings):
     centre: float = Field(0.25, description="multiscale: the image value that is 0 inside (0.25: 0 HU)")
     critic_width: int = Field(64, ge=4, le=256)
     critic_scales: int = Field(3, ge=1, le=4)
+    critic_input: CriticInput = Field("image", description="texture: what a 2-pixel blur removes, times the gain")
     spectral_norm: bool = False
     adversarial: Adversarial = "least_squares"
     adversarial_weight: float = Field(1.0, ge=0)
@@ -65,7 +67,9 @@ class TranslationGan(Method[S]):
     def __init__(self, settings: S, scale: Scale) -> None:
         super().__init__(settings, scale)
         s = settings
-        self.d_x, self.d_y = (ImageCritic(s.critic_width, s.critic_scales, s.spectral_norm) for _ in range(2))
+        self.d_x, self.d_y = (
+            ImageCritic(s.critic_width, s.critic_scales, s.spectral_norm, s.critic_input, s.gain) for _ in range(2)
+        )
 
     @abstractmethod
     def makers(self) -> Sequence[nn.Module]:

@@ -42,6 +42,7 @@ from ldct_denoise.networks.losses import (
 from ldct_denoise.networks.translation import (
     Code,
     CodeCritic,
+    CriticInput,
     ImageCritic,
     MultiscaleEncoder,
     MultiscaleGenerator,
@@ -87,7 +88,7 @@ class LirSettings(base.Settings):
     )
     noise_encoder: bool = Field(True, description="off: ablation (a) of Table 4")
     critic_width: int = Field(64, ge=4)
-    critic_input: Literal["image", "texture"] = Field("image", description="texture: what a 2-pixel blur removes")
+    critic_input: CriticInput = Field("image", description="texture: what a 2-pixel blur removes, times the gain")
     spectral_norm: bool = False
     adversarial: Adversarial = "least_squares"
     blur: Literal["sigma", "size"] = Field("size", description="of the background loss: σ = or size = 5, 9, 15")
@@ -140,7 +141,9 @@ class Lir(Method[LirSettings]):
         self.e_x, self.e_y = _content_encoder(s), _content_encoder(s)
         self.e_noise = _noise_encoder(s) if s.noise_encoder else None
         self.g_x, self.g_y = _generator(s, with_noise=s.noise_encoder), _generator(s, with_noise=False)
-        self.d_x, self.d_y = (ImageCritic(s.critic_width, 3, s.spectral_norm) for _ in range(2))
+        self.d_x, self.d_y = (
+            ImageCritic(s.critic_width, 3, s.spectral_norm, s.critic_input, s.gain) for _ in range(2)
+        )
         code_channels = s.width * (4 if s.form == "paper" else 2 ** (s.scales - 1))
         self.d_r = CodeCritic(code_channels) if s.weights.representation else None
         self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
@@ -248,8 +251,8 @@ class Lir(Method[LirSettings]):
         assert y is not None
         losses: Losses = {}
         if w.adversarial:
-            losses["adversarial_x"] = w.adversarial * judge(self.d_x(self._seen(made.y_to_x)), 1.0, form)
-            losses["adversarial_y"] = w.adversarial * judge(self.d_y(self._seen(made.x_to_y)), 1.0, form)
+            losses["adversarial_x"] = w.adversarial * judge(self.d_x(made.y_to_x), 1.0, form)
+            losses["adversarial_y"] = w.adversarial * judge(self.d_y(made.x_to_y), 1.0, form)
         if self.d_r is not None:
             undecided = judge([self.d_r(made.z_x)], 0.5, form) + judge([self.d_r(made.z_y)], 0.5, form)
             losses["representation"] = w.representation * undecided
@@ -325,9 +328,7 @@ class Lir(Method[LirSettings]):
             ("critic_x", self.d_x, batch.low, made.y_to_x),
             ("critic_y", self.d_y, batch.normal, made.x_to_y),
         ):
-            judged = judge(critic(self._seen(real)), 1.0, form) + judge(
-                critic(self._seen(fake.detach())), 0.0, form
-            )
+            judged = judge(critic(real), 1.0, form) + judge(critic(fake.detach()), 0.0, form)
             losses[name] = 0.5 * judged
         return losses
 
@@ -354,12 +355,6 @@ class Lir(Method[LirSettings]):
             return self._pass(batch)
         made: Pass = batch.memo["pass"]
         return made
-
-    def _seen(self, image: Tensor) -> Tensor:
-        """What a critic looks at."""
-        if self.settings.critic_input == "image":
-            return image
-        return (image - blur(image, self._texture)) * self.settings.gain
 
     # ---- the updates ----------------------------------------------------------------------------------------
 

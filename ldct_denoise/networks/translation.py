@@ -14,10 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldct_denoise.networks.blocks import Norm, Padding, ResidualBlock, conv, norm_layer, up_conv
+from ldct_denoise.networks.blocks import (
+    Norm,
+    Padding,
+    ResidualBlock,
+    blur,
+    conv,
+    gaussian_kernel,
+    norm_layer,
+    up_conv,
+)
 
 Code = list[Tensor]
 Output = Literal["tanh", "linear"]
+CriticInput = Literal["image", "texture"]
 
 
 class PaperEncoder(nn.Module):
@@ -182,14 +192,29 @@ class ImageCritic(nn.Module):
         Copies of the critic, each looking at the image averaged down by two once more.
     spectral_norm : bool
         Bound each layer's Lipschitz constant (Miyato et al. 2018).
+    looks_at : CriticInput
+        The image, or its texture: what a blur of 2 pixels removes, times ``gain``. CT noise is a hundredth of the
+        range, which a bounded critic hardly feels, and anatomy differs between unpaired pools.
+    gain : float
+        As of the generators.
     """
 
-    def __init__(self, width: int, scales: int = 3, spectral_norm: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        scales: int = 3,
+        spectral_norm: bool = False,
+        looks_at: CriticInput = "image",
+        gain: float = 1.0,
+    ) -> None:
         super().__init__()
         self.critics = nn.ModuleList(_stride_critic(width, spectral_norm) for _ in range(scales))
+        self.looks_at, self.gain, self._blur = looks_at, gain, gaussian_kernel(2.0, 6)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """One map of judgements for each scale that the image is large enough for."""
+        if self.looks_at == "texture":
+            image = (image - blur(image, self._blur)) * self.gain
         judgements = []
         for critic in self.critics:
             judgements.append(critic(image))
