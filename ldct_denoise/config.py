@@ -172,6 +172,8 @@ def recipes() -> dict[str, Path]:
 def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
     """A validated configuration.
 
+    A file may say ``base: NAME`` (a recipe, or a file beside it) and then only what differs from that.
+
     Parameters
     ----------
     name_or_file : str
@@ -184,13 +186,40 @@ def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
     ConfigError
         Unknown recipe, unreadable file, unknown key or impossible value.
     """
-    path = recipes().get(name_or_file, Path(name_or_file))
-    if not path.is_file():
-        raise ConfigError(f"config {name_or_file!r}: no such file, nor a recipe ({', '.join(recipes())})")
-    content = read_mapping(path)
+    path = _find(name_or_file, Path())
+    content = _on_base(path, ())
     for change in changes:
         _change(content, change)
     return parse_config(content, str(path))
+
+
+def _find(name_or_file: str, folder: Path) -> Path:
+    path = recipes().get(name_or_file, folder / name_or_file)
+    if not path.is_file():
+        raise ConfigError(f"config {name_or_file!r}: no such file, nor a recipe ({', '.join(recipes())})")
+    return path
+
+
+def _on_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's settings laid over those of its ``base``."""
+    if path in above:
+        raise ConfigError(f"config {path}: is its own base")
+    content = read_mapping(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ConfigError(f"config {path}: base must be a recipe's name or a file")
+    return _merged(_on_base(_find(base, path.parent), (*above, path)), content)
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings, at every depth; ``over`` wins."""
+    both = dict(under)
+    for key, value in over.items():
+        below = both.get(key)
+        both[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return both
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

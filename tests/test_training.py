@@ -187,6 +187,26 @@ def test_unknown_and_impossible_settings_are_named() -> None:
         load_config("lir-ct", ["training.iterations"])
 
 
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("base: lir-ct\nsettings: {weights: {tissue: 3.0}}\ndata: {patch: 96}\n")
+    (tmp_path / "mine.yaml").write_text("base: site.yaml\ndata: {noise: measured}\n")
+    mine, theirs = load_config(str(tmp_path / "mine.yaml")), load_config("lir-ct")
+    assert (mine.data.patch, mine.data.noise) == (96, "measured")
+    assert mine.settings["weights"] == theirs.settings["weights"] | {"tissue": 3.0}
+    assert mine.training == theirs.training
+    assert load_config("lir-fast").settings == theirs.settings | {"width": 16, "blocks": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("base: loop.yaml", "own base"), ("base: [lir-ct]", "recipe's name"), ("base: nowhere", "no such file")],
+)
+def test_a_base_that_is_none_is_told(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(str(tmp_path / "loop.yaml"))
+
+
 def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> None:
     def dataset() -> PatchDataset:
         low, normal = pool_slices(pools.low), pool_slices(pools.normal)
