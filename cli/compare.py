@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "models",
     multiple=True,
     required=True,
-    help="Shipped model, .safetensors file, run folder, or method without training. Repeatable.",
+    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:strength=0.8). Repeatable.",
 )
 @options.output
 @click.option(

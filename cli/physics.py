@@ -12,7 +12,9 @@ from . import options
 @click.command(
     short_help="A model's noise, resolution, detectability and dose equivalence on a simulated phantom."
 )
-@click.option("--model", help="Shipped model, .safetensors file, run folder, or method without training.")
+@click.option(
+    "--model", help="Shipped model, .safetensors file, run folder, or method without training (bm3d:strength=0.8)."
+)
 @options.output
 @click.option(
     "--dose",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -89,10 +90,12 @@ def shipped_models() -> dict[str, Path]:
 def load_model(name: str | Path) -> TrainedModel:
     """A model by shipped name, ``.safetensors`` file, run folder, or the name of a method that needs no training.
 
+    Such a method takes its settings after a colon: ``bm3d:sigma_hu=100,strength=0.8``.
+
     Raises
     ------
-    ModelError
-        If there is no such model, or its file cannot be used.
+    ModelError, ConfigError
+        If there is no such model, or its file cannot be used; a setting that is unknown or impossible.
     """
     text = str(name)
     if text in shipped_models():
@@ -104,7 +107,7 @@ def load_model(name: str | Path) -> TrainedModel:
         return _read(path / MODEL_FILE, path.resolve().name)
     if path.is_file():
         return _read(path, path.stem)
-    if text in methods.names():
+    if text.partition(":")[0] in methods.names():
         return _untrained(text)
     raise ModelError(
         f"model {text!r}: neither a shipped model ({', '.join(shipped_models()) or 'none'}), a file, "
@@ -112,14 +115,29 @@ def load_model(name: str | Path) -> TrainedModel:
     )
 
 
-def _untrained(name: str) -> TrainedModel:
+def _untrained(text: str) -> TrainedModel:
+    name, _, settings = text.partition(":")
     if methods.find(name).needs is not Needs.NOTHING:
         raise ModelError(
             f"model {name!r}: this method must be trained first: ldct-denoise train --config {name} …"
         )
-    method = methods.build(name, {}, Scale()).eval()
+    method = methods.build(name, _settings(text, settings), Scale()).eval()
     digest = hashlib.sha256(json.dumps([__version__, name, method.settings.model_dump(mode="json")]).encode())
-    return TrainedModel(name, method, name, method.scale, {}, digest.hexdigest())
+    return TrainedModel(text, method, name, method.scale, {}, digest.hexdigest())
+
+
+def _settings(text: str, settings: str) -> dict[str, Any]:
+    """``key=value,key=value``, the values in YAML."""
+    found = {}
+    for part in filter(None, settings.split(",")):
+        key, equals, value = part.partition("=")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            equals = ""
+        if not equals:
+            raise ModelError(f"model {text!r}: give settings as {text.partition(':')[0]}:KEY=VALUE,KEY=VALUE")
+    return found
 
 
 def _read(path: Path, name: str) -> TrainedModel:

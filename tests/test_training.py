@@ -304,6 +304,17 @@ def test_models_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
         load_model(tmp_path / "bad.safetensors")
     with pytest.raises(ModelError, match="must be trained"):
         load_model("lir")
+    with pytest.raises(ModelError, match="KEY=VALUE"):
+        load_model("nlm:strength")
+    with pytest.raises(ConfigError, match="settings of nlm"):
+        load_model("nlm:weights=2")
+
+
+def test_a_method_without_training_takes_settings_in_its_name() -> None:
+    model = load_model("bm3d:sigma_hu=100,sigma_from=wavelet")
+    assert (model.name, model.method.settings.sigma_hu) == ("bm3d:sigma_hu=100,sigma_from=wavelet", 100)
+    assert model.method.settings.sigma_from == "wavelet"
+    assert model.checksum != load_model("bm3d").checksum
 
 
 def test_pairs_take_part_by_position(tmp_path: Path) -> None:
