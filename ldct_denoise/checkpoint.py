@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ldct_denoise import __version__, methods
-from ldct_denoise.errors import ModelError
+from ldct_denoise.config import assignment
+from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.output import write_whole
@@ -127,17 +127,12 @@ def _untrained(text: str) -> TrainedModel:
 
 
 def _settings(text: str, settings: str) -> dict[str, Any]:
-    """``key=value,key=value``, the values in YAML."""
-    found = {}
-    for part in filter(None, settings.split(",")):
-        key, equals, value = part.partition("=")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            equals = ""
-        if not equals:
-            raise ModelError(f"model {text!r}: give settings as {text.partition(':')[0]}:KEY=VALUE,KEY=VALUE")
-    return found
+    """``key=value,key=value`` after a method's name."""
+    form = f"settings as {text.partition(':')[0]}:KEY=VALUE,KEY=VALUE"
+    try:
+        return dict(assignment(part, f"model {text!r}", form) for part in settings.split(",") if part)
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
 
 
 def _read(path: Path, name: str) -> TrainedModel:

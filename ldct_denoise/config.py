@@ -261,17 +261,29 @@ def _known(location: tuple[int | str, ...]) -> list[str]:
     return list(section.model_fields)
 
 
-def _change(content: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
+def assignment(text: str, where: str, form: str) -> tuple[str, Any]:
+    """``key=value``, the value in YAML; errors name ``where`` it stood, and the ``form`` that is wanted.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {change!r}: give section.key=value, as training.iterations=500")
-    *sections, last = key.strip().split(".")
+        raise ConfigError(f"{where}: give {form}")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"{where}: the value is not YAML") from None
+
+
+def _change(content: dict[str, Any], change: str) -> None:
+    key, value = assignment(change, f"--set {change!r}", "section.key=value, as training.iterations=500")
+    *sections, last = key.split(".")
     target = content
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {change!r}: {section!r} is not a section")
-    try:
-        target[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {change!r}: the value is not YAML") from None
+    target[last] = value

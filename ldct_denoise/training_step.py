@@ -104,7 +104,7 @@ class Stepper:
 
     def _update(self, phase: Phase, parts: Sequence[Batch]) -> dict[str, Tensor]:
         """Step one phase's optimizer: exactly its own parameters learn."""
-        parameters = [p for group in phase.optimizer.param_groups for p in group["params"]]
+        parameters = phase.parameters
         phase.optimizer.zero_grad(set_to_none=True)
         shown: dict[str, Tensor] = {}
         for part in parts:

@@ -15,7 +15,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Batch, Losses, Method, Phase
 from ldct_denoise.networks.blocks import Norm, Padding, on_multiple
-from ldct_denoise.networks.losses import Adversarial, judge
+from ldct_denoise.networks.losses import Adversarial, judge, tell_apart
 from ldct_denoise.networks.translation import (
     CriticInput,
     ImageCritic,
@@ -103,10 +103,7 @@ class TranslationGan(Method[S]):
         form = self.settings.adversarial
         made: Translated = batch.memo["translated"] if "translated" in batch.memo else self.generate(batch)[0]
         pairs = (("critic_x", self.d_x, batch.low, made.y_to_x), ("critic_y", self.d_y, batch.normal, made.x_to_y))
-        return {
-            name: 0.5 * (judge(critic(real), 1.0, form) + judge(critic(fake.detach()), 0.0, form))
-            for name, critic, real, fake in pairs
-        }
+        return {name: tell_apart(critic(real), critic(fake.detach()), form) for name, critic, real, fake in pairs}
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
         """Generators, then the critics on what they made."""

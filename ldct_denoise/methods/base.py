@@ -103,6 +103,11 @@ class Phase:
     clip_norm: float | None = None
     discarded: Sequence[nn.Parameter] = ()
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What learns in this phase."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
 
 S = TypeVar("S", bound=Settings)
 

@@ -37,6 +37,7 @@ from ldct_denoise.networks.losses import (
     background_consistency,
     background_kernels,
     judge,
+    tell_apart,
     tissue_bias,
 )
 from ldct_denoise.networks.translation import (
@@ -148,7 +149,7 @@ class Lir(Method[LirSettings]):
         self.d_r = CodeCritic(code_channels) if s.weights.representation else None
         self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
         self._background = background_kernels(s.blur)
-        self._texture = gaussian_kernel(2.0, 6)
+        self._smooth = gaussian_kernel(2.0, 6)
         self._hold: Tensor | None
         hold = gaussian_kernel(s.hold_sigma_px, round(2.5 * s.hold_sigma_px)) if s.hold_sigma_px else None
         self.register_buffer("_hold", hold, persistent=False)  # so that an exported network takes it to a GPU
@@ -287,7 +288,7 @@ class Lir(Method[LirSettings]):
         assert batch.normal is not None
         ranges = [TISSUES[name][:2] for name in ("fat", "soft-tissue")]
         units = [(self.scale.to_unit(low), self.scale.to_unit(high)) for low, high in ranges]
-        return tissue_bias(error.float(), blur(batch.normal, self._texture), units)
+        return tissue_bias(error.float(), blur(batch.normal, self._smooth), units)
 
     def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
         """Eq. 5–8: translate back, and compare with where it began."""
@@ -328,8 +329,7 @@ class Lir(Method[LirSettings]):
             ("critic_x", self.d_x, batch.low, made.y_to_x),
             ("critic_y", self.d_y, batch.normal, made.x_to_y),
         ):
-            judged = judge(critic(real), 1.0, form) + judge(critic(fake.detach()), 0.0, form)
-            losses[name] = 0.5 * judged
+            losses[name] = tell_apart(critic(real), critic(fake.detach()), form)
         return losses
 
     def code_critic_losses(self, batch: Batch) -> Losses:
@@ -337,9 +337,7 @@ class Lir(Method[LirSettings]):
         if not self._adapts(batch) or self.d_r is None:
             return {}
         z_x, z_y = self._codes(batch)
-        form = self.settings.adversarial
-        told = judge([self.d_r(z_x)], 1.0, form) + judge([self.d_r(z_y)], 0.0, form)
-        return {"critic_r": 0.5 * told}
+        return {"critic_r": tell_apart([self.d_r(z_x)], [self.d_r(z_y)], self.settings.adversarial)}
 
     def _codes(self, batch: Batch) -> tuple[Code, Code]:
         """What D_R judges: the codes of the generators' own pass, or (published) new ones with their graph."""
@@ -379,7 +377,7 @@ class Lir(Method[LirSettings]):
 
     def _of_others(self, phase: Phase) -> list[nn.Parameter]:
         """What learns, but not in this phase."""
-        own = {id(p) for group in phase.optimizer.param_groups for p in group["params"]}
+        own = set(map(id, phase.parameters))
         return [p for p in self.parameters() if p.requires_grad and id(p) not in own]
 
     def _adam(self, networks: Sequence[nn.Module], learning_rate: float) -> torch.optim.Optimizer:

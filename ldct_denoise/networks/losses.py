@@ -29,6 +29,11 @@ def judge(judgements: Sequence[Tensor], target: float, form: Adversarial) -> Ten
     return torch.stack(terms).mean()
 
 
+def tell_apart(real: Sequence[Tensor], made: Sequence[Tensor], form: Adversarial) -> Tensor:
+    """A critic's own loss, of its judgements: 1 for the real, 0 for the made."""
+    return 0.5 * (judge(real, 1.0, form) + judge(made, 0.0, form))
+
+
 def background_kernels(form: Literal["sigma", "size"]) -> tuple[tuple[float, Tensor], ...]:
     """(λ_σ, blur kernel) for σ = 5, 9, 15 of the background consistency loss, eq. 10.
 
