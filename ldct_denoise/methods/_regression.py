@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -15,15 +14,12 @@ from ldct_denoise.methods.base import Batch, Losses, Method, Phase
 from ldct_denoise.networks.blocks import on_multiple
 
 
-class RegressionSettings(base.Settings):
+class RegressionSettings(base.LearnedSettings):
     """How the network sees images, and how it learns."""
 
     gain: float = Field(16.0, gt=0, description="image values are multiplied by this inside (1 for [0, 1] images)")
     centre: float = Field(0.25, description="the image value that is 0 inside (0.25: 0 HU)")
     loss: Literal["l1", "l2"] = "l2"
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
 
 
 S = TypeVar("S", bound=RegressionSettings)
@@ -64,9 +60,5 @@ class Regression(Method[S]):
         return error.mean() if where is None else (error * where).sum() / where.sum()
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
-        """Adam on the network."""
-        s = self.settings
-        adam = torch.optim.Adam(
-            self.network.parameters(), learning_rate, (s.beta1, s.beta2), weight_decay=s.weight_decay
-        )
-        return (Phase("network", self.losses, adam),)
+        """One update of the network."""
+        return (Phase("network", self.losses, self.settings.learner([self.network], learning_rate)),)

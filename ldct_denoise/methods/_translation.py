@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from itertools import chain
 from typing import Literal, NamedTuple, TypeVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -26,7 +24,7 @@ from ldct_denoise.networks.translation import (
 )
 
 
-class TranslationSettings(base.Settings):
+class TranslationSettings(base.LearnedSettings):
     """Networks and critics; ``paper`` is the published shape, ``multiscale`` keeps full resolution as CT needs."""
 
     form: Literal["paper", "multiscale"] = "paper"
@@ -47,8 +45,6 @@ class TranslationSettings(base.Settings):
     adversarial: Adversarial = "least_squares"
     adversarial_weight: float = Field(1.0, ge=0)
     beta1: float = Field(0.5, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
 
 
 class Translated(NamedTuple):
@@ -107,15 +103,11 @@ class TranslationGan(Method[S]):
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
         """Generators, then the critics on what they made."""
+        learner = self.settings.learner
         return (
-            Phase("generators", self.generator_losses, self._adam(self.makers(), learning_rate)),
-            Phase("critics", self.critic_losses, self._adam([self.d_x, self.d_y], learning_rate)),
+            Phase("generators", self.generator_losses, learner(self.makers(), learning_rate)),
+            Phase("critics", self.critic_losses, learner([self.d_x, self.d_y], learning_rate, "adam")),
         )
-
-    def _adam(self, networks: Sequence[nn.Module], learning_rate: float) -> torch.optim.Optimizer:
-        s = self.settings
-        parameters = chain.from_iterable(network.parameters() for network in networks)
-        return torch.optim.Adam(parameters, learning_rate, (s.beta1, s.beta2), weight_decay=s.weight_decay)
 
     def _kept(self, *networks: str) -> dict[str, Tensor]:
         """The state of these networks alone."""

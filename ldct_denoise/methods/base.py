@@ -7,16 +7,17 @@ The file is found by its name; nothing else has to be edited to add one. See ``d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
+from ldct_denoise.optimizers import OptimizerName, optimizer
 
 
 class Needs(StrEnum):
@@ -33,6 +34,22 @@ class Settings(BaseModel):
     """Base of a method's settings: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LearnedSettings(Settings):
+    """Base of the settings of a method that learns: by which optimizer."""
+
+    optimizer: OptimizerName = Field("adam", description="of the networks that restore; critics have Adam")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's, as the next")
+    beta2: float = Field(0.999, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+
+    def learner(
+        self, networks: Iterable[nn.Module], learning_rate: float, name: OptimizerName | None = None
+    ) -> torch.optim.Optimizer:
+        """The optimizer of ``networks``, or another than these settings name."""
+        betas = (self.beta1, self.beta2)
+        return optimizer(name or self.optimizer, networks, learning_rate, betas, self.weight_decay)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ldct_denoise.networks.blocks import on_multiple
 from ldct_denoise.networks.invertible import InvertibleNetwork
 
 
-class InvDnSettings(base.Settings):
+class InvDnSettings(base.LearnedSettings):
     """The published network; CT keeps more detail with one halving."""
 
     halvings: int = Field(2, ge=1, le=3, description="the small image is 2**this times smaller")
@@ -35,7 +35,6 @@ class InvDnSettings(base.Settings):
         8, ge=1, le=64, description="draws of the latent that a restoration averages (1: no ensemble)"
     )
     temperature: float = Field(1.0, ge=0, le=2, description="standard deviation of the draws in use; 0: the mode")
-    beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
 
 
@@ -81,10 +80,9 @@ class InvDn(Method[InvDnSettings]):
         }
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
-        """Adam with the gradient norm limited to 10, as published."""
-        s = self.settings
-        adam = torch.optim.Adam(self.network.parameters(), learning_rate, (s.beta1, s.beta2))
-        return (Phase("network", self.losses, adam, clip_norm=10.0),)
+        """With the gradient norm limited to 10, as published."""
+        learner = self.settings.learner([self.network], learning_rate)
+        return (Phase("network", self.losses, learner, clip_norm=10.0),)
 
 
 METHOD = InvDn

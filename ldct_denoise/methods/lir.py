@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Literal, NamedTuple
 
 import torch
@@ -70,7 +69,7 @@ class Weights(BaseModel):
     tissue: float = Field(0.0, ge=0, description="ours: squared mean error of fat and soft tissue in it")
 
 
-class LirSettings(base.Settings):
+class LirSettings(base.LearnedSettings):
     """Every point where the paper, its code, or CT asks for a choice."""
 
     form: Literal["paper", "multiscale"] = "paper"
@@ -363,12 +362,11 @@ class Lir(Method[LirSettings]):
         """
         s = self.settings
         makers = [net for net in (self.e_x, self.e_y, self.e_noise, self.g_x, self.g_y) if net is not None]
-        generators = Phase("generators", self.generator_losses, self._adam(makers, learning_rate))
-        critics = [
-            Phase("image critics", self.image_critic_losses, self._adam([self.d_x, self.d_y], learning_rate))
-        ]
+        generators = Phase("generators", self.generator_losses, s.learner(makers, learning_rate))
+        adam = s.learner([self.d_x, self.d_y], learning_rate, "adam")
+        critics = [Phase("image critics", self.image_critic_losses, adam)]
         if self.d_r is not None:
-            adam = self._adam([self.d_r], learning_rate * s.representation_lr)
+            adam = s.learner([self.d_r], learning_rate * s.representation_lr, "adam")
             repeats = s.representation_updates
             critics.insert(0, Phase("representation critic", self.code_critic_losses, adam, repeats, s.clip_norm))
         if s.schedule == "shared":
@@ -379,11 +377,6 @@ class Lir(Method[LirSettings]):
         """What learns, but not in this phase."""
         own = set(map(id, phase.parameters))
         return [p for p in self.parameters() if p.requires_grad and id(p) not in own]
-
-    def _adam(self, networks: Sequence[nn.Module], learning_rate: float) -> torch.optim.Optimizer:
-        s = self.settings
-        parameters = chain.from_iterable(net.parameters() for net in networks)
-        return torch.optim.Adam(parameters, learning_rate, (s.beta1, s.beta2), weight_decay=s.weight_decay)
 
 
 def _detached(made: Pass) -> Pass:
