@@ -28,6 +28,7 @@ from . import options
     help="bf16 is faster where the device has it.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
+@options.ensemble
 @click.option("--report", is_flag=True, help="Also measure input against output: OUTPUT-report.html.")
 @click.option("--format", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]")
 @click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), help="Lossless compression (DICOM).")
@@ -50,6 +51,7 @@ def command(
     device: str,
     precision: str,
     seed: int,
+    ensemble: bool,
     **writing: Any,
 ) -> None:
     """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
@@ -61,7 +63,7 @@ def command(
     from ldct_denoise.apply import ApplySettings, WriteSettings, apply
     from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
 
-    settings = ApplySettings(strength, device, precision, seed)  # type: ignore[arg-type]
+    settings = ApplySettings(strength, device, precision, seed, ensemble=ensemble)  # type: ignore[arg-type]
     with options.progress_bar("denoising") as progress:
         loaded, writes = load_model(model or DEFAULT_MODEL), WriteSettings(**writing)
         written = apply(series, loaded, output, settings, writes, progress, partial(click.echo, err=True))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--include-training-patients", is_flag=True, help="Also patients that a model was trained on.")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, help="Seeds for methods that are random.")
 @click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
+@options.ensemble
 @options.device
 @options.overwrite
 def command(
@@ -53,6 +54,7 @@ def command(
     include_training_patients: bool,
     repeat: int,
     show_patients: bool,
+    ensemble: bool,
     device: str,
     overwrite: bool,
 ) -> None:
@@ -66,17 +68,19 @@ def command(
     from ldct_denoise.evaluate import DEFAULT_WINDOWS
     from ldct_denoise.intensity import Window
     from ldct_denoise.output import prepare_folder
+    from ldct_denoise.restore import ApplySettings
 
     if (dicom_root is None) == (images is None):
         raise click.UsageError("give either --dicom-root or --images")
     chosen = tuple(Window.parse(text) for text in windows) or DEFAULT_WINDOWS
     prepare_folder(output, overwrite)
+    settings = ApplySettings(device=device, ensemble=ensemble)
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
         if dicom_root is None:
             assert images is not None
             result = compare_on_images(
-                images, loaded, sigma=sigma, law=law, seed=seed, repeat=repeat, device=device, progress=bar
+                images, loaded, sigma=sigma, law=law, seed=seed, repeat=repeat, settings=settings, progress=bar
             )
         else:
             result = compare(
@@ -85,7 +89,7 @@ def command(
                 windows=chosen,
                 include_training_patients=include_training_patients,
                 repeat=repeat,
-                device=device,
+                settings=settings,
                 progress=bar,
             )
     write_comparison(result, output, overwrite=True, show_patients=show_patients)

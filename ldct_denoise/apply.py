@@ -166,7 +166,8 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
         strength=settings.strength,
         low_hu=model.scale.low_hu,
         high_hu=model.scale.high_hu,
-        settings={"precision": settings.precision, "seed": str(settings.seed)},
+        settings={"precision": settings.precision, "seed": str(settings.seed)}
+        | ({"ensemble": "mean of 8 flips and turns"} if settings.ensemble else {}),
     )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.apply import ApplySettings, restore_slices
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, Evaluation, SeriesImages, noise_entries
@@ -21,6 +20,7 @@ from ldct_denoise.io.mayo import Pair, find_pairs, label_series
 from ldct_denoise.measure import REFERENCE, Place, What, measure_places
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.regions import Region, WholeImage
+from ldct_denoise.restore import DEFAULTS, ApplySettings, restore_slices
 from ldct_denoise.tables import paired_statistics, write_tables
 from ldct_denoise.volume import Geometry, SliceSource
 
@@ -92,7 +92,7 @@ def compare(
     regions: Sequence[Region] = DEFAULT_REGIONS,
     include_training_patients: bool = False,
     repeat: int = 1,
-    device: str = "auto",
+    settings: ApplySettings = DEFAULTS,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure every model on all paired slices of a root.
@@ -108,7 +108,8 @@ def compare(
         every model is measured on the same slices.
     repeat : int
         Seeds of the methods that draw random numbers; their labels then end in ``-seed0``, ``-seed1``, …
-    device : str
+    settings : ApplySettings
+        How the models are used; each repeat has a seed of its own.
     progress : callable, optional
         Called with (slices done, slices in all, note).
 
@@ -128,7 +129,7 @@ def compare(
     _check(models, repeat)
     pairs, notes = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
     what = What(windows, regions)
-    return _compare_pairs(pairs, notes, models, what, repeat, ApplySettings(device=device), progress)
+    return _compare_pairs(pairs, notes, models, what, repeat, settings, progress)
 
 
 def compare_on_images(
@@ -139,7 +140,7 @@ def compare_on_images(
     law: NoiseLaw = "gaussian",
     seed: int = 0,
     repeat: int = 1,
-    device: str = "auto",
+    settings: ApplySettings = DEFAULTS,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure every model on the grey images of a folder with synthetic noise, PSNR and SSIM over 0…255.
@@ -152,8 +153,8 @@ def compare_on_images(
         Level of the noise, grey values (see :class:`~ldct_denoise.io.images.NoisyImage`).
     law, seed : str, int
         Of the noise; values are neither rounded nor clipped, as usual for these tables.
-    repeat, device, progress
-        As in :func:`compare`.
+    repeat, settings, progress
+        As in :func:`compare`; noisy photographs leave a model's range, so that it is not guarded.
     """
     _check(models, repeat)
     pairs = [
@@ -161,7 +162,7 @@ def compare_on_images(
         for image in open_images(folder)
     ]
     notes = [f"{law} noise of {sigma:g} grey values, seed {seed}, on {len(pairs)} images of {folder.name}"]
-    settings = ApplySettings(device=device, guard_range=False)
+    settings = replace(settings, guard_range=False)
     what = What((Window.between("grey", 0, 255),), (WholeImage(),), noise=False)
     return _compare_pairs(pairs, notes, models, what, repeat, settings, progress)
 
@@ -181,6 +182,7 @@ def _compare_pairs(
     progress: Progress | None,
 ) -> Evaluation:
     contestants = _contestants(models, repeat)
+    notes = [*notes, *(["each model's output is the mean over 8 flips and turns"] if settings.ensemble else [])]
     timer, cases = Timer(), []
     for pair in pairs:
         cases.append(_case(pair, contestants))

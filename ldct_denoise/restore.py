@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.distributed import choose_device, share_of_work
@@ -46,6 +47,10 @@ class ApplySettings:
         For models that draw random numbers.
     guard_range : bool
         Leave pixels outside the model's HU range as they are; off for noisy photographs, whose noise leaves it.
+    ensemble : bool
+        The mean over the eight flips and quarter turns of each slice, turned back: a little better, at eight times
+        the cost (Timofte, Rothe, Van Gool, "Seven ways to improve example-based single image super resolution",
+        CVPR 2016).
 
     Raises
     ------
@@ -58,6 +63,7 @@ class ApplySettings:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     guard_range: bool = True
+    ensemble: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -149,9 +155,24 @@ def _restore(
     """HU stack (n, rows, columns) through the method."""
     image = torch.from_numpy(scale.to_unit(hu).astype(np.float32))[:, None].to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        restored = method.restore(image, settings.seed)  # type: ignore[operator]
-    result: NDArray[np.float32] = scale.to_hu(restored.float())[:, 0].cpu().numpy()
+        turns = range(8 if settings.ensemble else 1)
+        views = (
+            _turned_back(method.restore(_turned(image, turn), settings.seed), turn)  # type: ignore[operator]
+            for turn in turns
+        )
+        restored = sum(views, start=torch.zeros_like(image)) / len(turns)
+    result: NDArray[np.float32] = scale.to_hu(restored)[:, 0].cpu().numpy()
     return result
+
+
+def _turned(image: Tensor, turn: int) -> Tensor:
+    """By ``turn % 4`` quarters, mirrored before that from 4 on; 0 is the image as it is."""
+    return torch.rot90(image.flip(-1) if turn >= 4 else image, turn % 4, (-2, -1))
+
+
+def _turned_back(image: Tensor, turn: int) -> Tensor:
+    straight = torch.rot90(image, -turn % 4, (-2, -1)).float()
+    return straight.flip(-1) if turn >= 4 else straight
 
 
 def _read_ahead(source: SliceSource) -> Slices:

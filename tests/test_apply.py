@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series, restore_slices
+from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series, derivation_of, restore_slices
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ConfigError, InputError, OutputError, PartialError
 from ldct_denoise.intensity import Scale
@@ -109,6 +109,29 @@ def test_strength_blends_and_the_range_is_respected() -> None:
             np.testing.assert_array_equal(hu[~inside], given[~inside])
     with pytest.raises(ConfigError, match=r"0 .*1"):
         ApplySettings(1.5)
+
+
+class Lopsided(Shift):
+    """Adds a ramp that a flip or a turn moves: a mean over all of them makes it even."""
+
+    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+        rows, columns = (torch.linspace(-1, 1, side) for side in image.shape[-2:])
+        return image + 10 / self.scale.width_hu * (rows[:, None] + 2 * columns)
+
+
+def test_the_ensemble_turns_each_slice_and_back() -> None:
+    source, once = volume(), ApplySettings()
+    lopsided = TrainedModel("lopsided", Lopsided(0, WHOLE), "lopsided", WHOLE, {}, "0" * 64)
+    every = ApplySettings(ensemble=True)
+    for (index, even), (_, uneven) in zip(
+        restore_slices(source, lopsided, every), restore_slices(source, lopsided, once), strict=True
+    ):
+        given = source.read_hu(index)
+        assert np.abs(uneven - given).max() > 20
+        np.testing.assert_allclose(even, given, atol=0.01)
+    for index, hu in restore_slices(source, model(), every):  # the identity stays the identity, to the bit
+        np.testing.assert_array_equal(hu, source.read_hu(index))
+    assert derivation_of(model(), every).settings != derivation_of(model(), once).settings
 
 
 def test_nifti_in_nifti_out_with_place_and_type_kept(tmp_path: Path) -> None:
