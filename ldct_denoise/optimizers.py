@@ -95,22 +95,27 @@ def _is_matrix(parameter: Tensor) -> bool:
 
 
 def _orthogonal_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    mean = state.setdefault("mean", torch.zeros_like(gradient))
-    mean.lerp_(gradient, 1 - group["momentum"])
+    mean = _running(state, "mean", gradient).lerp_(gradient, 1 - group["momentum"])
     ahead = gradient.lerp(mean, group["momentum"]).flatten(1)
     return (orthogonalised(ahead) * 0.2 * math.sqrt(max(ahead.shape))).view(gradient.shape)
 
 
 def _adam_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Kingma & Ba 2015, algorithm 1, ε = 1e-8."""
-    mean = state.setdefault("mean", torch.zeros_like(gradient))
-    square = state.setdefault("square", torch.zeros_like(gradient))
     state["steps"] = state.get("steps", 0) + 1
     first, second = group["betas"]
-    mean.lerp_(gradient, 1 - first)
-    square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    mean = _running(state, "mean", gradient).lerp_(gradient, 1 - first)
+    square = _running(state, "square", gradient).mul_(second).addcmul_(gradient, gradient, value=1 - second)
     spread = (square / (1 - second ** state["steps"])).sqrt_().add_(1e-8)
     return mean / (1 - first ** state["steps"]) / spread
+
+
+def _running(state: dict[str, Any], name: str, like: Tensor) -> Tensor:
+    """A running mean of the state, zeros at first."""
+    if name not in state:
+        state[name] = torch.zeros_like(like)
+    kept: Tensor = state[name]
+    return kept
 
 
 def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
@@ -129,11 +134,11 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
     Tensor, shape (rows, columns)
         Of the type of ``matrix``; zeros for zeros.
     """
+    if len(matrix) > matrix.shape[1]:
+        return orthogonalised(matrix.T, iterations).T  # the smaller square costs less
     a, b, c = _QUINTIC
-    flat = matrix.T if len(matrix) > matrix.shape[1] else matrix  # the smaller square costs less
-    estimate = (flat / flat.norm().clamp(min=1e-20)).bfloat16()
+    estimate = (matrix / matrix.norm().clamp(min=1e-20)).bfloat16()
     for _ in range(iterations):
         square = estimate @ estimate.T
         estimate = a * estimate + (b * square + c * square @ square) @ estimate
-    estimate = estimate.to(matrix.dtype)
-    return estimate.T if len(matrix) > matrix.shape[1] else estimate
+    return estimate.to(matrix.dtype)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
@@ -150,19 +151,23 @@ def _require_close(
 
 @torch.inference_mode()
 def _restore(
-    method: torch.nn.Module, scale: Scale, hu: NDArray[np.float32], device: torch.device, settings: ApplySettings
+    method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device, settings: ApplySettings
 ) -> NDArray[np.float32]:
     """HU stack (n, rows, columns) through the method."""
     image = torch.from_numpy(scale.to_unit(hu).astype(np.float32))[:, None].to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        turns = range(8 if settings.ensemble else 1)
-        views = (
-            _turned_back(method.restore(_turned(image, turn), settings.seed), turn)  # type: ignore[operator]
-            for turn in turns
-        )
-        restored = sum(views, start=torch.zeros_like(image)) / len(turns)
-    result: NDArray[np.float32] = scale.to_hu(restored)[:, 0].cpu().numpy()
+        once = partial(method.restore, seed=settings.seed)
+        restored = _over_turns(once, image) if settings.ensemble else once(image)
+    result: NDArray[np.float32] = scale.to_hu(restored.float())[:, 0].cpu().numpy()
     return result
+
+
+def _over_turns(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """The mean over eight flips and turns; summed in float64, so that eight equal views give just that view."""
+    total = torch.zeros_like(image, dtype=torch.float64)
+    for turn in range(8):
+        total += _turned_back(restore(_turned(image, turn)), turn)
+    return total / 8
 
 
 def _turned(image: Tensor, turn: int) -> Tensor:
@@ -171,7 +176,7 @@ def _turned(image: Tensor, turn: int) -> Tensor:
 
 
 def _turned_back(image: Tensor, turn: int) -> Tensor:
-    straight = torch.rot90(image, -turn % 4, (-2, -1)).float()
+    straight = torch.rot90(image, -turn % 4, (-2, -1))
     return straight.flip(-1) if turn >= 4 else straight
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
@@ -35,9 +36,9 @@ class Regression(Method[S]):
         super().__init__(settings, scale)
         self.network = self._network()
 
+    @abstractmethod
     def _network(self) -> nn.Module:
         """The network, fresh."""
-        raise NotImplementedError
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """One pass."""
