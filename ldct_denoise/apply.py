@@ -151,6 +151,7 @@ def _write_report(source: SliceSource, written: Path, model: TrainedModel, setti
 
     restored = find_images(written, include_derived=True).series[0]
     told = {"model": model.name, "checksum": model.checksum[:16], "strength": settings.strength}
+    told |= derivation_of(model, settings).settings
     write_apply_report(source, restored, _report_path(written), told)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -81,6 +81,9 @@ class DataConfig(_Section):
         0.0,
         ge=0,
         description="normal-dose patches get up to this much of their fine detail again, as from a sharper kernel",
+    )
+    shrink: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (), description="the normal-dose pool holds each slice again at these fractions of its size: finer anatomy"
     )
     augment: bool = Field(True, description="random flips and quarter turns")
     memory_slices: int = Field(256, ge=1, description="slices held in memory by each process")

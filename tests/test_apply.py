@@ -215,8 +215,12 @@ def test_nothing_to_denoise_is_told(tmp_path: Path) -> None:
 
 
 def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -> None:
-    apply_series(series, model(1), tmp_path / "out", writing=WriteSettings(report=True))
-    assert "<html" in (tmp_path / "out-report.html").read_text(encoding="utf-8").lower()
+    settings = ApplySettings(seed=7, ensemble=True)
+    apply_series(series, model(1), tmp_path / "out", settings, writing=WriteSettings(report=True))
+    report = (tmp_path / "out-report.html").read_text(encoding="utf-8")
+    assert "<html" in report.lower()
+    told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and turns<")
+    assert [text for text in told if text not in report] == []
 
 
 def test_odd_sizes_through_a_network(tmp_path: Path) -> None:

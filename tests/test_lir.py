@@ -245,6 +245,19 @@ def test_holding_low_frequencies_keeps_the_mean() -> None:
         assert (method.restore(image) - image).abs().max() < 1e-3
 
 
+def test_air_is_not_held_where_the_floor_falsified_it() -> None:
+    method = lir(**MULTISCALE, hold_sigma_px=2.0, hold_above_hu=-950.0).eval()
+    with torch.no_grad():
+        method.g_y.last.weight.zero_()
+        method.g_y.last.bias.fill_(0.04)  # the network adds 0.0025: 10.24 HU
+    air, lung, tissue = (torch.full((1, 1, 32, 32), float(method.scale.to_unit(hu))) for hu in (-985, -925, 40))
+    with torch.inference_mode():
+        added = [
+            float(method.scale.width_hu * (method.restore(part) - part).mean()) for part in (air, lung, tissue)
+        ]
+    assert added == pytest.approx([10.24, 5.12, 0.0], abs=0.01)
+
+
 def test_terms_on_low_dose_images_begin_when_asked() -> None:
     method = lir(**MULTISCALE, adapt_from=0.5, weights={"restoration": 1.0})
     assert set(method.generator_losses(batch(noise=True, progress=0.2))) == {"restoration"}

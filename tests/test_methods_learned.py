@@ -30,6 +30,23 @@ def test_networks_have_the_published_number_of_parameters() -> None:
     assert count(RedNet(30, 64)) == 28 * (9 * 64 * 64 + 64) + (9 * 64 + 64) + (9 * 64 + 1)
 
 
+@pytest.mark.parametrize("name", ["cyclegan", "unit", "drnet"])
+def test_translators_hold_the_mean_where_asked(name: str) -> None:
+    settings = {"width": 4, "critic_width": 4, "form": "multiscale", "blocks": 2, "norm": "none"}
+    held = {"hold_sigma_px": 3.0, "hold_above_hu": -950.0}
+    free = methods.build(name, settings, Scale()).eval()
+    method = methods.build(name, settings | held, Scale()).eval()
+    with torch.no_grad():
+        for part in free.parameters():
+            part.add_(0.005)  # networks that have drifted
+    method.load_state_dict(free.state_dict())
+    tissue = 0.25 + 0.005 * random(1, 1, 64, 64)
+    with torch.inference_mode():
+        drift, left = ((each.restore(tissue) - tissue).mean().abs() for each in (free, method))
+    assert float(drift) > 0.005  # 20 HU
+    assert float(left) < 0.02 * float(drift)
+
+
 @pytest.mark.parametrize("name", ["redcnn", "rednet", "dncnn", "noise2noise"])
 def test_residual_networks_begin_near_the_identity(name: str) -> None:
     image = 0.25 + 0.01 * random(1, 1, 40, 44)

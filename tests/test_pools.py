@@ -13,6 +13,8 @@ import torch
 from ldct_denoise.config import Config, DataConfig
 from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
+from ldct_denoise.data.shrunk import ShrunkSeries, with_shrunk
+from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import InputError, OutputError
@@ -149,6 +151,34 @@ def test_nothing_lies_below_the_scanners_floor(below_floor: str) -> None:
     assert free.min() < -1080
     came_back = np.abs(free + 1024) - 1024 if below_floor == "fold" else np.maximum(free, -1024)
     np.testing.assert_allclose(held, came_back, atol=0.01)
+
+
+def test_shrunk_slices_are_the_same_anatomy_in_fewer_pixels() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.add.outer(np.arange(96.0), np.arange(80.0))  # a ramp, on which every filter agrees
+    hu = np.stack([rows, rows + 1000]).astype(np.float32)
+    series = Volume(hu, Geometry.from_affine(np.diag([2.0, 0.7, 0.7, 1.0]), hu.shape), "uid", "patient", "name")
+    found = with_shrunk([PoolSlice(series, 1)], (0.75, 0.5))
+    assert [item.source.read_hu(1).shape for item in found] == [(96, 80), (72, 60), (48, 40)]
+    assert [item.source.geometry.shape for item in found[1:]] == [(2, 72, 60), (2, 48, 40)]
+    assert len({item.key for item in found}) == 3
+    half = found[2].source.read_hu(1)
+    np.testing.assert_allclose(half[4:-4, 4:-4], (rows + 1001)[8:-8:2, 8:-8:2], atol=0.05)  # centre of 2x2 pixels
+    noise = Volume(rng.normal(0, 30, hu.shape), series.geometry, "noise")
+    assert ShrunkSeries(noise, 0.5).read_hu(0).std() < 20  # averaged, not picked
+
+
+def test_the_normal_pool_holds_each_slice_again_and_none_that_is_held_back(tree: Path) -> None:
+    config = Config(data=DataConfig(shrink=(0.7,), validation_fraction=0.0))
+    plain = config.model_copy(update={"data": config.data.model_copy(update={"shrink": ()})})
+    pools = pools_from_root(tree, config.data)
+    once = make_training_set(plain, pools, Needs.UNPAIRED).patches._normal.slices
+    twice = make_training_set(config, pools, Needs.UNPAIRED).patches._normal.slices
+    assert twice[: len(once)] == once
+    assert [(item.source.source.uid, item.index) for item in twice[len(once) :]] == [
+        (item.source.uid, item.index) for item in once
+    ]
+    assert len(make_training_set(config, pools, Needs.PAIRED).patches._normal) == sum(map(len, pools.normal))
 
 
 def test_arrays_without_names_can_be_held_back() -> None:

@@ -15,6 +15,7 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
+from ldct_denoise.data.shrunk import with_shrunk
 from ldct_denoise.data.simulated import with_simulated_low
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
 from ldct_denoise.intensity import Scale
@@ -92,12 +93,15 @@ def make_training_set(
             pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
+    normal, held = (normal, ()) if paired else _hold_back(normal, pools)
+    if not paired:
+        normal = with_shrunk(normal, config.data.shrink)
     noise: PoolNoise | SyntheticNoise | None = None
     if config.data.noise == "synthetic" and config.data.synthetic:
         noise = SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
     elif config.data.noise != "none" and not paired:
-        noise = measure_pool_noise(pools.low, pools.normal, config.data, report)
-    normal, held = (normal, ()) if paired else _hold_back(normal, pools)
+        series = {item.source.uid: item.source for item in normal}
+        noise = measure_pool_noise(pools.low, list(series.values()), config.data, report)
     targets = _second_scans(pools) if needs is Needs.NOISY_PAIRS else normal
     partners = _partners(pools, low, targets)
     patches = PatchDataset(

@@ -24,7 +24,7 @@ from ldct_denoise.networks.translation import (
 )
 
 
-class TranslationSettings(base.LearnedSettings):
+class TranslationSettings(base.HeldSettings):
     """Networks and critics; ``paper`` is the published shape, ``multiscale`` keeps full resolution as CT needs."""
 
     form: Literal["paper", "multiscale"] = "paper"
@@ -66,6 +66,7 @@ class TranslationGan(Method[S]):
         self.d_x, self.d_y = (
             ImageCritic(s.critic_width, s.critic_scales, s.spectral_norm, s.critic_input, s.gain) for _ in range(2)
         )
+        self._hold = s.hold(scale)
 
     @abstractmethod
     def makers(self) -> Sequence[nn.Module]:
@@ -82,7 +83,8 @@ class TranslationGan(Method[S]):
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """Low to normal dose."""
         s = self.settings
-        return on_multiple(self._restore, image, 4 if s.form == "paper" else 2 ** (s.scales - 1))
+        restored = on_multiple(self._restore, image, 4 if s.form == "paper" else 2 ** (s.scales - 1))
+        return restored if self._hold is None else self._hold(restored, image)
 
     def generator_losses(self, batch: Batch) -> Losses:
         """The method's own losses, and the critics' to be deceived."""

@@ -69,7 +69,7 @@ class Weights(BaseModel):
     tissue: float = Field(0.0, ge=0, description="ours: squared mean error of fat and soft tissue in it")
 
 
-class LirSettings(base.LearnedSettings):
+class LirSettings(base.HeldSettings):
     """Every point where the paper, its code, or CT asks for a choice."""
 
     form: Literal["paper", "multiscale"] = "paper"
@@ -83,9 +83,6 @@ class LirSettings(base.LearnedSettings):
     output: Literal["tanh", "linear"] = "tanh"
     gain: float = Field(16.0, gt=0, description="multiscale: image values are multiplied by this inside")
     centre: float = Field(0.25, description="multiscale: the image value that is 0 inside (0.25: 0 HU)")
-    hold_sigma_px: float = Field(
-        0.0, ge=0, description="restoration leaves what is smoother than this Gaussian as it is (0: off)"
-    )
     noise_encoder: bool = Field(True, description="off: ablation (a) of Table 4")
     critic_width: int = Field(64, ge=4)
     critic_input: CriticInput = Field("image", description="texture: what a 2-pixel blur removes, times the gain")
@@ -149,9 +146,7 @@ class Lir(Method[LirSettings]):
         self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
         self._background = background_kernels(s.blur)
         self._smooth = gaussian_kernel(2.0, 6)
-        self._hold: Tensor | None
-        hold = gaussian_kernel(s.hold_sigma_px, round(2.5 * s.hold_sigma_px)) if s.hold_sigma_px else None
-        self.register_buffer("_hold", hold, persistent=False)  # so that an exported network takes it to a GPU
+        self._hold = s.hold(scale)
 
     # ---- use ------------------------------------------------------------------------------------------------
 
@@ -160,9 +155,7 @@ class Lir(Method[LirSettings]):
         restored = on_multiple(
             self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1)
         )
-        if self._hold is None:
-            return restored
-        return restored - blur(restored - image, self._hold)  # what is smooth stays: mean HU cannot drift
+        return restored if self._hold is None else self._hold(restored, image)
 
     def _restore(self, image: Tensor) -> Tensor:
         return self._to_y(self.e_x(image), image)
