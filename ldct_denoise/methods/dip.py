@@ -19,6 +19,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.networks.blocks import conv, on_multiple
 from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma
+from ldct_denoise.optimizers import OptimizerName, optimizer
 
 
 class DipSettings(SigmaSettings):
@@ -28,6 +29,9 @@ class DipSettings(SigmaSettings):
     stop: Literal["discrepancy", "never"] = Field(
         "discrepancy",
         description="discrepancy: where the residual has come down to σ; never: after all iterations",
+    )
+    optimizer: OptimizerName = Field(
+        "adam", description="adam, as published; muon gets further in fewer iterations"
     )
     learning_rate: float = Field(0.01, gt=0, le=1)
     average: float = Field(
@@ -119,16 +123,16 @@ class Dip(Method[DipSettings]):
             torch.manual_seed(seed)
             network = Hourglass(s).to(target.device)
         code = 0.1 * torch.rand(1, s.input_channels, *target.shape[-2:], generator=generator)
-        adam = torch.optim.Adam(network.parameters(), s.learning_rate)
+        learner = optimizer(s.optimizer, [network], s.learning_rate, (0.9, 0.999))
         average = torch.zeros_like(target)
         seen = 0.0
         for iteration in range(1, s.iterations + 1):
             jitter = s.input_jitter * torch.randn(code.shape, generator=generator)
             output = network((code + jitter).to(target.device))
             loss = F.mse_loss(output, target)
-            adam.zero_grad(set_to_none=True)
+            learner.zero_grad(set_to_none=True)
             loss.backward()
-            adam.step()
+            learner.step()
             average = s.average * average + (1 - s.average) * output.detach()
             seen = s.average * seen + 1 - s.average  # what the average's weights add up to
             self.on_iteration(iteration, s.iterations)
