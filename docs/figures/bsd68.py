@@ -33,6 +33,7 @@ CURVES = {
         (500, 453, 20.481),
         (740, 705, 22.144),
         (1000, 983, 20.714),
+        (1500, 1620, 22.340),
     ],
 }
 #: Name → (PSNR dB, where it is written: above or below).
