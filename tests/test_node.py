@@ -414,8 +414,9 @@ def test_rules_are_tried_before_use(tmp_path: Path) -> None:
 def test_a_repeat_is_the_same_file(start: Start, archive: Receiver, tmp_path: Path) -> None:
     node = start(**to_archive(archive))
     storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
-    wait_for(lambda: len(archive.received) == 4)
-    for note in (node.spool.root / "series").rglob("*.sent"):
+    series = node.spool.root / "series"  # a note is written after the archive has answered: wait for the notes
+    wait_for(lambda: sum(len(note.read_text().split()) for note in series.rglob("*.sent")) == 4)
+    for note in series.rglob("*.sent"):
         note.unlink()
     storescu(node.rules.port, sorted((tmp_path / "in").iterdir()))
     wait_for(lambda: len(archive.received) == 8)
