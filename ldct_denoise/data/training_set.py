@@ -94,15 +94,14 @@ def make_training_set(
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     normal, held = (normal, ()) if paired else _hold_back(normal, pools)
-    if not paired:
-        normal = with_shrunk(normal, config.data.shrink)
+    trained = normal if paired else with_shrunk(normal, config.data.shrink)
     noise: PoolNoise | SyntheticNoise | None = None
     if config.data.noise == "synthetic" and config.data.synthetic:
         noise = SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
     elif config.data.noise != "none" and not paired:
-        series = {item.source.uid: item.source for item in normal}
+        series = {source.uid: source for source in (*pools.normal, *(item.source for item in trained))}
         noise = measure_pool_noise(pools.low, list(series.values()), config.data, report)
-    targets = _second_scans(pools) if needs is Needs.NOISY_PAIRS else normal
+    targets = _second_scans(pools) if needs is Needs.NOISY_PAIRS else trained
     partners = _partners(pools, low, targets)
     patches = PatchDataset(
         low if needs is not Needs.NOTHING else (),
