@@ -20,13 +20,7 @@ from . import options
     "--strength", type=float, default=1.0, show_default=True, help="0 gives the input back, 1 the model's output."
 )
 @options.device
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16"]),
-    default="fp32",
-    show_default=True,
-    help="bf16 is faster where the device has it.",
-)
+@options.precision
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
 @options.ensemble
 @click.option("--report", is_flag=True, help="Also measure input against output: OUTPUT-report.html.")

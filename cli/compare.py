@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
 @options.ensemble
 @options.device
+@options.precision
 @options.overwrite
 def command(
     dicom_root: Path | None,
@@ -56,6 +57,7 @@ def command(
     show_patients: bool,
     ensemble: bool,
     device: str,
+    precision: str,
     overwrite: bool,
 ) -> None:
     """Set several models and methods side by side on all low/normal pairs of a tree.
@@ -74,7 +76,7 @@ def command(
         raise click.UsageError("give either --dicom-root or --images")
     chosen = tuple(Window.parse(text) for text in windows) or DEFAULT_WINDOWS
     prepare_folder(output, overwrite)
-    settings = ApplySettings(device=device, ensemble=ensemble)
+    settings = ApplySettings(device=device, precision=precision, ensemble=ensemble)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
         if dicom_root is None:

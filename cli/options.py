@@ -26,6 +26,13 @@ device = click.option(
     show_default=True,
     help="Where to compute.",
 )
+precision = click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16"]),
+    default="fp32",
+    show_default=True,
+    help="bf16 is faster where the device has it.",
+)
 ensemble = click.option(
     "--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, eight times slower."
 )

@@ -182,7 +182,7 @@ def _compare_pairs(
     progress: Progress | None,
 ) -> Evaluation:
     contestants = _contestants(models, repeat)
-    notes = [*notes, *(["each model's output is the mean over 8 flips and turns"] if settings.ensemble else [])]
+    notes = [*notes, *_how_used(settings)]
     timer, cases = Timer(), []
     for pair in pairs:
         cases.append(_case(pair, contestants))
@@ -202,6 +202,14 @@ def _compare_pairs(
         "noise": noise_entries(noise),
     }
     return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(notes), extra)
+
+
+def _how_used(settings: ApplySettings) -> Iterator[str]:
+    """What a reader of the numbers must know of how every model was used."""
+    if settings.ensemble:
+        yield "each model's output is the mean over 8 flips and turns"
+    if settings.precision != "fp32":
+        yield f"networks computed in {settings.precision}"
 
 
 def _facts(contestant: Contestant) -> dict[str, object]:

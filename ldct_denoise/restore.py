@@ -133,7 +133,7 @@ def _within(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
 def _require_close(
     source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings
 ) -> None:
-    """Compare the precisions on the middle slice; methods without weights compute in float32 anyway."""
+    """Compare the precisions on the middle slice; without weights there is nothing that bf16 could have spoilt."""
     if next(model.method.parameters(), None) is None:
         return
     seen = _within(model.scale, source.read_hu(len(source) // 2)[None])

@@ -18,6 +18,7 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.restore import ApplySettings
 from ldct_denoise.volume import Geometry, Volume
 
 
@@ -58,6 +59,19 @@ def test_every_model_sees_the_same_slices(two_patients, bilateral, tmp_path):
         "again", "abdomen", "body", "rmse"
     )
     assert set(result.extra["seconds_per_slice"]) == {"bilateral", "again"}
+
+
+def test_in_bf16_the_numbers_are_close_and_the_notes_tell(two_patients, tmp_path):
+    exact, fast = (
+        compare(tmp_path, [load_model("fast")], settings=ApplySettings(precision=precision))
+        for precision in ("fp32", "bf16")
+    )
+    assert not exact.notes
+    assert fast.notes == ("networks computed in bf16",)
+    before, after = (result.values("fast", "full", "body", "rmse") for result in (exact, fast))
+    assert before.keys() == after.keys()
+    assert before != after
+    assert all(abs(before[key] - after[key]) < 0.1 for key in before)  # HU
 
 
 def test_patients_of_the_training_pools_are_left_out_or_marked(two_patients, bilateral, tmp_path):

@@ -142,8 +142,8 @@ def test_invdn_ensemble_is_the_mean_of_its_draws_and_calmer_than_one() -> None:
     assert float(spread[1]) == pytest.approx(float(spread[0]) / 4, rel=0.2)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
-def test_dip_stops_at_the_noise_level_and_reports_each_iteration(optimizer: str) -> None:
+@pytest.mark.parametrize(("optimizer", "bf16"), [("adam", False), ("muon", False), ("muon", True)])
+def test_dip_stops_at_the_noise_level_and_reports_each_iteration(optimizer: str, bf16: bool) -> None:
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     clean = 0.25 + 0.05 * torch.sin((x + y) / 6.0)
     noisy = (clean + 0.01 * random(32, 32))[None, None]
@@ -151,7 +151,7 @@ def test_dip_stops_at_the_noise_level_and_reports_each_iteration(optimizer: str)
     method = methods.build("dip", {"width": 16, "scales": 2, "sigma_hu": 0.01 * 4096} | fit, Scale())
     told: list[int] = []
     method.on_iteration = lambda iteration, iterations: told.append(iteration)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         restored = method.restore(noisy, seed=1)
     assert told == list(range(1, len(told) + 1))
     assert len(told) < (600 if optimizer == "adam" else 300)

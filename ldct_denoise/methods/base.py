@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.networks.hold import Hold
 from ldct_denoise.optimizers import OptimizerName, optimizer
 
 
@@ -51,23 +50,6 @@ class LearnedSettings(Settings):
         """The optimizer of ``networks``, or another than these settings name."""
         betas = (self.beta1, self.beta2)
         return optimizer(name or self.optimizer, networks, learning_rate, betas, self.weight_decay)
-
-
-class HeldSettings(LearnedSettings):
-    """Base of the settings of a method whose losses do not hold the mean HU: :class:`Hold` does, in use."""
-
-    hold_sigma_px: float = Field(
-        0.0, ge=0, description="restoration leaves what is smoother than this Gaussian as it is (0: off)"
-    )
-    hold_above_hu: float | None = Field(
-        None,
-        description="only where the image so smoothed is above this (fading in over 50 HU): in air low dose is "
-        "not right itself, since noise below the scanner's floor is cut off; none: everywhere",
-    )
-
-    def hold(self, scale: Scale) -> Hold | None:
-        """What holds the mean, or nothing."""
-        return Hold(self.hold_sigma_px, self.hold_above_hu, scale) if self.hold_sigma_px else None
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._translation import (
-    Translated,
-    TranslationGan,
-    TranslationSettings,
-    encoder,
-    generator,
-)
+from ldct_denoise.methods._forms import encoder, generator
+from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
 from ldct_denoise.methods.base import Batch, Losses, Needs
 
 

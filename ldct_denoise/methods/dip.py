@@ -122,13 +122,14 @@ class Dip(Method[DipSettings]):
         with torch.random.fork_rng(devices=[]):  # initialisation reads the global generator
             torch.manual_seed(seed)
             network = Hourglass(s).to(target.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         code = 0.1 * torch.rand(1, s.input_channels, *target.shape[-2:], generator=generator)
         learner = optimizer(s.optimizer, [network], s.learning_rate, (0.9, 0.999))
         average = torch.zeros_like(target)
         seen = 0.0
         for iteration in range(1, s.iterations + 1):
             jitter = s.input_jitter * torch.randn(code.shape, generator=generator)
-            output = network((code + jitter).to(target.device))
+            output = network((code + jitter).to(target.device, memory_format=torch.channels_last)).float()
             loss = F.mse_loss(output, target)
             learner.zero_grad(set_to_none=True)
             loss.backward()

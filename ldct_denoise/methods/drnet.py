@@ -16,14 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._translation import (
-    Translated,
-    TranslationGan,
-    TranslationSettings,
-    coarsest_channels,
-    encoder,
-    generator,
-)
+from ldct_denoise.methods._forms import encoder, generator
+from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
 from ldct_denoise.methods.base import Batch, Losses, Needs
 from ldct_denoise.networks.blocks import ResidualBlock, conv
 from ldct_denoise.networks.translation import Code
@@ -86,12 +80,10 @@ class DrNet(TranslationGan[DrNetSettings]):
         super().__init__(settings, scale)
         s, own = settings, settings.blocks - 1
         self.e_x, self.e_y = encoder(s, own), encoder(s, own)
-        self.shared_encoder = ResidualBlock(coarsest_channels(s), s.norm, s.padding)
+        self.shared_encoder = ResidualBlock(s.coarsest_channels, s.norm, s.padding)
         self.e_noise = DegradationEncoder(s.width, s.code, s.gain, s.centre)
         self.g_x, self.g_y = generator(s), generator(s)
-        self.join_x, self.join_y = (
-            nn.Conv2d(coarsest_channels(s) + s.code, coarsest_channels(s), 1) for _ in "xy"
-        )
+        self.join_x, self.join_y = (nn.Conv2d(s.coarsest_channels + s.code, s.coarsest_channels, 1) for _ in "xy")
         self.vgg = (
             Vgg19Features(s.perceptual_layer, s.vgg_weights) if s.vgg_weights and s.perceptual_weight else None
         )

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,27 +29,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Batch, Losses, Method, Needs, Phase
-from ldct_denoise.networks.blocks import Norm, Padding, blur, gaussian_kernel, on_multiple
-from ldct_denoise.networks.losses import (
-    Adversarial,
-    background_consistency,
-    background_kernels,
-    judge,
-    tell_apart,
-    tissue_bias,
-)
-from ldct_denoise.networks.translation import (
-    Code,
-    CodeCritic,
-    CriticInput,
-    ImageCritic,
-    MultiscaleEncoder,
-    MultiscaleGenerator,
-    PaperEncoder,
-    PaperGenerator,
-)
+from ldct_denoise.methods._forms import FormMethod, FormSettings, encoder, generator
+from ldct_denoise.methods.base import Batch, Losses, Needs, Phase
+from ldct_denoise.networks.blocks import Norm, blur, gaussian_kernel
+from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tell_apart, tissue_bias
+from ldct_denoise.networks.translation import Code, CodeCritic, MultiscaleEncoder, PaperEncoder
 from ldct_denoise.networks.vgg import Vgg19Features
 from ldct_denoise.regions import TISSUES
 
@@ -69,25 +54,14 @@ class Weights(BaseModel):
     tissue: float = Field(0.0, ge=0, description="ours: squared mean error of fat and soft tissue in it")
 
 
-class LirSettings(base.HeldSettings):
+class LirSettings(FormSettings):
     """Every point where the paper, its code, or CT asks for a choice."""
 
-    form: Literal["paper", "multiscale"] = "paper"
-    width: int = Field(64, ge=4, description="channels at full resolution")
-    blocks: int = Field(4, ge=1, description="paper: residual blocks; multiscale: convolutions at each scale")
-    scales: int = Field(3, ge=1, le=5, description="multiscale: resolutions of the code")
     noise_width: int = Field(8, ge=1, description="multiscale: channels of the noise code at each resolution")
     norm: Norm = "batch"
     up_norm: Norm = Field("layer", description="paper: normalisation of the up-sampling blocks")
-    padding: Padding = "reflect"
     output: Literal["tanh", "linear"] = "tanh"
-    gain: float = Field(16.0, gt=0, description="multiscale: image values are multiplied by this inside")
-    centre: float = Field(0.25, description="multiscale: the image value that is 0 inside (0.25: 0 HU)")
     noise_encoder: bool = Field(True, description="off: ablation (a) of Table 4")
-    critic_width: int = Field(64, ge=4)
-    critic_input: CriticInput = Field("image", description="texture: what a 2-pixel blur removes, times the gain")
-    spectral_norm: bool = False
-    adversarial: Adversarial = "least_squares"
     blur: Literal["sigma", "size"] = Field("size", description="of the background loss: σ = or size = 5, 9, 15")
     semantic_layer: str = "conv5_1"
     semantic_norm: bool = Field(True, description="instance-normalise the features before their distance")
@@ -113,6 +87,11 @@ class LirSettings(base.HeldSettings):
     restoration_power: float = Field(2.0, ge=1, le=2, description="|error|^power in the restoration term")
     weights: Weights = Weights()  # type: ignore[call-arg]
 
+    @property
+    def noise_channels(self) -> tuple[int, ...]:
+        """Channels of each map of the noise code."""
+        return (4 * self.width,) if self.form == "paper" else (self.noise_width,) * self.scales
+
 
 class Pass(NamedTuple):
     """One pass of the generators: eq. 3–6 and the self reconstructions."""
@@ -124,7 +103,7 @@ class Pass(NamedTuple):
     y_to_x: Tensor
 
 
-class Lir(Method[LirSettings]):
+class Lir(FormMethod[LirSettings]):
     """Invariant-representation GAN."""
 
     Settings = LirSettings
@@ -135,34 +114,25 @@ class Lir(Method[LirSettings]):
     def __init__(self, settings: LirSettings, scale: Scale) -> None:
         super().__init__(settings, scale)
         s = settings
-        self.e_x, self.e_y = _content_encoder(s), _content_encoder(s)
+        self.e_x, self.e_y = encoder(s), encoder(s)
         self.e_noise = _noise_encoder(s) if s.noise_encoder else None
-        self.g_x, self.g_y = _generator(s, with_noise=s.noise_encoder), _generator(s, with_noise=False)
-        self.d_x, self.d_y = (
-            ImageCritic(s.critic_width, 3, s.spectral_norm, s.critic_input, s.gain) for _ in range(2)
-        )
-        code_channels = s.width * (4 if s.form == "paper" else 2 ** (s.scales - 1))
-        self.d_r = CodeCritic(code_channels) if s.weights.representation else None
+        make = partial(generator, s, up_norm=s.up_norm, folded=s.schedule == "shared")
+        self.g_x, self.g_y = make(beside=s.noise_channels if s.noise_encoder else ()), make()
+        self._add_critics()
+        self.d_r = CodeCritic(s.coarsest_channels) if s.weights.representation else None
         self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
         self._background = background_kernels(s.blur)
         self._smooth = gaussian_kernel(2.0, 6)
-        self._hold = s.hold(scale)
 
     # ---- use ------------------------------------------------------------------------------------------------
 
-    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        """G_Y(E_X(x))."""
-        restored = on_multiple(
-            self._restore, image, 4 if self.settings.form == "paper" else 2 ** (self.settings.scales - 1)
-        )
-        return restored if self._hold is None else self._hold(restored, image)
-
     def _restore(self, image: Tensor) -> Tensor:
+        """G_Y(E_X(x))."""
         return self._to_y(self.e_x(image), image)
 
     def restoration_parameters(self) -> dict[str, Tensor]:
         """E_X and G_Y."""
-        return {key: value for key, value in self.state_dict().items() if key.startswith(("e_x.", "g_y."))}
+        return self._kept("e_x", "g_y")
 
     def notes(self) -> Sequence[str]:
         """Terms of the paper that these settings leave out."""
@@ -244,8 +214,7 @@ class Lir(Method[LirSettings]):
         assert y is not None
         losses: Losses = {}
         if w.adversarial:
-            losses["adversarial_x"] = w.adversarial * judge(self.d_x(made.y_to_x), 1.0, form)
-            losses["adversarial_y"] = w.adversarial * judge(self.d_y(made.x_to_y), 1.0, form)
+            losses |= self._adversarial_losses(w.adversarial, made.y_to_x, made.x_to_y)
         if self.d_r is not None:
             undecided = judge([self.d_r(made.z_x)], 0.5, form) + judge([self.d_r(made.z_y)], 0.5, form)
             losses["representation"] = w.representation * undecided
@@ -314,15 +283,8 @@ class Lir(Method[LirSettings]):
         """D_X and D_Y, eq. 12 and 13: real is 1, translated is 0."""
         if not self._adapts(batch) or not self.settings.weights.adversarial:
             return {}
-        made, form = self._made(batch), self.settings.adversarial
-        assert batch.normal is not None
-        losses = {}
-        for name, critic, real, fake in (
-            ("critic_x", self.d_x, batch.low, made.y_to_x),
-            ("critic_y", self.d_y, batch.normal, made.x_to_y),
-        ):
-            losses[name] = tell_apart(critic(real), critic(fake.detach()), form)
-        return losses
+        made = self._made(batch)
+        return self._critic_losses(batch, made.y_to_x, made.x_to_y)
 
     def code_critic_losses(self, batch: Batch) -> Losses:
         """D_R, eq. 9: z_X is 1, z_Y is 0."""
@@ -377,29 +339,10 @@ def _detached(made: Pass) -> Pass:
     return Pass(z_x, z_y, n_x, made.x_to_y.detach(), made.y_to_x.detach())
 
 
-def _widths(width: int, scales: int) -> tuple[int, ...]:
-    return tuple(width * 2**depth for depth in range(scales))
-
-
-def _content_encoder(s: LirSettings) -> nn.Module:
-    if s.form == "paper":
-        return PaperEncoder(s.width, s.blocks, s.norm, s.padding)
-    return MultiscaleEncoder(_widths(s.width, s.scales), s.blocks, s.norm, s.gain, s.centre)
-
-
 def _noise_encoder(s: LirSettings) -> nn.Module:
     if s.form == "paper":
         return PaperEncoder(s.width, 0, s.norm, s.padding, code_channels=4 * s.width)
-    return MultiscaleEncoder((s.noise_width,) * s.scales, s.blocks, s.norm, s.gain, s.centre)
-
-
-def _generator(s: LirSettings, with_noise: bool) -> nn.Module:
-    if s.form == "paper":
-        channels = 4 * s.width * (2 if with_noise else 1)
-        folded = s.schedule == "shared"
-        return PaperGenerator(channels, s.blocks, s.norm, s.up_norm, s.padding, s.output, folded=folded)
-    extra = (s.noise_width if with_noise else 0,) * s.scales
-    return MultiscaleGenerator(_widths(s.width, s.scales), extra, s.blocks, s.norm, s.gain)
+    return MultiscaleEncoder(s.noise_channels, s.blocks, s.norm, s.gain, s.centre)
 
 
 METHOD = Lir

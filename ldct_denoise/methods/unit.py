@@ -14,14 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._translation import (
-    Translated,
-    TranslationGan,
-    TranslationSettings,
-    coarsest_channels,
-    encoder,
-    generator,
-)
+from ldct_denoise.methods._forms import encoder, generator
+from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
 from ldct_denoise.methods.base import Batch, Losses, Needs
 from ldct_denoise.networks.blocks import ResidualBlock
 from ldct_denoise.networks.translation import Code
@@ -51,7 +45,7 @@ class Unit(TranslationGan[UnitSettings]):
         self.e_x, self.e_y = encoder(s, own), encoder(s, own)
         self.g_x, self.g_y = generator(s, own), generator(s, own)
         self.shared_encoder, self.shared_generator = (
-            ResidualBlock(coarsest_channels(s), s.norm, s.padding) for _ in range(2)
+            ResidualBlock(s.coarsest_channels, s.norm, s.padding) for _ in range(2)
         )
 
     def makers(self) -> Sequence[nn.Module]:
