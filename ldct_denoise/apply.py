@@ -12,7 +12,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +25,11 @@ from ldct_denoise.io.dicom import Inventory, Series
 from ldct_denoise.io.files import FileSeries, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.ledger import Entry, Ledger, count_files
-from ldct_denoise.restore import DEFAULTS, ApplySettings, Slices, restore_slices
+from ldct_denoise.restore import DEFAULTS, ApplySettings, Progress, Slices, fits_told, restore_slices
 from ldct_denoise.volume import SliceSource
 
 __all__ = ["ApplySettings", "WriteSettings", "apply", "apply_series", "derivation_of", "restore_slices"]
 
-Progress = Callable[[int, int, str], None]
 #: Slices that wait to be written.
 WRITE_BEHIND = 4
 _log = logging.getLogger(__name__)
@@ -96,7 +94,7 @@ def apply_series(
     ------
     InputError, OutputError, ModelError
     """
-    with _fit_shown(model, source, progress) as tell:
+    with fits_told([model], progress, (0, len(source), source.name)) as tell:
         slices = _counted(restore_slices(source, model, settings), source, tell)
         if isinstance(source, Series) and writing.format != "nifti":
             path = _write_dicom(source, slices, output, derivation_of(model, settings), writing)
@@ -176,30 +174,6 @@ def _counted(slices: Slices, source: SliceSource, progress: Progress) -> Slices:
     for done, item in enumerate(slices, 1):
         yield item
         progress(done, len(source), source.name)
-
-
-@contextmanager
-def _fit_shown(model: TrainedModel, source: SliceSource, progress: Progress) -> Iterator[Progress]:
-    """Within: a method that is fitted to each slice tells how far its fit is; gives what is told of slices."""
-    if not hasattr(model.method, "on_iteration"):
-        yield progress
-        return
-    done = 0
-
-    def tell(slices: int, total: int, name: str) -> None:
-        nonlocal done
-        done = slices
-        progress(slices, total, name)
-
-    def fitted(iteration: int, iterations: int) -> None:
-        progress(done, len(source), f"{source.name}: fit {iteration}/{iterations}")
-
-    method: Any = model.method
-    before, method.on_iteration = method.on_iteration, fitted
-    try:
-        yield tell
-    finally:
-        method.on_iteration = before
 
 
 def _volume_path(source: SliceSource, output: Path) -> Path:

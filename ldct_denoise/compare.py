@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,13 +20,11 @@ from ldct_denoise.io.mayo import Pair, find_pairs, label_series
 from ldct_denoise.measure import REFERENCE, Place, What, measure_places
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.regions import Region, WholeImage
-from ldct_denoise.restore import DEFAULTS, ApplySettings, restore_slices
+from ldct_denoise.restore import DEFAULTS, ApplySettings, Progress, fits_told, restore_slices
 from ldct_denoise.tables import paired_statistics, write_tables
 from ldct_denoise.volume import Geometry, SliceSource
 
 KEPT_PER_PAIR = 4
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -192,8 +190,8 @@ def _compare_pairs(
         for pair, case in zip(pairs, cases, strict=True)
         for place in _places(pair, case, contestants, timer, settings)
     )
-    report = (lambda done, count: progress(done, count, "")) if progress else None
-    rows, noise = measure_places(places, what, progress=report, total=total)
+    with fits_told(models, progress or (lambda done, count, note: None), (0, total, "")) as tell:
+        rows, noise = measure_places(places, what, progress=lambda done, _: tell(done, total, ""), total=total)
     patients = {case.series: case.patient for case in cases}
     extra = {
         "paired": paired_statistics(rows, patients, ["input", *(c.label for c in contestants)]),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -23,6 +24,8 @@ from ldct_denoise.methods.base import Method
 from ldct_denoise.volume import SliceSource
 
 Slices = Iterator[tuple[int, NDArray[np.float32]]]
+#: Told (slices done, slices in all, note).
+Progress = Callable[[int, int, str], None]
 #: Slices read ahead of the network.
 READ_AHEAD = 4
 #: Slices that go through a GPU at once.
@@ -116,6 +119,44 @@ def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySett
             correction[~scale.covers(stack)] = 0
         for (index, hu), change in zip(group, correction, strict=True):
             yield index, hu + strength * change
+
+
+@contextmanager
+def fits_told(
+    models: Sequence[TrainedModel], progress: Progress, begin: tuple[int, int, str]
+) -> Iterator[Progress]:
+    """Within: a method that is fitted to each slice tells how far its fit is, in the note.
+
+    Parameters
+    ----------
+    models : sequence of TrainedModel
+    progress : callable
+    begin : tuple
+        What holds until the first slice is done.
+
+    Yields
+    ------
+    callable
+        In the place of ``progress``.
+    """
+    now = begin
+
+    def tell(done: int, total: int, note: str) -> None:
+        nonlocal now
+        now = done, total, note
+        progress(done, total, note)
+
+    def fitted(name: str, iteration: int, iterations: int) -> None:
+        done, total, note = now
+        progress(done, total, f"{note or name}: fit {iteration}/{iterations}")
+
+    with ExitStack() as after:
+        for model in models:
+            method: Any = model.method
+            if hasattr(method, "on_iteration"):
+                after.callback(setattr, method, "on_iteration", method.on_iteration)
+                method.on_iteration = partial(fitted, model.name)
+        yield tell
 
 
 def ready(method: Method[Any], device: torch.device) -> Method[Any]:

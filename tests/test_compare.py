@@ -74,6 +74,15 @@ def test_in_bf16_the_numbers_are_close_and_the_notes_tell(two_patients, tmp_path
     assert all(abs(before[key] - after[key]) < 0.1 for key in before)  # HU
 
 
+def test_a_fit_to_each_slice_is_told_of_while_models_are_compared(two_patients, bilateral, tmp_path):
+    told = []
+    fitted = load_model("dip:iterations=2,stop=never,width=4,scales=1")
+    compare(tmp_path, [bilateral, fitted], progress=lambda *step: told.append(step))
+    fits = [(total, note) for _, total, note in told if "fit" in note]
+    assert fits == [(4, f"{fitted.name}: fit {n}/2") for n in (1, 2)] * 4
+    assert [done for done, _, note in told if not note] == [1, 2, 3, 4]
+
+
 def test_patients_of_the_training_pools_are_left_out_or_marked(two_patients, bilateral, tmp_path):
     fair = compare(tmp_path, [trained_on(bilateral, "A"), bilateral])
     assert set(fair.patients.values()) == {"B"}
