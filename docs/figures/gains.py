@@ -1,4 +1,4 @@
-"""Prints what a model gains and where it shifts HU, on every pair of a root: the tables of docs/models.md.
+"""Prints what a model gains and where it shifts HU, whole and by region, on every pair of a root (docs/models.md).
 
 python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [HOLD_SIGMA_PX [HOLD_ABOVE_HU]]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +24,11 @@ from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.networks.hold import Hold
 from ldct_denoise.regions import body_mask
 
+Image = NDArray[np.float32]
 FULL = Window("[-1024, 1024]", 0, 2048)
 
 
-def regions(normal: NDArray[np.float32], spacing_mm: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
+def regions(normal: Image, spacing_mm: tuple[float, float]) -> dict[str, NDArray[np.bool_]]:
     """Told from full dose smoothed by 2 pixels."""
     body, smooth = body_mask(normal, spacing_mm), ndimage.gaussian_filter(normal, 2.0)
     return {
@@ -35,29 +37,42 @@ def regions(normal: NDArray[np.float32], spacing_mm: tuple[float, float]) -> dic
         "soft tissue": body & (smooth > 0) & (smooth < 120),
         "lung": body & (smooth > -950) & (smooth < -600),
         "air": smooth < -980,
+        "edges": body & (smooth > -600) & (ndimage.gaussian_gradient_magnitude(normal, 2.0) > 25),
     }
 
 
 def measure(pair: Pair, model: TrainedModel) -> None:
     """Means over the slices of a pair; in brackets quarter dose."""
-    restored, gains, bias = dict(restore_slices(pair.low, model, ApplySettings())), [], []
+    restored, gains, bias, sums = dict(restore_slices(pair.low, model, ApplySettings())), [], [], []
     for low_at, normal_at in pair.indices:
         low, normal, out = pair.low.read_hu(low_at), pair.normal.read_hu(normal_at), restored[low_at]
         gains.append([psnr(out, normal, each) - psnr(low, normal, each) for each in (FULL, WINDOWS["abdomen"])])
         where = regions(normal, pair.low.geometry.pixel_spacing_mm)
         bias.append([[float((image - normal)[mask].mean()) for image in (out, low)] for mask in where.values()])
+        sums.append([products(out, low, normal, mask) for mask in where.values()])
     (full, abdomen), least = np.mean(gains, axis=0), np.min(gains, axis=0)[1]
     print(f"{pair.patient} {pair.kernel}: {full:+.2f} / {abdomen:+.2f} dB, least {least:+.2f} dB (abdomen)")
-    for name, (ours, theirs) in zip(where, np.mean(bias, axis=0), strict=True):
-        print(f"  {name} {ours:+.2f} HU ({theirs:+.2f})")
+    for name, (ours, theirs), (left, there, common) in zip(
+        where, np.mean(bias, axis=0), np.sum(sums, axis=0), strict=True
+    ):
+        gain_db, kept = 10 * np.log10(there / left), common / there
+        print(f"  {name} {ours:+.2f} HU ({theirs:+.2f}), {gain_db:.2f} dB, {kept:.2f} of the noise kept")
+
+
+def products(out: Image, low: Image, normal: Image, mask: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Squared error of the output and of the input, and their product, summed over a region of [−1024, 1024]."""
+    truth = FULL.clip(normal)[mask]
+    ours, theirs = (FULL.clip(each)[mask] - truth for each in (out, low))
+    return float((ours**2).sum()), float((theirs**2).sum()), float((ours * theirs).sum())
 
 
 def main(root: Path, name: str, *hold: str) -> None:
     """Every pair of a root."""
     model = load_model(name)
+    method: Any = model.method
     if hold:
         sigma_px, above_hu = float(hold[0]), float(hold[1]) if hold[1:] else None
-        model.method._hold = Hold(sigma_px, above_hu, model.scale) if sigma_px else None
+        method._hold = Hold(sigma_px, above_hu, model.scale) if sigma_px else None
     for pair in find_pairs(label_series(find_images(root).series, root)):
         measure(pair, model)
 
