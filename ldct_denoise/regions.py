@@ -25,6 +25,10 @@ Image = NDArray[np.floating]
 
 BODY_ABOVE_HU = -400.0
 TABLE_THICKNESS_MM = 12.0  # what an opening this wide removes is table, blanket or tubing, not body
+BELOW_AIR_HU = -1500.0  # padding outside of the field of view
+LUNG_ABOVE_HU = -960.0  # the median of lungs is above this, that of air around the patient below
+LUNG_LEAST_MM2 = 500.0
+LUNG_LEAST_SHARE = 0.6  # of its area, in the convex hull of the body
 
 #: HU ranges of the tissue classes, as (low, high, radius of the opening in mm).
 TISSUES: dict[str, tuple[float, float, float]] = {
@@ -161,6 +165,8 @@ class LabelRegion:
 def body_mask(hu: Image, pixel_spacing_mm: tuple[float, float]) -> Mask:
     """The body of one slice: what is left of the tissue after the table is opened away, with its holes filled.
 
+    Lungs count also where the chest wall is as thin as a table, or lies outside of the field of view.
+
     Parameters
     ----------
     hu : ndarray, shape (rows, columns)
@@ -181,8 +187,40 @@ def body_mask(hu: Image, pixel_spacing_mm: tuple[float, float]) -> Mask:
     # Arms and legs count as body; crumbs do not.
     large = np.isin(parts, 1 + np.flatnonzero(sizes >= 0.05 * sizes.max()))
     grown = (ndimage.distance_transform_edt(~large, sampling=spacing) <= radius) & tissue
-    filled = ndimage.binary_fill_holes(grown)[1:-1, 1:-1]
-    return np.repeat(np.repeat(filled, step, axis=0), step, axis=1)[: hu.shape[0], : hu.shape[1]]
+    filled = _with_lungs(
+        ndimage.binary_fill_holes(grown), tissue, np.pad(hu[::step, ::step], 1, mode="edge"), spacing
+    )
+    return np.repeat(np.repeat(filled[1:-1, 1:-1], step, axis=0), step, axis=1)[: hu.shape[0], : hu.shape[1]]
+
+
+def _with_lungs(body: Mask, tissue: Mask, hu: Image, spacing: tuple[float, ...]) -> Mask:
+    """The body with the lungs that lie open after the opening, and the walls that it took from them."""
+    padding = hu < BELOW_AIR_HU
+    unseen = ndimage.binary_dilation(padding, iterations=2)  # and what smoothing spread it to
+    inside = (slice(1, -1), slice(1, -1))  # a rim would join what the field of view cuts with the air outside
+    gaps = np.zeros(body.shape, dtype=np.intp)
+    gaps[inside], found = ndimage.label(~(tissue | unseen)[inside])
+    counts = np.bincount(gaps[~body], minlength=found + 1)
+    large = 1 + np.flatnonzero(counts[1:] * math.prod(spacing) >= LUNG_LEAST_MM2)
+    lunglike = [n for n in large if np.median(hu[gaps == n]) > LUNG_ABOVE_HU]
+    if not lunglike:
+        return body
+    enclosed = np.bincount(gaps[_hull(body) & ~body], minlength=found + 1)
+    lungs = np.isin(gaps, [n for n in lunglike if enclosed[n] >= LUNG_LEAST_SHARE * counts[n]])
+    near = ndimage.distance_transform_edt(~lungs, sampling=spacing) <= TABLE_THICKNESS_MM
+    filled: Mask = ndimage.binary_fill_holes(body | lungs | ((tissue | unseen) & near & ~padding))
+    return filled
+
+
+def _hull(mask: Mask) -> Mask:
+    """The convex hull of each connected part."""
+    from skimage.morphology import convex_hull_image
+
+    parts, _ = ndimage.label(mask)
+    hull = np.zeros_like(mask)
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        hull[box] |= convex_hull_image(parts[box] == number)
+    return hull
 
 
 def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], body: Mask) -> Mask:

@@ -15,12 +15,14 @@ from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.evaluate import evaluate, write_evaluation
 from ldct_denoise.inserts import Insert
 from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.io.find import find_images
 from ldct_denoise.pairing import best_match, match_slices
 from ldct_denoise.regions import (
     Body,
     Sphere,
     Tissue,
     WholeImage,
+    body_mask,
     distinct,
     one_region,
     parse_regions,
@@ -129,6 +131,43 @@ def test_a_body_with_lungs_has_no_holes():
     lung = Tissue("lung").mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu)
     assert 0.8 < lung.sum() / (np.pi * 30**2) <= 1.02
     assert not Tissue("bone").mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu).any()
+
+
+@pytest.mark.parametrize("padding", [None, -3024.0])
+@pytest.mark.parametrize("wall_mm", [9, 20])
+@pytest.mark.parametrize("columns", [340, 276])
+def test_lungs_behind_a_thin_wall_or_cut_by_the_field_of_view_are_body(columns, wall_mm, padding):
+    rows, x = np.mgrid[:340, :columns]
+    x = x - (columns - 340) / 2 - 170  # mm from the middle of the chest
+    y = rows - 150
+
+    hu = np.full(x.shape, -1000.0)
+    chest = (x / 150) ** 2 + (y / 105) ** 2 < 1
+    hu[chest] = 30
+    lungs = (x / (150 - wall_mm)) ** 2 + ((y + 10) / (95 - wall_mm)) ** 2 < 1  # the back's muscles are thicker
+    hu[lungs & (np.abs(x) > 35)] = -860
+    hu[(y > 112) & (y < 120) & (np.abs(x) < 150)] = -100  # the table, its cover of foam below
+    hu[(y >= 120) & (y < 150) & (np.abs(x) < 150)] = -940
+    hu[(y >= 150) & (y < 154) & (np.abs(x) < 150)] = -100
+    if padding is not None:
+        hu[x**2 + (rows - 170) ** 2 > (min(columns, 340) / 2 - 1) ** 2] = padding
+        chest &= hu != padding
+    noisy = hu + np.random.default_rng(0).normal(0, 20, hu.shape)
+    mask = body_mask(noisy, (1.0, 1.0))
+    assert np.mean(mask[chest]) > 0.97
+    assert np.mean(mask[~chest]) < 0.03
+    assert not mask[268:].any()  # neither foam nor table
+
+
+def test_real_lungs_are_body(shared_data):
+    """RIDER's chest fills the field of view: the wall of the chest is thin, and in part not seen."""
+    series = find_images(shared_data / "ct" / "ge_riderpilot_chest").series[0]
+    for index in (0, 30, 60):
+        hu = series.read_hu(index)
+        smooth = ndimage.gaussian_filter(hu, 2.0)
+        lung = (smooth > -900) & (smooth < -750)
+        assert lung.mean() > 0.1
+        assert Body().mask(series.geometry, index, hu)[lung].mean() > 0.97
 
 
 def test_a_sphere_has_its_volume_and_place():
