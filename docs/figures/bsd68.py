@@ -11,6 +11,7 @@ CURVES = {
     "natural-lir now: width 48, Muon": [
         (450, 129, 28.139),
         (13000, 3403, 28.960),
+        (36000, 10350, 29.016),
     ],
     "natural-lir, batch 4": [
         (1000, 123, 27.723),
@@ -47,7 +48,7 @@ for name, points in CURVES.items():
         axes.annotate(
             f"{steps[place]}",
             (seconds[place] / 60, psnr[place]),
-            (-4, -13),
+            (-4, 7 if "Muon" in name else -13),
             textcoords="offset points",
             fontsize=7,
             color=line.get_color(),
