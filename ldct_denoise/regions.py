@@ -186,30 +186,37 @@ def body_mask(hu: Image, pixel_spacing_mm: tuple[float, float]) -> Mask:
     sizes = np.bincount(parts.ravel())[1:]
     # Arms and legs count as body; crumbs do not.
     large = np.isin(parts, 1 + np.flatnonzero(sizes >= 0.05 * sizes.max()))
-    grown = (ndimage.distance_transform_edt(~large, sampling=spacing) <= radius) & tissue
-    filled = _with_lungs(
-        ndimage.binary_fill_holes(grown), tissue, np.pad(hu[::step, ::step], 1, mode="edge"), spacing
-    )
+    grown = _within(large, radius, spacing) & tissue
+    sampled = np.pad(hu[::step, ::step], 1, mode="edge")
+    filled = _with_lungs(ndimage.binary_fill_holes(grown), tissue, sampled, spacing)
     return np.repeat(np.repeat(filled[1:-1, 1:-1], step, axis=0), step, axis=1)[: hu.shape[0], : hu.shape[1]]
 
 
 def _with_lungs(body: Mask, tissue: Mask, hu: Image, spacing: tuple[float, ...]) -> Mask:
     """The body with the lungs that lie open after the opening, and the walls that it took from them."""
     padding = hu < BELOW_AIR_HU
-    unseen = ndimage.binary_dilation(padding, iterations=2)  # and what smoothing spread it to
+    closed = tissue | ndimage.binary_dilation(padding, iterations=2)  # padding, and what smoothing spread it to
     inside = (slice(1, -1), slice(1, -1))  # a rim would join what the field of view cuts with the air outside
     gaps = np.zeros(body.shape, dtype=np.intp)
-    gaps[inside], found = ndimage.label(~(tissue | unseen)[inside])
+    gaps[inside], found = ndimage.label(~closed[inside])
     counts = np.bincount(gaps[~body], minlength=found + 1)
     large = 1 + np.flatnonzero(counts[1:] * math.prod(spacing) >= LUNG_LEAST_MM2)
     lunglike = [n for n in large if np.median(hu[gaps == n]) > LUNG_ABOVE_HU]
-    if not lunglike:
+    if not lunglike:  # nor is a hull needed
         return body
     enclosed = np.bincount(gaps[_hull(body) & ~body], minlength=found + 1)
     lungs = np.isin(gaps, [n for n in lunglike if enclosed[n] >= LUNG_LEAST_SHARE * counts[n]])
-    near = ndimage.distance_transform_edt(~lungs, sampling=spacing) <= TABLE_THICKNESS_MM
-    filled: Mask = ndimage.binary_fill_holes(body | lungs | ((tissue | unseen) & near & ~padding))
+    walls = closed & ~padding & _within(lungs, TABLE_THICKNESS_MM, spacing)
+    filled: Mask = ndimage.binary_fill_holes(body | lungs | walls)
     return filled
+
+
+def _within(mask: Mask, distance_mm: float, spacing_mm: tuple[float, ...]) -> Mask:
+    """Where the mask is, and what is no farther from it than that; nowhere for an empty one."""
+    if not mask.any():  # the distance transform has no background to measure from, and answers all the same
+        return np.zeros_like(mask)
+    near: Mask = ndimage.distance_transform_edt(~mask, sampling=spacing_mm) <= distance_mm
+    return near
 
 
 def _hull(mask: Mask) -> Mask:
@@ -244,9 +251,7 @@ def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], b
     if raw.any():
         tight = bounding_box(raw)
         core = ndimage.distance_transform_edt(np.pad(raw[tight], 1), sampling=pixel_spacing_mm) > radius_mm
-        if core.any():
-            opened = ndimage.distance_transform_edt(~core, sampling=pixel_spacing_mm) <= radius_mm
-            mask[box][tight] = opened[1:-1, 1:-1] & raw[tight]
+        mask[box][tight] = _within(core, radius_mm, pixel_spacing_mm)[1:-1, 1:-1] & raw[tight]
     return mask
 
 

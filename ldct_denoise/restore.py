@@ -174,7 +174,7 @@ def _within(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
 def _require_close(
     source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings
 ) -> None:
-    """Compare the precisions on the middle slice; without weights there is nothing that bf16 could have spoilt."""
+    """Compare the precisions on the middle slice; without weights there is none: a fit in bf16 is another fit."""
     if next(model.method.parameters(), None) is None:
         return
     seen = _within(model.scale, source.read_hu(len(source) // 2)[None])

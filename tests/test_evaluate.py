@@ -159,6 +159,19 @@ def test_lungs_behind_a_thin_wall_or_cut_by_the_field_of_view_are_body(columns, 
     assert not mask[268:].any()  # neither foam nor table
 
 
+def test_a_cushion_away_from_the_body_adds_nothing():
+    """It has the HU of lungs, and a cover; nothing of the corner that it lies in is body."""
+    rows, columns = np.mgrid[:200, :200]
+    hu = np.full((200, 200), -1000.0)
+    body = (rows - 130) ** 2 + (columns - 130) ** 2 < 55**2
+    hu[body] = 30
+    hu[:40, :40] = 0
+    hu[4:36, 4:36] = -940
+    mask = body_mask(hu, (1.0, 1.0))
+    assert not mask[:40, :40].any()
+    assert np.mean(mask[body]) > 0.97
+
+
 def test_real_lungs_are_body(shared_data):
     """RIDER's chest fills the field of view: the wall of the chest is thin, and in part not seen."""
     series = find_images(shared_data / "ct" / "ge_riderpilot_chest").series[0]

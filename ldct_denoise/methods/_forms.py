@@ -92,7 +92,7 @@ class FormMethod(Method[S]):
         return restored if self._hold is None else self._hold(restored, image)
 
     def _add_critics(self) -> None:
-        """D_X and D_Y."""
+        """D_X and D_Y; called where they are drawn, since a seed gives weights in the order of construction."""
         s = self.settings
         self.d_x, self.d_y = (
             ImageCritic(s.critic_width, s.critic_scales, s.spectral_norm, s.critic_input, s.gain) for _ in range(2)

@@ -17,6 +17,9 @@ from ldct_denoise.methods.base import Batch, Losses, Phase
 class TranslationSettings(FormSettings):
     """How much the critics count."""
 
+    blocks: int = Field(
+        4, ge=2, le=16, description="paper: residual blocks; multiscale: convolutions at each scale"
+    )
     adversarial_weight: float = Field(1.0, ge=0)
     beta1: float = Field(0.5, ge=0, lt=1)
 
