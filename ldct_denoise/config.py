@@ -64,11 +64,22 @@ class DataConfig(_Section):
         le=1,
         description="noise broad or simulated: share of fields from the broad family",
     )
+    broad_in_place: bool = Field(
+        False,
+        description="noise simulated: a field of the broad family is as strong at each place, relative to soft "
+        "tissue, as what simulated scans add there",
+    )
     floor_hu: float | None = Field(
         None, description="the scanner stores nothing below this: neither does a patch with noise added"
     )
     below_floor: Literal["cut", "fold"] = Field(
         "cut", description="what would lie below floor_hu is set to it (cut), or comes back above it (fold)"
+    )
+    thin_slices: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="a low-dose slice is the mean of so many thinner ones, each cut off at floor_hu before",
     )
     simulated_dose: tuple[float, float] | None = Field(
         None,
@@ -76,6 +87,10 @@ class DataConfig(_Section):
     )
     simulated_scans: int = Field(
         2, ge=1, le=100, description="scans simulated of each normal-dose series, each with its own dose and noise"
+    )
+    mix_scans: bool = Field(
+        False,
+        description="noise simulated: what all scans of a slice add is mixed anew for each patch, the level kept",
     )
     sharpen: float = Field(
         0.0,
@@ -86,7 +101,9 @@ class DataConfig(_Section):
         (), description="the normal-dose pool holds each slice again at these fractions of its size: finer anatomy"
     )
     augment: bool = Field(True, description="random flips and quarter turns")
-    memory_slices: int = Field(256, ge=1, description="slices held in memory by each process")
+    memory_slices: int = Field(
+        1024, ge=1, description="slices that each process holds in memory, of each pool and of simulated scans"
+    )
     cache_dir: str | None = Field(
         None, description="folder where decoded slices are kept (MONAI PersistentDataset)"
     )
@@ -103,6 +120,8 @@ class DataConfig(_Section):
         low, high = self.simulated_dose
         if not 0 < low <= high <= 1:
             raise ValueError(f"simulated_dose {low:g}...{high:g}: give two fractions, 0 < low <= high <= 1")
+        if self.noise == "simulated" and self.simulated_scans < self.thin_slices:
+            raise ValueError(f"thin_slices: {self.thin_slices} need as many simulated_scans, each its own noise")
         if self.synthetic:
             raise ValueError("simulated_dose is for CT, synthetic for natural images: give one of them")
         return self

@@ -206,7 +206,7 @@ def test_what_the_published_schedule_works_out_and_throws_away_moves_nothing() -
 @pytest.mark.parametrize("shape", [(2, 6, 9, 12), (1, 6, 2, 3)])
 def test_folded_up_convolution_equals_repeating_first(padding: Padding, shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    folded, plain = (UpConv2d(6, 4, padding, fold).double() for fold in (True, False))
+    folded, plain = (UpConv2d(6, 4, padding, literal).double() for literal in (False, True))
     plain.load_state_dict(folded.state_dict())
     images = [torch.ones(shape).double().cumsum(-1).cumsum(-2).sin().requires_grad_() for _ in range(2)]
     made, wanted = folded(images[0]), plain(images[1])

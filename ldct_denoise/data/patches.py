@@ -6,8 +6,8 @@ interrupted: its randomness derives from (seed, i) alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
 from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise
-from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore
+from ldct_denoise.data.scanned import ScannedNoise
+from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, cut
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.volume import SliceSource
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -75,9 +75,7 @@ class PatchDataset(Dataset[Sample]):
         self._normal = SliceStore(normal, config.memory_slices, cache)
         self._partners, self._paired, self._noise = partners, paired, noise
         self._paired_low = sorted(partners)
-        scans, place = scans or {}, count()
-        self._simulated = SliceStore(list(chain.from_iterable(scans.values())), config.memory_slices, cache)
-        self._scans = {normal_at: [next(place) for _ in found] for normal_at, found in scans.items()}
+        self._scanned = ScannedNoise(self._normal, scans or {}, config, cache)
         self._config, self._scale, self._seed = config, scale, seed
         self._synthetic = SyntheticNoise(config.synthetic, config.synthetic_sigma) if config.synthetic else None
         self._twice_noisy = twice_noisy
@@ -119,30 +117,40 @@ class PatchDataset(Dataset[Sample]):
             corner = self._corner(normal, rng)
             clean = self._cut(normal, corner)
             patches["normal"] = self._sharpened(clean, rng)
-            if normal_at in self._scans and rng.random() >= self._config.broad_share:
-                patches["noise"] = self._cut(self._scan(normal_at, rng), corner) - clean
-            elif self._noise is not None:
-                drawn = self._draw(self._normal.slices[normal_at].source, patches["normal"], rng)
-                width_hu = np.float32(self._scale.width_hu)
-                patches["normal"] = patches["normal"] + drawn.in_target / width_hu
-                patches["noise"] = drawn.added / width_hu
-            self._raise_to_floor(patches)
+            drawn = self._draw(normal_at, corner, patches["normal"], rng)
+            if drawn is not None:
+                patches |= self._stored(patches["normal"], drawn)
         return patches
 
-    def _raise_to_floor(self, patches: dict[str, NDArray[np.float32]]) -> None:
-        """Let neither the normal-dose patch nor that with noise go below what a scanner stores."""
-        if self._config.floor_hu is None or "noise" not in patches:
-            return
-        floor = np.float32(self._scale.to_unit(self._config.floor_hu))
-        above = _folded if self._config.below_floor == "fold" else np.maximum
-        noisy = above(patches["normal"] + patches["noise"], floor)
-        patches["normal"] = above(patches["normal"], floor)
-        patches["noise"] = noisy - patches["normal"]
+    def _draw(
+        self, normal_at: int, corner: tuple[int, int], clean: NDArray[np.float32], rng: np.random.Generator
+    ) -> Drawn | None:
+        """Noise for a normal-dose patch: what scans add to it, or of a spectrum, or none."""
+        in_place = normal_at in self._scanned
+        if in_place and rng.random() >= self._config.broad_share:
+            return Drawn(self._scanned.fields(normal_at, corner, rng), 0.0)
+        if self._noise is None:
+            return None
+        if isinstance(self._noise, SyntheticNoise):
+            return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng)[None], 0.0)
+        source, side = self._normal.slices[normal_at].source, self._config.patch
+        drawn = self._noise.draw(source, side, rng, self._config.thin_slices)
+        if in_place and self._config.broad_in_place:
+            drawn = drawn._replace(hu=drawn.hu * self._scanned.strength(normal_at, corner))
+        return drawn
 
-    def _scan(self, normal_at: int, rng: np.random.Generator) -> DecodedSlice:
-        """One of the simulated scans of a normal-dose slice."""
-        scans = self._scans[normal_at]
-        return self._simulated[scans[rng.integers(len(scans))]]
+    def _stored(self, clean: NDArray[np.float32], drawn: Drawn) -> dict[str, NDArray[np.float32]]:
+        """What a scanner stores of a normal-dose patch, and what noise changes in it.
+
+        A field of a thin slice is stronger by the root of their number, and their mean as strong as drawn.
+        """
+        fields = drawn.hu * np.float32(math.sqrt(len(drawn.hu)) / self._scale.width_hu)
+        thin, normal = clean + fields, clean + np.float32(drawn.kept) * fields.mean(axis=0)
+        if self._config.floor_hu is not None:
+            floor = np.float32(self._scale.to_unit(self._config.floor_hu))
+            above = _folded if self._config.below_floor == "fold" else np.maximum
+            thin, normal = above(thin, floor), above(normal, floor)
+        return {"normal": normal, "noise": thin.mean(axis=0) - normal}
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """Top left of a patch whose centre lies in the body."""
@@ -152,18 +160,7 @@ class PatchDataset(Dataset[Sample]):
         return int(row), int(column)
 
     def _cut(self, decoded: DecodedSlice, corner: tuple[int, int]) -> NDArray[np.float32]:
-        side = self._config.patch
-        patch = decoded.hu[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
-        if patch.shape != (side, side):
-            patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
-        return self._scale.to_unit(patch).astype(np.float32)
-
-    def _draw(self, source: SliceSource, clean: NDArray[np.float32], rng: np.random.Generator) -> Drawn:
-        """A field for this normal-dose patch."""
-        if isinstance(self._noise, SyntheticNoise):
-            return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
-        assert self._noise is not None
-        return self._noise.draw(source, self._config.patch, rng)
+        return self._scale.to_unit(cut(decoded.hu, corner, self._config.patch)).astype(np.float32)
 
     def _degraded(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """The patch with synthetic noise, where the low pool is made by it."""
@@ -184,7 +181,7 @@ class PatchDataset(Dataset[Sample]):
         assert self._augment is not None
         together = int(rng.integers(2**31))
         for name in patches:
-            alike = self._paired or (name != "low" and (self._scans or self._config.keep_noise))
+            alike = self._paired or (name != "low" and (self._scanned.scans or self._config.keep_noise))
             self._augment.set_random_state(seed=together if alike else int(rng.integers(2**31)))
             patches[name] = np.asarray(self._augment(patches[name][None]))[0]
 

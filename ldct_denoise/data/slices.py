@@ -74,6 +74,14 @@ def decode(item: PoolSlice) -> DecodedSlice:
     return DecodedSlice(hu, body_blocks(hu))
 
 
+def cut(hu: NDArray[np.float32], corner: tuple[int, int], side: int) -> NDArray[np.float32]:
+    """The square of a slice that begins at ``corner``; mirrored where the slice is too small for it."""
+    patch = hu[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
+    if patch.shape != (side, side):
+        patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
+    return patch
+
+
 class SliceStore:
     """Slices by position in a pool, the last used held in memory.
 

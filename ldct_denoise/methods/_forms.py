@@ -119,11 +119,20 @@ class FormMethod(Method[S]):
         return {key: value for key, value in self.state_dict().items() if key.startswith(prefixes)}
 
 
-def encoder(s: FormSettings, blocks: int | None = None) -> nn.Module:
-    """An encoder of the chosen form; ``blocks`` residual blocks instead of the settings' in the published form."""
+def encoder(s: FormSettings, blocks: int | None = None, *, literal: bool = False) -> nn.Module:
+    """An encoder of the chosen form.
+
+    Parameters
+    ----------
+    s : FormSettings
+    blocks : int, optional
+        Residual blocks instead of the settings', in the published form.
+    literal : bool
+        The published form's convolutions as they are written down, without the products that can be saved.
+    """
     if s.form == "multiscale":
         return MultiscaleEncoder(s.widths, s.blocks, s.norm, s.gain, s.centre)
-    return PaperEncoder(s.width, s.blocks if blocks is None else blocks, s.norm, s.padding)
+    return PaperEncoder(s.width, s.blocks if blocks is None else blocks, s.norm, s.padding, literal=literal)
 
 
 def generator(
@@ -132,7 +141,7 @@ def generator(
     *,
     beside: Sequence[int] = (),
     up_norm: Norm | None = None,
-    folded: bool = True,
+    literal: bool = False,
 ) -> nn.Module:
     """A generator of the chosen form.
 
@@ -145,11 +154,11 @@ def generator(
         Channels of a second code that is concatenated to the first, for each of its maps.
     up_norm : Norm, optional
         Normalisation of the published form's up-sampling blocks; the settings' unless given.
-    folded : bool
-        See :func:`~ldct_denoise.networks.blocks.up_conv`; of the published form.
+    literal : bool
+        As for :func:`encoder`.
     """
     if s.form == "multiscale":
         return MultiscaleGenerator(s.widths, tuple(beside) or (0,) * s.scales, s.blocks, s.norm, s.gain)
     blocks = s.blocks if blocks is None else blocks
     channels = 4 * s.width + sum(beside)
-    return PaperGenerator(channels, blocks, s.norm, up_norm or s.norm, s.padding, s.output, folded=folded)
+    return PaperGenerator(channels, blocks, s.norm, up_norm or s.norm, s.padding, s.output, literal=literal)

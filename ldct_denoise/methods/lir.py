@@ -114,9 +114,10 @@ class Lir(FormMethod[LirSettings]):
     def __init__(self, settings: LirSettings, scale: Scale) -> None:
         super().__init__(settings, scale)
         s = settings
-        self.e_x, self.e_y = encoder(s), encoder(s)
+        literal = s.schedule == "published"
+        self.e_x, self.e_y = (encoder(s, literal=literal) for _ in range(2))
         self.e_noise = _noise_encoder(s) if s.noise_encoder else None
-        make = partial(generator, s, up_norm=s.up_norm, folded=s.schedule == "shared")
+        make = partial(generator, s, up_norm=s.up_norm, literal=literal)
         self.g_x, self.g_y = make(beside=s.noise_channels if s.noise_encoder else ()), make()
         self._add_critics()
         self.d_r = CodeCritic(s.coarsest_channels) if s.weights.representation else None

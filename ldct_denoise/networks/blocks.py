@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ldct_denoise.networks import winograd
+
 Norm = Literal["none", "batch", "layer", "group"]
 Padding = Literal["zeros", "reflect"]
 
@@ -43,9 +45,9 @@ def conv(
     return _normed(first, norm, activation)
 
 
-def up_conv(inputs: int, outputs: int, *, norm: Norm, padding: Padding, folded: bool = True) -> nn.Sequential:
+def up_conv(inputs: int, outputs: int, *, norm: Norm, padding: Padding, literal: bool = False) -> nn.Sequential:
     """Up-sampling with its 5×5 convolution, normalisation, activation."""
-    return _normed(UpConv2d(inputs, outputs, padding, folded), norm, nn.ReLU)
+    return _normed(UpConv2d(inputs, outputs, padding, literal), norm, nn.ReLU)
 
 
 def _normed(convolution: nn.Conv2d, norm: Norm, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
@@ -69,23 +71,22 @@ class UpConv2d(nn.Conv2d):
         Channels.
     padding : Padding
         Of the repeated image.
-    folded : bool
-        Off: repeat, then convolve, as it is written down.
+    literal : bool
+        Repeat, then convolve, as it is written down.
     """
 
-    def __init__(self, inputs: int, outputs: int, padding: Padding = "zeros", folded: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, padding: Padding = "zeros", literal: bool = False) -> None:
         super().__init__(inputs, outputs, 5, padding=2, padding_mode=padding)
-        self.folded = folded
+        self.literal = literal
 
     def forward(self, image: Tensor) -> Tensor:
         """Twice the height and width."""
-        if not self.folded:
+        if self.literal:
             return super().forward(_repeated(image))
         weight, bias = _fold(_fold(self.weight, 2, 1), 4, 2).flatten(0, 2), self.bias
         assert bias is not None
         reflects = self.padding_mode == "reflect"
-        edge = F.pad(image, (1, 1, 1, 1), mode="replicate") if reflects else image
-        made = F.conv2d(edge, weight, bias.repeat_interleave(4), padding=0 if reflects else 1)
+        made = convolve_3x3(image, weight, bias.repeat_interleave(4), "replicate" if reflects else "constant")
         made = F.pixel_shuffle(made, 2)
         return self._with_reflected_rim(made, image) if reflects else made
 
@@ -127,15 +128,49 @@ def _fold(weight: Tensor, dim: int, phase: int) -> Tensor:
     return torch.stack([left, right], phase)
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3×3 convolution that keeps the size; with fewer products where that is faster.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Channels.
+    padding : Padding
+    literal : bool
+        As it is written down.
+    """
+
+    def __init__(self, inputs: int, outputs: int, padding: Padding = "zeros", literal: bool = False) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, padding_mode=padding)
+        self.literal = literal
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Same height and width."""
+        if self.literal:
+            return super().forward(image)
+        assert self.bias is not None
+        mode = "reflect" if self.padding_mode == "reflect" else "constant"
+        return convolve_3x3(image, self.weight, self.bias, mode)
+
+
+def convolve_3x3(image: Tensor, weight: Tensor, bias: Tensor, edge: str) -> Tensor:
+    """A 3×3 convolution that keeps the size; ``edge`` names what lies beyond, as for ``F.pad``."""
+    pays = winograd.pays(image, weight)
+    if edge == "constant" and not pays:
+        return F.conv2d(image, weight, bias, padding=1)
+    padded = F.pad(image, (1, 1, 1, 1), mode=edge)
+    return winograd.convolve(padded, weight, bias) if pays else F.conv2d(padded, weight, bias)
+
+
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions around a skip (He et al. 2016); no activation after the sum."""
 
-    def __init__(self, channels: int, norm: Norm = "none", padding: Padding = "zeros") -> None:
+    def __init__(
+        self, channels: int, norm: Norm = "none", padding: Padding = "zeros", literal: bool = False
+    ) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            conv(channels, channels, 3, norm=norm, padding=padding),
-            conv(channels, channels, 3, norm=norm, padding=padding, activation=None),
-        )
+        first, second = (Conv3x3(channels, channels, padding, literal) for _ in range(2))
+        self.body = nn.Sequential(_normed(first, norm, nn.ReLU), _normed(second, norm, None))
 
     def forward(self, image: Tensor) -> Tensor:
         """Same shape."""

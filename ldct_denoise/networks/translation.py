@@ -34,7 +34,14 @@ class PaperEncoder(nn.Module):
     """7×7 convolution to ``width``, two 4×4 stride-2 convolutions that double it, then residual blocks."""
 
     def __init__(
-        self, width: int, blocks: int, norm: Norm, padding: Padding, code_channels: int | None = None
+        self,
+        width: int,
+        blocks: int,
+        norm: Norm,
+        padding: Padding,
+        code_channels: int | None = None,
+        *,
+        literal: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [conv(1, width, 7, norm=norm, padding=padding)]
@@ -42,7 +49,7 @@ class PaperEncoder(nn.Module):
             layers.append(
                 conv(width * doubling, 2 * width * doubling, 4, stride=2, norm=norm, padding=padding, edge=1)
             )
-        layers += [ResidualBlock(4 * width, norm, padding) for _ in range(blocks)]
+        layers += [ResidualBlock(4 * width, norm, padding, literal) for _ in range(blocks)]
         if code_channels is not None:  # the noise encoder ends in a 1×1 convolution instead
             layers.append(nn.Conv2d(4 * width, code_channels, 1))
         self.layers = nn.Sequential(*layers)
@@ -64,13 +71,13 @@ class PaperGenerator(nn.Module):
         padding: Padding,
         output: Output,
         *,
-        folded: bool = True,
+        literal: bool = False,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = [ResidualBlock(channels, norm, padding) for _ in range(blocks)]
+        layers: list[nn.Module] = [ResidualBlock(channels, norm, padding, literal) for _ in range(blocks)]
         for halving in (1, 2):
             inputs, outputs = channels // halving, channels // (2 * halving)
-            layers.append(up_conv(inputs, outputs, norm=up_norm, padding=padding, folded=folded))
+            layers.append(up_conv(inputs, outputs, norm=up_norm, padding=padding, literal=literal))
         layers.append(conv(channels // 4, 1, 7, padding=padding, activation=None))
         self.layers = nn.Sequential(*layers)
         self.output = output
