@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from ldct_denoise.physics import torch_projection
 from ldct_denoise.physics.projection import (
@@ -32,6 +33,16 @@ def compiled(request: pytest.FixtureRequest) -> bool:
     if request.param:
         pytest.importorskip("numba")
     return bool(request.param)
+
+
+def test_torch_keeps_its_number_of_threads(compiled: bool) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        back_project(project(disc(60), GEOMETRY, compiled=compiled), GEOMETRY, compiled=compiled)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("geometry", [GEOMETRY, ParallelGeometry(100, 160, (2.4, 1.6), 90, 1.5)])

@@ -254,4 +254,18 @@ def _compiled() -> Any:
     from ldct_denoise.physics import _kernels
 
     compile_ = numba.njit(parallel=True, nogil=True, cache=True)
-    return compile_(_kernels.project), compile_(_kernels.back_project)
+    return tuple(_leaving_torch_its_threads(compile_(loop)) for loop in (_kernels.project, _kernels.back_project))
+
+
+def _leaving_torch_its_threads(loop: Callable[..., Image]) -> Callable[..., Image]:
+    """numba sets OpenMP's number of threads, which is torch's too: a training would go on with all cores."""
+    import torch
+
+    def run(*arguments: Any) -> Image:
+        threads = torch.get_num_threads()
+        try:
+            return loop(*arguments)
+        finally:
+            torch.set_num_threads(threads)
+
+    return run
