@@ -64,10 +64,12 @@ class DataConfig(_Section):
         le=1,
         description="noise broad or simulated: share of fields from the broad family",
     )
-    broad_in_place: bool = Field(
-        False,
-        description="noise simulated: a field of the broad family is as strong at each place, relative to soft "
-        "tissue, as what simulated scans add there",
+    broad_in_place: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="noise simulated: share of the fields of the broad family that are as strong at each place, "
+        "relative to soft tissue, as what simulated scans add there",
     )
     floor_hu: float | None = Field(
         None, description="the scanner stores nothing below this: neither does a patch with noise added"

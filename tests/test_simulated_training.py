@@ -210,7 +210,7 @@ def test_mixed_scans_make_new_noise_of_their_level(pools: Pools, tmp_path: Path,
 
 
 def test_broad_noise_is_as_strong_at_each_place_as_simulated_noise(pools: Pools, tmp_path: Path) -> None:
-    def strength(in_place: bool) -> np.ndarray:
+    def strength(in_place: float) -> np.ndarray:
         data = {"patch": SIDE, "broad_share": 1.0, "broad_in_place": in_place, "noise_range": (1.0, 1.0)}
         made = make_training_set(
             config("lir", noise="simulated", augment=False, data=data, **LIR),
@@ -227,7 +227,7 @@ def test_broad_noise_is_as_strong_at_each_place_as_simulated_noise(pools: Pools,
     )
     wanted = ndimage.gaussian_filter(np.square(added).mean(axis=0), 6.0)
     assert wanted.max() / wanted.min() > 2  # a disc's noise is strongest in its middle
-    alike, flat = (np.corrcoef(strength(here).ravel(), wanted.ravel())[0, 1] for here in (True, False))
+    alike, flat = (np.corrcoef(strength(here).ravel(), wanted.ravel())[0, 1] for here in (1.0, 0.0))
     assert alike > 0.9
     assert abs(flat) < 0.3
 

@@ -135,7 +135,7 @@ class PatchDataset(Dataset[Sample]):
             return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng)[None], 0.0)
         source, side = self._normal.slices[normal_at].source, self._config.patch
         drawn = self._noise.draw(source, side, rng, self._config.thin_slices)
-        if in_place and self._config.broad_in_place:
+        if in_place and rng.random() < self._config.broad_in_place:
             drawn = drawn._replace(hu=drawn.hu * self._scanned.strength(normal_at, corner))
         return drawn
 

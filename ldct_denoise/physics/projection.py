@@ -258,7 +258,7 @@ def _compiled() -> Any:
 
 
 def _leaving_torch_its_threads(loop: Callable[..., Image]) -> Callable[..., Image]:
-    """numba sets OpenMP's number of threads, which is torch's too: a training would go on with all cores."""
+    """Numba sets OpenMP's number of threads, which is torch's too: a training would go on with all cores."""
     import torch
 
     def run(*arguments: Any) -> Image:
