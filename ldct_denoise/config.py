@@ -64,24 +64,11 @@ class DataConfig(_Section):
         le=1,
         description="noise broad or simulated: share of fields from the broad family",
     )
-    broad_in_place: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="noise simulated: share of the fields of the broad family that are as strong at each place, "
-        "relative to soft tissue, as what simulated scans add there",
-    )
     floor_hu: float | None = Field(
         None, description="the scanner stores nothing below this: neither does a patch with noise added"
     )
     below_floor: Literal["cut", "fold"] = Field(
         "cut", description="what would lie below floor_hu is set to it (cut), or comes back above it (fold)"
-    )
-    thin_slices: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="a low-dose slice is the mean of so many thinner ones, each cut off at floor_hu before",
     )
     simulated_dose: tuple[float, float] | None = Field(
         None,
@@ -122,8 +109,6 @@ class DataConfig(_Section):
         low, high = self.simulated_dose
         if not 0 < low <= high <= 1:
             raise ValueError(f"simulated_dose {low:g}...{high:g}: give two fractions, 0 < low <= high <= 1")
-        if self.noise == "simulated" and self.simulated_scans < self.thin_slices:
-            raise ValueError(f"thin_slices: {self.thin_slices} need as many simulated_scans, each its own noise")
         if self.synthetic:
             raise ValueError("simulated_dose is for CT, synthetic for natural images: give one of them")
         return self

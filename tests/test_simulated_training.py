@@ -10,14 +10,12 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
-from scipy import ndimage
 
 from ldct_denoise.config import Config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.methods.base import Needs
-from ldct_denoise.physics.simulated import simulated_pool
 from ldct_denoise.training import train
 from ldct_denoise.volume import Geometry, Volume
 
@@ -191,9 +189,8 @@ def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools:
     assert np.abs(stored - values[3, 3]).min() < 0.01  # a pixel of the real pool
 
 
-@pytest.mark.parametrize("thin", [1, 2])
-def test_mixed_scans_make_new_noise_of_their_level(pools: Pools, tmp_path: Path, thin: int) -> None:
-    data = {"patch": SIDE, "broad_share": 0.0, "mix_scans": True, "thin_slices": thin}
+def test_mixed_scans_make_new_noise_of_their_level(pools: Pools, tmp_path: Path) -> None:
+    data = {"patch": SIDE, "broad_share": 0.0, "mix_scans": True}
     made = make_training_set(
         config("lir", noise="simulated", dose=(0.2, 0.2), augment=False, data=data, **LIR),
         pools,
@@ -207,43 +204,6 @@ def test_mixed_scans_make_new_noise_of_their_level(pools: Pools, tmp_path: Path,
     assert drawn.std() == pytest.approx((scans - originals)[inner].std(), rel=0.05)
     alike = np.abs(np.corrcoef(drawn.reshape(40, -1)))[np.triu_indices(40, 1)]
     assert np.mean(alike > 0.99) < 0.05  # taken as they are, one draw in eight would come twice
-
-
-def test_broad_noise_is_as_strong_at_each_place_as_simulated_noise(pools: Pools, tmp_path: Path) -> None:
-    def strength(in_place: float) -> np.ndarray:
-        data = {"patch": SIDE, "broad_share": 1.0, "broad_in_place": in_place, "noise_range": (1.0, 1.0)}
-        made = make_training_set(
-            config("lir", noise="simulated", augment=False, data=data, **LIR),
-            pools,
-            Needs.UNPAIRED,
-            scratch=tmp_path,
-        )
-        drawn = np.stack([made.patches[n]["noise"][0].numpy() for n in range(60)])
-        return ndimage.gaussian_filter(np.square(drawn).mean(axis=0), 6.0)
-
-    scans = [scan for seed in range(8) for scan in simulated_pool(pools.normal, (0.2, 0.2), seed, tmp_path)]
-    added = np.stack(
-        [scan.read_hu(i) - pools.normal[n % 2].read_hu(i) for n, scan in enumerate(scans) for i in (0, 1)]
-    )
-    wanted = ndimage.gaussian_filter(np.square(added).mean(axis=0), 6.0)
-    assert wanted.max() / wanted.min() > 2  # a disc's noise is strongest in its middle
-    alike, flat = (np.corrcoef(strength(here).ravel(), wanted.ravel())[0, 1] for here in (1.0, 0.0))
-    assert alike > 0.9
-    assert abs(flat) < 0.3
-
-
-def test_shrunk_slices_are_scanned_too(pools: Pools, tmp_path: Path) -> None:
-    real = Pools((normal_dose("P3", 3),), pools.normal)
-    shrinking = config("lir", noise="simulated", data={"shrink": [0.7]}, **LIR)
-    made = make_training_set(shrinking, real, Needs.UNPAIRED, scratch=tmp_path)
-    assert {number: len(scans) for number, scans in made.patches._scanned.scans.items()} == dict.fromkeys(
-        range(8), 2
-    )
-
-
-def test_each_thin_slice_needs_a_scan_of_its_own() -> None:
-    with pytest.raises(ConfigError, match="thin_slices"):
-        config("lir", noise="simulated", scans=1, data={"thin_slices": 2}, **LIR)
 
 
 def test_simulated_noise_needs_simulated_scans() -> None:

@@ -6,7 +6,6 @@ interrupted: its randomness derives from (seed, i) alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,31 +125,23 @@ class PatchDataset(Dataset[Sample]):
         self, normal_at: int, corner: tuple[int, int], clean: NDArray[np.float32], rng: np.random.Generator
     ) -> Drawn | None:
         """Noise for a normal-dose patch: what scans add to it, or of a spectrum, or none."""
-        in_place = normal_at in self._scanned
-        if in_place and rng.random() >= self._config.broad_share:
-            return Drawn(self._scanned.fields(normal_at, corner, rng), 0.0)
+        if normal_at in self._scanned and rng.random() >= self._config.broad_share:
+            return Drawn(self._scanned.field(normal_at, corner, rng), 0.0)
         if self._noise is None:
             return None
         if isinstance(self._noise, SyntheticNoise):
-            return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng)[None], 0.0)
-        source, side = self._normal.slices[normal_at].source, self._config.patch
-        drawn = self._noise.draw(source, side, rng, self._config.thin_slices)
-        if in_place and rng.random() < self._config.broad_in_place:
-            drawn = drawn._replace(hu=drawn.hu * self._scanned.strength(normal_at, corner))
-        return drawn
+            return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
+        return self._noise.draw(self._normal.slices[normal_at].source, self._config.patch, rng)
 
     def _stored(self, clean: NDArray[np.float32], drawn: Drawn) -> dict[str, NDArray[np.float32]]:
-        """What a scanner stores of a normal-dose patch, and what noise changes in it.
-
-        A field of a thin slice is stronger by the root of their number, and their mean as strong as drawn.
-        """
-        fields = drawn.hu * np.float32(math.sqrt(len(drawn.hu)) / self._scale.width_hu)
-        thin, normal = clean + fields, clean + np.float32(drawn.kept) * fields.mean(axis=0)
+        """What a scanner stores of a normal-dose patch, and what noise changes in it."""
+        field = drawn.hu / np.float32(self._scale.width_hu)
+        normal, noisy = clean + np.float32(drawn.kept) * field, clean + field
         if self._config.floor_hu is not None:
             floor = np.float32(self._scale.to_unit(self._config.floor_hu))
             above = _folded if self._config.below_floor == "fold" else np.maximum
-            thin, normal = above(thin, floor), above(normal, floor)
-        return {"normal": normal, "noise": thin.mean(axis=0) - normal}
+            normal, noisy = above(normal, floor), above(noisy, floor)
+        return {"normal": normal, "noise": noisy - normal}
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """Top left of a patch whose centre lies in the body."""

@@ -59,11 +59,6 @@ class ShrunkSeries:
         return small[0, 0].numpy()
 
 
-def shrunk_series(sources: Sequence[SliceSource], factors: Sequence[float]) -> tuple[ShrunkSeries, ...]:
-    """Each of the series again at every factor."""
-    return tuple(ShrunkSeries(source, factor) for factor in factors for source in sources)
-
-
 def with_shrunk(slices: Sequence[PoolSlice], factors: Sequence[float]) -> tuple[PoolSlice, ...]:
     """The slices, then each of them again at every factor."""
     again = [PoolSlice(ShrunkSeries(item.source, factor), item.index) for factor in factors for item in slices]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
-from ldct_denoise.data.shrunk import shrunk_series, with_shrunk
+from ldct_denoise.data.shrunk import with_shrunk
 from ldct_denoise.data.simulated import with_simulated_low
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
 from ldct_denoise.intensity import Scale
@@ -88,12 +88,9 @@ def make_training_set(
     simulated: Pools | None = None
     if config.data.simulated_dose is not None:
         cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
-        noise_is_scanned = config.data.noise == "simulated"
-        shrunk = shrunk_series(pools.normal, config.data.shrink) if noise_is_scanned else ()
-        scanned = replace(pools, normal=(*pools.normal, *shrunk))
-        simulated = with_simulated_low(scanned, config, needs, cache, report)
-        if not noise_is_scanned or not pools.low:
-            pools = replace(simulated, normal=pools.normal)
+        simulated = with_simulated_low(pools, config, needs, cache, report)
+        if config.data.noise != "simulated" or not pools.low:
+            pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     normal, held = (normal, ()) if paired else _hold_back(normal, pools)
@@ -113,7 +110,7 @@ def make_training_set(
         paired=paired,
         twice_noisy=needs is Needs.NOISY_PAIRS,
         noise=noise,
-        scans=_scans(simulated, trained) if simulated and config.data.noise == "simulated" else None,
+        scans=_scans(simulated, normal) if simulated and config.data.noise == "simulated" else None,
         config=config.data,
         scale=config.scale,
         seed=config.training.seed,
@@ -207,7 +204,7 @@ def _probe(
         square = hu[top : top + side, left : left + side]
         return square, noise.probe_for(square, rng)
     clean, drawn = hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
-    return clean + drawn.in_target[0], drawn.added[0]
+    return clean + drawn.in_target, drawn.added
 
 
 def _picture(patches: PatchDataset) -> Batch | None:
