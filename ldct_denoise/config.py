@@ -77,10 +77,6 @@ class DataConfig(_Section):
     simulated_scans: int = Field(
         2, ge=1, le=100, description="scans simulated of each normal-dose series, each with its own dose and noise"
     )
-    mix_scans: bool = Field(
-        False,
-        description="noise simulated: what all scans of a slice add is mixed anew for each patch, the level kept",
-    )
     sharpen: float = Field(
         0.0,
         ge=0,

@@ -23,7 +23,7 @@ class ScannedNoise:
     scans : dict
         For positions in it, simulated scans of that very slice.
     config : DataConfig
-        ``patch`` and ``mix_scans``.
+        ``patch`` and ``memory_slices``.
     cache : Path, optional
         Where decoded scans are kept.
     """
@@ -44,18 +44,7 @@ class ScannedNoise:
         return normal_at in self.scans
 
     def field(self, normal_at: int, corner: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-        """What a scan adds to a patch, HU, shape (side, side).
-
-        Mixed by weights whose squares sum to 1, the noise of a few scans makes any number of fields of its level.
-        """
-        scans = self.scans[normal_at]
-        if not self._config.mix_scans:
-            scans = [scans[rng.integers(len(scans))]]
-        side = self._config.patch
-        clean = cut(self._normal[normal_at].hu, corner, side)
-        added = np.stack([cut(self._made[scan].hu, corner, side) for scan in scans]) - clean
-        if not self._config.mix_scans:
-            return added[0]
-        weights = rng.standard_normal(len(scans)).astype(np.float32)
-        mixed: NDArray[np.float32] = np.tensordot(weights / np.linalg.norm(weights), added, axes=1)
-        return mixed
+        """What one of its scans adds to a patch, HU, shape (side, side)."""
+        scans, side = self.scans[normal_at], self._config.patch
+        scan = self._made[scans[rng.integers(len(scans))]]
+        return cut(scan.hu, corner, side) - cut(self._normal[normal_at].hu, corner, side)

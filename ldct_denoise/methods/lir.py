@@ -123,7 +123,7 @@ class Lir(FormMethod[LirSettings]):
         self.d_r = CodeCritic(s.coarsest_channels) if s.weights.representation else None
         self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
         self._background = background_kernels(s.blur)
-        self._smooth = gaussian_kernel(1.4, 5)  # about 1 mm, as `evaluate` smooths to tell tissues
+        self._smooth = gaussian_kernel(2.0, 6)
 
     # ---- use ------------------------------------------------------------------------------------------------
 
