@@ -86,7 +86,8 @@ class UpConv2d(nn.Conv2d):
         weight, bias = _fold(_fold(self.weight, 2, 1), 4, 2).flatten(0, 2), self.bias
         assert bias is not None
         reflects = self.padding_mode == "reflect"
-        made = convolve_3x3(image, weight, bias.repeat_interleave(4), "replicate" if reflects else "constant")
+        edge = F.pad(image, (1, 1, 1, 1), mode="replicate") if reflects else image
+        made = F.conv2d(edge, weight, bias.repeat_interleave(4), padding=0 if reflects else 1)
         made = F.pixel_shuffle(made, 2)
         return self._with_reflected_rim(made, image) if reflects else made
 
@@ -146,20 +147,11 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, image: Tensor) -> Tensor:
         """Same height and width."""
-        if self.literal:
+        if self.literal or not winograd.pays(image, self.weight):
             return super().forward(image)
         assert self.bias is not None
-        mode = "reflect" if self.padding_mode == "reflect" else "constant"
-        return convolve_3x3(image, self.weight, self.bias, mode)
-
-
-def convolve_3x3(image: Tensor, weight: Tensor, bias: Tensor, edge: str) -> Tensor:
-    """A 3×3 convolution that keeps the size; ``edge`` names what lies beyond, as for ``F.pad``."""
-    pays = winograd.pays(image, weight)
-    if edge == "constant" and not pays:
-        return F.conv2d(image, weight, bias, padding=1)
-    padded = F.pad(image, (1, 1, 1, 1), mode=edge)
-    return winograd.convolve(padded, weight, bias) if pays else F.conv2d(padded, weight, bias)
+        edge = F.pad(image, (1, 1, 1, 1), mode="reflect" if self.padding_mode == "reflect" else "constant")
+        return winograd.convolve(edge, self.weight, self.bias)
 
 
 class ResidualBlock(nn.Module):
