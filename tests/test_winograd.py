@@ -69,8 +69,15 @@ def test_it_is_left_alone_where_it_would_not_pay() -> None:
     assert not winograd.pays(image.bfloat16(), weight)  # rounding would be multiplied
     with torch.autocast("cpu", torch.bfloat16):
         assert not winograd.pays(image, weight)
-    with torch.no_grad():  # in use: exported networks are made of plain convolutions
+    with torch.no_grad():  # in use
         assert not winograd.pays(image, weight)
+
+
+def test_a_recorded_network_is_made_of_plain_convolutions() -> None:
+    block = ResidualBlock(winograd.LEAST_CHANNELS)
+    recorded = torch.jit.trace(block, torch.zeros(1, winograd.LEAST_CHANNELS, 8, 8))  # type: ignore[no-untyped-call]
+    image = random(2, winograd.LEAST_CHANNELS, 12, 16, dtype=torch.float32)  # and takes any size
+    torch.testing.assert_close(recorded(image), block(image), rtol=1e-4, atol=1e-5)
 
 
 def test_a_residual_block_keeps_the_names_of_its_weights() -> None:

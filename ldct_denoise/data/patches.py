@@ -135,8 +135,8 @@ class PatchDataset(Dataset[Sample]):
 
     def _stored(self, clean: NDArray[np.float32], drawn: Drawn) -> dict[str, NDArray[np.float32]]:
         """What a scanner stores of a normal-dose patch, and what noise changes in it."""
-        field = drawn.hu / np.float32(self._scale.width_hu)
-        normal, noisy = clean + np.float32(drawn.kept) * field, clean + field
+        width_hu = np.float32(self._scale.width_hu)
+        normal, noisy = clean + drawn.in_target / width_hu, clean + drawn.hu / width_hu
         if self._config.floor_hu is not None:
             floor = np.float32(self._scale.to_unit(self._config.floor_hu))
             above = _folded if self._config.below_floor == "fold" else np.maximum
