@@ -17,7 +17,7 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.methods.lir import Lir
-from ldct_denoise.networks.blocks import Padding, UpConv2d
+from ldct_denoise.networks.blocks import JoinConv2d, Padding, UpConv2d
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tissue_bias
 from ldct_denoise.training_step import Stepper, begin_run
 
@@ -215,6 +215,25 @@ def test_folded_up_convolution_equals_repeating_first(padding: Padding, shape: t
         output.square().sum().backward()
     torch.testing.assert_close(images[0].grad, images[1].grad)
     torch.testing.assert_close(folded.weight.grad, plain.weight.grad)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 6), (1, 1, 1)])
+def test_join_convolution_equals_repeating_and_putting_beside(shape: tuple[int, int, int]) -> None:
+    """Also as it is recorded for export."""
+    torch.manual_seed(0)
+    count, height, width = shape
+    convolution = JoinConv2d(3, 4, 2).double()
+    fine = torch.randn(count, 3, 2 * height, 2 * width).double().requires_grad_()
+    coarse = torch.randn(count, 4, height, width).double().requires_grad_()
+    repeated = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    wanted = F.conv2d(torch.cat([fine, repeated], 1), convolution.weight, convolution.bias, padding=1)
+    made = convolution((fine, coarse))
+    torch.testing.assert_close(made, wanted)
+    learned = [fine, coarse, *convolution.parameters()]
+    gradients = [torch.autograd.grad(output.square().sum(), learned) for output in (made, wanted)]
+    torch.testing.assert_close(*gradients)
+    recorded = torch.jit.trace(convolution, ((fine.detach(), coarse.detach()),))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(recorded((fine, coarse)), wanted)
 
 
 def test_ablations_leave_their_parts_out() -> None:

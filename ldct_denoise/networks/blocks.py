@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Literal
 
 import torch
@@ -13,6 +14,11 @@ from ldct_denoise.networks import winograd
 
 Norm = Literal["none", "batch", "layer", "group"]
 Padding = Literal["zeros", "reflect"]
+
+
+def relu() -> nn.Module:
+    """In place: neither a convolution nor a normalisation needs its result for its gradient."""
+    return nn.ReLU(inplace=True)
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
@@ -36,7 +42,7 @@ def conv(
     stride: int = 1,
     norm: Norm = "none",
     padding: Padding = "zeros",
-    activation: Callable[[], nn.Module] | None = nn.ReLU,
+    activation: Callable[[], nn.Module] | None = relu,
     edge: int | None = None,
 ) -> nn.Sequential:
     """Convolution, normalisation, activation; ``edge`` pixels of padding (half the kernel by default)."""
@@ -47,7 +53,12 @@ def conv(
 
 def up_conv(inputs: int, outputs: int, *, norm: Norm, padding: Padding, literal: bool = False) -> nn.Sequential:
     """Up-sampling with its 5×5 convolution, normalisation, activation."""
-    return _normed(UpConv2d(inputs, outputs, padding, literal), norm, nn.ReLU)
+    return _normed(UpConv2d(inputs, outputs, padding, literal), norm, relu)
+
+
+def join_conv(fine: int, coarse: int, outputs: int, *, norm: Norm) -> nn.Sequential:
+    """Convolution of a fine map and a coarse one beside it, normalisation, activation."""
+    return _normed(JoinConv2d(fine, coarse, outputs), norm, relu)
 
 
 def _normed(convolution: nn.Conv2d, norm: Norm, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
@@ -123,10 +134,49 @@ def _repeated(image: Tensor) -> Tensor:
 
 
 def _fold(weight: Tensor, dim: int, phase: int) -> Tensor:
-    """Five taps along ``dim`` as three, for the left and the right of two equal pixels (new axis ``phase``)."""
-    a, b, c, d, e = weight.unbind(dim)
-    left, right = torch.stack([a + b, c + d, e], dim), torch.stack([a, b + c, d + e], dim)
-    return torch.stack([left, right], phase)
+    """Taps along ``dim`` that meet the same pixel, added up, for the left and the right of two equal ones.
+
+    Of five taps come three, of three two; left and right are the new axis ``phase``.
+    """
+    taps, alone = weight.unbind(dim), weight.shape[dim] // 2 % 2
+    return torch.stack([_in_pairs(taps, 2 - alone, dim), _in_pairs(taps, 1 + alone, dim)], phase)
+
+
+def _in_pairs(taps: Sequence[Tensor], first: int, dim: int) -> Tensor:
+    """The first one or two taps, then two by two."""
+    pairs = [taps[:first], *(taps[start : start + 2] for start in range(first, len(taps), 2))]
+    return torch.stack([torch.stack(list(pair)).sum(0) for pair in pairs], dim)
+
+
+class JoinConv2d(nn.Conv2d):
+    """A coarse map repeated to the size of a fine one (nearest) and put beside it, then a 3×3 convolution.
+
+    Of nine repeated pixels four differ at the most: with sums of the weights the coarse map takes 4 products for
+    each result instead of 9. The same to rounding, and nothing is repeated or put beside.
+
+    Parameters
+    ----------
+    fine, coarse, outputs : int
+        Channels.
+    """
+
+    def __init__(self, fine: int, coarse: int, outputs: int) -> None:
+        super().__init__(fine + coarse, outputs, 3, padding=1)
+
+    def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
+        """Of a fine and a coarse map, half its sides: the fine one's height and width."""
+        fine, coarse = maps
+        if is_exported():
+            return super().forward(torch.cat([fine, _repeated(coarse)], dim=1))
+        of_fine, of_coarse = self.weight.split([fine.shape[1], coarse.shape[1]], dim=1)
+        made = F.conv2d(fine, of_fine, self.bias, padding=1)
+        weight = _fold(_fold(of_coarse, 2, 0), 4, 1)  # (below, right, outputs, coarse, 2, 2)
+        around = F.conv2d(coarse, weight.flatten(0, 2), padding=1).unflatten(1, weight.shape[:3])
+        height, width = coarse.shape[-2:]
+        for below, right in product((0, 1), repeat=2):
+            seen = around[:, below, right, :, below : below + height, right : right + width]
+            made[:, :, below::2, right::2] += seen
+        return made
 
 
 class Conv3x3(nn.Conv2d):
@@ -162,7 +212,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         first, second = (Conv3x3(channels, channels, padding, literal) for _ in range(2))
-        self.body = nn.Sequential(_normed(first, norm, nn.ReLU), _normed(second, norm, None))
+        self.body = nn.Sequential(_normed(first, norm, relu), _normed(second, norm, None))
 
     def forward(self, image: Tensor) -> Tensor:
         """Same shape."""

@@ -21,6 +21,7 @@ from ldct_denoise.networks.blocks import (
     blur,
     conv,
     gaussian_kernel,
+    join_conv,
     norm_layer,
     up_conv,
 )
@@ -163,11 +164,13 @@ class MultiscaleGenerator(nn.Module):
         self.gain = gain
         levels = []
         for depth, width in enumerate(widths):
-            below = widths[depth + 1] if depth + 1 < len(widths) else 0
-            inputs = width + extra[depth] + below
-            levels.append(
-                nn.Sequential(*(conv(inputs if n == 0 else width, width, 3, norm=norm) for n in range(blocks)))
+            fine, coarsest = width + extra[depth], depth + 1 == len(widths)
+            first = (
+                conv(fine, width, 3, norm=norm)
+                if coarsest
+                else join_conv(fine, widths[depth + 1], width, norm=norm)
             )
+            levels.append(nn.Sequential(first, *(conv(width, width, 3, norm=norm) for _ in range(1, blocks))))
         self.levels = nn.ModuleList(levels)
         self.last = nn.Conv2d(widths[0], 1, 3, padding=1)
         with torch.no_grad():
@@ -177,13 +180,9 @@ class MultiscaleGenerator(nn.Module):
 
     def forward(self, code: Code, base: Tensor) -> Tensor:
         """``base`` and the correction that the code asks for."""
-        features: Tensor | None = None
-        for depth in reversed(range(len(self.levels))):
-            inputs = code[depth]
-            if features is not None:
-                inputs = torch.cat([inputs, F.interpolate(features, scale_factor=2.0, mode="nearest")], dim=1)
-            features = self.levels[depth](inputs)
-        assert features is not None
+        features: Tensor = self.levels[-1](code[-1])
+        for level, fine in zip(reversed(self.levels[:-1]), reversed(code[:-1]), strict=True):
+            features = level((fine, features))
         correction: Tensor = self.last(features) / self.gain
         return base + correction
 
