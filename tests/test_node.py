@@ -17,6 +17,7 @@ from ldct_denoise.io.dicom import scan
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import requeue
+from ldct_denoise.node.work import Worker
 from tests.node_peers import (
     IDENTIFIER,
     LOOPBACK,
@@ -226,12 +227,20 @@ def test_dcmtk_s_storescp_takes_what_it_missed(start: Start, tmp_path: Path) -> 
 
 
 def test_told_to_stop_it_leaves_the_series_for_the_next_start(
-    start: Start, archive: Receiver, tmp_path: Path
+    start: Start, archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = start(**to_archive(archive, strength=1))
-    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=12, size=256))
+    go_on = Worker._go_on
+
+    def wait_and_go_on(worker: Worker, done: int, total: int, name: str) -> None:
+        node.stopping.wait(60)  # after the first slice, however quick the model is
+        go_on(worker, done, total, name)
+
+    monkeypatch.setattr(Worker, "_go_on", wait_and_go_on)
+    storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=12))
     wait_for(lambda: bool(list((node.spool.root / "working").rglob("*.dcm"))))
     node.stop(0.1)
+    monkeypatch.undo()
     assert archive.received == []
     (batch,) = node.spool.batches("ready")
     assert node.spool.record(batch).attempts == 0
