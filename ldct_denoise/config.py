@@ -85,6 +85,9 @@ class DataConfig(_Section):
     shrink: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
         (), description="the normal-dose pool holds each slice again at these fractions of its size: finer anatomy"
     )
+    slabs_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="normal-dose slices are averaged with their neighbours to each of these thicknesses, mm"
+    )
     augment: bool = Field(True, description="random flips and quarter turns")
     memory_slices: int = Field(
         1024, ge=1, description="slices that each process holds in memory, of each pool and of simulated scans"

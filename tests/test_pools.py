@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ from ldct_denoise.config import Config, DataConfig
 from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
 from ldct_denoise.data.shrunk import ShrunkSeries, with_shrunk
+from ldct_denoise.data.slabs import with_slabs
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.io.mayo import Pair
 from ldct_denoise.methods.base import Needs
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.phantom import make_pool
@@ -166,6 +169,34 @@ def test_shrunk_slices_are_the_same_anatomy_in_fewer_pixels() -> None:
     np.testing.assert_allclose(half[4:-4, 4:-4], (rows + 1001)[8:-8:2, 8:-8:2], atol=0.05)  # centre of 2x2 pixels
     noise = Volume(rng.normal(0, 30, hu.shape), series.geometry, "noise")
     assert ShrunkSeries(noise, 0.5).read_hu(0).std() < 20  # averaged, not picked
+
+
+def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
+    hu = np.random.default_rng(0).normal(0, 30, (6, 32, 32)).astype(np.float32)
+    low = Volume(hu + 1, Geometry.from_affine(np.diag([0.8, 0.7, 0.7, 1.0]), hu.shape), "low", "patient")
+    thin = replace(low, hu=hu, uid="thin")
+    thick = replace(thin, geometry=Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), hu.shape), uid="thick")
+    pair = Pair("patient", "", low, thin, tuple((place, place) for place in range(6)))
+    pools = with_slabs(Pools((low,), (thin, thick), (pair,)), (1.0, 2.4, 100.0))
+    whole, three, six, thick_whole, thick_six = pools.normal
+    assert (whole, thick_whole, len(six), len(thick_six)) == (thin, thick, 1, 1)
+    np.testing.assert_allclose(three.read_hu(2), hu[2:5].mean(axis=0), atol=1e-4)
+    np.testing.assert_allclose(three.geometry.offsets_mm, thin.geometry.offsets_mm[1:5], atol=1e-9)
+    assert [found.indices for found in pools.pairs] == [
+        pair.indices,
+        ((0, 0), (1, 0), (2, 1), (3, 2), (4, 3), (5, 3)),
+        tuple((place, 0) for place in range(6)),
+    ]
+    assert len({source.uid for source in pools.normal}) == 5
+    assert with_slabs(pools, ()) is pools
+
+
+def test_what_lies_unevenly_is_no_slab() -> None:
+    positions_mm = np.array([0.0, 1.0, 2.0, 9.0])[:, None] * [0, 0, 1]
+    uneven = Volume(np.zeros((4, 32, 32)), Geometry(positions_mm, (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 32))
+    same = replace(uneven, geometry=replace(uneven.geometry, positions_mm=np.zeros((4, 3))))
+    for series in (uneven, same):
+        assert with_slabs(Pools((), (series,)), (3.0,)).normal == (series,)
 
 
 def test_the_normal_pool_holds_each_slice_again_and_none_that_is_held_back(tree: Path) -> None:

@@ -17,6 +17,7 @@ from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.shrunk import with_shrunk
 from ldct_denoise.data.simulated import with_simulated_low
+from ldct_denoise.data.slabs import with_slabs
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch, Needs
@@ -85,6 +86,9 @@ def make_training_set(
     scratch : Path
         Where simulated scans are kept, unless ``data.cache_dir`` says.
     """
+    paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
+    if not paired:
+        pools = with_slabs(pools, config.data.slabs_mm)
     simulated: Pools | None = None
     if config.data.simulated_dose is not None:
         cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
@@ -92,7 +96,6 @@ def make_training_set(
         if config.data.noise != "simulated" or not pools.low:
             pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
-    paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     normal, held = (normal, ()) if paired else _hold_back(normal, pools)
     trained = normal if paired else with_shrunk(normal, config.data.shrink)
     noise: PoolNoise | SyntheticNoise | None = None

@@ -145,7 +145,7 @@ def _fold(weight: Tensor, dim: int, phase: int) -> Tensor:
 def _in_pairs(taps: Sequence[Tensor], first: int, dim: int) -> Tensor:
     """The first one or two taps, then two by two."""
     pairs = [taps[:first], *(taps[start : start + 2] for start in range(first, len(taps), 2))]
-    return torch.stack([torch.stack(list(pair)).sum(0) for pair in pairs], dim)
+    return torch.stack([sum(pair[1:], start=pair[0]) for pair in pairs], dim)
 
 
 class JoinConv2d(nn.Conv2d):

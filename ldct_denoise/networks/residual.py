@@ -39,13 +39,13 @@ class RedCnn(nn.Module):
         for depth, layer in enumerate(self.encoder):
             if depth in (0, 2, 4):
                 shortcuts.append(features)
-            features = F.relu(layer(features))
+            features = F.relu(layer(features), inplace=True)
         for depth, layer in enumerate(self.decoder):
             features = layer(features)
             if depth in (0, 2, 4):
                 features = features + shortcuts.pop()
             if depth < 4 or self.final_relu:
-                features = F.relu(features)
+                features = F.relu(features, inplace=True)
         return features[..., :height, :width]
 
 
@@ -74,7 +74,7 @@ class RedNet(nn.Module):
         """Same shape."""
         features, shortcuts = image, []
         for depth, layer in enumerate(self.encoder):
-            features = F.relu(layer(features))
+            features = F.relu(layer(features), inplace=True)
             if depth % 2 == 1 and depth < len(self.encoder) - 1:
                 shortcuts.append(features)
         for depth, layer in enumerate(self.decoder[:-1]):
@@ -82,7 +82,7 @@ class RedNet(nn.Module):
             mirror = len(self.encoder) - 2 - depth  # the encoder layer whose output this one's mirrors
             if mirror % 2 == 1:
                 features = features + shortcuts.pop()
-            features = F.relu(features)
+            features = F.relu(features, inplace=True)
         estimate: Tensor = image + self.decoder[-1](features)
         return estimate
 

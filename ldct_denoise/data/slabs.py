@@ -1,0 +1,102 @@
+"""Normal-dose slices averaged with their neighbours: thicker, and with less noise of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ldct_denoise.data.pools import Pools
+from ldct_denoise.io.mayo import Pair
+from ldct_denoise.physics.dose import tube_current_ma
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
+
+
+@dataclass(frozen=True)
+class SlabSeries:
+    """A series whose every slice is the mean of some neighbours, as from thicker slices.
+
+    Parameters
+    ----------
+    source : SliceSource
+        Evenly spaced.
+    slices : int
+        How many are averaged, from 1 to the length of the source: slice ``i`` is the mean of ``i`` and those that
+        follow it.
+    """
+
+    source: SliceSource
+    slices: int
+
+    @property
+    def uid(self) -> str:
+        """The source's, and how many slices are averaged."""
+        return f"{self.source.uid}/slab/{self.slices}"
+
+    @property
+    def patient(self) -> str:
+        """The source's."""
+        return self.source.patient
+
+    @property
+    def name(self) -> str:
+        """The source's, and how many slices are averaged."""
+        return f"{self.source.name}, mean of {self.slices} slices"
+
+    @property
+    def kernel(self) -> str:
+        """The source's."""
+        return str(getattr(self.source, "kernel", ""))
+
+    @property
+    def tube_current_ma(self) -> tuple[float, ...] | None:
+        """The mean of the neighbours', where the source tells them."""
+        told = tube_current_ma(self.source)
+        return None if told is None else tuple(sliding_window_view(told, self.slices).mean(axis=1).tolist())
+
+    @property
+    def geometry(self) -> Geometry:
+        """Every slice in the middle of those that it is the mean of."""
+        whole = self.source.geometry
+        first, final = whole.positions_mm[: len(self)], whole.positions_mm[self.slices - 1 :]
+        return replace(whole, positions_mm=(first + final) / 2)
+
+    def __len__(self) -> int:
+        return len(self.source) - self.slices + 1
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """One slice in HU, shape (rows, columns)."""
+        neighbours = [self.source.read_hu(index + further) for further in range(self.slices)]
+        return np.mean(neighbours, axis=0, dtype=np.float32)
+
+
+def with_slabs(pools: Pools, slabs_mm: Sequence[float]) -> Pools:
+    """Pools whose normal-dose series are averaged to each of these thicknesses; as they are where there is none.
+
+    As many slices are averaged as lie within the thickness. A series whose slices lie too far apart or unevenly
+    stays as it is. The partner of a low-dose slice is the slab in whose middle its own partner lies.
+    """
+    if not slabs_mm:
+        return pools
+    normal = {slab.uid: slab for source in pools.normal for slab in _slabs(source, slabs_mm)}
+    pairs = (found for pair in pools.pairs for found in _pairs(pair, slabs_mm))
+    return replace(pools, normal=tuple(normal.values()), pairs=tuple(pairs))
+
+
+def _slabs(source: SliceSource, slabs_mm: Iterable[float]) -> Iterator[SliceSource]:
+    geometry = source.geometry
+    apart_mm = geometry.slice_spacing_mm if geometry.is_even else math.inf
+    for thickness_mm in slabs_mm:
+        slices = min(int((thickness_mm + POSITION_TOLERANCE_MM) / apart_mm), len(source)) if apart_mm else 1
+        yield SlabSeries(source, slices) if slices > 1 else source
+
+
+def _pairs(pair: Pair, slabs_mm: Iterable[float]) -> Iterator[Pair]:
+    for slab in _slabs(pair.normal, slabs_mm):
+        before = slab.slices // 2 if isinstance(slab, SlabSeries) else 0
+        indices = tuple((low, min(max(normal - before, 0), len(slab) - 1)) for low, normal in pair.indices)
+        yield replace(pair, normal=slab, indices=indices)
