@@ -15,16 +15,21 @@ from ldct_denoise.config import Config, DataConfig
 from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
 from ldct_denoise.data.shrunk import ShrunkSeries, with_shrunk
-from ldct_denoise.data.slabs import with_slabs
+from ldct_denoise.data.slabs import SlabSeries, with_slabs
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.methods.base import Needs
+from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.volume import Geometry, Volume
+
+
+def _even(slices: int) -> Geometry:
+    return Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), (slices, 8, 8))
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +194,15 @@ def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
     ]
     assert len({source.uid for source in pools.normal}) == 5
     assert with_slabs(pools, ()) is pools
+
+
+def test_a_slab_has_the_kernel_and_the_mean_tube_current_of_its_slices(tree: Path) -> None:
+    full = pools_from_root(tree, DataConfig()).pairs[0].normal
+    slab = SlabSeries(full, 2)
+    assert slab.kernel == full.kernel != ""
+    assert len(slab) == 1
+    assert tube_current_ma(slab) == pytest.approx([np.mean(tube_current_ma(full))])
+    assert SlabSeries(Volume(np.zeros((2, 8, 8)), _even(2)), 2).tube_current_ma is None
 
 
 def test_what_lies_unevenly_is_no_slab() -> None:

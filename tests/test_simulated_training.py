@@ -183,6 +183,20 @@ def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools:
     assert np.abs(stored - values[3, 3]).min() < 0.01  # a pixel of the real pool
 
 
+def test_scans_of_slabs_have_the_noise_of_thicker_slices(pools: Pools, tmp_path: Path) -> None:
+    plain = config("lir", noise="simulated", dose=(0.2, 0.2), **LIR)
+    slabs = plain.model_copy(update={"data": plain.data.model_copy(update={"slabs_mm": (6.0,)})})
+
+    def added_hu(settings: Config) -> float:
+        made = make_training_set(settings, pools, Needs.UNPAIRED, scratch=tmp_path)
+        first = made.patches._normal.slices[0].source
+        return float((made.pools.low[0].read_hu(0) - first.read_hu(0))[40:88, 40:88].std())
+
+    assert added_hu(slabs) == pytest.approx(added_hu(plain) / np.sqrt(2), rel=0.15)
+    paired = make_training_set(slabs, pools, Needs.PAIRED, scratch=tmp_path)
+    assert paired.pools.normal == pools.normal
+
+
 def test_simulated_noise_needs_simulated_scans() -> None:
     with pytest.raises(ConfigError, match="simulated_dose"):
         config("lir", noise="simulated", dose=None, **LIR)
