@@ -194,6 +194,8 @@ def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
     ]
     assert len({source.uid for source in pools.normal}) == 5
     assert with_slabs(pools, ()) is pools
+    unnamed = replace(thin, uid="")  # arrays need no name to be told apart
+    assert len(with_slabs(Pools((), (unnamed, unnamed)), (1.0, 1.5, 2.4)).normal) == 4
 
 
 def test_a_slab_has_the_kernel_and_the_mean_tube_current_of_its_slices(tree: Path) -> None:

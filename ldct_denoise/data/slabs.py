@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,20 +78,29 @@ def with_slabs(pools: Pools, slabs_mm: Sequence[float]) -> Pools:
 
     As many slices are averaged as lie within the thickness. A series whose slices lie too far apart or unevenly
     stays as it is. The partner of a low-dose slice is the slab in whose middle its own partner lies.
+
+    Slabs overlap: one that is held back of a series to judge by has slices in common with its neighbours in
+    training. Only held-out patients (``data.validation_patients``) are new to a network altogether.
     """
     if not slabs_mm:
         return pools
-    normal = {slab.uid: slab for source in pools.normal for slab in _slabs(source, slabs_mm)}
-    pairs = (found for pair in pools.pairs for found in _pairs(pair, slabs_mm))
-    return replace(pools, normal=tuple(normal.values()), pairs=tuple(pairs))
+    normal = tuple(slab for source in pools.normal for slab in _slabs(source, slabs_mm))
+    pairs = tuple(found for pair in pools.pairs for found in _pairs(pair, slabs_mm))
+    return replace(pools, normal=normal, pairs=pairs)
 
 
-def _slabs(source: SliceSource, slabs_mm: Iterable[float]) -> Iterator[SliceSource]:
-    geometry = source.geometry
-    apart_mm = geometry.slice_spacing_mm if geometry.is_even else math.inf
-    for thickness_mm in slabs_mm:
-        slices = min(int((thickness_mm + POSITION_TOLERANCE_MM) / apart_mm), len(source)) if apart_mm else 1
-        yield SlabSeries(source, slices) if slices > 1 else source
+def _slabs(source: SliceSource, slabs_mm: Iterable[float]) -> list[SliceSource]:
+    """Each number of slices once, whatever thicknesses ask for it."""
+    counts = sorted({_count(source, thickness_mm) for thickness_mm in slabs_mm})
+    return [SlabSeries(source, slices) if slices > 1 else source for slices in counts]
+
+
+def _count(source: SliceSource, thickness_mm: float) -> int:
+    """How many neighbouring slices lie within a thickness."""
+    apart_mm = source.geometry.slice_spacing_mm
+    if not source.geometry.is_even or apart_mm < POSITION_TOLERANCE_MM:
+        return 1
+    return min(max(int((thickness_mm + POSITION_TOLERANCE_MM) / apart_mm), 1), len(source))
 
 
 def _pairs(pair: Pair, slabs_mm: Iterable[float]) -> Iterator[Pair]:

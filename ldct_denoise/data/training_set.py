@@ -32,7 +32,7 @@ HOLD_BACK = 8
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Images to judge by, none of which is trained on.
+    """Images to judge by, none of which is trained on (but slabs overlap: ``slabs.py``).
 
     Parameters
     ----------
