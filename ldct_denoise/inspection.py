@@ -9,7 +9,7 @@ from typing import Any
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.mayo import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.stacks import tilt_degrees
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, kernel_of
 
 #: Of the form of the result: fields may be added to it, but none is removed or changes its meaning.
 VERSION = 1
@@ -48,7 +48,7 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "patient": item.patient,
         "dose": item.dose.value,
         "dose_told_by": item.how,
-        "kernel": getattr(source, "kernel", ""),
+        "kernel": kernel_of(source),
         "description": getattr(source, "description", ""),
         "slices": len(source),
         "rows": geometry.rows,

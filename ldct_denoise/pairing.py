@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def best_match(series: SliceSource, others: Sequence[SliceSource], role: str) ->
 
 
 def _rank(match: Match) -> tuple[int, bool, bool]:
-    kernels = [getattr(source, "kernel", "") for source in (match.first, match.second)]
+    kernels = [kernel_of(source) for source in (match.first, match.second)]
     return len(match.indices), match.first.patient == match.second.patient, kernels[0] == kernels[1]
 
 

@@ -180,6 +180,11 @@ class SliceSource(Protocol):
         ...
 
 
+def kernel_of(source: SliceSource) -> str:
+    """Convolution kernel of a series whose format has one (DICOM), else nothing."""
+    return str(getattr(source, "kernel", ""))
+
+
 @dataclass(frozen=True)
 class Volume:
     """HU of a whole series in memory, and where they are.

@@ -22,7 +22,7 @@ from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.images import NoiseLaw, noise_for
 from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, kernel_of
 
 #: Spectra of `broad` noise: the peak of the radial NPS is drawn from this range, 1/mm.
 BROAD_PEAKS_PER_MM = (0.12, 0.75)
@@ -88,7 +88,7 @@ class PoolNoise:
         return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng)
 
     def _measured(self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator) -> Drawn:
-        own = self._by_kernel.get(_kernel(normal))
+        own = self._by_kernel.get(kernel_of(normal))
         model = own or self.models[rng.integers(len(self.models))]
         field = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
         return Drawn((field * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
@@ -161,10 +161,6 @@ def measure_pool_noise(
         )
     own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
     return PoolNoise(models, config, own_hu)
-
-
-def _kernel(source: SliceSource) -> str:
-    return str(getattr(source, "kernel", ""))
 
 
 def _level_hu(source: SliceSource) -> float:

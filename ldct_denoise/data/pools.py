@@ -14,7 +14,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.images import open_images
 from ldct_denoise.io.mayo import Dose, LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.methods.base import Needs
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, kernel_of
 
 _HINT = "`ldct-denoise inspect` shows how each dose was told"
 
@@ -56,7 +56,7 @@ class Pools:
             "low_slices": sum(len(source) for source in self.low),
             "normal_series": len(self.normal),
             "normal_slices": sum(len(source) for source in self.normal),
-            "kernels": sorted({_kernel(source) for source in (*self.low, *self.normal)} - {""}),
+            "kernels": sorted({kernel_of(source) for source in (*self.low, *self.normal)} - {""}),
             "training_patients": list(self.patients),
             "validation_patients": sorted({source.patient for source in self.validation_low}),
         }
@@ -148,9 +148,4 @@ def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ..
 
 
 def _wanted(source: SliceSource, config: DataConfig) -> bool:
-    return not config.kernels or _kernel(source) in config.kernels
-
-
-def _kernel(source: SliceSource) -> str:
-    """Convolution kernel where the format has one (DICOM), else nothing."""
-    return str(getattr(source, "kernel", ""))
+    return not config.kernels or kernel_of(source) in config.kernels

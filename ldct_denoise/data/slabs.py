@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.physics.dose import tube_current_ma
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SlabSeries:
     @property
     def kernel(self) -> str:
         """The source's."""
-        return str(getattr(self.source, "kernel", ""))
+        return kernel_of(self.source)
 
     @property
     def tube_current_ma(self) -> tuple[float, ...] | None:
@@ -105,6 +105,6 @@ def _count(source: SliceSource, thickness_mm: float) -> int:
 
 def _pairs(pair: Pair, slabs_mm: Iterable[float]) -> Iterator[Pair]:
     for slab in _slabs(pair.normal, slabs_mm):
-        before = slab.slices // 2 if isinstance(slab, SlabSeries) else 0
+        before = (len(pair.normal) - len(slab) + 1) // 2  # half of the slices that are averaged
         indices = tuple((low, min(max(normal - before, 0), len(slab) - 1)) for low, normal in pair.indices)
         yield replace(pair, normal=slab, indices=indices)

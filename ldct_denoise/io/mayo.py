@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ldct_denoise.io.dicom import Series
 from ldct_denoise.pairing import match_slices
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, kernel_of
 
 
 class Dose(StrEnum):
@@ -167,13 +167,9 @@ def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
     pairs = []
     for low in (item for item in items if item.dose is Dose.LOW):
         for normal in (item for item in items if item.dose is Dose.NORMAL and item.patient == low.patient):
-            if _kernel(low) != _kernel(normal):
+            if kernel_of(low.series) != kernel_of(normal.series):
                 continue
             indices = match_slices(low.series.geometry, normal.series.geometry)
             if indices:
-                pairs.append(Pair(low.patient, _kernel(low), low.series, normal.series, indices))
+                pairs.append(Pair(low.patient, kernel_of(low.series), low.series, normal.series, indices))
     return tuple(pairs)
-
-
-def _kernel(item: LabelledSeries) -> str:
-    return str(getattr(item.series, "kernel", ""))

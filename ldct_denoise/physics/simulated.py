@@ -22,7 +22,7 @@ from ldct_denoise.output import write_whole
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
-from ldct_denoise.volume import Geometry, SliceSource
+from ldct_denoise.volume import Geometry, SliceSource, kernel_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -250,7 +250,7 @@ def _cached(
         f"{source.uid}/simulated/{key}",
         source.patient,
         f"{source.name}, {simulation.derivation.label}",
-        str(getattr(source, "kernel", "")),
+        kernel_of(source),
         simulation.dose,
     )
 
