@@ -1,13 +1,15 @@
 """Prints what a model gains and where it shifts HU, whole and by region, on every pair of a root (docs/models.md).
 
-python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [HOLD_SIGMA_PX [HOLD_ABOVE_HU]]
+python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [--each] [HOLD_SIGMA_PX [HOLD_ABOVE_HU]]
 
-Another hold than the model's own may be given; 0 is none.
+With --each slice by slice. Another hold than the model's own may be given; 0 is none.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.apply import ApplySettings, restore_slices
-from ldct_denoise.checkpoint import TrainedModel, load_model
+from ldct_denoise.checkpoint import load_model
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.mayo import Pair, find_pairs, label_series
@@ -41,40 +43,47 @@ def regions(normal: Image, spacing_mm: tuple[float, float]) -> dict[str, NDArray
     }
 
 
-def measure(pair: Pair, model: TrainedModel) -> None:
+def measure(pair: Pair, restored: Mapping[int, Image]) -> None:
     """Means over the slices of a pair; in brackets quarter dose."""
-    restored, gains, bias, sums = dict(restore_slices(pair.low, model, ApplySettings())), [], [], []
+    gains, bias, sums, whole = [], [], [], 0.0
     for low_at, normal_at in pair.indices:
         low, normal, out = pair.low.read_hu(low_at), pair.normal.read_hu(normal_at), restored[low_at]
         gains.append([psnr(out, normal, each) - psnr(low, normal, each) for each in (FULL, WINDOWS["abdomen"])])
         where = regions(normal, pair.low.geometry.pixel_spacing_mm)
         bias.append([[float((image - normal)[mask].mean()) for image in (out, low)] for mask in where.values()])
         sums.append([products(out, low, normal, mask) for mask in where.values()])
+        whole += products(out, low, normal, np.ones_like(where["body"]))[0]
     (full, abdomen), least = np.mean(gains, axis=0), np.min(gains, axis=0)[1]
     print(f"{pair.patient} {pair.kernel}: {full:+.2f} / {abdomen:+.2f} dB, least {least:+.2f} dB (abdomen)")
-    for name, (ours, theirs), (left, there, common) in zip(
+    for name, (ours, theirs), (left, there, common, pixels) in zip(
         where, np.mean(bias, axis=0), np.sum(sums, axis=0), strict=True
     ):
-        gain_db, kept = 10 * np.log10(there / left), common / there
-        print(f"  {name} {ours:+.2f} HU ({theirs:+.2f}), {gain_db:.2f} dB, {kept:.2f} of the noise kept")
+        gain_db, kept, noise_hu = 10 * np.log10(there / left), common / there, np.sqrt(there / pixels)
+        print(
+            f"  {name} {ours:+.2f} HU ({theirs:+.2f}), {gain_db:.2f} dB, {kept:.2f} of {noise_hu:.0f} HU of noise "
+            f"kept, {left / whole:.2f} of the squared error left"
+        )
 
 
-def products(out: Image, low: Image, normal: Image, mask: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Squared error of the output and of the input, and their product, summed over a region of [−1024, 1024]."""
+def products(out: Image, low: Image, normal: Image, mask: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Squared error of the output and of the input, their product, and the pixels of a region in [−1024, 1024]."""
     truth = FULL.clip(normal)[mask]
     ours, theirs = (FULL.clip(each)[mask] - truth for each in (out, low))
-    return float((ours**2).sum()), float((theirs**2).sum()), float((ours * theirs).sum())
+    return float((ours**2).sum()), float((theirs**2).sum()), float((ours * theirs).sum()), float(mask.sum())
 
 
-def main(root: Path, name: str, *hold: str) -> None:
+def main(root: Path, name: str, *rest: str) -> None:
     """Every pair of a root."""
+    each, hold = "--each" in rest, [value for value in rest if value != "--each"]
     model = load_model(name)
     method: Any = model.method
     if hold:
         sigma_px, above_hu = float(hold[0]), float(hold[1]) if hold[1:] else None
         method._hold = Hold(sigma_px, above_hu, model.scale) if sigma_px else None
     for pair in find_pairs(label_series(find_images(root).series, root)):
-        measure(pair, model)
+        restored = dict(restore_slices(pair.low, model, ApplySettings()))
+        for part in [replace(pair, indices=(one,)) for one in pair.indices] if each else [pair]:
+            measure(part, restored)
 
 
 if __name__ == "__main__":

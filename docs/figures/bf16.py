@@ -1,0 +1,33 @@
+"""Prints how far bf16 is from fp32 on every low-dose slice of a root (docs/speed.md).
+
+python docs/figures/bf16.py ../shared/data/mayo2016 lir-ct
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ldct_denoise.apply import ApplySettings, restore_slices
+from ldct_denoise.checkpoint import load_model
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import find_pairs, label_series
+
+
+def main(root: Path, name: str) -> None:
+    """Mean absolute difference, of all slices of a series and of the worst."""
+    model = load_model(name)
+    for pair in find_pairs(label_series(find_images(root).series, root)):
+        exact, fast = (
+            dict(restore_slices(pair.low, model, ApplySettings(precision=each))) for each in ("fp32", "bf16")
+        )
+        differences_hu = [float(np.abs(fast[index] - exact[index]).mean()) for index in exact]
+        print(
+            f"{pair.patient} {pair.kernel}: {np.mean(differences_hu):.2f} HU, worst {max(differences_hu):.2f} HU"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
