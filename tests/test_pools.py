@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ldct_denoise.config import Config, DataConfig
 from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
@@ -28,8 +29,8 @@ from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.volume import Geometry, Volume
 
 
-def _even(slices: int) -> Geometry:
-    return Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), (slices, 8, 8))
+def _even(slices: int, side: int = 8) -> Geometry:
+    return Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), (slices, side, side))
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +214,29 @@ def test_what_lies_unevenly_is_no_slab() -> None:
     same = replace(uneven, geometry=replace(uneven.geometry, positions_mm=np.zeros((4, 3))))
     for series in (uneven, same):
         assert with_slabs(Pools((), (series,)), (3.0,)).normal == (series,)
+
+
+def test_slabs_to_judge_by_share_no_slice_with_those_trained_on() -> None:
+    """Every slice is filled with its own power of two: a slab's values tell which slices it is the mean of."""
+    filled = np.broadcast_to((2.0 ** np.arange(19))[:, None, None], (19, 32, 32))
+    thin, short = Volume(filled[:16], _even(16, 32)), Volume(filled[16:], _even(3, 32))
+    pools = Pools((thin,), (thin, short))
+    config = Config(
+        data={"noise": "none", "slabs_mm": (3.0, 9.0), "patch": 32}, training={"validation_slices": 99}
+    )
+    made = make_training_set(config, pools, Needs.UNPAIRED)
+
+    def read(hu: NDArray[np.float32], slices: int) -> set[int]:
+        return {place for place in range(19) if round(float(hu[0, 0]) * slices) >> place & 1}
+
+    trained = [
+        read(item.source.read_hu(item.index), getattr(item.source, "slices", 1))
+        for item in made.patches._normal.slices
+    ]
+    judged = [read(hu, 1 if number < 3 else 3) for number, hu in enumerate(made.validation.normal)]
+    assert judged == [{6}, {7}, {8}, {6, 7, 8}]
+    assert not set.union(*judged) & set.union(*trained)
+    assert [len(read) for read in trained] == [1] * 13 + [3] * 9 + [1] * 3 + [3]
 
 
 def test_the_normal_pool_holds_each_slice_again_and_none_that_is_held_back(tree: Path) -> None:

@@ -10,6 +10,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ldct_denoise.data.pools import Pools
+from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of
@@ -79,14 +80,57 @@ def with_slabs(pools: Pools, slabs_mm: Sequence[float]) -> Pools:
     As many slices are averaged as lie within the thickness. A series whose slices lie too far apart or unevenly
     stays as it is. The partner of a low-dose slice is the slab in whose middle its own partner lies.
 
-    Slabs overlap: one that is held back of a series to judge by has slices in common with its neighbours in
-    training. Only held-out patients (``data.validation_patients``) are new to a network altogether.
+    Slabs overlap: :func:`split_middles` keeps those to judge by apart from those to train on.
     """
     if not slabs_mm:
         return pools
     normal = tuple(slab for source in pools.normal for slab in _slabs(source, slabs_mm))
     pairs = tuple(found for pair in pools.pairs for found in _pairs(pair, slabs_mm))
     return replace(pools, normal=normal, pairs=pairs)
+
+
+def has_slabs(slices: Iterable[PoolSlice]) -> bool:
+    """Whether any of these is averaged from several."""
+    return any(isinstance(item.source, SlabSeries) for item in slices)
+
+
+def split_middles(slices: Sequence[PoolSlice], share: int) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
+    """What lies outside the middle of every series, and what lies in it: no slice that was read is in both.
+
+    Slabs across a border are in neither.
+
+    Parameters
+    ----------
+    slices : sequence of PoolSlice
+    share : int
+        The middle is one in so many of a series' slices, and at least its thickest slab; a series that this would
+        take more than half of has none.
+    """
+    read = [(item, *_read_by(item)) for item in slices]
+    thickest: dict[int, int] = {}  # by the object itself: arrays need no name
+    for _, series, places in read:
+        thickest[id(series)] = max(thickest.get(id(series), 1), len(places))
+    outside, inside = [], []
+    for item, series, places in read:
+        middle = _middle(len(series), max(len(series) // share, thickest[id(series)]))
+        common = sum(place in middle for place in places)
+        if common == 0:
+            outside.append(item)
+        elif common == len(places):
+            inside.append(item)
+    return tuple(outside), tuple(inside)
+
+
+def _read_by(item: PoolSlice) -> tuple[SliceSource, range]:
+    """The series that a slice is from before averaging, and which of its slices are read for it."""
+    if isinstance(item.source, SlabSeries):
+        return item.source.source, range(item.index, item.index + item.source.slices)
+    return item.source, range(item.index, item.index + 1)
+
+
+def _middle(length: int, wanted: int) -> range:
+    first = (length - wanted) // 2
+    return range(first, first + wanted) if 2 * wanted <= length else range(0)
 
 
 def _slabs(source: SliceSource, slabs_mm: Iterable[float]) -> list[SliceSource]:

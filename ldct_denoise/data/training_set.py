@@ -17,7 +17,7 @@ from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.shrunk import with_shrunk
 from ldct_denoise.data.simulated import with_simulated_low
-from ldct_denoise.data.slabs import with_slabs
+from ldct_denoise.data.slabs import has_slabs, split_middles, with_slabs
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch, Needs
@@ -32,7 +32,7 @@ HOLD_BACK = 8
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Images to judge by, none of which is trained on (but slabs overlap: ``slabs.py``).
+    """Images to judge by, none of which is trained on, unless the pool is too small to hold any back.
 
     Parameters
     ----------
@@ -128,10 +128,15 @@ def _second_scans(pools: Pools) -> tuple[PoolSlice, ...]:
 
 
 def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
-    """Normal-dose slices to train on and to judge by: the held-out patients' own, or every eighth of the pool."""
+    """Normal-dose slices to train on and to judge by: the held-out patients' own, or every eighth of the pool.
+
+    Of slabs, which overlap, the middle eighth of every series.
+    """
     held_out = tuple(PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices)
     if held_out or len(normal) < HOLD_BACK:
         return tuple(normal), held_out
+    if has_slabs(normal):
+        return split_middles(normal, HOLD_BACK)
     every_eighth = slice(HOLD_BACK // 2, None, HOLD_BACK)
     kept = list(normal)
     del kept[every_eighth]
