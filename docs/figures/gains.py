@@ -1,13 +1,14 @@
 """Prints what a model gains and where it shifts HU, whole and by region, on every pair of a root (docs/models.md).
 
-python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [--each] [HOLD_SIGMA_PX [HOLD_ABOVE_HU]]
+python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [HOLD_SIGMA_PX [HOLD_ABOVE_HU]] [--each] [--times F]
 
-With --each slice by slice. Another hold than the model's own may be given; 0 is none.
+Another hold than the model's own may be given; 0 is none. With --each slice by slice; with --times at so many
+times the noise that quarter dose has more than full dose.
 """
 
 from __future__ import annotations
 
-import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from ldct_denoise.io.mayo import Pair, find_pairs, label_series
 from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.networks.hold import Hold
 from ldct_denoise.regions import body_mask
+from ldct_denoise.volume import Volume
 
 Image = NDArray[np.float32]
 FULL = Window("[-1024, 1024]", 0, 2048)
@@ -72,19 +74,35 @@ def products(out: Image, low: Image, normal: Image, mask: NDArray[np.bool_]) -> 
     return float((ours**2).sum()), float((theirs**2).sum()), float((ours * theirs).sum()), float(mask.sum())
 
 
-def main(root: Path, name: str, *rest: str) -> None:
+def noisier(pair: Pair, times: float) -> Pair:
+    """The pair with quarter dose's difference from full dose times a factor, cut off where stored values are."""
+    images = [(pair.low.read_hu(low_at), pair.normal.read_hu(normal_at)) for low_at, normal_at in pair.indices]
+    hu = np.stack([np.maximum(normal + times * (low - normal), FULL.low_hu) for low, normal in images])
+    positions_mm = pair.low.geometry.positions_mm[[low_at for low_at, _ in pair.indices]]
+    low = Volume(hu, replace(pair.low.geometry, positions_mm=positions_mm))
+    return replace(pair, low=low, indices=tuple((place, at) for place, (_, at) in enumerate(pair.indices)))
+
+
+def main() -> None:
     """Every pair of a root."""
-    each, hold = "--each" in rest, [value for value in rest if value != "--each"]
-    model = load_model(name)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("hold", nargs="*", type=float, metavar="HOLD")
+    parser.add_argument("--each", action="store_true")
+    parser.add_argument("--times", type=float, default=1.0)
+    asked = parser.parse_args()
+    model = load_model(asked.model)
     method: Any = model.method
-    if hold:
-        sigma_px, above_hu = float(hold[0]), float(hold[1]) if hold[1:] else None
+    if asked.hold:
+        sigma_px, above_hu, *_ = (*asked.hold, None)
         method._hold = Hold(sigma_px, above_hu, model.scale) if sigma_px else None
-    for pair in find_pairs(label_series(find_images(root).series, root)):
-        restored = dict(restore_slices(pair.low, model, ApplySettings()))
-        for part in [replace(pair, indices=(one,)) for one in pair.indices] if each else [pair]:
+    for pair in find_pairs(label_series(find_images(asked.root).series, asked.root)):
+        seen = pair if asked.times == 1 else noisier(pair, asked.times)
+        restored = dict(restore_slices(seen.low, model, ApplySettings()))
+        for part in [replace(seen, indices=(one,)) for one in seen.indices] if asked.each else [seen]:
             measure(part, restored)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    main()
