@@ -94,6 +94,12 @@ class Geometry:
         )
 
     @property
+    def unevenness_mm(self) -> float:
+        """How far a slice lies from where :attr:`affine` has it, at the most."""
+        even = self.affine[:3, 3] + np.arange(len(self.positions_mm))[:, None] * self.affine[:3, 0]
+        return float(np.linalg.norm(self.positions_mm - even, axis=1).max())
+
+    @property
     def affine(self) -> NDArray[np.float64]:
         """4×4 matrix from (slice, row, column) index to LPS mm; the mean slice step where spacing is uneven."""
         matrix = np.eye(4)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from dicom_files import COLUMNS, ROWS, ct_image, write_ct
 
+from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom import Series, scan
 from ldct_denoise.io.files import open_file, write_volume
 from ldct_denoise.volume import Volume
@@ -66,6 +67,18 @@ def test_geometry_agrees_with_simpleitk_also_after_conversion(tmp_path: Path, ca
                 point = whole.TransformIndexToPhysicalPoint((column, row, index))
                 np.testing.assert_allclose(point, theirs, atol=1e-3)
         np.testing.assert_array_equal(back.read_hu(index), series.read_hu(index))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_stack_with_a_gap_is_no_volume_file(tmp_path: Path, suffix: str) -> None:
+    """Slices at 0, 3, 9 and 12 mm would stand at 0, 4, 8 and 12 mm: 1 mm off. None is read, and no file appears."""
+    placed(tmp_path / "in", "axial")
+    (tmp_path / "in" / "2").unlink()
+    (series,) = series_of(tmp_path / "in")
+    assert series.geometry.unevenness_mm == pytest.approx(1)
+    with pytest.raises(OutputError, match=r"up to 1\.0 mm off an even spacing.*DICOM"):
+        write_volume(tmp_path / f"out{suffix}", iter(()), series.geometry)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 @pytest.mark.parametrize("case", ["axial", "feet first", "oblique"])

@@ -20,6 +20,8 @@ NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
 #: NIfTI's axes point right, anterior, superior; ours left, posterior, superior.
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: How far off an even spacing a slice may lie that is written to a volume file, in slice spacings.
+UNEVEN = 0.1
 
 
 def is_volume_file(path: str | Path) -> bool:
@@ -176,12 +178,18 @@ def write_volume(
     Raises
     ------
     OutputError
-        If the file exists and ``overwrite`` is not given, or the name tells no format.
+        If the file exists and ``overwrite`` is not given, the name tells no format, or the slices lie unevenly,
+        which these formats cannot tell: they would stand at places where they were not taken.
     """
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists; give --overwrite or another name")
     if not is_volume_file(path):
         raise OutputError(f"{path}: no volume format; name it {', '.join((*NIFTI, *ITK))}")
+    if geometry.unevenness_mm > UNEVEN * geometry.slice_spacing_mm:
+        raise OutputError(
+            f"{path}: slices lie up to {geometry.unevenness_mm:.1f} mm off an even spacing, which a volume file "
+            "cannot tell; give a series without gaps, or write DICOM"
+        )
     dtype = _whole_number_type(like)
     hu = np.empty(geometry.shape, dtype=dtype or np.float32)
     source = (slices.read_hu(index) for index in range(len(slices))) if isinstance(slices, Volume) else slices
