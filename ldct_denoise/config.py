@@ -28,7 +28,9 @@ class RangeConfig(_Section):
 class DataConfig(_Section):
     """Which slices make the pools, and how patches are cut from them."""
 
-    patch: int = Field(64, ge=16, le=1024, description="side of a square training patch, pixels")
+    patch: int = Field(
+        64, ge=16, le=1024, multiple_of=16, description="side of a square training patch, pixels: a multiple of 16"
+    )
     kernels: tuple[str, ...] = Field((), description="only series with these convolution kernels; empty: all")
     test_patients: tuple[str, ...] = Field((), description="kept out of everything, for a later test")
     validation_patients: tuple[str, ...] = Field((), description="kept out of the pools, used to validate")
@@ -82,7 +84,7 @@ class DataConfig(_Section):
         ge=0,
         description="normal-dose patches get up to this much of their fine detail again, as from a sharper kernel",
     )
-    shrink: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+    shrink: tuple[Annotated[float, Field(ge=0.1, lt=1)], ...] = Field(
         (), description="the normal-dose pool holds each slice again at these fractions of its size: finer anatomy"
     )
     slabs_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
@@ -98,6 +100,15 @@ class DataConfig(_Section):
     workers: int = Field(
         0, ge=0, description="processes that read and cut patches; 0: the training process itself"
     )
+
+    @model_validator(mode="after")
+    def _noise_can_be_drawn(self) -> DataConfig:
+        low, high = self.noise_range
+        if not 0 < low <= high:
+            raise ValueError(f"noise_range {low:g}...{high:g}: give two factors, 0 < low <= high")
+        if self.noise == "synthetic" and self.synthetic is None:
+            raise ValueError("noise: synthetic needs data.synthetic, gaussian or poisson")
+        return self
 
     @model_validator(mode="after")
     def _simulation_is_possible(self) -> DataConfig:
@@ -129,7 +140,7 @@ class TrainingConfig(_Section):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0: none"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     log_every: int = Field(20, ge=1)

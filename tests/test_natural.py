@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ldct_denoise.checkpoint import load_model
 from ldct_denoise.compare import compare_on_images
 from ldct_denoise.config import load_config
-from ldct_denoise.data.pools import pools_from_images
+from ldct_denoise.data.pools import Pools, pools_from_images
 from ldct_denoise.data.training_set import make_training_set
-from ldct_denoise.errors import InputError
+from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.images import NoisyImage, noise_for, open_images
 from ldct_denoise.methods.base import Needs
 from ldct_denoise.training import train
+from ldct_denoise.volume import Geometry, Volume
 
 
 @pytest.fixture
@@ -44,6 +47,40 @@ def test_the_same_noise_at_every_reading_and_another_for_another_seed(folder: Pa
     first, again, other = (NoisyImage(clean, "gaussian", 25, seed).read_hu(0) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 10
+
+
+def test_poisson_noise_is_turned_with_the_grey_values_that_it_belongs_to() -> None:
+    """Half of an image at 10, half at 240, a photon being 8 grey values: variance 80 and 1920, augmented or not."""
+    grey = np.full((1, 64, 64), 10, np.float32)
+    grey[:, :, 32:] = 240
+    config = load_config("natural-poisson", ["data.synthetic_sigma=[8,8]", "training.validation_slices=1"])
+    place = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 64, 64)
+    pools = Pools((Volume(grey, place, "a"),), (Volume(grey, place, "b"), Volume(grey, place, "c")))
+    patches = make_training_set(config, pools, Needs.UNPAIRED).patches
+    samples = [patches[number] for number in range(60)]
+    clean, noise = (torch.stack([one[name] for one in samples]).numpy() * 255 for name in ("normal", "noise"))
+    assert noise[clean < 100].var() == pytest.approx(80, rel=0.05)
+    assert noise[clean > 100].var() == pytest.approx(1920, rel=0.05)
+
+
+def test_photographs_without_noise_or_number_teach_nothing(folder: Path, tmp_path: Path) -> None:
+    config = load_config("redcnn", ["data.patch=32"])
+    with pytest.raises(ConfigError, match=r"data\.synthetic"):
+        make_training_set(config, pools_from_images(folder, Needs.PAIRED), Needs.PAIRED)
+    with pytest.raises(ConfigError, match=r"needs data\.synthetic"):
+        load_config("lir-ct", ["data.noise=synthetic"])
+    alone = tmp_path / "one"
+    alone.mkdir()
+    shutil.copy(next(folder.iterdir()), alone)
+    with pytest.raises(InputError, match="one image"):
+        pools_from_images(alone, Needs.UNPAIRED)
+
+
+def test_two_images_of_one_name_are_two_images(folder: Path, tmp_path: Path) -> None:
+    image = next(iter(sorted(folder.iterdir())))
+    shutil.copy(image, tmp_path)
+    uids = {one.uid for one in (*open_images(folder), *open_images(tmp_path))}
+    assert len(uids) == len(open_images(folder)) + 1
 
 
 def test_unpaired_pools_share_no_image_and_paired_ones_are_partners(folder: Path) -> None:

@@ -12,15 +12,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ldct_denoise.config import Config, DataConfig
+from ldct_denoise.config import Config, DataConfig, load_config
 from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
 from ldct_denoise.data.shrunk import ShrunkSeries, with_shrunk
 from ldct_denoise.data.slabs import SlabSeries, with_slabs
-from ldct_denoise.data.slices import PoolSlice
+from ldct_denoise.data.slices import PoolSlice, SliceStore, decode, pool_slices
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
-from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.errors import ConfigError, InputError, OutputError
+from ldct_denoise.io.files import write_volume
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.methods.base import Needs
 from ldct_denoise.physics.dose import tube_current_ma
@@ -59,6 +60,42 @@ def test_patients_are_split_and_test_patients_kept_out_of_everything(tree: Path)
     assert "L003" not in seen
     with pytest.raises(InputError, match="L009"):
         pools_from_root(tree, DataConfig(validation_patients=("L009",)))
+    with pytest.raises(InputError, match=r"data\.test_patients: no patient 'L03'; there are L001, L002, L003"):
+        pools_from_root(tree, DataConfig(test_patients=("L03",)))
+
+
+def test_noise2void_needs_no_normal_dose(tree: Path) -> None:
+    low = next(tree.glob("L001/*/2.0*"))
+    pools = pools_from_paths([low], [], DataConfig(), needs=Needs.NOISY)
+    assert (len(pools.low), len(pools.normal)) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_patient_whom_a_pool_lives_by_is_not_held_out_by_chance(tmp_path: Path, seed: int) -> None:
+    for name in ("A_low", "B_low", "C_low", "D_low", "E_full"):
+        write_volume(tmp_path / f"{name}.nii.gz", iter(np.zeros((1, 16, 16))), _even(1, 16))
+    pools = pools_from_root(tmp_path, DataConfig(validation_fraction=0.2), seed)
+    assert [source.patient for source in pools.normal] == ["E"]
+    assert len(pools.low) == 3
+    with pytest.raises(InputError, match=r"no normal-dose.*data\.test_patients leave series out"):
+        pools_from_root(tmp_path, DataConfig(test_patients=("E",)), seed)
+
+
+@pytest.mark.parametrize(
+    "layout", ["{who}_{dose}", "{dose}/{who}", "{who}/{dose}", "{who}/ct_{dose}", "one/{who}-{dose}"]
+)
+def test_volumes_are_paired_with_those_of_their_own_patient(tmp_path: Path, layout: str) -> None:
+    """All of one geometry: names alone tell whose they are."""
+    for who in ("P-1", "P-2", "P-3"):
+        for dose in ("low", "full"):
+            path = tmp_path / f"{layout.format(who=who, dose=dose)}.nii.gz"
+            path.parent.mkdir(exist_ok=True)
+            write_volume(path, iter(np.zeros((1, 16, 16))), _even(1, 16))
+    pools = pools_from_root(tmp_path, DataConfig())
+    names = sorted((str(pair.low.path), str(pair.normal.path)) for pair in pools.pairs)
+    assert names == [(name.replace("full", "low"), name) for name in sorted(full for _, full in names)]
+    assert len(names) == 3
+    assert pools.patients == (("one",) if layout.startswith("one") else ("P-1", "P-2", "P-3"))
 
 
 def test_explicit_paths_are_what_the_user_says_they_are(tree: Path) -> None:
@@ -250,6 +287,73 @@ def test_the_normal_pool_holds_each_slice_again_and_none_that_is_held_back(tree:
         (item.source.uid, item.index) for item in once
     ]
     assert len(make_training_set(config, pools, Needs.PAIRED).patches._normal) == sum(map(len, pools.normal))
+
+
+def test_a_shrunk_copy_is_never_shown_with_the_partner_of_its_slice() -> None:
+    """Low- and normal-dose slices of one place have the same grey value here."""
+    filled = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((3, 64, 64), np.float32) * 50
+    low, normal = Volume(filled, _even(3, 64), "low"), Volume(filled, _even(3, 64), "normal")
+    pair = Pair("", "", low, normal, ((0, 0), (1, 1), (2, 2)))
+    config = Config(data={"noise": "none", "patch": 32, "shrink": (0.8, 0.6)})
+    patches = make_training_set(config, Pools((low,), (normal,), (pair,)), Needs.UNPAIRED).patches
+    shown = {
+        tuple(round(config.scale.to_hu(float(patches[n][name].mean()))) for name in ("low", "normal"))
+        for n in range(80)
+    }
+    assert shown == {(a, b) for a in (0, 50, 100) for b in (0, 50, 100) if a != b}
+
+
+def test_noise_in_air_is_cut_off_in_its_own_place() -> None:
+    down, along = np.mgrid[-48:48, -48:48]
+    body = np.where(down**2 + along**2 < 30**2, 0, -1020) * np.ones((9, 1, 1), np.float32)
+    noisy = (body + 60 * np.random.default_rng(0).standard_normal(body.shape)).astype(np.float32)
+    pools = Pools((Volume(noisy, _even(9, 96), "low"),), (Volume(body, _even(9, 96), "normal"),))
+    config = Config(data={"noise": "broad", "patch": 32, "floor_hu": -1024.0, "keep_noise": False})
+    patches = make_training_set(config, pools, Needs.UNPAIRED).patches
+    stored = [config.scale.to_hu((patches[n]["normal"] + patches[n]["noise"]).numpy()) for n in range(40)]
+    assert np.min(stored) == pytest.approx(-1024, abs=0.01)
+
+
+def test_a_shrunk_series_gets_the_noise_of_its_kernel(tree: Path) -> None:
+    full = pools_from_root(tree, DataConfig()).pairs[0].normal
+    assert ShrunkSeries(full, 0.5).kernel == full.kernel != ""
+
+
+def test_what_is_kept_of_a_series_is_right_when_it_has_grown(tmp_path: Path) -> None:
+    def stored(heights_mm: list[int]) -> list[float]:
+        positions_mm = np.array(heights_mm)[:, None] * [0, 0, 1.0]
+        geometry = Geometry(positions_mm, (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 32)
+        grown = Volume(np.array(heights_mm)[:, None, None] * np.ones((1, 32, 32)), geometry, "1.2.3")
+        store = SliceStore(pool_slices([grown]), 4, tmp_path / "kept")
+        return [float(store[place].hu.mean()) for place in range(len(store))]
+
+    assert stored([3, 6, 9]) == [3, 6, 9]
+    assert stored([0, 3, 6, 9]) == [0, 3, 6, 9]
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file: cannot.*data\.cache_dir"):
+        SliceStore((), 4, tmp_path / "file")
+
+
+def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
+    hu = np.zeros((2, 32, 32), np.float32)
+    hu[1, 3, 3] = np.nan
+    with pytest.raises(InputError, match="knee: slice 1 holds values that are no numbers"):
+        decode(PoolSlice(Volume(hu, _even(2, 32), name="knee"), 1))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.patch=70",
+        "data.noise_range=[0,1.5]",
+        "data.noise_range=[2,1]",
+        "data.shrink=[0.01]",
+        f"training.seed={2**64}",
+    ],
+)
+def test_settings_that_cannot_work_are_refused_by_name(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.split("=")[0].split(".")[1]):
+        load_config("lir-ct", [setting])
 
 
 def test_arrays_without_names_can_be_held_back() -> None:

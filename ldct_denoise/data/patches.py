@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ldct_denoise.config import DataConfig
 from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise
 from ldct_denoise.data.scanned import ScannedNoise
+from ldct_denoise.data.shrunk import whole
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, cut
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
@@ -73,6 +74,7 @@ class PatchDataset(Dataset[Sample]):
         self._low = SliceStore(low, config.memory_slices, cache)
         self._normal = SliceStore(normal, config.memory_slices, cache)
         self._partners, self._paired, self._noise = partners, paired, noise
+        self._anatomy = [whole(item).key for item in self._normal.slices]
         self._paired_low = sorted(partners)
         self._scanned = ScannedNoise(self._normal, scans or {}, config, cache)
         self._config, self._scale, self._seed = config, scale, seed
@@ -110,8 +112,8 @@ class PatchDataset(Dataset[Sample]):
             patches["low"] = self._degraded(self._cut(low, self._corner(low, rng)), rng)
         if len(self._normal):
             normal_at = int(rng.integers(len(self._normal)))
-            if normal_at == partner and len(self._normal) > 1:  # the same anatomy is never shown together
-                normal_at = (normal_at + 1 + int(rng.integers(len(self._normal) - 1))) % len(self._normal)
+            if partner >= 0 and self._anatomy[normal_at] == self._anatomy[partner]:
+                normal_at = self._elsewhere(normal_at, rng)
             normal = self._normal[normal_at]
             corner = self._corner(normal, rng)
             clean = self._cut(normal, corner)
@@ -120,6 +122,13 @@ class PatchDataset(Dataset[Sample]):
             if drawn is not None:
                 patches |= self._stored(patches["normal"], drawn)
         return patches
+
+    def _elsewhere(self, normal_at: int, rng: np.random.Generator) -> int:
+        """Another position in the normal pool, of other anatomy: the same is never shown together."""
+        count = len(self._normal)
+        others = [(normal_at + 1 + step) % count for step in range(count - 1)]
+        others = [place for place in others if self._anatomy[place] != self._anatomy[normal_at]]
+        return others[int(rng.integers(len(others)))] if others else normal_at
 
     def _draw(
         self, normal_at: int, corner: tuple[int, int], clean: NDArray[np.float32], rng: np.random.Generator
@@ -168,11 +177,11 @@ class PatchDataset(Dataset[Sample]):
         return sharper
 
     def _turn(self, patches: dict[str, NDArray[np.float32]], rng: np.random.Generator) -> None:
-        """Flip and turn: partners alike, also a patch and noise that belongs to it; others each in its own way."""
+        """Flip and turn: partners alike, and a patch as its noise, which may depend on it; others by chance."""
         assert self._augment is not None
         together = int(rng.integers(2**31))
         for name in patches:
-            alike = self._paired or (name != "low" and (self._scanned.scans or self._config.keep_noise))
+            alike = self._paired or name != "low"
             self._augment.set_random_state(seed=together if alike else int(rng.integers(2**31)))
             patches[name] = np.asarray(self._augment(patches[name][None]))[0]
 

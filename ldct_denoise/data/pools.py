@@ -16,8 +16,6 @@ from ldct_denoise.io.mayo import Dose, LabelledSeries, Pair, find_pairs, label_s
 from ldct_denoise.methods.base import Needs
 from ldct_denoise.volume import SliceSource, kernel_of
 
-_HINT = "`ldct-denoise inspect` shows how each dose was told"
-
 
 @dataclass(frozen=True)
 class Pools:
@@ -62,37 +60,47 @@ class Pools:
         }
 
 
-def pools_from_root(root: Path, config: DataConfig, seed: int = 0) -> Pools:
+def pools_from_root(root: Path, config: DataConfig, seed: int = 0, needs: Needs = Needs.UNPAIRED) -> Pools:
     """Pools from one tree whose series tell their dose (Mayo 2016, TCIA, or folders named low/normal).
 
     Raises
     ------
     InputError
-        If either pool would be empty.
+        If a pool that the method needs would be empty, or a patient is named who is not there.
     """
     inventory = find_images(root)
     labelled = [item for item in label_series(inventory.series, root) if _wanted(item.series, config)]
-    return _split(labelled, config, seed, str(root))
+    return _split(labelled, config, seed, str(root), needs)
 
 
-def pools_from_paths(low: Sequence[Path], normal: Sequence[Path], config: DataConfig, seed: int = 0) -> Pools:
+def pools_from_paths(
+    low: Sequence[Path], normal: Sequence[Path], config: DataConfig, seed: int = 0, needs: Needs = Needs.UNPAIRED
+) -> Pools:
     """Pools from explicit low-dose and normal-dose paths; what a path is called does not matter.
 
     Raises
     ------
     InputError
-        If a path holds no CT, or either pool would be empty.
+        If a path holds no CT, a pool that the method needs would be empty, or a patient is named who is not there.
     """
     labelled = [*_label_all(low, Dose.LOW, config), *_label_all(normal, Dose.NORMAL, config)]
-    return _split(labelled, config, seed, f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}")
+    where = f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}"
+    return _split(labelled, config, seed, where, needs)
 
 
 def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:
     """Pools of grey images; noise is added to the low pool's patches when they are cut.
 
     For unpaired methods the images fall at random into two halves, as in the paper; for others all are in both.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one alone for two pools.
     """
     images = open_images(folder)
+    if needs is Needs.UNPAIRED and len(images) < 2:
+        raise InputError(f"{folder}: one image; an unpaired method needs some for each of its two pools")
     if needs is not Needs.UNPAIRED:
         pairs = tuple(Pair(image.patient, "", image, image, ((0, 0),)) for image in images)
         return Pools(images, images, pairs)
@@ -111,13 +119,13 @@ def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig) -> list[La
     return found
 
 
-def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, where: str) -> Pools:
-    test = set(config.test_patients)
-    labelled = [item for item in labelled if item.patient not in test]
-    patients = sorted({item.patient for item in labelled})
-    for name in {*config.validation_patients} - set(patients):
-        raise InputError(f"{where}: no patient {name!r} to validate on; there are {', '.join(patients)}")
-    held_out = set(config.validation_patients) or _draw(patients, config.validation_fraction, seed)
+def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, where: str, needs: Needs) -> Pools:
+    everyone = sorted({item.patient for item in labelled})
+    for setting in ("test_patients", "validation_patients"):
+        for name in sorted({*getattr(config, setting)} - {*everyone}):
+            raise InputError(f"{where}: data.{setting}: no patient {name!r}; there are {', '.join(everyone)}")
+    labelled = [item for item in labelled if item.patient not in config.test_patients]
+    held_out = {*config.validation_patients} or _draw(labelled, config.validation_fraction, seed, needs)
     training = [item for item in labelled if item.patient not in held_out]
     validation = [item for item in labelled if item.patient in held_out]
     pools = Pools(
@@ -128,19 +136,36 @@ def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, wh
         validation_pairs=tuple(find_pairs(validation)),
         validation_normal=_of(validation, Dose.NORMAL),
     )
-    if not pools.normal:
-        raise InputError(f"{where}: no normal-dose series is left to train on; {_HINT}")
-    if not pools.low and config.simulated_dose is None:
+    simulated = config.simulated_dose is not None
+    if not pools.normal and (needs is not Needs.NOISY or simulated):
+        raise InputError(f"{where}: no normal-dose series is left to train on; {_hint(config)}")
+    if not pools.low and not simulated:
         simulate = "or simulate it: --set data.simulated_dose=[0.2,0.3]"
-        raise InputError(f"{where}: no low-dose series is left to train on; {_HINT} ({simulate})")
+        raise InputError(f"{where}: no low-dose series is left to train on; {_hint(config)} ({simulate})")
     return pools
 
 
-def _draw(patients: Sequence[str], fraction: float, seed: int) -> set[str]:
+def _hint(config: DataConfig) -> str:
+    """What to look at where a pool is empty."""
+    settings = ("kernels", "test_patients", "validation_patients")
+    told = [f"data.{name}" for name in settings if getattr(config, name)]
+    left_out = f" and {' and '.join(told)} leave series out" if told else ""
+    return f"`ldct-denoise inspect` shows how each dose was told{left_out}"
+
+
+def _draw(labelled: Sequence[LabelledSeries], fraction: float, seed: int, needs: Needs) -> set[str]:
+    """Patients to hold out, none of whom a pool is alone from; none of fewer than five."""
+    patients = sorted({item.patient for item in labelled})
     if len(patients) < 5 or not fraction:
         return set()
     count = max(1, round(fraction * len(patients)))
-    return set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+    needed = (Dose.LOW,) if needs is Needs.NOISY else (Dose.LOW, Dose.NORMAL)
+    doses = {dose: {item.patient for item in labelled if item.dose is dose} for dose in needed}
+    held_out: set[str] = set()
+    for patient in np.random.default_rng(seed).permutation(patients).tolist():
+        if len(held_out) < count and all(who - held_out - {patient} for who in doses.values() if who):
+            held_out.add(patient)
+    return held_out
 
 
 def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ...]:

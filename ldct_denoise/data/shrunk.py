@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.data.slices import PoolSlice
-from ldct_denoise.volume import Geometry, SliceSource
+from ldct_denoise.volume import Geometry, SliceSource, kernel_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class ShrunkSeries:
         return f"{self.source.name}, shrunk to {self.factor:g}"
 
     @property
+    def kernel(self) -> str:
+        """The source's."""
+        return kernel_of(self.source)
+
+    @property
     def geometry(self) -> Geometry:
         """Fewer pixels of the same spacing."""
         whole = self.source.geometry
@@ -57,6 +62,11 @@ class ShrunkSeries:
         _, rows, columns = self.geometry.shape
         small = torch.nn.functional.interpolate(hu, size=(rows, columns), mode="bicubic", antialias=True)
         return small[0, 0].numpy()
+
+
+def whole(item: PoolSlice) -> PoolSlice:
+    """The slice that this one is a copy of, or itself."""
+    return PoolSlice(item.source.source, item.index) if isinstance(item.source, ShrunkSeries) else item
 
 
 def with_shrunk(slices: Sequence[PoolSlice], factors: Sequence[float]) -> tuple[PoolSlice, ...]:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.volume import SliceSource
 
 #: Block side of the coarse grid on which the body is found, pixels.
@@ -69,8 +70,19 @@ def body_blocks(hu: NDArray[np.float32]) -> NDArray[np.int32]:
 
 
 def decode(item: PoolSlice) -> DecodedSlice:
-    """Read one slice and find its body."""
+    """Read one slice and find its body.
+
+    Raises
+    ------
+    InputError
+        If a value is no number: a loss would be none either, and say nothing of where.
+    """
     hu = item.source.read_hu(item.index)
+    if not np.isfinite(hu).all():
+        raise InputError(
+            f"{item.source.name}: slice {item.index} holds values that are no numbers (NaN or infinite); "
+            "write air (-1000 HU) there, or leave the series out"
+        )
     return DecodedSlice(hu, body_blocks(hu))
 
 
@@ -131,13 +143,22 @@ def _disk_cache(slices: Sequence[PoolSlice], folder: Path) -> Any:
             decoded = decode(slices[data["position"]])
             return {"hu": torch.tensor(decoded.hu), "body_blocks": torch.tensor(decoded.body_blocks)}
 
-    items = [{"position": position, "key": item.key} for position, item in enumerate(slices)]
+    items = [{"position": position, "key": _kept_as(item)} for position, item in enumerate(slices)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot keep slices there ({error.strerror}); see data.cache_dir") from None
     return PersistentDataset(items, [Decode()], cache_dir=folder, hash_func=_slice_hash)
 
 
+def _kept_as(item: PoolSlice) -> str:
+    """A slice by its series and place in the patient: an index moves when a series grows."""
+    return f"{item.key} {item.source.geometry.positions_mm[item.index].round(3).tolist()}"
+
+
 def _slice_hash(item: Mapping[str, Any]) -> bytes:
-    """A slice is known by its series and index, wherever it stands in the pool (2: the form of what is kept)."""
-    return hashlib.sha256(f"2/{item['key']}".encode()).hexdigest()[:32].encode()
+    """Wherever the slice stands in the pool (3: the form of what is kept)."""
+    return hashlib.sha256(f"3/{item['key']}".encode()).hexdigest()[:32].encode()
 
 
 def pool_slices(sources: Sequence[SliceSource]) -> tuple[PoolSlice, ...]:

@@ -19,7 +19,9 @@ from ldct_denoise.data.shrunk import with_shrunk
 from ldct_denoise.data.simulated import with_simulated_low
 from ldct_denoise.data.slabs import has_slabs, split_middles, with_slabs
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
+from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
+from ldct_denoise.io.images import GreyImage
 from ldct_denoise.methods.base import Batch, Needs
 
 T = TypeVar("T")
@@ -85,7 +87,14 @@ def make_training_set(
         Told in a line what was measured.
     scratch : Path
         Where simulated scans are kept, unless ``data.cache_dir`` says.
+
+    Raises
+    ------
+    ConfigError
+        If photographs are given without a law of noise.
     """
+    if not config.data.synthetic and any(isinstance(source, GreyImage) for source in (*pools.low, *pools.normal)):
+        raise ConfigError("photographs have no noise to learn from: set data.synthetic, gaussian or poisson")
     paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
     if not paired:
         pools = with_slabs(pools, config.data.slabs_mm)

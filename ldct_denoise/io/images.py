@@ -29,8 +29,9 @@ class GreyImage:
 
     @property
     def uid(self) -> str:
-        """The file's name."""
-        return self.path.name
+        """Place, size and time of the file: another of this name is another image."""
+        stat = self.path.stat()
+        return f"{self.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
 
     @property
     def name(self) -> str:
@@ -65,8 +66,8 @@ class NoisyImage:
 
     @property
     def uid(self) -> str:
-        """The clean image's, and how it was degraded."""
-        return f"{self.clean.uid}-{self.law}{self.sigma:g}-{self.seed}"
+        """The clean image's name, and how it was degraded."""
+        return f"{self.clean.path.name}-{self.law}{self.sigma:g}-{self.seed}"
 
     @property
     def patient(self) -> str:
@@ -89,7 +90,7 @@ class NoisyImage:
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """Noisy grey values, not rounded and not clipped."""
         clean = self.clean.read_hu(index)
-        rng = np.random.default_rng([self.seed, *self.clean.uid.encode()])
+        rng = np.random.default_rng([self.seed, *self.clean.path.name.encode()])
         return clean + noise_for(clean, self.law, self.sigma, rng)
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from ldct_denoise.io.dicom import Series
+from ldct_denoise.io.files import ITK, NIFTI, FileSeries
 from ldct_denoise.pairing import match_slices
 from ldct_denoise.volume import SliceSource, kernel_of
 
@@ -144,10 +145,27 @@ def _shared_ids(series: Sequence[SliceSource], root: Path) -> set[str]:
 
 def _patient(source: SliceSource, root: Path, shared: set[str]) -> str:
     folder = _patient_folder(source, root)
+    if not folder and isinstance(source, FileSeries):
+        return _file_patient(source, root)
     if source.patient.strip().lower() in _ANONYMOUS or source.patient in shared:
         return folder or _first_folder(source, root) or source.patient
     # The folder tells it where it is a case number of the two collections: it is what their papers cite.
     return folder or source.patient
+
+
+def _file_patient(source: FileSeries, root: Path) -> str:
+    """Whose a volume is: what its folder below the root is called besides a dose, else the file, else the root."""
+    *folders, file = _names_below(source.path, _root(source, root))
+    named = [_without_dose(name) for name in folders[1:]]
+    return next((name for name in reversed(named) if name), "") or _without_dose(file) or source.patient
+
+
+def _without_dose(name: str) -> str:
+    """What a folder or a volume file is called, less the words that tell a dose."""
+    stem = next((name[: -len(end)] for end in (*NIFTI, *ITK) if name.lower().endswith(end)), name)
+    for words in _WORDS.values():
+        stem = words.sub("", stem)
+    return re.sub(r"([ _.-])[ _.-]+", r"\1", stem).strip(" _.-")
 
 
 def _patient_folder(source: SliceSource, root: Path) -> str:
@@ -161,15 +179,30 @@ def _first_folder(source: SliceSource, root: Path) -> str:
     return names[0] if len(names) > 1 else ""
 
 
+def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
+    kernel = kernel_of(low.series)
+    if (low.patient, kernel) != (normal.patient, kernel_of(normal.series)):
+        return None
+    indices = match_slices(low.series.geometry, normal.series.geometry)
+    return Pair(low.patient, kernel, low.series, normal.series, indices) if indices else None
+
+
+def _named_alike(pair: Pair) -> bool:
+    """Whether two volumes of one folder are called alike besides the dose: A_low and A_full, not B_full."""
+    low, normal = _path(pair.low), _path(pair.normal)
+    if not (low and normal and isinstance(pair.low, FileSeries)):
+        return False
+    return low.parent == normal.parent and _without_dose(low.name) == _without_dose(normal.name)
+
+
 def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
-    """Low- and normal-dose series of the same patient, kernel and pixels, with slices at the same place."""
+    """Low- and normal-dose series of the same patient, kernel and pixels, with slices at the same place.
+
+    Of several volumes in a folder that fit, those called alike.
+    """
     items = list(labelled)
     pairs = []
     for low in (item for item in items if item.dose is Dose.LOW):
-        for normal in (item for item in items if item.dose is Dose.NORMAL and item.patient == low.patient):
-            if kernel_of(low.series) != kernel_of(normal.series):
-                continue
-            indices = match_slices(low.series.geometry, normal.series.geometry)
-            if indices:
-                pairs.append(Pair(low.patient, kernel_of(low.series), low.series, normal.series, indices))
+        fitting = [pair for item in items if item.dose is Dose.NORMAL and (pair := _pair(low, item))]
+        pairs += [pair for pair in fitting if _named_alike(pair)] or fitting
     return tuple(pairs)

@@ -176,9 +176,7 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
             spectra.append(squares.mean(axis=0))
             sigmas.append(np.sqrt(squares.mean()))
     if not spectra:
-        raise InputError(
-            f"{source.name}: no uniform soft tissue to measure noise in; leave it out, or set data.noise=none"
-        )
+        raise InputError(f"{source.name}: no uniform soft tissue to measure noise in; leave it out")
     # Every slice weighs alike: spectra are relative, and the noisiest slice would outweigh all others.
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
     frequencies, nps = radial(shape, spacing_mm)
