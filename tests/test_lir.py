@@ -19,6 +19,7 @@ from ldct_denoise.methods.base import Batch
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.networks.blocks import JoinConv2d, Padding, UpConv2d
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tissue_bias
+from ldct_denoise.networks.translation import CodeCritic
 from ldct_denoise.training_step import Stepper, begin_run
 
 SMALL = {"width": 4, "critic_width": 4, "norm": "none", "up_norm": "none", "code_noise": 0.0}
@@ -262,6 +263,20 @@ def test_holding_low_frequencies_keeps_the_mean() -> None:
     image = torch.full((1, 1, 64, 64), 0.25)
     with torch.inference_mode():
         assert (method.restore(image) - image).abs().max() < 1e-3
+
+
+def test_the_representation_critic_learns_from_small_patches_in_bf16_too() -> None:
+    """Where its last convolution sees one pixel, torch's bf16 gradient on a CPU is whatever the memory held."""
+    critic = CodeCritic(8, 16)
+    code = torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = torch.autograd.grad(critic([code]).float().sum(), list(critic.parameters()))
+    for ours, plain in zip(
+        gradients, torch.autograd.grad(critic([code]).sum(), list(critic.parameters())), strict=True
+    ):
+        torch.testing.assert_close(ours, plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert critic([torch.randn(2, 8, 16, 16)]).dtype == torch.bfloat16
 
 
 def test_air_is_not_held_where_the_floor_falsified_it() -> None:

@@ -260,5 +260,9 @@ class CodeCritic(nn.Module):
 
     def forward(self, code: Code) -> Tensor:
         """Judgements of the coarsest map, shape (n, 1, 1, 1)."""
-        judgement: Tensor = self.layers(code[-1])
+        coarsest = code[-1]
+        # torch 2.13 on a CPU: the weight gradient of a bf16 convolution over a single pixel is not initialised.
+        single, kind = min(coarsest.shape[-2:]) <= 8, coarsest.device.type
+        with torch.autocast(kind, enabled=torch.is_autocast_enabled(kind) and not single):
+            judgement: Tensor = self.layers(coarsest.float() if single else coarsest)
         return judgement
