@@ -76,7 +76,7 @@ def command(
     from ldct_denoise.io.find import find_images
     from ldct_denoise.metrics.protocols import find_protocol
     from ldct_denoise.output import prepare_folder
-    from ldct_denoise.regions import distinct, one_region, parse_regions
+    from ldct_denoise.regions import one_region, parse_regions
 
     chosen = [Window.parse(text) for text in windows]
     notes: list[str] = []
@@ -84,7 +84,7 @@ def command(
         found = find_protocol(protocol)
         chosen += found.windows
         notes.append(found.note)
-    regions = distinct([*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))])
+    regions = [*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))]
     pairs = [(one_region(first), one_region(second)) for first, second in contrasts]
     rods = [Insert.parse(text) for text in inserts]
     prepare_folder(output, overwrite)

@@ -18,6 +18,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.images import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.io.mayo import Pair, find_pairs, label_series
 from ldct_denoise.measure import REFERENCE, Place, What, measure_places
+from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.regions import Region, WholeImage
 from ldct_denoise.restore import DEFAULTS, ApplySettings, Progress, fits_told, restore_slices
@@ -39,9 +40,14 @@ class Contestant:
 
 @dataclass
 class Timer:
-    """Seconds that each contestant took for each slice."""
+    """Seconds that each contestant took, and for how many slices."""
 
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    slices: dict[str, int] = field(default_factory=dict)
+
+    def per_slice(self) -> dict[str, float]:
+        """The mean by contestant: on a GPU one slice waits for its whole group, the others for nothing."""
+        return {label: seconds / self.slices[label] for label, seconds in self.seconds.items()}
 
     def timed(self, label: str, items: Iterator[tuple[int, NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:
         """The images of ``items``, each one's making timed."""
@@ -50,7 +56,8 @@ class Timer:
             item = next(items, None)
             if item is None:
                 return
-            self.seconds.setdefault(label, []).append(time.perf_counter() - start)
+            self.seconds[label] = self.seconds.get(label, 0.0) + time.perf_counter() - start
+            self.slices[label] = self.slices.get(label, 0) + 1
             yield item[1]
 
 
@@ -195,7 +202,7 @@ def _compare_pairs(
     patients = {case.series: case.patient for case in cases}
     extra = {
         "paired": paired_statistics(rows, patients, ["input", *(c.label for c in contestants)]),
-        "seconds_per_slice": {label: float(np.median(values)) for label, values in timer.seconds.items()},
+        "seconds_per_slice": timer.per_slice(),
         "models": {c.label: _facts(c) for c in contestants},
         "noise": noise_entries(noise),
     }
@@ -305,6 +312,7 @@ def _places(
         c.label: timer.timed(c.label, restore_slices(low, c.model, replace(settings, seed=c.seed)))
         for c in contestants
     }
+    spectra = spectrum_slices(len(low))
     for index in range(len(low)):
         restored = {label: next(stream) for label, stream in streams.items()}
         if index in shown:
@@ -313,4 +321,7 @@ def _places(
                 assert isinstance(kept, KeptSlices)
                 kept.hu[index] = hu
         images = {"input": low.read_hu(index), **restored}
-        yield Place(case.series, case.patient, normal.geometry, index, normal.read_hu(index), images)
+        reference, spacing = normal.read_hu(index), case.slice_spacing_mm
+        yield Place(
+            case.series, case.patient, normal.geometry, index, reference, images, spacing, index in spectra
+        )

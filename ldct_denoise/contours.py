@@ -32,6 +32,14 @@ class ContourRegion:
         self.name = name
         self._contours = tuple(np.asarray(contour, dtype=np.float64) for contour in contours)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same name and contours, as a file that is read twice."""
+        return (
+            isinstance(other, ContourRegion)
+            and (self.name, len(self._contours)) == (other.name, len(other._contours))
+            and all(map(np.array_equal, self._contours, other._contours))
+        )
+
     def renamed(self, name: str) -> ContourRegion:
         """The same region under another name."""
         return ContourRegion(name, self._contours)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
 
+import numpy as np
+
 from ldct_denoise.errors import InputError
 from ldct_denoise.inserts import Insert, linearity, measure_inserts, near
 from ldct_denoise.intensity import WINDOWS, Window
-from ldct_denoise.measure import REFERENCE, Place, Progress, What, measure_places
-from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles
+from ldct_denoise.measure import REFERENCE, Place, Progress, What, measure_places, unmeasured
+from ldct_denoise.metrics.contrast import slice_step_mm
+from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles, spectrum_slices
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.pairing import Match, best_match
 from ldct_denoise.regions import Body, Region, WholeImage
@@ -42,16 +45,25 @@ class SeriesImages:
     images: Mapping[str, SliceSource]
     indices: tuple[Mapping[str, int], ...]
 
+    @cached_property
+    def slice_spacing_mm(self) -> float:
+        """Distance of neighbours in the finest of the series: what one that lacks slices has are gaps."""
+        return slice_step_mm(*(source.geometry.offsets_mm for source in (self.reference, *self.images.values())))
+
     def places(self) -> Iterator[Place]:
-        """Read the slices, one place after the other."""
-        for at in self.indices:
-            yield self.place(at)
+        """Read the slices, one place after the other; spectra are taken where every image has the slice."""
+        most = max(len(at) for at in self.indices)
+        complete = [number for number, at in enumerate(self.indices) if len(at) == most]
+        chosen = {complete[number] for number in spectrum_slices(len(complete))}
+        for number, at in enumerate(self.indices):
+            yield replace(self.place(at), spectra=number in chosen)
 
     def place(self, at: Mapping[str, int]) -> Place:
         """Read the slices of one place."""
         images = {model: source.read_hu(at[model]) for model, source in self.images.items() if model in at}
         reference = self.reference.read_hu(at[REFERENCE])
-        return Place(self.series, self.patient, self.reference.geometry, at[REFERENCE], reference, images)
+        geometry, spacing = self.reference.geometry, self.slice_spacing_mm
+        return Place(self.series, self.patient, geometry, at[REFERENCE], reference, images, spacing)
 
 
 @dataclass(frozen=True)
@@ -107,16 +119,18 @@ class Evaluation:
 
     def lines(self, metrics: Sequence[str] = ("psnr", "ssim", "rmse", "hu_bias")) -> list[str]:
         """The means as a plain table: one line for every window, region and model."""
-        means = {(e["window"], e["region"], e["model"], e["metric"]): e["mean"] for e in self.summary()}
-        lines = [f"{'window':22}{'region':20}{'model':20}" + "".join(f"{metric:>10}" for metric in metrics)]
+        rows: list[tuple[str, ...]] = [("window", "region", "model", *metrics)]
         for window, region, model in product(self.windows, self.regions, self.models):
-            keys = [(window.name, region.name, model, metric) for metric in metrics]
-            if keys[0] in means:
-                cells = "".join(
-                    f"{'inf' if means[key] is None else format(means[key], '.4f'):>10}" for key in keys
-                )
-                lines.append(f"{window.name:22}{region.name:20}{model:20}{cells}")
-        return lines
+            values = [self.values(model, window.name, region.name, metric) for metric in metrics]
+            if values[0]:
+                means = [f"{np.mean([*of_metric.values()] or np.nan):.4f}" for of_metric in values]
+                rows.append((window.name, region.name, model, *means))
+        widths = [max(len(name) for name in names) + 1 for names in list(zip(*rows, strict=True))[:3]]
+        return [
+            "".join(f"{name:{width}}" for name, width in zip(row[:3], widths, strict=True))
+            + "".join(f"{value:>10}" for value in row[3:])
+            for row in rows
+        ]
 
 
 def evaluate(
@@ -139,10 +153,8 @@ def evaluate(
     candidate, reference, input : one or more series
         Paired by the position and orientation of their slices. ``input`` is the low-dose image; its rows have
         the model ``input``, those of the candidate ``candidate``.
-    windows : sequence of Window
-    regions : sequence of Region
-    contrasts : sequence of (Region, Region)
-        Contrast-to-noise ratio of the first against the second, in every slice that has both.
+    windows, regions, contrasts : sequences
+        What to measure; see :class:`~ldct_denoise.measure.What`.
     inserts : sequence of Insert
         A phantom's rods, for resolution (TTF) and HU linearity.
     extended : bool
@@ -156,7 +168,10 @@ def evaluate(
     ------
     InputError
         If no slice has a partner, or several series fit equally well.
+    ConfigError
+        If two different windows have one name.
     """
+    what = What(windows, regions, contrasts, extended)
     cases, found = [], list(notes)
     alone: list[InputError] = []
     for series in _several(candidate):
@@ -170,13 +185,15 @@ def evaluate(
         cases.append(case)
         missing = len(series) - len(case.indices)
         if missing:
-            found.append(f"{missing} of {len(series)} slices of {series.name or series.uid} have no partner")
+            found.append(f"{missing} of {len(series)} slices of {_name(series)} have no partner")
+        lacking = sum("input" not in at for at in case.indices) if low else 0
+        if lacking:
+            found.append(f"{lacking} of {len(case.indices)} measured slices of {_name(series)} have no input")
     if not cases:
         raise alone[0] if alone else InputError("no series to measure; give images")
     found += [f"not measured: {error}" for error in alone]
     total = sum(len(case.indices) for case in cases)
     places = (place for case in cases for place in case.places())
-    what = What(windows, regions, contrasts, extended)
     rows, noise = measure_places(places, what, progress=progress, total=total)
     patients = {case.series: case.patient for case in cases}
     models = ["input", "candidate"] if input is not None else ["candidate"]
@@ -184,7 +201,8 @@ def evaluate(
     if inserts:
         measured = measure_inserts(_places_near(cases, inserts), inserts)
         extra |= {"inserts": measured, "hu_linearity": linearity(measured)}
-    return Evaluation(rows, patients, tuple(windows), tuple(regions), tuple(cases), tuple(found), extra)
+    found += unmeasured(what, rows)
+    return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(found), extra)
 
 
 def _places_near(cases: Sequence[SeriesImages], inserts: Sequence[Insert]) -> Iterator[Place]:
@@ -235,6 +253,10 @@ def _case(match: Match, low: Match | None) -> SeriesImages:
         indices.append(at)
     patient = match.second.patient or match.first.patient or match.first.uid
     return SeriesImages(match.first.uid, patient, match.second, images, tuple(indices))
+
+
+def _name(series: SliceSource) -> str:
+    return series.name or series.uid
 
 
 def _several(sources: SliceSource | Sequence[SliceSource]) -> Sequence[SliceSource]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,44 +74,57 @@ class InsertNumbers:
     slices: int
 
 
+@dataclass(frozen=True)
+class _Gathered:
+    """The slices of one series near one insert: by image their sum, and the noise of each."""
+
+    geometry: Geometry
+    index: int
+    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    noise_hu: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, place: Place, insert: Insert) -> None:
+        core = _core(place.geometry, place.index, insert)
+        for model, hu in {**place.images, REFERENCE: place.reference}.items():
+            self.sums[model] = self.sums.get(model, 0.0) + np.asarray(hu, dtype=np.float64)
+            self.noise_hu.setdefault(model, []).append(float(np.std(hu[core])))
+
+    def numbers(self, model: str, insert: Insert) -> InsertNumbers:
+        slices = len(self.noise_hu[model])
+        mean, noise = self.sums[model] / slices, float(np.mean(self.noise_hu[model]))
+        return _numbers(mean, self.geometry, self.index, insert, noise, slices)
+
+
 def measure_inserts(places: Iterable[Place], inserts: Sequence[Insert]) -> list[Entry]:
-    """Every insert in every image, averaged over the slices near its centre.
+    """Every insert in every image of every series, averaged over the series' slices near its centre.
 
     Returns
     -------
     list of dict
-        ``insert``, ``model``, ``nominal_hu``, ``mean_hu``, ``noise_hu``, ``contrast_hu``, ``f50_per_mm``,
-        ``f10_per_mm``, ``slices``, and the curve as ``frequency_per_mm`` and ``ttf``.
+        ``series``, ``insert``, ``model``, ``nominal_hu``, ``mean_hu``, ``noise_hu``, ``contrast_hu``,
+        ``f50_per_mm``, ``f10_per_mm``, ``slices``, and the curve as ``frequency_per_mm`` and ``ttf``.
 
     Raises
     ------
     InputError
         If no slice lies near an insert, or it does not lie in the image.
     """
-    sums: dict[tuple[int, str], NDArray[np.float64]] = {}
-    geometry: dict[int, tuple[Geometry, int]] = {}
-    spread: dict[tuple[int, str], list[float]] = {}
+    found: dict[tuple[str, int], _Gathered] = {}
     for place in places:
         for number, insert in enumerate(inserts):
-            if not near(place.geometry, place.index, [insert]):
-                continue
-            geometry[number] = place.geometry, place.index
-            core = _core(place.geometry, place.index, insert)
-            for model, hu in {**place.images, REFERENCE: place.reference}.items():
-                total = sums.setdefault((number, model), np.zeros(hu.shape))
-                total += hu
-                spread.setdefault((number, model), []).append(float(np.std(hu[core])))
-    entries = []
+            if near(place.geometry, place.index, [insert]):
+                here = _Gathered(place.geometry, place.index)
+                found.setdefault((place.series, number), here).add(place, insert)
     for number, insert in enumerate(inserts):
-        models = [model for at, model in sums if at == number]
-        if not models:
+        if not any(at == number for _, at in found):
             raise InputError(f"{insert.name}: no slice within {HALF_LENGTH_MM:g} mm of it; check its z")
-        for model in models:
-            noise = spread[number, model]
-            mean = sums[number, model] / len(noise)
-            numbers = _numbers(mean, *geometry[number], insert, float(np.mean(noise)), len(noise))
-            entries.append(_entry(insert, model, numbers))
-    return entries
+    return [
+        _entry(series, insert, model, gathered.numbers(model, insert))
+        for number, insert in enumerate(inserts)
+        for (series, at), gathered in found.items()
+        if at == number
+        for model in gathered.sums
+    ]
 
 
 def near(geometry: Geometry, index: int, inserts: Sequence[Insert]) -> bool:
@@ -120,16 +133,16 @@ def near(geometry: Geometry, index: int, inserts: Sequence[Insert]) -> bool:
 
 
 def linearity(entries: Sequence[Entry]) -> list[Entry]:
-    """How each image follows the nominal HU: slope, intercept, largest deviation; from three inserts on."""
-    found = []
-    for model in dict.fromkeys(str(entry["model"]) for entry in entries):
-        points = [
-            (e["nominal_hu"], e["mean_hu"]) for e in entries if e["model"] == model and e["nominal_hu"] is not None
-        ]
+    """How each image of a series follows the nominal HU: slope, intercept, largest deviation; from 3 inserts."""
+    found: list[Entry] = []
+    for series, model in dict.fromkeys((entry["series"], entry["model"]) for entry in entries):
+        here = [e for e in entries if (e["series"], e["model"]) == (series, model)]
+        points = [(e["nominal_hu"], e["mean_hu"]) for e in here if e["nominal_hu"] is not None]
         if len(points) >= 3:
             line = hu_linearity(*np.array(points, dtype=np.float64).T)
             found.append(
                 {
+                    "series": series,
                     "model": model,
                     "slope": line.slope,
                     "intercept_hu": line.intercept_hu,
@@ -155,13 +168,17 @@ def _numbers(
 ) -> InsertNumbers:
     along, down, _ = in_plane_mm(geometry, index, insert.centre_mm)
     row_mm, column_mm = geometry.pixel_spacing_mm
-    transfer = ttf_of_disk(hu, (down / row_mm, along / column_mm), insert.radius_mm, (row_mm, column_mm))
+    try:
+        transfer = ttf_of_disk(hu, (down / row_mm, along / column_mm), insert.radius_mm, (row_mm, column_mm))
+    except InputError as error:
+        raise InputError(f"{insert.name}: {error}") from error
     return InsertNumbers(float(hu[_core(geometry, index, insert)].mean()), noise_hu, transfer, slices)
 
 
-def _entry(insert: Insert, model: str, numbers: InsertNumbers) -> Entry:
+def _entry(series: str, insert: Insert, model: str, numbers: InsertNumbers) -> Entry:
     transfer = numbers.transfer
     return {
+        "series": series,
         "insert": insert.name,
         "model": model,
         "nominal_hu": insert.nominal_hu,

@@ -6,6 +6,7 @@ Nothing else in the package scales HU.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -135,3 +136,22 @@ WINDOWS: dict[str, Window] = {
         Window("liver", 60, 160),
     )
 }
+
+
+def distinct_windows(windows: Iterable[Window]) -> tuple[Window, ...]:
+    """Each window once: one that is given twice would count every slice twice.
+
+    Raises
+    ------
+    ConfigError
+        If two different windows have one name.
+    """
+    kept: dict[str, Window] = {}
+    for window in windows:
+        first = kept.setdefault(window.name, window)
+        if first != window:
+            raise ConfigError(
+                f"window {window.name}: {first.low_hu:.12g}…{first.high_hu:.12g} HU and {window.low_hu:.12g}…"
+                f"{window.high_hu:.12g} HU have the same name; give one of them"
+            )
+    return tuple(kept.values())

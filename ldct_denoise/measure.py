@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.intensity import Window
+from ldct_denoise.intensity import Window, distinct_windows
 from ldct_denoise.metrics import fidelity, perceptual, protocols
 from ldct_denoise.metrics.contrast import cnr
-from ldct_denoise.metrics.series_noise import SPECTRUM_SLICES, SeriesNoise, SliceNoise, measure_slice
-from ldct_denoise.regions import Body, Region, region_masks
+from ldct_denoise.metrics.series_noise import SeriesNoise, SliceNoise, measure_slice
+from ldct_denoise.regions import Body, Region, Tissue, WholeImage, named_apart, region_masks
 from ldct_denoise.tables import Measurement
 from ldct_denoise.volume import Geometry
 
@@ -44,6 +44,10 @@ class Place:
         Of the reference.
     reference : ndarray, shape (rows, columns)
     images : mapping from model to ndarray of the same shape
+    slice_spacing_mm : float
+        Distance of neighbouring slices, between which flicker is measured.
+    spectra : bool
+        Also noise power spectra, for which a few slices of a series are enough.
     """
 
     series: str
@@ -52,6 +56,8 @@ class Place:
     index: int
     reference: Image
     images: Mapping[str, Image]
+    slice_spacing_mm: float
+    spectra: bool = False
 
     @property
     def position_mm(self) -> float:
@@ -61,18 +67,24 @@ class Place:
 
 @dataclass(frozen=True)
 class What:
-    """What is measured in every slice.
+    """What is measured in every slice; what is given twice counts once.
 
     Parameters
     ----------
     windows : sequence of Window
     regions : sequence of Region
+        Where different ones, also of the contrasts, share a name, the later gets a number.
     contrasts : sequence of (Region, Region)
         Contrast-to-noise ratio of the first against the second.
     extended : bool
         Also MS-SSIM, VIF and GMSD of the whole image.
     noise : bool
         Also noise power spectra and flicker; off for images that are not CT.
+
+    Raises
+    ------
+    ConfigError
+        If two different windows have one name.
     """
 
     windows: Sequence[Window]
@@ -81,11 +93,22 @@ class What:
     extended: bool = False
     noise: bool = True
 
+    def __post_init__(self) -> None:
+        reserved: list[Region] = [WholeImage(), Body()]  # their names say in every table what is measured
+        pairs = [region for pair in self.contrasts for region in pair]
+        named = named_apart([*reserved, *self.regions, *pairs])[len(reserved) :]
+        regions, sides = named[: len(self.regions)], named[len(self.regions) :]
+        contrasts = zip(sides[::2], sides[1::2], strict=True)
+        object.__setattr__(self, "windows", distinct_windows(self.windows))
+        object.__setattr__(self, "regions", tuple({region.name: region for region in regions}.values()))
+        object.__setattr__(self, "contrasts", tuple({contrast_name(pair): pair for pair in contrasts}.values()))
+
 
 class Measured(NamedTuple):
     """What one place gave."""
 
     series: str
+    slice_spacing_mm: float
     rows: list[Measurement]
     noise: SliceNoise | None
 
@@ -110,7 +133,7 @@ def measure_places(
     for done, found in enumerate(_in_order(places, what, workers or min(4, os.cpu_count() or 1)), start=1):
         rows += found.rows
         if found.noise is not None:
-            noise.setdefault(found.series, SeriesNoise()).add(found.noise)
+            noise.setdefault(found.series, SeriesNoise(found.slice_spacing_mm)).add(found.noise)
         if progress:
             progress(done, total)
     return tuple(rows), noise
@@ -152,13 +175,33 @@ def measure_place(place: Place, what: What) -> Measured:
         add(model, UNCLIPPED, contrasts(image, what.contrasts, found))
     body = found.get(Body().name)
     noise = _noise(place, everything, body) if what.noise and body is not None else None
-    return Measured(place.series, rows, noise)
+    return Measured(place.series, place.slice_spacing_mm, rows, noise)
 
 
 def _noise(place: Place, images: Mapping[str, Image], body: Mask) -> SliceNoise:
-    step = -(-len(place.geometry.positions_mm) // SPECTRUM_SLICES)
-    wanted = place.index % step == 0
-    return measure_slice(images, place.reference, body, place.geometry.pixel_spacing_mm, wanted)
+    spacing = place.geometry.pixel_spacing_mm
+    return measure_slice(images, place.reference, body, spacing, place.position_mm, place.spectra)
+
+
+def contrast_name(pair: tuple[Region, Region]) -> str:
+    """What stands in the region column of a contrast."""
+    return f"{pair[0].name} | {pair[1].name}"
+
+
+def unmeasured(what: What, rows: Iterable[Measurement]) -> list[str]:
+    """Notes on regions and contrasts without a number; the usual cause is coordinates of another kind."""
+    measured = {row.region for row in rows}
+    missing = [region for region in what.regions if region.name not in measured]
+    by_hu = [region.name for region in missing if isinstance(region, Body | Tissue)]
+    placed = [region.name for region in missing if region.name not in by_hu]
+    pairs = [name for name in map(contrast_name, what.contrasts) if name not in measured]
+    hint = "are the coordinates LPS mm (x to the left, y to the back)?"
+    found = (
+        (by_hu, "no measured slice has HU of region {}"),
+        (placed, f"in no measured slice: region {{}}; {hint}"),
+        (pairs, f"no measured slice holds both regions, with noise in them, of cnr {{}}; {hint}"),
+    )
+    return [text.format(", ".join(names)) for names, text in found if names]
 
 
 def hu_statistics(image: Image, masks: Mapping[str, Mask | None]) -> dict[tuple[str, str], float]:
@@ -183,5 +226,5 @@ def contrasts(
         if inside is not None and outside is not None:
             ratio = cnr(image, inside, outside)
             if np.isfinite(ratio):  # a synthetic truth has no noise
-                values[f"{first.name} | {second.name}", "cnr"] = ratio
+                values[contrast_name((first, second)), "cnr"] = ratio
     return values

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
@@ -51,6 +51,10 @@ class Region(Protocol):
         """True where the slice ``index`` of ``geometry``, with reference values ``hu``, belongs to the region."""
         ...
 
+    def renamed(self, name: str) -> Region:
+        """The same region under another name."""
+        ...
+
 
 def region_masks(regions: Sequence[Region], geometry: Geometry, index: int, hu: Image) -> dict[str, Mask | None]:
     """Every region's mask in one slice, by name; the body, which several need, is found once.
@@ -63,8 +67,9 @@ def region_masks(regions: Sequence[Region], geometry: Geometry, index: int, hu: 
         mask: Mask | None
         if isinstance(region, Body | Tissue):
             body = body_mask(hu, geometry.pixel_spacing_mm) if body is None else body
-            tissue = isinstance(region, Tissue)
-            mask = tissue_mask(hu, region.name, geometry.pixel_spacing_mm, body) if tissue else body
+            mask = body
+            if isinstance(region, Tissue):
+                mask = tissue_mask(hu, region.tissue, geometry.pixel_spacing_mm, body)
         else:
             mask = region.mask(geometry, index, hu)
         if mask is None or mask.any():
@@ -82,6 +87,10 @@ class WholeImage:
         """No mask."""
         return None
 
+    def renamed(self, name: str) -> WholeImage:
+        """The same region under another name."""
+        return WholeImage(name)
+
 
 @dataclass(frozen=True)
 class Body:
@@ -93,17 +102,37 @@ class Body:
         """See :func:`body_mask`."""
         return body_mask(hu, geometry.pixel_spacing_mm)
 
+    def renamed(self, name: str) -> Body:
+        """The same region under another name."""
+        return Body(name)
+
 
 @dataclass(frozen=True)
 class Tissue:
-    """A tissue class by HU inside the body; ``name`` is a key of :data:`TISSUES`."""
+    """A tissue class by HU inside the body.
 
-    name: str
+    Parameters
+    ----------
+    tissue : str
+        A key of :data:`TISSUES`.
+    name : str
+        The tissue's own unless said.
+    """
+
+    tissue: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.tissue)
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
         """See :func:`tissue_mask`."""
         body = body_mask(hu, geometry.pixel_spacing_mm)
-        return tissue_mask(hu, self.name, geometry.pixel_spacing_mm, body)
+        return tissue_mask(hu, self.tissue, geometry.pixel_spacing_mm, body)
+
+    def renamed(self, name: str) -> Tissue:
+        """The same tissue under another name."""
+        return Tissue(self.tissue, name)
 
 
 @dataclass(frozen=True)
@@ -131,6 +160,10 @@ class Sphere:
         mask: Mask = rows**2 + columns**2 + across**2 <= self.radius_mm**2
         return mask
 
+    def renamed(self, name: str) -> Sphere:
+        """The same ball under another name."""
+        return replace(self, name=name)
+
 
 class LabelRegion:
     """One label of a label volume, brought onto the series by the nearest voxel."""
@@ -139,6 +172,15 @@ class LabelRegion:
         self.name = name
         self._labels, self._value = labels, value
         self._to_index = np.linalg.inv(labels.geometry.affine)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same label of the same voxels and place, as of a file that is read twice."""
+        return (
+            isinstance(other, LabelRegion)
+            and (self.name, self._value) == (other.name, other._value)
+            and np.array_equal(self._to_index, other._to_index)
+            and np.array_equal(self._labels.hu, other._labels.hu)
+        )
 
     def renamed(self, name: str) -> LabelRegion:
         """The same region under another name."""
@@ -322,18 +364,18 @@ def one_region(text: str) -> Region:
     return found[0]
 
 
-def distinct(regions: Sequence[Region]) -> list[Region]:
-    """The regions without repetitions; a label that has another region's name gets a number.
+def named_apart(regions: Sequence[Region]) -> list[Region]:
+    """The regions, one for one, of which no two different ones share a name: later ones get a number.
 
-    A tissue, a ball or the body that is given twice counts once.
+    What is given twice (a tissue, a ball, the same label of the same file) keeps one name.
     """
     kept: dict[str, Region] = {}
+    named: list[Region] = []
     for region in regions:
-        if isinstance(region, LabelRegion | ContourRegion) and region.name in kept:
-            number = next(n for n in count(2) if f"{region.name}-{n}" not in kept)
-            region = region.renamed(f"{region.name}-{number}")
-        kept.setdefault(region.name, region)
-    return list(kept.values())
+        names = chain([region.name], (f"{region.name}-{number}" for number in count(2)))
+        renamed = (region.renamed(name) for name in names)
+        named.append(next(one for one in renamed if kept.setdefault(one.name, one) == one))
+    return named
 
 
 def label_regions(path: Path) -> tuple[Region, ...]:

@@ -115,7 +115,8 @@ def paired_statistics(
     """Every model against every earlier one, on the slices that both have.
 
     Mean difference (patients weigh alike), its 95 % bootstrap interval over slices within patients, and Wilcoxon's
-    two-sided p, for some metrics in every window and region.
+    two-sided p, for some metrics in every window and region. ``n`` slices have a finite difference; the others,
+    ``infinite``, were left out.
     """
     table: dict[Key, dict[tuple[str, float], float]] = {}
     for row in rows:
@@ -143,6 +144,7 @@ def paired_statistics(
                     "wilcoxon_p": result.p_value,
                     "unit": result.unit,
                     "n": result.n_slices,
+                    "infinite": result.n_infinite,
                     "patients": result.n_patients,
                 }
             )

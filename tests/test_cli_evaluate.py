@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.files import open_file, write_volume
 from ldct_denoise.volume import Geometry, Volume
 
 main = importlib.import_module("ldct_denoise.cli.main").main
@@ -115,3 +115,27 @@ def test_contrast_and_inserts_from_the_command_line(files, capsys):
         )  # fmt: skip
         assert code == 2
         assert word in err
+
+
+def test_what_is_given_twice_counts_once_and_what_lies_nowhere_is_said(files, capsys):
+    place = open_file(files / "normal.nii.gz").geometry
+    for name, columns in (("lesion", slice(30, 45)), ("background", slice(50, 65))):
+        labels = np.zeros(place.shape)
+        labels[:, 40:56, columns] = 1
+        (files / name).mkdir()
+        write_volume(files / name / "mask.nii.gz", Volume(labels, place), place, labels=True)
+    lesion, background = files / "lesion" / "mask.nii.gz", files / "background" / "mask.nii.gz"
+    code, _, err = run(
+        capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e",
+        "--window", "40,400", "--window", "40,400.0", "--roi", lesion, "--roi", "0,0,-10,2", "--cnr", lesion, background,
+        "--cnr", lesion, background,
+    )  # fmt: skip
+    assert code == 0, err
+    summary = json.loads((files / "e" / "summary.json").read_text())
+    assert {entry["n"] for entry in summary["summary"]} == {4}
+    assert list(summary["windows"]) == ["40,400"]
+    assert summary["regions"] == ["image", "body", "mask-1", "sphere(0 0 -10 r2)"]
+    ratios = [entry for entry in summary["summary"] if entry["metric"] == "cnr"]
+    assert [entry["region"] for entry in ratios] == ["mask-1 | mask-1-2"]
+    assert ratios[0]["mean"] > 0  # of one region with itself it is 0
+    assert err.count("note: in no measured slice: region sphere(0 0 -10 r2); are the coordinates LPS mm") == 1

@@ -14,16 +14,19 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.evaluate import evaluate, write_evaluation
 from ldct_denoise.inserts import Insert
-from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.io.files import write_volume
 from ldct_denoise.io.find import find_images
+from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice
 from ldct_denoise.pairing import best_match, match_slices
 from ldct_denoise.regions import (
     Body,
+    LabelRegion,
     Sphere,
     Tissue,
     WholeImage,
     body_mask,
-    distinct,
+    named_apart,
     one_region,
     parse_regions,
     regions_of_labels,
@@ -411,15 +414,193 @@ def test_inserts_tell_resolution_and_linearity(tmp_path):
     assert "Resolution" in (tmp_path / "e" / "report.html").read_text()
     with pytest.raises(InputError, match="no slice within"):
         evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=[Insert.parse("0,0,900,9")])
+    with pytest.raises(InputError, match=r"insert\(56 0 6 r9.6\): .* not whole in the image"):
+        evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=[Insert.parse("56,0,6,9.6")])
     with pytest.raises(ConfigError, match="NOMINAL_HU"):
         Insert.parse("1,2,3")
+
+
+def test_series_that_show_the_same_insert_are_measured_apart(tmp_path):
+    """A sharp and a soft kernel in one folder, the soft one with fewer columns."""
+    sharp, whole = rods(0.6, 2), rods(1.2, 2)
+    soft = replace(whole, hu=whole.hu[:, :, :150], geometry=replace(whole.geometry, columns=150))
+    inserts = [
+        Insert.parse(f"{-64 + 0.8 * x},0,6,9.6,{nominal}") for x, nominal in ((35, 100), (80, 200), (125, 400))
+    ]
+    both, *alone = (
+        evaluate(series, series, windows=[WINDOWS["full"]], inserts=inserts)
+        for series in ([sharp, soft], [sharp], [soft])
+    )
+
+    def f50(result):
+        found = [e for e in result.extra["inserts"] if (e["model"], e["nominal_hu"]) == ("candidate", 400)]
+        return {e["series"]: e["f50_per_mm"] for e in found}
+
+    assert f50(both) == {**f50(alone[0]), **f50(alone[1])}
+    for uid, sigma in (("0.6", 0.6), ("1.2", 1.2)):
+        assert f50(both)[uid] == pytest.approx(np.sqrt(np.log(2) / 2) / np.pi / sigma, rel=0.1)
+    assert [e["slices"] for e in both.extra["inserts"]] == [5] * 12
+    lines = [(e["series"], e["model"], e["inserts"]) for e in both.extra["hu_linearity"]]
+    assert sorted(lines) == [(uid, model, 3) for uid in ("0.6", "1.2") for model in ("candidate", "reference")]
+    write_evaluation(both, tmp_path / "e")
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert all(f"series {number}: {inserts[2].name}" in page for number in (1, 2))
 
 
 def test_regions_do_not_share_a_name():
     place = geometry(1, 8, 8)
     labels = Volume(np.ones(place.shape), place)
-    first, second = regions_of_labels(labels, "organ") + regions_of_labels(labels, "organ")
-    names = [region.name for region in distinct([Body(), Body(), first, second, Tissue("lung"), Tissue("lung")])]
-    assert names == ["body", "organ-1", "organ-1-2", "lung"]
+    first, second = regions_of_labels(labels, "organ") + regions_of_labels(
+        labels.with_hu(labels.hu.copy()), "organ"
+    )
+    (other,) = regions_of_labels(Volume(np.eye(8)[None], place), "organ")
+    given = [Body(), Body(), first, second, other, Tissue("lung"), Tissue("lung")]
+    assert [region.name for region in named_apart(given)] == [
+        "body", "body", "organ-1", "organ-1", "organ-1-2", "lung", "lung",
+    ]  # fmt: skip
     with pytest.raises(ConfigError, match="one of"):
         one_region("nowhere")
+
+
+def test_a_tissue_under_a_labels_name_is_measured_too():
+    """A SEG's segment "lung" of 6×6 pixels, and then the tissue."""
+    normal, low, _ = patient()
+    hu = normal.hu.copy()
+    hu[:, 35:55, 30:50] = -850
+    labels = np.zeros(normal.hu.shape)
+    labels[:, 60:66, 40:46] = 1
+    segment = LabelRegion("lung", Volume(labels, normal.geometry), 1)
+    result = evaluate(low, normal.with_hu(hu), windows=[WINDOWS["full"]], regions=[segment, Tissue("lung")])
+    means = {region: _only(result.values("reference", "none", region, "hu_mean")) for region in ("lung", "lung-2")}
+    assert means == pytest.approx({"lung": 40, "lung-2": -850}, abs=1)
+    assert [region.name for region in result.regions] == ["lung", "lung-2"]
+
+
+def _only(values):
+    """The one value that all slices share."""
+    (value,) = set(values.values())
+    return value
+
+
+def test_masks_of_one_file_name_are_told_apart(tmp_path):
+    """A lesion of 100 HU and a background of 40, both in a file mask.nii.gz; noise of 10 HU: CNR 6."""
+    normal, _, _ = patient()
+    hu = normal.hu.copy()
+    hu[:, 30:50, 35:55] = 100
+    low = replace(normal.with_hu(hu + np.random.default_rng(0).normal(0, 10, hu.shape)), uid="low")
+    for name, rows in (("lesion", slice(32, 48)), ("background", slice(55, 70))):
+        labels = np.zeros(hu.shape)
+        labels[:, rows, 37:53] = 1
+        (tmp_path / name).mkdir()
+        write_volume(
+            tmp_path / name / "mask.nii.gz", Volume(labels, normal.geometry), normal.geometry, labels=True
+        )
+    lesion, background = (str(tmp_path / name / "mask.nii.gz") for name in ("lesion", "background"))
+    pair = one_region(lesion), one_region(background)
+    result = evaluate(
+        low, normal.with_hu(hu), windows=[WINDOWS["full"]], regions=parse_regions(lesion), contrasts=[pair, pair]
+    )
+    assert _only(result.values("reference", "none", "mask-1", "hu_mean")) == 100
+    ratios = [row.value for row in result.rows if row.metric == "cnr" and row.model == "candidate"]
+    assert ratios == pytest.approx([6] * 4, rel=0.1)  # once for each slice
+    assert {row.region for row in result.rows if row.metric == "cnr"} == {"mask-1 | mask-1-2"}
+    assert [region.name for region in result.regions] == ["mask-1"]
+
+
+def test_a_window_that_is_given_twice_counts_once():
+    normal, low, _ = patient()
+    windows = [Window.parse(text) for text in ("40,400", "40,400.0", "40,400", "abdomen")]
+    result = evaluate(low, normal, windows=windows)
+    assert [window.name for window in result.windows] == ["40,400", "abdomen"]
+    assert {entry["n"] for entry in result.summary()} == {4}
+    with pytest.raises(ConfigError, match="same name"):
+        evaluate(low, normal, windows=[WINDOWS["abdomen"], Window("abdomen", 50, 400)])
+
+
+def test_regions_that_no_slice_holds_are_said():
+    """A ball in RAS instead of LPS coordinates, alone and in a contrast."""
+    normal, low, _ = patient()
+    right, mirrored = Sphere("right", (0.0, -4.0, 14.5), 8), Sphere("mirrored", (0.0, -4.0, -14.5), 8)
+    result = evaluate(
+        low, normal, regions=[Body(), right, mirrored, Tissue("bone")], contrasts=[(right, mirrored)]
+    )
+    assert [note.split(";")[0] for note in result.notes] == [
+        "no measured slice has HU of region bone",
+        "in no measured slice: region mirrored",
+        "no measured slice holds both regions, with noise in them, of cnr right | mirrored",
+    ]
+    assert all("LPS mm" in note for note in result.notes[1:])
+    assert evaluate(low, normal, regions=[Body(), right]).notes == ()
+
+
+def uniform_series(slices, sigma=20.0):
+    """A disk with white noise of 20 HU: reference, input and candidate, at every 3 mm."""
+    place = geometry(slices, 128, 128, (1.0, 1.0), (-64, -64, 0))
+    rows, columns = np.mgrid[:128, :128]
+    clean = np.where((rows - 64) ** 2 + (columns - 64) ** 2 < 58**2, 40.0, -1000.0)
+    rng = np.random.default_rng(0)
+    make = lambda uid: Volume(clean + rng.normal(0, sigma, (slices, 128, 128)), place, uid, "P", uid)  # noqa: E731
+    return make("n"), make("l"), make("c")
+
+
+def some(volume, indices):
+    """Some of a series' slices."""
+    return replace(volume, hu=volume.hu[indices], geometry=volume.geometry.select(indices))
+
+
+def test_an_input_that_lacks_slices_has_its_own_noise():
+    normal, low, out = uniform_series(12)
+    result = evaluate(out, normal, some(low, list(range(0, 12, 2))), [WINDOWS["full"]])
+    for model in ("input", "candidate", "reference"):
+        assert noise_of(result, model)["noise_hu"] == pytest.approx(20, rel=0.03)
+        assert noise_of(result, model)["squares"] == 24  # the same for all: of the six slices that all have
+    assert noise_of(result, "input")["flicker_hu"] is None  # no neighbours
+    assert noise_of(result, "candidate")["flicker_hu"] == pytest.approx(20 / 16, rel=0.15)
+    assert result.notes == ("6 of 12 measured slices of c have no input",)
+
+
+def test_sums_of_noise_are_kept_for_each_image():
+    normal, low, _ = uniform_series(4)
+    body = Body().mask(normal.geometry, 0, normal.hu[0])
+    gathered = SeriesNoise(slice_spacing_mm=3.0)
+    for index in range(4):
+        images = {"reference": normal.hu[index]} | ({"input": low.hu[index]} if index % 2 else {})
+        gathered.add(measure_slice(images, normal.hu[index], body, (1.0, 1.0), 3.0 * index, spectra=True))
+    found = gathered.results()
+    assert {name: image.squares for name, image in found.items()} == {"reference": 16, "input": 8}
+    assert found["input"].noise_hu == pytest.approx(20, rel=0.04)
+
+
+@pytest.mark.parametrize("picked", [range(1, 100, 10), range(33, 43)])
+def test_a_longer_reference_takes_no_spectra_away(picked):
+    """100 slices of the reference, 10 of the candidate; none of the first stands at a 5th slice of it."""
+    normal, _, out = uniform_series(100)
+    result = evaluate(some(out, list(picked)), normal, windows=[WINDOWS["full"]])
+    for model in ("candidate", "reference"):
+        assert noise_of(result, model)["squares"] == 40
+        assert noise_of(result, model)["noise_hu"] == pytest.approx(20, rel=0.03)
+
+
+def test_a_gap_is_no_flicker():
+    """Two runs of four slices, 100 HU apart: each is steady."""
+    normal, low, _ = patient(20, noise_hu=1)
+    ends = [*range(4), *range(16, 20)]
+    step = np.where(np.arange(20) < 10, 0.0, 100.0)[:, None, None]
+    candidate = some(replace(low.with_hu(low.hu + step), uid="c"), ends)
+    for reference in (normal, some(normal, ends)):
+        assert noise_of(evaluate(candidate, reference), "candidate")["flicker_hu"] < 0.5
+    alternate = evaluate(some(low, list(range(0, 20, 2))), normal)
+    assert noise_of(alternate, "candidate")["flicker_hu"] is None
+
+
+def test_scattered_slices_have_no_flicker():
+    """The sample of L096: 4 to 108 mm apart, of which the two at 4 mm are as alike as neighbours are."""
+    _, low, _ = patient(10, noise_hu=1)
+    offsets = np.cumsum([0.0, 72, 34, 108, 96, 4, 72, 34, 18, 64])
+    positions = np.array([-50.0, -70.0, 0.0]) + offsets[:, None] * [0, 0, 1.0]
+    place = replace(low.geometry, positions_mm=positions)
+    anatomy = 100.0 * np.array([0, 1, 0, 1, 0, 0, 1, 0, 1, 0])[:, None, None]
+    candidate = Volume(low.hu + anatomy, place, "c", "P1", "c")
+    assert noise_of(evaluate(candidate, replace(candidate, uid="n")), "candidate")["flicker_hu"] < 0.5
+    far = [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert noise_of(evaluate(some(candidate, far), some(candidate, far)), "candidate")["flicker_hu"] is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -95,6 +97,13 @@ def test_global_noise_level_is_the_noise_despite_edges():
     assert level == pytest.approx(18, rel=0.04)
 
 
+@pytest.mark.parametrize("pixel_mm", [0.4, 0.7, 0.98, 1.5, 2.0, 3.0])
+def test_global_noise_level_holds_for_any_pixel(pixel_mm):
+    hu = np.random.default_rng(0).normal(0, 10, (300, 300))
+    level = noise.global_noise_level(noise.noise_map(hu, (pixel_mm, pixel_mm)), np.ones(hu.shape, bool))
+    assert level == pytest.approx(10, rel=0.04)
+
+
 def blurred_disk(sigma_mm, contrast=100.0, spacing=0.5, size=160, radius=20.0, fine=5):
     centre = (size - 1) / 2 + np.array([0.3, -0.2])
     axis = (np.arange(size * fine) + 0.5) / fine - 0.5
@@ -114,6 +123,19 @@ def test_ttf_of_a_gaussian_blur(sigma_mm):
     assert ttf.contrast_hu == pytest.approx(100, rel=0.01)
     f50 = np.sqrt(np.log(2) / 2) / np.pi / sigma_mm
     assert ttf.frequency_at(0.5) == pytest.approx(f50, rel=0.06)
+
+
+def test_an_insert_that_the_border_cuts_has_no_ttf():
+    """The insert reaches from 19.9 to 99.9 of 160 columns; its surroundings may be cut."""
+    image, (row, column) = blurred_disk(0.6)
+    whole = sharpness.ttf_of_disk(image, (row, column), 20.0, (0.5, 0.5))
+    close = sharpness.ttf_of_disk(image[:, 38:], (row, column - 38), 20.0, (0.5, 0.5))
+    assert close.frequency_at(0.5) == pytest.approx(whole.frequency_at(0.5), rel=0.02)
+    for first in (42, 80):
+        with pytest.raises(InputError, match="not whole in the image"):
+            sharpness.ttf_of_disk(image[:, first:], (row, column - first), 20.0, (0.5, 0.5))
+    with pytest.raises(InputError, match="too small"):
+        sharpness.ttf_of_disk(image, (row, column), 1.9, (0.5, 0.5))
 
 
 def test_ttf_of_a_slanted_edge():
@@ -139,6 +161,13 @@ def test_npw_of_a_gaussian_lesion_in_white_noise():
     task = detectability.gaussian_task(detectability.radial_frequency(spectrum), sigma_mm, amplitude)
     expected = amplitude * sigma_mm * np.sqrt(np.pi) / (15 * spacing)
     assert detectability.npw_detectability(spectrum, task) == pytest.approx(expected, rel=0.02)
+
+
+def test_a_task_that_is_nowhere_is_not_detected():
+    spectrum = noise.noise_power_spectrum(white(4, 32), SPACING)
+    assert detectability.npw_detectability(spectrum, np.zeros((32, 32))) == 0
+    silent = noise.noise_power_spectrum(np.zeros((4, 32, 32)), SPACING)
+    assert detectability.npw_detectability(silent, np.ones((32, 32))) == np.inf
 
 
 def test_the_disk_task_is_the_disks_transform():
@@ -189,6 +218,17 @@ def test_dose_equivalence_of_a_known_law():
     assert found.high / found.low < 1.5
 
 
+def test_no_dose_is_told_of_what_is_hardly_seen():
+    """Where one in ten of the draws of d′ is not above 0, the others make no 95 % interval."""
+    samples = np.linspace(-0.1, 0.9, 500)
+    faint = detectability.Detectability(0.4, -0.08, 0.88, samples)
+    found = detectability.dose_equivalence([0.25, 1.0], [replace(faint, d_prime=0.3), faint], faint)
+    assert found.dose == pytest.approx(1.0)
+    assert np.isnan([found.low, found.high]).all()
+    nothing = detectability.Detectability(0.0, 0.0, 0.0, np.zeros(500))
+    assert np.isnan(detectability.dose_equivalence([0.25, 1.0], [nothing] * 2, nothing).dose)
+
+
 def test_cnr_and_linearity():
     rng = np.random.default_rng(0)
     hu = rng.normal(0, 10, (200, 200))
@@ -210,3 +250,7 @@ def test_flicker_is_the_spread_of_slice_offsets():
     jumping = [image + offset for image, offset in zip(steady, offsets, strict=True)]
     assert contrast.flicker(jumping, [mask] * 400) == pytest.approx(3, rel=0.08)
     assert np.isnan(contrast.flicker(steady[:1], [mask]))
+    apart = contrast.Flicker(slice_spacing_mm=1.0)
+    for number, image in enumerate(jumping):
+        apart.add(image, mask, 2.0 * number)
+    assert np.isnan(apart.value_hu)

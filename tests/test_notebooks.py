@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.regions import Sphere
-from ldct_denoise.report.interactive import BlindedReading, review
+from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 from ldct_denoise.report.pictures import decode_hu
 from ldct_denoise.volume import Geometry, Volume
 
@@ -93,3 +94,28 @@ def test_blinded_reading_hides_and_opens_the_key(tmp_path):
     reading.write_page(tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "good" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_blinded_reading_pairs_by_position():
+    place = Geometry(np.arange(4)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 4, 4)
+    first = Volume(np.arange(4.0)[:, None, None] * np.ones(place.shape), place)
+    backwards = Volume(first.hu[::-1], place.select([3, 2, 1, 0]))
+    reading = BlindedReading(first, backwards, ("first", "backwards"), range(4))
+    for number in range(4):
+        assert {image.mean() for image in reading.pair(number).values()} == {number}
+    short = Volume(first.hu[:2], place.select([0, 1]))
+    assert BlindedReading(first, short, ("first", "short"), [1]).pair(0)["A"].mean() == 1
+    with pytest.raises(InputError, match="no partner of slice 2, 3"):
+        BlindedReading(first, short, ("first", "short"), range(4))
+
+
+@pytest.mark.parametrize("centre", [(2.0, 2.0, 500.0), (900.0, 2.0, 1.0)])
+def test_a_ball_outside_holds_no_pixel(centre):
+    place = Geometry(np.arange(4)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = roi_numbers({"a": Volume(np.full(place.shape, 40.0), place)}, Sphere("s", centre, 1.2))["a"]
+    assert found["pixels"] == 0
+    assert np.isnan([found["mean_hu"], found["std_hu"]]).all()
+    inside = roi_numbers({"a": Volume(np.full(place.shape, 40.0), place)}, Sphere("s", (2.0, 2.0, 1.0), 1.2))["a"]
+    assert inside == {"mean_hu": 40.0, "std_hu": 0.0, "pixels": 7.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,30 @@ def test_a_blur_lowers_resolution_and_does_not_fool_the_hotelling_observer(untou
     assert blurred.denoised.noise.variance_hu2 < 0.1 * untouched.denoised.noise.variance_hu2
     assert blurred.equivalence["CHO"].low < 0.27 < blurred.equivalence["CHO"].high * 1.3
     assert "of the dose" in " ".join(sentences(blurred))
+
+
+def test_without_a_lesion_nothing_is_seen_and_no_dose_is_told(tmp_path, capsys):
+    """The null test: NPWE finds exactly nothing, CHO nothing beyond chance."""
+    main = importlib.import_module("ldct_denoise.cli.main").main
+    output = tmp_path / "p"
+    main(["physics", "--model", "bilateral", "--lesion", "0", "--realisations", "3", "--output", str(output)])
+    assert "NPWE: d′ 0.00 (0.00 to 0.00) unprocessed and 0.00 (0.00 to 0.00) denoised" in capsys.readouterr().out
+    found = json.loads((output / "summary.json").read_text())
+    for image in found["images"].values():
+        assert set(image["detectability"]["NPWE"].values()) == {0.0}
+        assert abs(image["detectability"]["CHO"]["d_prime"]) < 0.8
+    nothing = {"dose": None, "low": None, "high": None}
+    assert found["dose_equivalence"]["NPWE"] == nothing
+    assert (found["dose_equivalence"]["CHO"]["low"], found["dose_equivalence"]["CHO"]["high"]) == (None, None)
+    assert (output / "report.html").exists()
+
+
+def test_a_denoiser_that_adds_noise_is_not_said_to_take_it_away(untouched):
+    noisier = replace(untouched, denoised=untouched.unprocessed[0.25])
+    quieter = replace(untouched, denoised=untouched.unprocessed[1.0])
+    worse = replace(noisier, settings=replace(SETTINGS, dose=1.0))
+    assert "the noise rises from 14.5 to 29.2 HU" in sentences(worse)[0]
+    assert "the noise falls from 29.2 to 14.5 HU" in sentences(quieter)[0]
 
 
 def test_impossible_settings_are_refused():

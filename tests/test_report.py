@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldct_denoise.evaluate import evaluate
+from ldct_denoise.evaluate import Evaluation, evaluate
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.regions import Body, Sphere, WholeImage
 from ldct_denoise.report import write_apply_report, write_report
 from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.evaluation import sentences
 from ldct_denoise.report.interactive import BlindedReading
+from ldct_denoise.report.page import _cell
+from ldct_denoise.report.pdf import write_summary_pdf
 from ldct_denoise.report.pictures import crop_box, decode_hu, encode_hu, save_comparison
+from ldct_denoise.tables import Measurement, paired_statistics
 from ldct_denoise.volume import Geometry, Volume
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -59,6 +63,22 @@ def apply_report(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("slices", [24, 120])
+def test_the_report_of_a_long_series_sees_jumps_as_well(tmp_path, slices):
+    """An offset of 4 HU for each slice, beside anatomy that changes slowly but much across the series."""
+    place = Geometry(np.arange(slices)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 96, 96)
+    rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:96, :96] - 47.5
+    clean = np.where(np.hypot(rows, columns) < 42, 50.0, -1000.0) + np.zeros((slices, 1, 1))
+    for z in range(slices):
+        clean[z][np.hypot(rows - 12 * np.cos(z / 24), columns - 12 * np.sin(z / 24)) < 16] = 110
+    before = Volume(clean + rng.normal(0, 15, clean.shape), place, "a", "p", "a")
+    jumps = rng.normal(0, 4, (slices, 1, 1))
+    after = Volume(clean + rng.normal(0, 4, clean.shape) + jumps, place, "b", "p", "b")
+    found = {item.name: item for item in write_apply_report(before, after, tmp_path / "r.html").items}
+    assert found["flicker"].colour == "red"
+    assert found["flicker"].value > 1.5
+
+
 def test_pictures_come_back_exactly():
     hu = np.random.default_rng(0).integers(-32768, 32767, (31, 17))
     assert np.array_equal(decode_hu(encode_hu(hu), 31, 17), hu)
@@ -87,10 +107,98 @@ def test_the_summary_says_what_was_gained(report):
     assert re.search(r"candidate: rmse (9\.[5-9]|10\.[0-4])\d HU", text)
 
 
+def evaluation_of(values, **more):
+    """From {(series, model, window, metric): values along z}; series ``A1`` is of patient ``A``."""
+    rows = [
+        Measurement(series, float(z), model, window, "image", metric, value)
+        for (series, model, window, metric), along in values.items()
+        for z, value in enumerate(along)
+    ]
+    patients = {series: series[0] for series, *_ in values}
+    return Evaluation(tuple(rows), patients, (WINDOWS["abdomen"],), (WholeImage(),), **more)
+
+
+def test_a_change_in_percent_is_of_the_same_mean():
+    """Nine slices of one patient and one of another, rmse halved in each: −50 %, however slices are shared out."""
+    before = {"A1": [2.0] * 9, "B1": [100.0]}
+    values = {}
+    for series, along in before.items():
+        values[series, "input", "abdomen", "rmse"] = along
+        values[series, "candidate", "abdomen", "rmse"] = [value / 2 for value in along]
+        values[series, "candidate", "abdomen", "psnr"] = [30.0 if series == "A1" else 20.0] * len(along)
+        values[series, "candidate", "abdomen", "ssim"] = [0.5] * len(along)
+    _, said = sentences(evaluation_of(values))
+    assert "rmse 25.50 HU, PSNR 25.00 dB" in said  # mean of 1 and 50, of 30 and 20
+    assert "the rmse changes by -25.50 HU (-50 %," in said
+    assert "10 of 10 slices are closer" in said
+
+
+def test_infinite_slices_do_not_take_the_others_away():
+    psnr = {"input": [30.0, 31.0, 32.0, 33.0, np.inf], "candidate": [32.0, 33.5, 34.0, 36.5, np.inf]}
+    result = evaluation_of({("A1", model, "abdomen", "psnr"): along for model, along in psnr.items()})
+    _, said = sentences(result)
+    assert "PSNR 34.00 dB (without 1 of 5 slices, where it is infinite)" in said
+    (entry,) = paired_statistics(result.rows, result.patients, ["input", "candidate"])
+    assert entry["difference_mean"] == pytest.approx(2.5)
+    assert entry["wilcoxon_p"] == pytest.approx(1 / 8)
+    assert (entry["n"], entry["infinite"], entry["patients"]) == (4, 1, 1)
+
+
+def test_a_shift_outside_of_the_window_is_said():
+    """Air of −1000 and of −997.7 HU is alike in the abdomen window, and yet 2.3 HU apart."""
+    normal, _, _ = volumes(2)
+    air = normal.with_hu(np.full(normal.hu.shape, -1000.0))
+    result = evaluate(air.with_hu(air.hu + 2.3), air, windows=[WINDOWS["abdomen"]], regions=[WholeImage()])
+    _, said = sentences(result)
+    assert "PSNR infinite, SSIM 1.0000" in said
+    assert "without a window, mean HU differs from the reference by +2.30 HU" in said
+
+
+@pytest.mark.parametrize(("regions", "notes"), [(0, 0), (0, 3), (12, 0), (12, 30)])
+def test_nothing_overlaps_on_the_pdf_page(regions, notes, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (figures.append(self), path.touch()))
+    normal, low, candidate = volumes(1)
+    balls = [Sphere(f"the long name of a region, which is number {n}", (0, 0, 0), 9.0) for n in range(regions)]
+    said = [f"note {n}: " + "a series whose name is long has no partner, " * 6 for n in range(notes)]
+    result = evaluate(candidate, normal, low, list(WINDOWS.values()), [WholeImage(), *balls], notes=said)
+    write_summary_pdf(result, tmp_path / "s.pdf")
+    (figure,) = figures
+    *_, words, table, versions = (text.get_window_extent() for text in figure.texts)
+    places = [axis.get_tightbbox() for axis in figure.axes]
+    assert max(place.y1 for place in places) <= words.y0
+    assert min(place.y0 for place in places) >= table.y1
+    assert versions.y1 <= table.y0 <= table.y1 <= words.y0
+    assert max(words.x1, table.x1) <= 0.95 * figure.bbox.width
+    assert ("… 2" in figure.texts[2].get_text()) == (notes == 30)
+
+
+def test_columns_are_as_wide_as_their_names():
+    name = "sphere(-10.4 -5.5 7.5 r14.4)"
+    values = {"psnr": [np.inf, 30.0], "ssim": [np.nan], "rmse": [4.0], "hu_bias": [-1.25]}
+    rows = tuple(
+        Measurement("A1", float(z), "candidate", "abdomen", name, metric, value)
+        for metric, along in values.items()
+        for z, value in enumerate(along)
+    )
+    result = Evaluation(rows, {"A1": "A"}, (WINDOWS["abdomen"],), (Sphere(name, (-10.4, -5.5, 7.5), 14.4),))
+    head, line = result.lines()
+    assert line == f"abdomen {name} candidate        inf       nan    4.0000   -1.2500"
+    assert [head.index(word) for word in ("window", "region", "model")] == [0, 8, 37]
+    assert len(head) == len(line)
+
+
 def test_patients_are_named_when_asked_for(tmp_path):
     normal, low, _ = volumes(2)
     write_report(evaluate(low, normal), tmp_path / "r.html", show_patients=True)
     assert "SECRET^NAME" in (tmp_path / "r.html").read_text()
+
+
+def test_a_cell_tells_nothing_from_infinity():
+    shown = [_cell(value) for value in (None, float("nan"), float("inf"), float("-inf"), 1234.5678, 3, "x")]
+    assert shown == ["–", "–", "∞", "−∞", "1235", "3", "x"]
 
 
 def test_a_chart_holds_its_points():

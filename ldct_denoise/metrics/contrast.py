@@ -12,6 +12,7 @@ Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 FLICKER_BLOCK_PX = 16
+NEIGHBOURS_MM = 12.0  # CT slices further apart than this were picked from a series, and show other anatomy
 
 
 @dataclass(frozen=True)
@@ -43,35 +44,59 @@ class Flicker:
 
     Blocks of 16×16 pixels average the noise away; what is left is anatomy, and offsets that a 2-D denoiser gives
     each slice by itself. Independent offsets of standard deviation s add s in quadrature. Compare with the input.
+
+    Parameters
+    ----------
+    slice_spacing_mm : float
+        Slices are neighbours at this distance, give or take a half: across a gap, anatomy would drown the offsets.
+        See :func:`slice_step_mm`.
     """
 
-    def __init__(self) -> None:
-        self._last: NDArray[np.float64] | None = None
+    def __init__(self, slice_spacing_mm: float) -> None:
+        self._spacing_mm = slice_spacing_mm
+        self._last: tuple[float, NDArray[np.float64]] | None = None
         self._sum, self._count = 0.0, 0
 
-    def add(self, hu: Image, mask: Mask) -> None:
-        """The next slice and where its body is."""
-        self.add_means(block_means(hu, mask))
+    def add(self, hu: Image, mask: Mask, offset_mm: float) -> None:
+        """The next slice, where its body is, and where it lies along the normal."""
+        self.add_means(block_means(hu, mask), offset_mm)
 
-    def add_means(self, means: NDArray[np.float64]) -> None:
-        """The next slice's :func:`block_means`."""
-        if self._last is not None and self._last.shape == means.shape:
-            change = (means - self._last)[np.isfinite(means - self._last)]
+    def add_means(self, means: NDArray[np.float64], offset_mm: float) -> None:
+        """The next slice's :func:`block_means`, and where it lies along the normal."""
+        if self._last is not None and self._are_neighbours(self._last[0], offset_mm):
+            change = means - self._last[1]
+            change = change[np.isfinite(change)]
             self._sum += float(np.sum(change**2))
             self._count += change.size
-        self._last = means
+        self._last = offset_mm, means
+
+    def _are_neighbours(self, first_mm: float, second_mm: float) -> bool:
+        return abs(abs(second_mm - first_mm) - self._spacing_mm) <= self._spacing_mm / 2
 
     @property
     def value_hu(self) -> float:
-        """NaN before two slices were added."""
+        """NaN before two neighbours were added."""
         return (self._sum / self._count / 2) ** 0.5 if self._count else float("nan")
 
 
+def slice_step_mm(*offsets_mm: NDArray[np.float64]) -> float:
+    """How far neighbouring slices are apart, mm: in the finest series, its gaps left out; NaN without neighbours.
+
+    Parameters
+    ----------
+    offsets_mm : ndarray, one of each series
+        Where the slices lie along the normal.
+    """
+    steps = [np.diff(np.sort(offsets)) for offsets in offsets_mm]
+    near = [step[step <= NEIGHBOURS_MM] for step in steps]
+    return min((float(np.median(step)) for step in near if len(step)), default=float("nan"))
+
+
 def flicker(slices: Iterable[Image], masks: Iterable[Mask]) -> float:
-    """:class:`Flicker` of a whole series, HU."""
-    measure = Flicker()
-    for hu, mask in zip(slices, masks, strict=True):
-        measure.add(hu, mask)
+    """:class:`Flicker` of a whole series without a gap, HU."""
+    measure = Flicker(slice_spacing_mm=1.0)
+    for number, (hu, mask) in enumerate(zip(slices, masks, strict=True)):
+        measure.add(hu, mask, float(number))
     return measure.value_hu
 
 

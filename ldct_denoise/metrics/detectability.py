@@ -18,6 +18,8 @@ from ldct_denoise.metrics.sharpness import TaskTransfer
 
 Stack = NDArray[np.floating]
 
+MOST_UNKNOWN = 0.05  # share of bootstrap samples without a dose, above which the interval would not be one of 95 %
+
 
 @dataclass(frozen=True)
 class Detectability:
@@ -76,7 +78,8 @@ def npw_detectability(
 ) -> float:
     """d′ of the non-prewhitening observer (TG-233 eq. for d′_NPW; with ``eye`` the eye filter, NPWE).
 
-    ``d′² = [∫∫ |W|²·TTF²·E² ]² / ∫∫ |W|²·TTF²·E⁴·NPS``; without an eye filter E = 1.
+    ``d′² = [∫∫ |W|²·TTF²·E² ]² / ∫∫ |W|²·TTF²·E⁴·NPS``; without an eye filter E = 1. A task that is nowhere has
+    d′ = 0, noise that is nowhere makes it infinite.
 
     Parameters
     ----------
@@ -93,7 +96,10 @@ def npw_detectability(
     weight = np.ones_like(signal) if eye is None else np.asarray(eye, dtype=np.float64) ** 2
     cell = np.diff(nps.row_frequency[:2])[0] * np.diff(nps.column_frequency[:2])[0]
     top = (np.sum(signal * weight) * cell) ** 2
-    return float(np.sqrt(top / (np.sum(signal * weight**2 * nps.power) * cell)))
+    bottom = np.sum(signal * weight**2 * nps.power) * cell
+    if top == 0:
+        return 0.0
+    return float(np.sqrt(top / bottom)) if bottom > 0 else float("inf")
 
 
 def radial_frequency(nps: NoisePowerSpectrum) -> NDArray[np.float64]:
@@ -158,7 +164,8 @@ def dose_equivalence(
     """At which dose the unprocessed image reaches the d′ of the processed one.
 
     A power law ``d′ = k·dose^b`` is fitted to the unprocessed images; the interval comes from the bootstrap
-    samples of all of them together.
+    samples of all of them together. NaN where a d′ is not above 0, and for the interval where more than one
+    sample in twenty has such a d′.
 
     Parameters
     ----------
@@ -173,11 +180,12 @@ def dose_equivalence(
         raise InputError("dose equivalence needs d′ of the unprocessed image at two doses or more")
     repeats = min(len(ours.samples), *(len(item.samples) for item in measured))
     curves = np.array([item.samples[:repeats] for item in measured])
-    doses_found = [_dose_at(doses, curves[:, i], ours.samples[i]) for i in range(repeats)]
+    doses_found = np.array([_dose_at(doses, curves[:, i], ours.samples[i]) for i in range(repeats)])
+    dose = _dose_at(doses, [item.d_prime for item in measured], ours.d_prime)
+    if np.isnan(doses_found).mean() > MOST_UNKNOWN:
+        return DoseEquivalence(dose, float("nan"), float("nan"))
     low, high = np.nanquantile(doses_found, [0.025, 0.975])
-    return DoseEquivalence(
-        _dose_at(doses, [item.d_prime for item in measured], ours.d_prime), float(low), float(high)
-    )
+    return DoseEquivalence(dose, float(low), float(high))
 
 
 def _dose_at(doses: Sequence[float], values: ArrayLike, target: float) -> float:

@@ -6,8 +6,9 @@ Every item gets a colour and its reason in words. The limits are this project's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,18 +78,21 @@ class NoReferenceReport:
 class _Sums:
     """What is gathered slice by slice."""
 
+    flicker: tuple[Flicker, Flicker]
     levels: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     shifts: dict[str, list[float]] = field(default_factory=dict)
     rois: list[tuple[Image, Image]] = field(default_factory=list)
     edges: list[tuple[float, float]] = field(default_factory=list)
     structure: list[tuple[float, float, float]] = field(default_factory=list)
-    flicker: tuple[Flicker, Flicker] = field(default_factory=lambda: (Flicker(), Flicker()))
 
 
 def no_reference_report(
     slices: Iterable[tuple[Image, Image]],
     pixel_spacing_mm: tuple[float, float],
     progress: Callable[[int], None] | None = None,
+    *,
+    offsets_mm: Sequence[float] = (),
+    slice_spacing_mm: float = 1.0,
 ) -> NoReferenceReport:
     """Measure pairs of slices before and after denoising, in order along the patient.
 
@@ -99,20 +103,25 @@ def no_reference_report(
     pixel_spacing_mm : tuple of 2 floats
     progress : callable, optional
         Called with the number of slices done.
+    offsets_mm : sequence of float
+        Where each slice lies along the normal; each is the next one's neighbour if this is not given.
+    slice_spacing_mm : float
+        Distance of neighbours, between which flicker is measured.
     """
-    sums, count = _Sums(), 0
-    for before, after in slices:
-        _gather(sums, np.asarray(before, np.float64), np.asarray(after, np.float64), pixel_spacing_mm)
-        count += 1
+    sums, done = _Sums((Flicker(slice_spacing_mm), Flicker(slice_spacing_mm))), 0
+    offsets = offsets_mm or count(step=slice_spacing_mm)
+    for (before, after), offset in zip(slices, offsets, strict=bool(offsets_mm)):
+        _gather(sums, np.asarray(before, np.float64), np.asarray(after, np.float64), pixel_spacing_mm, offset)
+        done += 1
         if progress:
-            progress(count)
+            progress(done)
     noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
     before_nps, after_nps, profile = _spectra(sums.rois, pixel_spacing_mm)
     items = [_noise_item(noise_hu), _shift_item(shift_hu), _edge_item(sums.edges), _structure_item(sums.structure)]
     items += [_flicker_item(*sums.flicker), _texture_item(before_nps, after_nps)]
     kept = tuple(item for item in items if item is not None)
-    return NoReferenceReport(kept, noise_hu, shift_hu, before_nps, after_nps, profile, count)
+    return NoReferenceReport(kept, noise_hu, shift_hu, before_nps, after_nps, profile, done)
 
 
 def structure_in_residual(before: Image, after: Image, body: Mask) -> tuple[float, float, float]:
@@ -144,7 +153,7 @@ def edge_sharpness(before: Image, after: Image, body: Mask) -> tuple[float, floa
     return float(product), float(square)
 
 
-def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, float]) -> None:
+def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, float], offset_mm: float) -> None:
     body = body_mask(before, spacing)
     if not body.any():
         return
@@ -164,7 +173,7 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
     sums.edges.append(edge_sharpness(before, after, body))
     sums.structure.append(structure_in_residual(before, after, body))
     for flicker, image in zip(sums.flicker, (before, after), strict=True):
-        flicker.add(image, body)
+        flicker.add(image, body, offset_mm)
 
 
 def _residual_and_detail(before: Image, after: Image, body: Mask) -> tuple[Image, Image, Mask]:

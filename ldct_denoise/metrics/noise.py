@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 NOISE_MAP_MM = 6.0  # Christianson et al. 2015: a 6 mm neighbourhood
+NOISE_MAP_LEAST_PX = 5  # of 3×3 pixels, the deviations scatter so much that their mode lies far below the noise
 
 
 @dataclass(frozen=True)
@@ -168,11 +170,12 @@ def uniform_places(hu: Image, mask: Mask, size: int, count: int = 8) -> list[tup
 
 
 def noise_map(hu: Image, pixel_spacing_mm: tuple[float, float], width_mm: float = NOISE_MAP_MM) -> Image:
-    """Local standard deviation, HU (population, in a square of ``width_mm``)."""
-    size = [max(3, round(width_mm / mm) | 1) for mm in pixel_spacing_mm]
+    """Local standard deviation, HU (of a sample; in a square of ``width_mm``, at least 5 pixels across)."""
+    size = [max(NOISE_MAP_LEAST_PX, round(width_mm / mm) | 1) for mm in pixel_spacing_mm]
     values = np.asarray(hu, dtype=np.float64)
     variance = ndimage.uniform_filter(values**2, size) - ndimage.uniform_filter(values, size) ** 2
-    deviation: Image = np.sqrt(np.maximum(variance, 0))
+    count = math.prod(size)
+    deviation: Image = np.sqrt(np.maximum(variance, 0) * count / (count - 1))
     return deviation
 
 

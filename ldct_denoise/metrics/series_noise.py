@@ -36,6 +36,8 @@ class SliceNoise:
 
     Parameters
     ----------
+    offset_mm : float
+        Where it lies along the normal.
     spectra : mapping from image to NoisePowerSpectrum
         Empty where spectra were not asked for, or no square fits.
     squares : int
@@ -43,6 +45,7 @@ class SliceNoise:
         NaN outside the body.
     """
 
+    offset_mm: float
     spectra: Mapping[str, NoisePowerSpectrum]
     squares: int
     blocks: Mapping[str, NDArray[np.float64]]
@@ -58,7 +61,7 @@ class ImageNoise:
         Root of the spectrum's integral: the standard deviation in the squares, trend removed.
     spectrum : RadialSpectrum
     flicker_hu : float
-        See :class:`~ldct_denoise.metrics.contrast.Flicker`; NaN for a single slice.
+        See :class:`~ldct_denoise.metrics.contrast.Flicker`; NaN without neighbouring slices.
     squares : int
         How many went into the spectrum.
     """
@@ -69,8 +72,18 @@ class ImageNoise:
     squares: int
 
 
+def spectrum_slices(count: int) -> range:
+    """Which of ``count`` slices of a series are enough for its spectra: at most 24, spread along it."""
+    return range(0, count, -(-count // SPECTRUM_SLICES) or 1)
+
+
 def measure_slice(
-    images: Mapping[str, Image], guide: Image, body: Mask, pixel_spacing_mm: tuple[float, float], spectra: bool
+    images: Mapping[str, Image],
+    guide: Image,
+    body: Mask,
+    pixel_spacing_mm: tuple[float, float],
+    offset_mm: float,
+    spectra: bool,
 ) -> SliceNoise:
     """Measure every image of a slice at the same squares, those where ``guide`` is most uniform.
 
@@ -82,6 +95,8 @@ def measure_slice(
         Where to look for uniform soft tissue: the reference.
     body : ndarray of bool
     pixel_spacing_mm : tuple of 2 floats
+    offset_mm : float
+        Where the slice lies along the normal.
     spectra : bool
         Also the spectra, which take longer than the block means.
     """
@@ -92,7 +107,8 @@ def measure_slice(
             name: noise_power_spectrum(np.array([hu[place] for place in places]), pixel_spacing_mm)
             for name, hu in images.items()
         }
-    return SliceNoise(found, len(places), {name: block_means(hu, body) for name, hu in images.items()})
+    blocks = {name: block_means(hu, body) for name, hu in images.items()}
+    return SliceNoise(offset_mm, found, len(places), blocks)
 
 
 def soft_squares(
@@ -106,24 +122,31 @@ def soft_squares(
 
 @dataclass
 class SeriesNoise:
-    """The sums of one series; slices are added in order along it."""
+    """The sums of one series; slices are added in order along it, and not every image need have every slice.
 
+    Parameters
+    ----------
+    slice_spacing_mm : float
+        Of neighbours; see :class:`~ldct_denoise.metrics.contrast.Flicker`.
+    """
+
+    slice_spacing_mm: float
     _power: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _axes: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    _squares: int = 0
+    _squares: dict[str, int] = field(default_factory=dict)
     _flicker: dict[str, Flicker] = field(default_factory=dict)
 
     def add(self, found: SliceNoise) -> None:
         """The next slice."""
         for name, means in found.blocks.items():
-            self._flicker.setdefault(name, Flicker()).add_means(means)
+            self._flicker.setdefault(name, Flicker(self.slice_spacing_mm)).add_means(means, found.offset_mm)
         for name, spectrum in found.spectra.items():
             self._axes = spectrum.row_frequency, spectrum.column_frequency
             self._power[name] = self._power.get(name, 0.0) + found.squares * spectrum.power
-        self._squares += found.squares
+            self._squares[name] = self._squares.get(name, 0) + found.squares
 
     def flicker_hu(self) -> dict[str, float]:
-        """Slice-to-slice change of every image, HU; NaN before two slices."""
+        """Slice-to-slice change of every image, HU; NaN without neighbouring slices."""
         return {name: flicker.value_hu for name, flicker in self._flicker.items()}
 
     def results(self) -> dict[str, ImageNoise]:
@@ -131,12 +154,15 @@ class SeriesNoise:
         if self._axes is None:
             return {}
         spectra = {
-            name: NoisePowerSpectrum(sums / self._squares, *self._axes) for name, sums in self._power.items()
+            name: NoisePowerSpectrum(sums / self._squares[name], *self._axes) for name, sums in self._power.items()
         }
         flicker = self.flicker_hu()
         return {
             name: ImageNoise(
-                spectrum.variance_hu2**0.5, spectrum.radial(RING_PER_MM), flicker.get(name, np.nan), self._squares
+                spectrum.variance_hu2**0.5,
+                spectrum.radial(RING_PER_MM),
+                flicker.get(name, np.nan),
+                self._squares[name],
             )
             for name, spectrum in spectra.items()
         }

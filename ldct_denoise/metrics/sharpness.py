@@ -66,8 +66,14 @@ def ttf_of_disk(
     Raises
     ------
     InputError
-        If the insert and as much around it do not lie in the image.
+        If the insert is too small or not whole in the image. What lies around it may be cut: the profile is a mean
+        over all directions.
     """
+    middle, half = np.array(centre_px), radius_mm / np.array(pixel_spacing_mm)
+    if np.any(middle - half < -0.5) or np.any(middle + half > np.array(hu.shape) - 0.5):
+        raise InputError(
+            f"an insert of radius {radius_mm:g} mm is not whole in the image; check centre and radius"
+        )
     rows, columns = np.mgrid[: hu.shape[0], : hu.shape[1]]
     distance = np.hypot(
         (rows - centre_px[0]) * pixel_spacing_mm[0], (columns - centre_px[1]) * pixel_spacing_mm[1]
@@ -75,7 +81,9 @@ def ttf_of_disk(
     reach = 0.8 * radius_mm
     ring = np.abs(distance - radius_mm) < reach
     if ring.sum() < 50 or radius_mm < 4 * max(pixel_spacing_mm):
-        raise InputError(f"an insert of radius {radius_mm:g} mm is too small, or outside the image, for a TTF")
+        raise InputError(
+            f"an insert of radius {radius_mm:g} mm is too small for a TTF; give one of 4 pixels or more"
+        )
     return _from_profile(radius_mm - distance[ring], hu[ring], reach, min(pixel_spacing_mm))
 
 

@@ -7,7 +7,7 @@ slices within each patient (Efron & Tibshirani 1993, ch. 8).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,19 +33,23 @@ class PairedResult:
     ----------
     difference : Interval
         First − second.
-    p_value : float
-        Two-sided; 1 where all differences are 0.
+    p_value : float or None
+        Two-sided; 1 where all differences are 0, None where there is no difference to test.
     unit : str
         What the test counted as one observation: ``patient`` from six patients on, ``slice`` below, where p is
         too small because slices of a patient depend on each other.
     n_slices, n_patients : int
+        That the numbers rest on.
+    n_infinite : int
+        Slices left out because a value is infinite, as the PSNR of equal images is.
     """
 
     difference: Interval
-    p_value: float
+    p_value: float | None
     unit: str
     n_slices: int
     n_patients: int
+    n_infinite: int = 0
 
 
 class Bootstrap:
@@ -61,7 +65,8 @@ class Bootstrap:
 
     def __init__(self, patients: Sequence[str], seed: int = 0, repeats: int = BOOTSTRAP_REPEATS) -> None:
         rng = np.random.default_rng(seed)
-        names, group = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+        self._patients, self._seed = np.asarray(patients, dtype=str), seed
+        names, group = np.unique(self._patients, return_inverse=True)
         self.n_patients, self._group = len(names), group
         self._weights = np.empty((repeats, len(group)))
         self._mean_weights = np.empty(len(group))
@@ -87,14 +92,24 @@ class Bootstrap:
         return Interval(float(self._mean_weights @ values), float(low), float(high))
 
     def paired(self, first: ArrayLike, second: ArrayLike) -> PairedResult:
-        """First − second, slice by slice."""
+        """First − second, slice by slice, on the slices where both are finite."""
         from scipy.stats import wilcoxon
 
         with np.errstate(invalid="ignore"):
             difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+        known = np.isfinite(difference)
+        if not known.all():
+            return self._paired_where(known, difference)
         by_patient = self.n_patients >= MIN_PATIENTS_FOR_TEST
         observed = self.patient_means(difference) if by_patient else difference
-        testable = np.isfinite(observed).all() and np.any(observed != 0)
-        p_value = float(wilcoxon(observed).pvalue) if testable else 1.0
+        p_value = float(wilcoxon(observed).pvalue) if np.any(observed != 0) else 1.0
         unit = "patient" if by_patient else "slice"
         return PairedResult(self.interval(difference), p_value, unit, len(difference), self.n_patients)
+
+    def _paired_where(self, known: NDArray[np.bool_], difference: NDArray[np.float64]) -> PairedResult:
+        """One infinite slice must not take the others' result away."""
+        left_out = int(np.sum(~known))
+        if not known.any():
+            return PairedResult(Interval(np.nan, np.nan, np.nan), None, "slice", 0, 0, left_out)
+        part = Bootstrap(list(self._patients[known]), self._seed, len(self._weights))
+        return replace(part.paired(difference[known], np.zeros(known.sum())), n_infinite=left_out)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.metrics.contrast import slice_step_mm
 from ldct_denoise.metrics.no_reference import NoReferenceReport, no_reference_report, structure_map
 from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.pairing import match_slices
@@ -31,8 +32,8 @@ DEFINITIONS = (
     ("edge sharpness", "gradient after, projected on the gradient before, over the strongest 2 % of the edges."),
     ("structure in the removed noise", "correlation of input − output with the input, both as differences of "
      "Gaussian means (σ = 2 and 4 pixels), at the input's edges; near 0 for noise alone, above 0.6 for a blur."),
-    ("flicker", "rms change of 16×16-pixel means from slice to slice, over √2; includes anatomy, so only the "
-     "change counts."),
+    ("flicker", "rms change of 16×16-pixel means between neighbouring slices, over √2; includes anatomy, so only "
+     "the change counts."),
     ("colours", "green: within this project's limits; amber: look; red: do not rely on it before you know why."),
 )  # fmt: skip
 
@@ -78,7 +79,13 @@ def write_apply_report(
         for before, after in measured:
             yield source.read_hu(before), restored.read_hu(after)
 
-    report = no_reference_report(read(), spacing)
+    offsets = source.geometry.offsets_mm
+    report = no_reference_report(
+        read(),
+        spacing,
+        offsets_mm=[float(offsets[before]) for before, _ in measured],
+        slice_spacing_mm=slice_step_mm(offsets),
+    )
     slides = spread_slides(
         {"input": source, "output": restored},
         [{"input": before, "output": after} for before, after in pairs],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.measure import REFERENCE
-from ldct_denoise.report.evaluation import write_report
+from ldct_denoise.report.evaluation import mean_hu_offset, write_report
 from ldct_denoise.report.page import Picture, Table
 from ldct_denoise.report.pictures import png_uri
 
@@ -58,7 +58,7 @@ def _leaders(evaluation: Evaluation) -> Table:
     assert isinstance(facts, Mapping)
     columns = ["picture", "model", "gain, dB", "95 % interval", "p"]
     columns += [f"{title}, {w.name}" for w in evaluation.windows for title in METRICS.values()]
-    columns += ["bias, HU", "s per slice", "trained, min", "training"]
+    columns += ["mean HU − reference", "s per slice", "trained, min", "training"]
     rows = []
     for model in [
         *(m for m in evaluation.models if m != REFERENCE),
@@ -76,7 +76,7 @@ def _leaders(evaluation: Evaluation) -> Table:
                 _interval(gain),
                 gain["wilcoxon_p"] if gain else None,
                 *numbers,
-                means.get((model, window, "hu_bias")),
+                None if model == REFERENCE else mean_hu_offset(evaluation, model, region),
                 seconds.get(model),
                 trained / 60 if trained else None,
                 _budget(fact),
@@ -85,8 +85,8 @@ def _leaders(evaluation: Evaluation) -> Table:
     text = (
         f"Region {region}; means with patients weighing alike. Gain: PSNR over the input, window {window}, with "
         "its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs stand further down). "
-        "Seconds: median on this machine, which measures at the same time. Pictures: soft tissue of "
-        f"the first series, window {window}, pixel for pixel. Click a heading to sort."
+        "Mean HU: without a window. Seconds: mean on this machine, which measures at the same time. Pictures: "
+        f"soft tissue of the first series, window {window}, pixel for pixel. Click a heading to sort."
     )
     return Table("Side by side", text, columns, rows)
 

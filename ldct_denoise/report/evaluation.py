@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ldct_denoise.measure import REFERENCE, UNCLIPPED
 from ldct_denoise.metrics.statistics import Bootstrap
 from ldct_denoise.regions import region_masks
 from ldct_denoise.report.charts import line_chart
@@ -18,6 +19,9 @@ from ldct_denoise.tables import numbered, summarise_patients
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluate import Evaluation, SeriesImages
+
+#: One metric by (series, position).
+Values = Mapping[tuple[str, float], float]
 
 MAX_PLACES = 24
 MAX_SLICE_ROWS = 2000
@@ -49,7 +53,7 @@ def write_report(
     names = _series_names(evaluation, show_patients)
     slides = key_slides(evaluation, names)
     total = len({row[:2] for row in evaluation.rows})
-    sections = [*noise_charts(evaluation, names), *insert_charts(evaluation), _along_z(evaluation, names)]
+    sections = [*noise_charts(evaluation, names), *insert_charts(evaluation, names), _along_z(evaluation, names)]
     page = Page(
         title=title,
         sentences=sentences(evaluation),
@@ -62,7 +66,7 @@ def write_report(
         tables=[
             *tables,
             *noise_tables(evaluation, names),
-            *insert_tables(evaluation),
+            *insert_tables(evaluation, names),
             *_paired_table(evaluation),
             _summary_table(evaluation),
             *_patient_table(evaluation, show_patients),
@@ -77,7 +81,8 @@ def sentences(evaluation: Evaluation) -> list[str]:
     window, region = evaluation.windows[-1].name, evaluation.regions[-1 if len(evaluation.regions) < 2 else 1].name
     said = [
         f"{len(set(evaluation.patients.values()))} patient(s), {len(evaluation.patients)} series, "
-        f"{len({row[:2] for row in evaluation.rows})} slices. The figures below: window {window}, region {region}."
+        f"{len({row[:2] for row in evaluation.rows})} slices. The figures below: window {window}, region {region}"
+        ", patients weighing alike."
     ]
     baseline = evaluation.values("input", window, region, "rmse")
     for model in evaluation.models:
@@ -87,30 +92,45 @@ def sentences(evaluation: Evaluation) -> list[str]:
     return said
 
 
-def _sentence(
-    evaluation: Evaluation, model: str, window: str, region: str, baseline: Mapping[tuple[str, float], float]
-) -> str:
-    error = evaluation.values(model, window, region, "rmse")
-    mean = {
-        metric: _mean(evaluation.values(model, window, region, metric)) for metric in ("psnr", "ssim", "hu_bias")
-    }
+def _sentence(evaluation: Evaluation, model: str, window: str, region: str, baseline: Values) -> str:
+    error, ssim = (evaluation.values(model, window, region, metric) for metric in ("rmse", "ssim"))
     text = (
-        f"{model}: rmse {_mean(error):.2f} HU, PSNR {mean['psnr']:.2f} dB, SSIM {mean['ssim']:.4f}, "
-        f"mean HU differs from the reference by {mean['hu_bias']:+.2f} HU."
+        f"{model}: rmse {_mean(evaluation, error):.2f} HU, "
+        f"{_psnr_words(evaluation, evaluation.values(model, window, region, 'psnr'))}, "
+        f"SSIM {_mean(evaluation, ssim):.4f}; without a window, mean HU differs from the reference by "
+        f"{mean_hu_offset(evaluation, model, region):+.2f} HU."
     )
     shared = sorted(error.keys() & baseline.keys())
     if not shared or not any(baseline[key] for key in shared):
         return text
-    change = Bootstrap([evaluation.patients[series] for series, _ in shared]).paired(
-        [error[key] for key in shared], [baseline[key] for key in shared]
-    )
+    bootstrap = Bootstrap([evaluation.patients[series] for series, _ in shared])
+    before = [baseline[key] for key in shared]
+    change = bootstrap.paired([error[key] for key in shared], before).difference
     better = sum(error[key] < baseline[key] for key in shared)
-    before = float(np.mean([baseline[key] for key in shared]))
     return (
-        f"{text} Against the input the rmse changes by {change.difference.mean:+.2f} HU "
-        f"({100 * change.difference.mean / before:+.0f} %, 95 % interval {change.difference.low:+.2f} to "
-        f"{change.difference.high:+.2f} HU); {better} of {len(shared)} slices are closer to the reference."
+        f"{text} Against the input the rmse changes by {change.mean:+.2f} HU "
+        f"({100 * change.mean / bootstrap.interval(before).mean:+.0f} %, 95 % interval {change.low:+.2f} to "
+        f"{change.high:+.2f} HU); {better} of {len(shared)} slices are closer to the reference."
     )
+
+
+def _psnr_words(evaluation: Evaluation, values: Values) -> str:
+    """The PSNR of the slices that have one, and how many are equal to the reference in the window."""
+    known = {key: value for key, value in values.items() if np.isfinite(value)}
+    if values and not known:
+        return "PSNR infinite"
+    text = f"PSNR {_mean(evaluation, known):.2f} dB"
+    infinite = len(values) - len(known)
+    return f"{text} (without {infinite} of {len(values)} slices, where it is infinite)" if infinite else text
+
+
+def mean_hu_offset(evaluation: Evaluation, model: str, region: str) -> float:
+    """Mean HU of a model's images − that of the reference, patients weighing alike; NaN where there is none.
+
+    No window clips it: of images that are clipped, what lies outside the window would not count.
+    """
+    ours, theirs = (evaluation.values(who, UNCLIPPED, region, "hu_mean") for who in (model, REFERENCE))
+    return _mean(evaluation, {key: ours[key] - theirs[key] for key in ours.keys() & theirs.keys()})
 
 
 def key_slides(evaluation: Evaluation, names: Mapping[str, str]) -> list[dict[str, object]]:
@@ -186,7 +206,8 @@ def _paired_table(evaluation: Evaluation) -> list[Table]:
         return []
     text = (
         "Model − against, on the same slices, patients weighing alike; 95 % bootstrap interval over slices within "
-        "patients; two-sided Wilcoxon p, which is too small where its unit is the slice."
+        "patients; two-sided Wilcoxon p, which is too small where its unit is the slice. Slices whose value is "
+        "infinite (the PSNR of equal images) are left out and counted."
     )
     return [Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])]
 
@@ -229,5 +250,9 @@ def _series_names(evaluation: Evaluation, show_patients: bool) -> dict[str, str]
     return names
 
 
-def _mean(values: Mapping[tuple[str, float], float]) -> float:
-    return float(np.mean(list(values.values()))) if values else float("nan")
+def _mean(evaluation: Evaluation, values: Values) -> float:
+    """With patients weighing alike; NaN of nothing."""
+    if not values:
+        return float("nan")
+    patients = [evaluation.patients[series] for series, _ in values]
+    return float(Bootstrap(patients, repeats=0).patient_means(list(values.values())).mean())

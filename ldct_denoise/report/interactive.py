@@ -95,7 +95,7 @@ def review(
 
 
 def roi_numbers(sources: Mapping[str, SliceSource], roi: Sphere) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and number of pixels of a ball in every series."""
+    """Mean, standard deviation and number of pixels of a ball in every series; NaN of no pixel."""
     return {title: _numbers(source, source.geometry, roi) for title, source in sources.items()}
 
 
@@ -105,7 +105,9 @@ def _numbers(source: SliceSource, geometry: Geometry, roi: Sphere) -> dict[str, 
         if abs((np.asarray(roi.centre_mm) - geometry.positions_mm[index]) @ geometry.normal) <= roi.radius_mm:
             hu = source.read_hu(index)
             values.append(hu[roi.mask(geometry, index, hu)])
-    inside = np.concatenate(values) if values else np.array([np.nan])
+    inside = np.concatenate(values) if values else np.array([])
+    if not inside.size:
+        return {"mean_hu": float("nan"), "std_hu": float("nan"), "pixels": 0.0}
     return {"mean_hu": float(inside.mean()), "std_hu": float(inside.std()), "pixels": float(inside.size)}
 
 
@@ -115,12 +117,17 @@ class BlindedReading:
     Parameters
     ----------
     first, second : SliceSource
-        The same places.
+        Paired by position.
     names : tuple of str
         What they are; not shown while reading.
     indices : sequence of int
-        Slices to read.
+        Slices to read, of the first series.
     seed : int
+
+    Raises
+    ------
+    InputError
+        If the second series does not show one of these places.
     """
 
     def __init__(
@@ -132,13 +139,22 @@ class BlindedReading:
         seed: int = 0,
     ) -> None:
         self._sources, self._names, self.indices = (first, second), names, tuple(indices)
+        self._partner = dict(match_slices(first.geometry, second.geometry))
+        alone = [str(index) for index in self.indices if index not in self._partner]
+        if alone:
+            raise InputError(
+                f"blinded reading: the second series has no partner of slice {', '.join(alone)}, by position; "
+                "leave it out of the indices, or give series of the same scan"
+            )
         rng = np.random.default_rng(seed)
         self._swapped = rng.random(len(self.indices)) < 0.5
         self.ratings: dict[int, str] = {}
 
     def pair(self, number: int) -> dict[str, Image]:
         """The two images of a reading, called A and B."""
-        images = [source.read_hu(self.indices[number]) for source in self._sources]
+        first, second = self._sources
+        index = self.indices[number]
+        images = [first.read_hu(index), second.read_hu(self._partner[index])]
         left, right = images[::-1] if self._swapped[number] else images
         return {"A": left, "B": right}
 

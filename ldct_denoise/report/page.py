@@ -128,8 +128,10 @@ def _text(name: str) -> str:
 
 
 def _cell(value: object) -> str:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "∞"
+        return f"{value:.4g}"
     return str(value)

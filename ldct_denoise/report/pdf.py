@@ -13,10 +13,16 @@ from ldct_denoise.report.evaluation import sentences
 from ldct_denoise.report.page import versions
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ldct_denoise.evaluate import Evaluation
 
 A4_INCHES = (8.27, 11.69)
-MAX_LINES = 44
+WORD_LINES = 20
+PICTURE_HEIGHT = 0.2  # of the page, as all heights here
+TABLE_POINTS, TABLE_WIDTH_POINTS = 6.5, 512.0
+TABLE_LINE_HEIGHT = 0.0098
+TABLE_BOTTOM = 0.05
 
 
 def write_summary_pdf(evaluation: Evaluation, path: Path, title: str = "Image quality report") -> None:
@@ -36,20 +42,38 @@ def write_summary_pdf(evaluation: Evaluation, path: Path, title: str = "Image qu
     figure.text(
         0.07, 0.935, "Research use only: not a medical device, not for diagnosis.", fontsize=9, color="darkred"
     )
-    said = [*sentences(evaluation), *evaluation.notes]
-    words = "\n".join(line for text in said for line in textwrap.wrap(text, 108, subsequent_indent="   "))
-    figure.text(0.07, 0.92, words, fontsize=8.5, va="top", linespacing=1.4)
-    _pictures(figure, evaluation)
-    lines = evaluation.lines()
-    shown = lines[:MAX_LINES]
-    if len(lines) > len(shown):
-        shown.append(f"… {len(lines) - len(shown)} more lines in summary.json")
-    figure.text(0.07, 0.55, "\n".join(shown), fontsize=6.5, va="top", family="monospace", linespacing=1.25)
+    words = figure.text(0.07, 0.92, "\n".join(_words(evaluation)), fontsize=8.5, va="top", linespacing=1.4)
+    bottom = words.get_window_extent().y0 / figure.bbox.height - 0.03 - PICTURE_HEIGHT
+    _pictures(figure, evaluation, bottom)
+    _table(figure, evaluation.lines(), bottom - 0.02)
     figure.text(0.07, 0.03, versions(), fontsize=7)
     write_whole(path, lambda part: figure.savefig(part, format="pdf"))
 
 
-def _pictures(figure: object, evaluation: Evaluation) -> None:
+def _words(evaluation: Evaluation) -> list[str]:
+    """Lines of the summary and the notes; what does not fit is counted."""
+    said = [*sentences(evaluation), *evaluation.notes]
+    lines: list[str] = []
+    for number, text in enumerate(said):
+        wrapped = textwrap.wrap(text, 108, subsequent_indent="   ")
+        if len(lines) + len(wrapped) > WORD_LINES:
+            return [*lines, f"… {len(said) - number} more in summary.json"]
+        lines += wrapped
+    return lines
+
+
+def _table(figure: Figure, lines: list[str], top: float) -> None:
+    """As many lines as the page holds, no wider than it."""
+    most = int((top - TABLE_BOTTOM) / TABLE_LINE_HEIGHT) - 1
+    shown = lines[:most]
+    if len(lines) > most:
+        shown.append(f"… {len(lines) - most} more lines in summary.json")
+    # A letter of the monospaced font is 0.6 of its size wide.
+    size = min(TABLE_POINTS, TABLE_WIDTH_POINTS / (0.61 * max(len(line) for line in shown)))
+    figure.text(0.07, top, "\n".join(shown), fontsize=size, va="top", family="monospace", linespacing=1.25)
+
+
+def _pictures(figure: Figure, evaluation: Evaluation, bottom: float) -> None:
     """The middle slice of the first series, at most five images, in the last window."""
     if not evaluation.cases or not evaluation.cases[0].indices:
         return
@@ -59,7 +83,7 @@ def _pictures(figure: object, evaluation: Evaluation) -> None:
     window = evaluation.windows[-1]
     width = 0.86 / len(images)
     for number, (name, hu) in enumerate(images.items()):
-        axis = figure.add_axes((0.07 + number * width, 0.57, width * 0.97, 0.2))  # type: ignore[attr-defined]
+        axis = figure.add_axes((0.07 + number * width, bottom, width * 0.97, PICTURE_HEIGHT))
         axis.imshow(np.asarray(hu), cmap="gray", vmin=window.low_hu, vmax=window.high_hu)
         axis.set_title(name, fontsize=8)
         axis.set_axis_off()

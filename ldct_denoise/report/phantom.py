@@ -80,8 +80,9 @@ def sentences(study: PhantomStudy) -> list[str]:
     sharp = {c: (raw.transfer[c].frequency_at(0.5), ours.transfer[c].frequency_at(0.5)) for c in _contrasts(ours)}
     kept = ", ".join(f"{c:+g} HU {before:.2f} → {after:.2f}" for c, (before, after) in sharp.items())
     share = 100 * study.settings.dose
+    way = "falls" if noise[1] < noise[0] else "rises"
     return [
-        f"At {share:g} % of the dose the noise falls from {noise[0]:.1f} to {noise[1]:.1f} HU; "
+        f"At {share:g} % of the dose the noise {way} from {noise[0]:.1f} to {noise[1]:.1f} HU; "
         f"its mean frequency goes from {frequency[0]:.2f} to {frequency[1]:.2f} /mm.",
         f"Resolution (f50, 1/mm) by contrast: {kept}.",
         f"Mean HU of the uniform part differs by {ours.body_hu - raw.body_hu:+.2f} HU; rods follow their HU with "
@@ -98,29 +99,30 @@ def summary(study: PhantomStudy, model: Mapping[str, object]) -> Entry:
         "model": dict(model),
         "settings": asdict(study.settings),
         "images": {name: _numbers(image) for name, image in {**kinds, "denoised": study.denoised}.items()},
-        "dose_equivalence": {
-            observer: {key: finite(value) for key, value in asdict(found).items()}
-            for observer, found in study.equivalence.items()
-        },
+        "dose_equivalence": {observer: _finite(asdict(found)) for observer, found in study.equivalence.items()},
     }
 
 
 def _numbers(image: PhantomImage) -> Entry:
     return {
-        "noise_hu": image.noise.variance_hu2**0.5,
+        "noise_hu": finite(image.noise.variance_hu2**0.5),
         "mean_frequency_per_mm": finite(image.spectrum.mean_frequency),
-        "peak_frequency_per_mm": image.spectrum.peak_frequency,
+        "peak_frequency_per_mm": finite(image.spectrum.peak_frequency),
         "frequency_per_mm": image.spectrum.frequency.tolist(),
-        "nps_hu2_mm2": image.spectrum.power.tolist(),
-        "f50_per_mm": {f"{c:+g} HU": finite(image.transfer[c].frequency_at(0.5)) for c in _contrasts(image)},
-        "f10_per_mm": {f"{c:+g} HU": finite(image.transfer[c].frequency_at(0.1)) for c in _contrasts(image)},
-        "body_hu": image.body_hu,
-        "hu_linearity": asdict(image.linearity),
+        "nps_hu2_mm2": [finite(value) for value in image.spectrum.power],
+        "f50_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.5) for c in _contrasts(image)}),
+        "f10_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.1) for c in _contrasts(image)}),
+        "body_hu": finite(image.body_hu),
+        "hu_linearity": _finite(asdict(image.linearity)),
         "detectability": {
-            name: {"d_prime": found.d_prime, "ci95_low": found.low, "ci95_high": found.high}
+            name: _finite({"d_prime": found.d_prime, "ci95_low": found.low, "ci95_high": found.high})
             for name, found in image.observers.items()
         },
     }
+
+
+def _finite(values: Mapping[str, float]) -> Entry:
+    return {key: finite(value) for key, value in values.items()}
 
 
 def _contrasts(image: PhantomImage) -> list[float]:

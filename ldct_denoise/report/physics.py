@@ -64,37 +64,38 @@ def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table
     return [Table("Noise and flicker", text, columns, rows)] if rows else []
 
 
-def insert_charts(evaluation: Evaluation) -> list[ChartSection]:
-    """Task transfer functions, a chart for each insert."""
+def insert_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[ChartSection]:
+    """Task transfer functions of the first series, a chart for each insert."""
     entries = _entries(evaluation, "inserts")
     charts = [
         line_chart(
             {
                 f"{e['model']} ({e['contrast_hu']:+.0f} HU)": (e["frequency_per_mm"], _numbers(e["ttf"]))
                 for e in entries
-                if e["insert"] == insert
+                if (e["series"], e["insert"]) == (series, insert)
             },
             "frequency, 1/mm",
             "TTF",
-            insert,
+            f"{names[series]}: {insert}",
         )
-        for insert in dict.fromkeys(e["insert"] for e in entries)
+        for series, insert in dict.fromkeys((e["series"], e["insert"]) for e in entries)
+        if series in list(names)[:MAX_SERIES]
     ]
     text = "Task transfer function from each insert's border; the contrast it holds for stands beside the image."
     return [ChartSection("Resolution", text, charts)]
 
 
-def insert_tables(evaluation: Evaluation) -> list[Table]:
+def insert_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table]:
     """Resolution and mean HU of the inserts, and how HU follow the nominal ones."""
     tables = []
-    entries = _entries(evaluation, "inserts")
+    entries = [{**entry, "series": names[entry["series"]]} for entry in _entries(evaluation, "inserts")]
     numbers = ("nominal_hu", "mean_hu", "noise_hu", "contrast_hu", "f50_per_mm", "f10_per_mm", "slices")
-    columns = ("insert", "model", *numbers)
+    columns = ("series", "insert", "model", *numbers)
     if entries:
         tables.append(
             Table("Inserts", "f50, f10: where the TTF falls to 0.5 and 0.1.", columns, _rows(entries, columns))
         )
-    lines = _entries(evaluation, "hu_linearity")
+    lines = [{**line, "series": names[line["series"]]} for line in _entries(evaluation, "hu_linearity")]
     if lines:
         text = "Least-squares line of measured against nominal HU, and the largest distance from it."
         tables.append(Table("HU linearity", text, list(lines[0]), [list(line.values()) for line in lines]))
