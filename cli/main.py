@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("stopped; run the same command again to go on", err=True)
+        click.echo(f"stopped; {_to_go_on(arguments)}", err=True)
         sys.exit(130)
     except click.ClickException as error:
         if isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -76,6 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         click.echo(f"error: {plain(str(error)) or type(error).__name__}", err=True)
         sys.exit(2)
+
+
+def _to_go_on(arguments: list[str] | None) -> str:
+    """What to do after Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if next((argument for argument in given if not argument.startswith("-")), "") == "train":
+        return "to go on, run the same command with --resume (and without --overwrite)"
+    return "run the same command again to go on"
 
 
 def _debug_first(arguments: list[str] | None) -> list[str]:

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     help="Change any setting, as training.iterations=500; repeatable.",
 )
 @options.device
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run in --output.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted run in --output: same images; same settings but for length and learning rate.",
+)
 @options.overwrite
 def command(
     dicom_root: Path | None,

@@ -169,6 +169,8 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from None
+    except Exception:  # torch's own words advise to switch off what protects from code in the file
+        raise ModelError(
+            f"{path}: not a checkpoint, or damaged; put a copy of it back, or begin anew (--overwrite)"
+        ) from None
     return state

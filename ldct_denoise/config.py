@@ -267,12 +267,13 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        hint = f"; known: {', '.join(_known(first['loc']))}" if first["type"] == "extra_forbidden" else ""
+        unknown = first["type"] == "extra_forbidden"
+        hint = f"; known: {', '.join(known_keys(Config, first['loc']))}" if unknown else ""
         raise ConfigError(f"config {where}: {key or 'settings'}: {first['msg']}{hint}") from None
 
 
-def _known(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Config
+def known_keys(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that there are beside the one at ``location``."""
     for part in location[:-1]:
         annotation = section.model_fields[str(part)].annotation
         assert isinstance(annotation, type)

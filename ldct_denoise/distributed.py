@@ -64,15 +64,19 @@ class World:
         """Give every process the first one's values."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(tensor.detach(), src=0)
+
+    def tell(self, *values: float) -> tuple[float, ...]:
+        """The first process's numbers, to all."""
+        if self.size == 1:
+            return values
+        told = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.broadcast(told, src=0)
+        return tuple(told.tolist())
 
     def agree(self, flag: bool) -> bool:
         """Whether the first process says so; all processes get the same answer."""
-        if self.size == 1:
-            return flag
-        told = torch.tensor([float(flag)], device=self.device)
-        dist.broadcast(told, src=0)
-        return bool(told.item())
+        return bool(self.tell(flag)[0])
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -157,16 +161,27 @@ def gather(item: T) -> list[T]:
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started, or be the only one."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    """Join the processes that torchrun started, or be the only one.
+
+    Raises
+    ------
+    ConfigError
+        If srun started several that do not know of each other: each would do all, into the same files.
+    """
+    share = share_of_work()
+    if share.size > 1 and "WORLD_SIZE" not in os.environ:
+        raise ConfigError(
+            f"environment: srun started {share.size} tasks, which would all do the same; start one a node, "
+            "and in it torchrun (docs/cluster.md)"
+        )
+    chosen = choose_device(device, share.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if size == 1:
+    if share.size == 1:
         yield World(0, 1, chosen)
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(rank, size, chosen)
+        yield World(share.rank, share.size, chosen)
     finally:
         dist.destroy_process_group()

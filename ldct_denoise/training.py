@@ -20,18 +20,20 @@ from torch import Tensor
 
 from ldct_denoise import __version__, methods
 from ldct_denoise.checkpoint import MODEL_FILE, STATE_FILE, load_state, save_model, save_state
-from ldct_denoise.config import Config, parse_config
+from ldct_denoise.config import Config
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
 from ldct_denoise.distributed import World
 from ldct_denoise.distributed import world as join_world
 from ldct_denoise.errors import ConfigError, OutputError
+from ldct_denoise.interrupts import Interrupt, noted_interrupts
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.output import write_whole
+from ldct_denoise.run_folder import CONFIG_FILE, SCRATCH, changes, origin, refusal
 from ldct_denoise.training_log import TrainingLog
 from ldct_denoise.training_step import Run, Stepper, begin_run
-from ldct_denoise.validation import CriticWatch, Evidence, measure_evidence
+from ldct_denoise.validation import Evidence, diverged, measure_evidence
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ def train(
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     resume : bool
-        Go on from the checkpoint in ``output`` where there is one.
+        Go on from the checkpoint in ``output`` where there is one: on the same images, with the same settings but
+        for those of :data:`~ldct_denoise.run_folder.FREE`.
     overwrite : bool
         Begin anew in a folder that holds a run.
     report : callable
@@ -95,16 +98,22 @@ def train(
     Raises
     ------
     OutputError
-        If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is given.
+        If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is given, or nothing to resume from.
     ConfigError
-        If the method needs no training, or the configuration is not that of the run to resume.
+        If the method needs no training or could learn nothing, or a setting is not that of the run to resume.
+    InputError
+        If the images are not those of the run to resume.
     TrainingError
-        If the losses stop being numbers.
+        If losses, weights or restored images stop being numbers.
+    KeyboardInterrupt
+        After Ctrl-C, once the step is done and the run saved; at once after a second.
     """
     with join_world(device) as world:
-        if config.training.batch % (world.size * config.training.accumulate):
+        parts = world.size * config.training.accumulate
+        if config.training.batch % parts:
             raise ConfigError(
-                f"training.batch: {config.training.batch} does not divide over {world.size} processes"
+                f"training.batch: {config.training.batch} does not divide over {world.size} processes with "
+                f"{config.training.accumulate} parts each (training.accumulate); give a multiple of {parts}"
             )
         return _Trainer(config, pools, output, world, report).run(resume, overwrite)
 
@@ -114,47 +123,59 @@ class _Trainer:
 
     def __init__(self, config: Config, pools: Pools, output: Path, world: World, report: Report) -> None:
         self.config, self.pools, self.output, self.world = config, pools, output, world
+        self.stepper = Stepper(config, world)
         self._report = report if world.is_first else (lambda progress: None)
 
-    # ---- the loop -------------------------------------------------------------------------------------------
-
     def run(self, resume: bool, overwrite: bool) -> Path:
-        settings = self.config.training
-        resumed = self._open(resume, overwrite)
-        needs = methods.find(self.config.method).needs
-        data = make_training_set(self.config, self.pools, needs, self._say_first, self.output / "simulated")
-        run = self._build(resumed)
+        resumed = self._look(resume, overwrite)
+        run = begin_run(self.config, self.world)
+        if resumed is not None:
+            run.restore(resumed, changes(resumed, self.config, self.pools, self.output))
+        data = make_training_set(
+            self.config, self.pools, needs_of(self.config), self._say_first, self.output / SCRATCH
+        )
+        sample = data.patches[0]
+        self.stepper.require_losses(run, sample)
+        for note in run.method.notes("noise" in sample):
+            self._say_first(note)
+        self._begin(anew=resumed is None)
         log = TrainingLog(self.output, run.step) if self.world.is_first else None
-        stepper = Stepper(self.config, self.world)
-        critics = CriticWatch(getattr(run.method.settings, "adversarial", "least_squares"))
-        started, already = time.monotonic(), run.seconds
         try:
-            for sample in self._samples(data.patches, run.step):
-                done = self._done(run)
-                losses = stepper.step(run, sample, done)
-                critics.see(losses)
-                run.step += 1
-                run.seconds = already + time.monotonic() - started
-                last = run.step == settings.iterations or self.world.agree(self._out_of_time(run))
-                shown = _numbers(losses) if run.step % settings.log_every == 0 or last or run.step == 1 else {}
-                if log is not None and shown:
-                    log.scalars(run, shown)
-                if run.step % settings.validate_every == 0 or last:
-                    self._validate(run, data, log, critics)
-                if run.step % settings.checkpoint_every == 0 or last:
-                    self._save(run)
-                self._report(Progress(run.step, settings.iterations, run.seconds, shown))
-                if last:
-                    break
-        except KeyboardInterrupt:
-            self._save(run)
-            raise
+            with noted_interrupts() as interrupt:
+                self._loop(run, data, log, interrupt)
         finally:
             if log is not None:
                 log.close()
-        return self._finish(run, data)
+        self._say(run, f"kept the weights of step {run.best_step} ({self.config.training.select})")
+        return self.output / MODEL_FILE
 
-    # ---- time -----------------------------------------------------------------------------------------------
+    # ---- the loop -------------------------------------------------------------------------------------------
+
+    def _loop(self, run: Run, data: TrainingSet, log: TrainingLog | None, interrupt: Interrupt) -> None:
+        settings = self.config.training
+        if self._out_of_time(run):
+            return  # it was finished before
+        started, already = time.monotonic(), run.seconds
+        for sample in self._samples(data.patches, run.step):
+            losses = self.stepper.step(run, sample, self._done(run))
+            run.critics.see(losses)
+            run.step += 1
+            # One clock for all: another would give each process a learning rate, and an end, of its own.
+            run.seconds, stopped = self.world.tell(already + time.monotonic() - started, interrupt.asked)
+            last = run.step == settings.iterations or self._out_of_time(run)
+            shown = _numbers(losses) if run.step % settings.log_every == 0 or last or run.step == 1 else {}
+            if log is not None and shown:
+                log.scalars(run, shown)
+            if run.step % settings.validate_every == 0 or last:
+                self._validate(run, data, log)
+            if run.step % settings.checkpoint_every == 0 or last or stopped:
+                self._save(run)
+            self._report(Progress(run.step, settings.iterations, run.seconds, shown))
+            if last:
+                return
+            if stopped:
+                self.world.agree(True)  # none leaves before the first has saved: torchrun would end that too
+                raise KeyboardInterrupt
 
     def _done(self, run: Run) -> float:
         """Share of the run that is done, 0…1."""
@@ -166,53 +187,25 @@ class _Trainer:
         minutes = self.config.training.minutes
         return minutes is not None and run.seconds >= 60 * minutes
 
-    # ---- beginning and end ----------------------------------------------------------------------------------
+    # ---- beginning ------------------------------------------------------------------------------------------
 
-    def _open(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-        """The checkpoint to go on from, where asked for and there."""
+    def _look(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
+        """The checkpoint to go on from, where asked for and there; nothing is written or deleted."""
         # The first process looks, for all: the others must not see what it writes meanwhile.
+        why_not = refusal(self.output, resume, overwrite)
+        if self.world.agree(bool(why_not)):
+            raise OutputError(why_not or f"{self.output}: the first process may not write there")
         checkpoint = self.output / STATE_FILE
-        holds_files = self.output.is_dir() and any(self.output.iterdir())
-        if self.world.agree(holds_files and not (resume or overwrite)):
-            raise OutputError(
-                f"{self.output}: holds files already; --resume goes on with it, --overwrite begins anew"
-            )
-        if self.world.agree(resume and checkpoint.is_file()):
-            self._same_config()
-            return load_state(checkpoint)
-        if self.world.is_first:
-            self.output.mkdir(parents=True, exist_ok=True)
-            for stale in (checkpoint, self.output / MODEL_FILE, self.output / TrainingLog.FILE):
-                stale.unlink(missing_ok=True)
-            text = self.config.to_yaml()
-            write_whole(self.output / "config.yaml", lambda part: part.write_text(text, encoding="utf-8"))
-        return None
+        return load_state(checkpoint) if self.world.agree(resume and checkpoint.is_file()) else None
 
-    def _same_config(self) -> None:
-        """A run goes on only as it began; its length alone may change."""
-        import yaml
-
-        path = self.output / "config.yaml"
-        if not path.is_file():
-            raise ConfigError(f"{path}: missing, so the run cannot be resumed")
-        before = parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-        free = {"iterations", "minutes", "checkpoint_every", "validate_every", "log_every"}
-        for section in ("method", "settings", "range_hu", "data", "training"):
-            old, new = getattr(before, section), getattr(self.config, section)
-            if section == "training":
-                old, new = old.model_dump(exclude=free), new.model_dump(exclude=free)
-            if old != new:
-                raise ConfigError(
-                    f"--resume: {section} differs from {path}; resume with the settings it began with"
-                )
-
-    def _build(self, resumed: Mapping[str, Any] | None) -> Run:
-        run = begin_run(self.config, self.world)
-        for note in run.method.notes():
-            self._say_first(note)
-        if resumed is not None:
-            run.restore(resumed)
-        return run
+    def _begin(self, anew: bool) -> None:
+        """Take the folder, once method and images are known to work: what an earlier run left goes only then."""
+        if not self.world.is_first:
+            return
+        for stale in (STATE_FILE, MODEL_FILE, TrainingLog.FILE) if anew else ():
+            (self.output / stale).unlink(missing_ok=True)
+        text = self.config.to_yaml()
+        write_whole(self.output / CONFIG_FILE, lambda part: part.write_text(text, encoding="utf-8"))
 
     def _samples(self, dataset: PatchDataset, first_step: int) -> Iterator[Mapping[str, Tensor]]:
         settings = self.config.training
@@ -227,13 +220,15 @@ class _Trainer:
             pin_memory=self.world.device.type == "cuda",
         )
 
-    def _validate(self, run: Run, data: TrainingSet, log: TrainingLog | None, critics: CriticWatch) -> None:
+    # ---- what is kept ---------------------------------------------------------------------------------------
+
+    def _validate(self, run: Run, data: TrainingSet, log: TrainingLog | None) -> None:
         """Measure what needs no pairs, keep the best weights, warn early."""
         if not self.world.is_first or log is None:
             return
         with _swapped(run.method, run.average):
             evidence = measure_evidence(run.method, data.validation, self.world.device)
-            if self.config.training.select == "last" or not evidence.judges or evidence.score <= run.best_score:
+            if self.config.training.select == "last" or evidence.is_better_than(run.best_score):
                 run.best_step = run.step
                 if evidence.judges:
                     run.best_score = evidence.score
@@ -243,8 +238,8 @@ class _Trainer:
         log.scalars(run, {f"validation/{name}": value for name, value in evidence.figures().items()})
         if data.validation.picture is not None:
             log.images(run, data.validation.picture, self.world.device)
-        log.scalars(run, {f"balance/{name}": value for name, value in critics.balance().items()})
-        for warning in (*evidence.warnings(), *critics.warnings()):
+        log.scalars(run, {f"balance/{name}": value for name, value in run.critics.balance().items()})
+        for warning in (*evidence.warnings(), *run.critics.warnings()):
             self._say(run, f"warning: {warning}")
         self._say(run, evidence.line())
 
@@ -255,6 +250,7 @@ class _Trainer:
             "noise": data.noise_summary,
             "step": run.step,
             "seconds": round(run.seconds, 1),
+            "resumed": run.resumed,
             "processes": self.world.size,
             "device": self.world.device.type,
             "validation": evidence.figures(),
@@ -266,12 +262,11 @@ class _Trainer:
         }
 
     def _save(self, run: Run) -> None:
-        if self.world.is_first:
-            save_state(self.output / STATE_FILE, run.state())
-
-    def _finish(self, run: Run, data: TrainingSet) -> Path:
-        self._say(run, f"kept the weights of step {run.best_step} ({self.config.training.select})")
-        return self.output / MODEL_FILE
+        if not self.world.is_first:
+            return
+        if not run.is_finite():
+            raise diverged(f"weights are no numbers after step {run.step}")
+        save_state(self.output / STATE_FILE, run.state() | origin(self.config, self.pools))
 
     def _say(self, run: Run, message: str) -> None:
         self._report(Progress(run.step, self.config.training.iterations, run.seconds, message=message))

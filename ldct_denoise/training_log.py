@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from ldct_denoise.methods.base import Batch
+from ldct_denoise.output import write_whole
 from ldct_denoise.training_step import Run
 
 
@@ -29,15 +30,13 @@ class TrainingLog:
         from torch.utils.tensorboard import SummaryWriter
 
         path = output / self.FILE
-        rows = (
-            [row for row in csv.reader(path.open(newline="")) if row[0].isdigit() and int(row[0]) <= step]
-            if path.exists()
-            else []
-        )
-        self._file = path.open("w", newline="", encoding="utf-8")
+        rows = [("step", "seconds", "name", "value"), *_rows_until(path, step)]
+        # Whole, then added to: a run that is killed before its first figure keeps those of before.
+        write_whole(path, lambda part: _write(part, rows))
+        self._file = path.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
-        self._csv.writerows([["step", "seconds", "name", "value"], *rows])
-        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=step)  # type: ignore[no-untyped-call]
+        # TensorBoard drops what is at or after the step that it is told.
+        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
 
     def scalars(self, run: Run, values: Mapping[str, float]) -> None:
         """Named figures of this step."""
@@ -63,3 +62,16 @@ class TrainingLog:
         """Write out what is left."""
         self._file.close()
         self._board.close()  # type: ignore[no-untyped-call]
+
+
+def _rows_until(path: Path, step: int) -> list[Sequence[str]]:
+    """Rows up to a step; what a killed run left of a row, or blank, is passed over."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.reader(file) if len(row) == 4 and row[0].isdigit() and int(row[0]) <= step]
+
+
+def _write(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from ldct_denoise import methods
 from ldct_denoise.config import Config, TrainingConfig
 from ldct_denoise.distributed import World
-from ldct_denoise.errors import ConfigError, TrainingError
+from ldct_denoise.errors import ConfigError
 from ldct_denoise.methods.base import Batch, Method, Phase
+from ldct_denoise.validation import CriticWatch, diverged
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Run:
     average: dict[str, Tensor] = field(default_factory=dict)
     best_score: float = math.inf
     best_step: int = 0
+    critics: CriticWatch = field(default_factory=CriticWatch)
+    resumed: list[dict[str, Any]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -36,11 +39,13 @@ class Run:
             "method": self.method.state_dict(),
             "optimizers": [phase.optimizer.state_dict() for phase in self.phases],
             "average": self.average,
+            "critics": self.critics.state(),
+            "resumed": self.resumed,
             **{name: getattr(self, name) for name in ("step", "seconds", "best_score", "best_step")},
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to a checkpoint."""
+    def restore(self, state: Mapping[str, Any], changes: Sequence[str] = ()) -> None:
+        """Go back to a checkpoint; ``changes`` of the settings since are kept, for the model's card."""
         self.method.load_state_dict(state["method"])
         for phase, saved in zip(self.phases, state["optimizers"], strict=True):
             phase.optimizer.load_state_dict(saved)
@@ -48,6 +53,15 @@ class Run:
         self.average = {key: value.to(device) for key, value in state["average"].items()}
         for name in ("step", "seconds", "best_score", "best_step"):
             setattr(self, name, state[name])
+        self.critics.restore(state.get("critics", {}), device)
+        self.resumed = list(state.get("resumed", ()))
+        if changes:
+            self.resumed.append({"step": self.step, "changed": list(changes)})
+
+    def is_finite(self) -> bool:
+        """Whether all weights, and their average, are numbers."""
+        tensors = (*self.method.state_dict().values(), *self.average.values())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def begin_run(config: Config, world: World) -> Run:
@@ -71,7 +85,8 @@ def begin_run(config: Config, world: World) -> Run:
     phases = method.phases(settings.learning_rate)
     if not phases:
         raise ConfigError(f"method {config.method!r} needs no training; use it with apply --model")
-    return Run(method, phases)
+    critics = CriticWatch(getattr(method.settings, "adversarial", "least_squares"))
+    return Run(method, phases, critics=critics)
 
 
 class Stepper:
@@ -126,6 +141,24 @@ class Stepper:
         phase.optimizer.step()
         return shown
 
+    def require_losses(self, run: Run, sample: Mapping[str, Tensor]) -> None:
+        """Refuse settings with which no phase has a loss, neither at the beginning nor later.
+
+        Raises
+        ------
+        ConfigError
+            If so.
+        """
+        run.method.eval()  # what a pass changes in training, it leaves alone
+        one = {name: self._to_device(tensor[None]) for name, tensor in sample.items()}
+        with torch.no_grad():
+            for done in (0.0, math.nextafter(1.0, 0.0)):
+                batch = _batch(one, 0, done)
+                if any(phase.loss(batch) for phase in run.phases):
+                    return
+        notes = "; ".join(run.method.notes("noise" in sample))
+        raise ConfigError(f"method {self.config.method!r}: these settings leave nothing to train by ({notes})")
+
     def _parts(self, sample: Mapping[str, Tensor], step: int, done: float) -> list[Batch]:
         count = self.config.training.accumulate
         split = {name: self._to_device(tensor).chunk(count) for name, tensor in sample.items()}
@@ -133,16 +166,7 @@ class Stepper:
         for number in range(count):
             place = [self.config.training.seed, step, self.world.rank, number]
             seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
-            images = {name: tensors[number] for name, tensors in split.items()}
-            parts.append(
-                Batch(
-                    low=images.get("low", images.get("normal", torch.empty(0))),
-                    normal=images.get("normal"),
-                    noise=images.get("noise"),
-                    generator=torch.Generator().manual_seed(seed),
-                    progress=done,
-                )
-            )
+            parts.append(_batch({name: tensors[number] for name, tensors in split.items()}, seed, done))
         return parts
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -152,10 +176,7 @@ class Stepper:
     def _check(self, phase: Phase, losses: Mapping[str, Tensor]) -> None:
         for name, loss in losses.items():
             if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"training diverged: the loss {name!r} of the {phase.name} is {float(loss)}; lower "
-                    "training.learning_rate, or resume from the last checkpoint with another seed"
-                )
+                raise diverged(f"the loss {name!r} of the {phase.name} is {float(loss)}")
 
     def _average_weights(self, run: Run) -> None:
         """Exponential moving average of what is kept for use."""
@@ -183,6 +204,16 @@ def learning_rate_factor(settings: TrainingConfig, step: int, done: float) -> fl
         case "exponential":
             return rise * math.exp(-step / settings.decay_every)
     return rise
+
+
+def _batch(images: Mapping[str, Tensor], seed: int, done: float) -> Batch:
+    return Batch(
+        low=images.get("low", images.get("normal", torch.empty(0))),
+        normal=images.get("normal"),
+        noise=images.get("noise"),
+        generator=torch.Generator().manual_seed(seed),
+        progress=done,
+    )
 
 
 def _accumulate(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:

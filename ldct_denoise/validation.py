@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from ldct_denoise.data.training_set import ValidationSet
+from ldct_denoise.errors import TrainingError
 from ldct_denoise.intensity import WINDOWS, Scale, Window
 from ldct_denoise.methods.base import Method
 
@@ -26,6 +27,18 @@ TISSUES = {
     "soft": Window.between("soft", 0, 120),
     "body": Window.between("body", -200, 3000),
 }
+#: Images with less fine noise than this have none to compare another's with.
+NO_NOISE_HU = 0.01
+#: Weights that restore to more than this are lost, though they are numbers still: the next step's are not.
+LARGEST_HU = 1e9
+
+
+def diverged(what: str) -> TrainingError:
+    """That a run cannot go on, and what helps."""
+    return TrainingError(
+        f"training diverged: {what}; go on from the last checkpoint with a lower rate "
+        "(--resume --set training.learning_rate=...), or begin anew with one"
+    )
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,10 @@ class Evidence:
             return self.probe_rmse_hu + bias
         return 10 * abs(math.log(max(self.noise_ratio, 1e-3))) + bias + 10 * max(0.0, self.structure - 0.3)
 
+    def is_better_than(self, best_score: float) -> bool:
+        """Whether these weights replace those kept: where they cannot be judged, only others that could not be."""
+        return self.score <= best_score if self.judges else math.isinf(best_score)
+
     def figures(self) -> dict[str, float]:
         """Every figure by name."""
         plain = {name: value for name, value in vars(self).items() if isinstance(value, float)}
@@ -108,7 +125,9 @@ class Evidence:
         if self.probe_gain_db < 0:
             found.append("restored normal-dose images are further from the truth than with their noise left in")
         if not self.judges:
-            found.append("there is nothing to judge by without pairs: the last weights are kept")
+            found.append(
+                "there is nothing to judge by without pairs: kept are the best judged so far, or the last"
+            )
         if self.structure > 0.5:
             found.append(
                 f"what is removed follows the image's edges (correlation {self.structure:.2f}): anatomy is removed"
@@ -143,6 +162,15 @@ class CriticWatch:
             mean = self._means.get(name, loss)
             self._means[name] = mean + self.PACE * (loss - mean)
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"means": self._means, "seen": self._seen}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go back to a checkpoint; one that holds nothing of this leaves all as it is."""
+        self._means = {name: mean.to(device) for name, mean in state.get("means", self._means).items()}
+        self._seen = state.get("seen", self._seen)
+
     def balance(self) -> dict[str, float]:
         """Running mean of each critic's loss over that of an undecided one."""
         return {name: float(mean) / self._undecided for name, mean in self._means.items()}
@@ -168,16 +196,26 @@ def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.d
         On ``device``; left in evaluation mode.
     images : ValidationSet
     device : torch.device
+
+    Raises
+    ------
+    TrainingError
+        If a restored image is none: such weights must not be kept.
     """
     method.eval()
 
     def restore(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        return restore_hu(method, images.scale, hu, device)
+        restored = restore_hu(method, images.scale, hu, device)
+        if not (np.abs(restored) < LARGEST_HU).all():
+            raise diverged(f"restored images hold values that are no numbers, or beyond {LARGEST_HU:.0e} HU")
+        return restored
 
     probes = [(clean, clean + noise, restore(clean + noise)) for clean, noise in images.probes]
     restored = [restore(hu) for hu in images.low]
     pairs = [(low, normal, restore(low)) for low, normal in images.pairs]
     normal_noise = _mean(fine_noise_hu(hu) for hu in images.normal)
+    if normal_noise < NO_NOISE_HU:
+        normal_noise = math.nan
     before = _rms(noisy - clean for clean, noisy, _ in probes)
     after = _rms(out - clean for clean, _, out in probes)
     return Evidence(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ldct_denoise import methods
 from ldct_denoise.checkpoint import load_model
 from ldct_denoise.config import Config, load_config, parse_config
 from ldct_denoise.data import slices as slices_module
@@ -157,7 +158,7 @@ def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> 
     train(tiny(iterations=1), pools, tmp_path, device="cpu")
     with pytest.raises(OutputError, match="--resume"):
         train(tiny(iterations=1), pools, tmp_path, device="cpu")
-    with pytest.raises(ConfigError, match="training differs"):
+    with pytest.raises(ConfigError, match=r"training\.batch was 4, is 2"):
         train(tiny(iterations=2, batch=2), pools, tmp_path, device="cpu", resume=True)
 
 
@@ -169,6 +170,14 @@ def test_a_run_says_which_terms_are_off(pools: Pools, tmp_path: Path) -> None:
     train(config, pools, tmp_path, device="cpu", report=lambda progress: said.append(progress.message))
     assert any("semantic loss is off" in line and "vgg_weights" in line for line in said)
     assert any("kl" in line for line in said)
+
+
+def test_normal_dose_without_noise_is_nothing_to_compare_with(pools: Pools, tmp_path: Path) -> None:
+    water = volume("P2normal", 0)
+    for name, hu in (("zero", np.zeros_like(water.hu)), ("forty", np.full_like(water.hu, 40))):
+        train(tiny(), Pools(pools.low, (water.with_hu(hu),)), tmp_path / name, device="cpu")
+        names = {row["name"] for row in csv.DictReader((tmp_path / name / "training.csv").open())}
+        assert not {"validation/noise_ratio", "validation/score"} & names
 
 
 def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
@@ -185,6 +194,12 @@ def test_unknown_and_impossible_settings_are_named() -> None:
         load_config("no-such-recipe")
     with pytest.raises(ConfigError, match="key=value"):
         load_config("lir-ct", ["training.iterations"])
+    with pytest.raises(ConfigError, match=r"^settings\.widht: .*settings of lir: .*width"):
+        methods.build("lir", {"widht": 3}, Scale())
+    with pytest.raises(ConfigError, match=r"^settings\.weights\.tisue: .*settings\.weights of lir: .*tissue\)"):
+        methods.build("lir", {"weights": {"tisue": 3}}, Scale())
+    with pytest.raises(ConfigError, match=r"^settings\.width: .*greater than"):
+        methods.build("lir", {"width": 0}, Scale())
 
 
 def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
@@ -306,7 +321,7 @@ def test_models_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
         load_model("lir")
     with pytest.raises(ModelError, match="KEY=VALUE"):
         load_model("nlm:strength")
-    with pytest.raises(ConfigError, match="settings of nlm"):
+    with pytest.raises(ConfigError, match=r"^settings\.weights: .*settings of nlm: .*strength"):
         load_model("nlm:weights=2")
 
 

@@ -46,6 +46,16 @@ def test_the_score_needs_no_pairs_and_counts_bias_above_one_hu():
     assert evidence(bias_hu={"soft": -3.0}).score == pytest.approx(12.0)
 
 
+def test_weights_that_cannot_be_judged_never_replace_judged_ones():
+    unjudged = evidence(probe_rmse_hu=math.nan, noise_ratio=math.nan)
+    assert not unjudged.judges
+    assert unjudged.is_better_than(math.inf)
+    assert not unjudged.is_better_than(12.0)
+    assert evidence().is_better_than(math.inf)
+    assert evidence().is_better_than(10.0)
+    assert not evidence().is_better_than(9.0)
+
+
 @pytest.mark.parametrize(("form", "undecided"), [("least_squares", 0.25), ("log", math.log(2))])
 def test_an_undecided_critic_is_balanced(form, undecided):
     watch = CriticWatch(form)

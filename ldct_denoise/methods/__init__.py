@@ -50,12 +50,16 @@ def build(name: str, settings: Mapping[str, object], scale: Scale) -> Method[Any
     """
     from pydantic import ValidationError
 
+    from ldct_denoise.config import known_keys
+
     cls = find(name)
     try:
         validated = cls.Settings(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(["method", *map(str, first["loc"])])
-        known = ", ".join(cls.Settings.model_fields)
-        raise ConfigError(f"{where}: {first['msg']} (settings of {name}: {known})") from None
+        where = ["settings", *map(str, first["loc"])]
+        hint = f"{'.'.join(where[:-1])} of {name}"
+        if first["type"] == "extra_forbidden":
+            hint += f": {', '.join(known_keys(cls.Settings, first['loc']))}"
+        raise ConfigError(f"{'.'.join(where)}: {first['msg']} ({hint})") from None
     return cls(validated, scale)

@@ -182,8 +182,14 @@ class Method(nn.Module, ABC, Generic[S]):
         """The tensors that :meth:`restore` needs: what a trained model keeps (by default, all)."""
         return self.state_dict()
 
-    def notes(self) -> Sequence[str]:
-        """What a user should know before a run begins, a line each: a term that is off, say."""
+    def notes(self, has_noise: bool = True) -> Sequence[str]:
+        """What a user should know before a run begins, a line each: a term that is off, say.
+
+        Parameters
+        ----------
+        has_noise : bool
+            Whether batches hold noise (``data.noise``).
+        """
         return ()
 
     def summary_images(self, batch: Batch) -> Mapping[str, Tensor]:

@@ -135,14 +135,16 @@ class Lir(FormMethod[LirSettings]):
         """E_X and G_Y."""
         return self._kept("e_x", "g_y")
 
-    def notes(self) -> Sequence[str]:
-        """Terms of the paper that these settings leave out."""
+    def notes(self, has_noise: bool = True) -> Sequence[str]:
+        """Terms that these settings leave out."""
         left_out = [
             name for name, weight in self.settings.weights if not weight and name not in ("restoration", "tissue")
         ]
         found = [f"terms with weight 0 are off: {', '.join(left_out)}"] if left_out else []
         if self.settings.weights.semantic and self.vgg is None:
             found.append("the semantic loss is off: settings.vgg_weights names no VGG-19 weights")
+        if self.settings.weights.restoration and not has_noise:
+            found.append("the restoration path is off: settings.weights.restoration needs data.noise")
         if self.settings.adapt_from == 1:
             found.append("settings.adapt_from is 1: only the restoration path is trained")
         return found

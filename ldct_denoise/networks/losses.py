@@ -1,4 +1,7 @@
-"""Losses that several methods share; each returns a scalar mean, so that two half batches average to a whole."""
+"""Losses that several methods share; each returns a scalar mean, so that two half batches average to a whole.
+
+(:func:`tissue_bias` alone is not the same over halves: it says why.)
+"""
 
 from __future__ import annotations
 
@@ -55,10 +58,13 @@ def background_consistency(before: Tensor, after: Tensor, kernels: Sequence[tupl
 def tissue_bias(error: Tensor, image: Tensor, ranges: Sequence[tuple[float, float]]) -> Tensor:
     """Sum over tissues of the squared mean error: what drifts is the mean, which a squared error hardly feels.
 
+    The mean is over what one process sees at once: the square of a smaller part's mean holds more chance, so that
+    a batch worked through in parts, or by several processes, has a larger sum than as a whole.
+
     Parameters
     ----------
     error : Tensor
-        Restored less true, over the whole batch.
+        Restored less true, over the batch, or one process's or part's share of it.
     image : Tensor
         Smooth image of the same shape, which says where each tissue is.
     ranges : sequence of (low, high)
