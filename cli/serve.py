@@ -52,6 +52,7 @@ def command(
     if folder:
         from ldct_denoise.node.folder import denoise_folder, step_settings
 
+        _stop_as_by_ctrl_c()
         settings = step_settings(folder[0], model=model, strength=strength, device=device)
         for path in denoise_folder(*folder, settings):
             click.echo(path)
@@ -91,6 +92,13 @@ def _told_to_stop() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: event.set())
     return event
+
+
+def _stop_as_by_ctrl_c() -> None:
+    """A router that ends the step by SIGTERM finds nothing half done in its output."""
+    import signal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def _folders_of_mercure() -> tuple[Path, Path] | None:

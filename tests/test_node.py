@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +15,19 @@ import numpy as np
 import pydicom
 import pytest
 
-from ldct_denoise.errors import OutputError
+from ldct_denoise.apply import apply_series
+from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.dicom import scan
+from ldct_denoise.io.instance import identify_instance
+from ldct_denoise.node import work
+from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.deliver import Deliverer, settle
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
-from ldct_denoise.node.spool import requeue
-from ldct_denoise.node.work import Worker
+from ldct_denoise.node.spool import Delivery, Record, Spool, requeue
+from ldct_denoise.node.work import MAX_ATTEMPTS, Worker
+from tests.dicom_files import write_ct
 from tests.node_peers import (
     IDENTIFIER,
     LOOPBACK,
@@ -137,6 +147,148 @@ attempts_to_write: list[object] = []
 def no_space(*given: object) -> None:
     attempts_to_write.append(given)
     raise OutputError("working: cannot be written (No space left on device)")
+
+
+def test_a_full_disk_is_waited_for_without_a_limit_of_free_room(
+    start: Start,
+    archive: Receiver,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Also for Enhanced CT, whose frames are gathered in a file first."""
+    node = start(**to_archive(archive), limits={"free_gib": 0})
+    with monkeypatch.context() as full:
+        full.setattr(os, "posix_fallocate", no_room)
+        storescu(node.rules.port, [make_enhanced(tmp_path / "in" / "enhanced.dcm")])
+        wait_for(lambda: caplog.text.count("no room on the spool's disk") > MAX_ATTEMPTS)
+        assert node.spool.counts()["dead-letter"] == 0
+    wait_for(lambda: len(archive.received) == 1)
+
+
+def no_room(*given: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def offline(folder: Path, files: list[Path], **rule: object) -> tuple[Spool, str]:
+    """A spool with one batch, worked on until nothing more is to be done."""
+    content = settings(folder / "spool", 11112, destinations={"a": {"stow": "http://h/studies"}})
+    rules = Rules(
+        **content | {"rules": [identity_rule("a", **rule)], "retry": {"first_s": 1e-9, "longest_s": 1e-9}}
+    )
+    spool = Spool(rules.spool, rules.limits)
+    worker = Worker(rules, spool, Counters(), threading.Event())
+    batch = batch_of(spool, files)
+    while worker.run_once():
+        pass
+    return spool, batch
+
+
+def batch_of(spool: Spool, files: list[Path]) -> str:
+    (key,) = {spool.receive(identify_instance(file), file.read_bytes()) for file in files}
+    return spool.complete(key)
+
+
+def dead_letter(spool: Spool, batch: str) -> str:
+    return json.loads((spool.root / "dead-letter" / f"{batch}.json").read_text())["reason"]
+
+
+def two_phases(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Two acquisitions of three slices at the same places, under one Series Instance UID."""
+    return tuple(
+        [write_ct(folder / f"{phase}-{number}", number, AcquisitionNumber=phase) for number in range(3)]
+        for phase in (1, 2)
+    )
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_late_images_of_two_stacks_join_their_own(tmp_path: Path, late: int) -> None:
+    phases = two_phases(tmp_path)
+    whole, growing = phases[1 - late], phases[late]
+    content = settings(tmp_path / "spool", 11112, destinations={"a": {"stow": "http://h/studies"}})
+    rules = Rules(**content | {"rules": [identity_rule("a")]})
+    for batch in ([*whole, *growing[:2]], growing[2:]):  # each a life of the node
+        spool = Spool(rules.spool, rules.limits)
+        batch_of(spool, batch)
+        Worker(rules, spool, Counters(), threading.Event()).run_once()
+        spool.close()
+    derived = [pydicom.dcmread(file) for file in (rules.spool / "outgoing").rglob("*.dcm")]
+    found = {(image.SeriesInstanceUID, image.AcquisitionNumber) for image in derived}
+    assert (len(derived), len(found), len({uid for uid, _ in found})) == (6, 2, 2)
+
+
+def test_no_derived_image_stays_of_a_series_that_cannot_be_denoised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def first_alone(*given: object) -> None:
+        if written:
+            raise InputError("the second stack cannot be decoded")
+        written.append(apply_series(*given))
+        assert len(list(written[0].iterdir())) == 3
+
+    monkeypatch.setattr(work, "apply_series", first_alone)
+    first, second = two_phases(tmp_path)
+    spool, batch = offline(tmp_path, [*first, *second])
+    assert "cannot be decoded" in dead_letter(spool, batch)
+    assert list((spool.root / "working").iterdir()) == []
+
+
+def test_what_cannot_be_compressed_is_a_dead_letter_at_once(tmp_path: Path) -> None:
+    cells = np.full((6, 8), 0x8400, np.uint16)  # an overlay in bit 15
+    spool, batch = offline(tmp_path, [write_ct(tmp_path / "a", PixelData=cells.tobytes())], compress="jpegls")
+    assert "an overlay lies in the unused bits" in dead_letter(spool, batch)
+    assert spool.record(batch).attempts == 1
+
+
+def test_a_dead_letter_after_several_attempts_names_the_last_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*given: object) -> None:
+        raise OutputError("working: cannot be written (Read-only file system)")
+
+    monkeypatch.setattr(work, "apply_series", read_only)
+    spool, batch = offline(tmp_path, [write_ct(tmp_path / "a")])
+    assert dead_letter(spool, batch).endswith("the last error: working: cannot be written (Read-only file system)")
+
+
+def test_an_unreadable_derived_image_holds_up_no_other_batch(archive: Receiver, tmp_path: Path) -> None:
+    rules = Rules(**settings(tmp_path / "spool", 11112, **to_archive(archive)))
+    spool = Spool(rules.spool, rules.limits)
+    for batch in ("k-a.1", "k-b.2", "k-c.3"):
+        write_ct(spool.folder("outgoing", batch) / "000" / "0001.dcm", SOPInstanceUID=f"1.2.{batch[-1]}")
+        spool.set_record(batch, Record(deliveries={"archive": Delivery()}))
+    (spool.folder("outgoing", "k-a.1") / "000" / "0001.dcm").write_bytes(b"")
+    headless = spool.folder("outgoing", "k-b.2") / "000" / "0001.dcm"
+    image = pydicom.dcmread(headless)
+    del image.file_meta.MediaStorageSOPClassUID
+    image.save_as(headless)
+    deliverer = Deliverer("archive", rules, spool, Counters(), threading.Event())
+    while deliverer.run_once():
+        pass
+    settle(spool, rules, Counters())
+    assert archive.uids == ["1.2.3"]
+    assert spool.batches("dead-letter") == ["k-a.1", "k-b.2"]
+    for batch in spool.batches("dead-letter"):
+        assert "a derived image in the spool cannot be read" in dead_letter(spool, batch)
+
+
+def test_an_error_nobody_thought_of_holds_up_no_other_batch(
+    archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = Rules(**settings(tmp_path / "spool", 11112, **to_archive(archive), retry={"first_s": 60}))
+    spool = Spool(rules.spool, rules.limits)
+    for batch in ("k-a.1", "k-b.2"):
+        write_ct(spool.folder("outgoing", batch) / "0001.dcm")
+        spool.set_record(batch, Record(deliveries={"archive": Delivery()}))
+    deliverer = Deliverer("archive", rules, spool, Counters(), threading.Event())
+    with monkeypatch.context() as broken:
+        broken.setattr(deliverer._sender, "send", lambda files: 1 / 0)
+        deliverer.run_once()
+    assert deliverer.run_once()
+    assert [spool.record(batch).deliveries["archive"].state for batch in ("k-a.1", "k-b.2")] == ["waiting", "sent"]
+    assert spool.record("k-a.1").deliveries["archive"].reason == "ZeroDivisionError"
 
 
 def test_rules_choose_by_attributes(start: Start, archive: Receiver, tmp_path: Path) -> None:
@@ -310,6 +462,7 @@ def test_images_not_meant_to_be_denoised_are_left_alone(start: Start, archive: R
         {"ImageType": ["DERIVED", "SECONDARY", "MIP"]},
         {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
         {"RescaleType": "MGML"},
+        {"SeriesDescription": "Patient Protocol"},
     ]
     files = [make_series(tmp_path / f"in{n}", "1.2.3", n, slices=1)[0] for n in range(len(changes))]
     for file, change in zip(files, changes, strict=True):
@@ -362,6 +515,7 @@ def test_nothing_in_the_log_names_a_patient(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="ldct_denoise")  # whatever an earlier `serve` of this process chose
     node = start(**to_archive(archive), status_port=free_ports(1)[0])
     good = make_series(tmp_path / "good", "1.2.3", 1, slices=2)
     broken = make_series(tmp_path / "broken", "1.2.3", 2, slices=2)

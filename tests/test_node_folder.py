@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pydicom
@@ -14,7 +18,7 @@ from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.dicom import scan
 from ldct_denoise.node.folder import denoise_folder, step_settings
-from tests.node_peers import make_series
+from tests.node_peers import NAME, make_series, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -96,7 +100,7 @@ def test_a_second_run_overwrites_nothing(mercure: tuple[Path, Path]) -> None:
     with pytest.raises(OutputError, match="holds denoised images already"):
         denoise_folder(source, output, step_settings(source))
     assert [path.read_bytes() for path in written] == before
-    assert not list(output.glob(".part-*"))
+    assert sorted(output.iterdir()) == sorted(written)
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.yaml", "--folder", "a", "b"], ["a.yaml", "--strength", "1"]])
@@ -106,3 +110,53 @@ def test_the_command_line_is_one_thing_or_the_other(tmp_path: Path, arguments: l
         Path("a.yaml").write_text("{}")
         run = CliRunner().invoke(command, arguments, env={"MERCURE_IN_DIR": None})
     assert run.exit_code == 2
+
+
+def test_nothing_from_a_header_is_logged(
+    mercure: tuple[Path, Path], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source, output = mercure
+    for file in source.glob("*.dcm"):
+        image = pydicom.dcmread(file)
+        image.add(pydicom.DataElement("StudyInstanceUID", "UI", f"1.2.03.{NAME}", validation_mode=0))
+        image.save_as(file)
+    caplog.clear()
+    denoise_folder(source, output, step_settings(source))
+    captured = capfd.readouterr()
+    assert len(list(output.iterdir())) == 6
+    assert NAME not in caplog.text + captured.err + captured.out
+
+
+def step_at_work(source: Path, output: Path) -> subprocess.Popen[bytes]:
+    """The step in a process of its own, once it writes; slow, so that it can be stopped."""
+    script = f"""
+import time, ldct_denoise.node.folder as step
+from ldct_denoise.cli.main import main
+write = step.apply_series
+step.apply_series = lambda *given: (write(*given), time.sleep(60))
+main(["serve", "--folder", {str(source)!r}, {str(output)!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    wait_for(lambda: bool(list(output.rglob("0003.dcm"))) or process.poll() is not None)
+    assert process.poll() is None, process.stderr.read().decode()
+    return process
+
+
+def test_sigterm_leaves_nothing_half_done(mercure: tuple[Path, Path]) -> None:
+    with step_at_work(*mercure) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+        assert b"stopped" in process.stderr.read()
+    assert list(mercure[1].iterdir()) == []
+
+
+def test_what_a_killed_step_left_goes_at_the_next_start(mercure: tuple[Path, Path]) -> None:
+    source, output = mercure
+    with step_at_work(source, output) as process:
+        process.kill()
+    (left,) = output.iterdir()
+    assert list(left.rglob("*.dcm"))
+    written = denoise_folder(source, output, step_settings(source))
+    assert sorted(output.iterdir()) == sorted(written)

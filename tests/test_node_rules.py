@@ -6,12 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 import yaml
 
 from ldct_denoise.errors import ConfigError
+from ldct_denoise.io.instance import values_of
 from ldct_denoise.node.rules import Retry, Rule, Rules, load_rules
 from tests.conftest import ROOT
+from tests.test_io_derive_enhanced import make_enhanced
 
 GOOD: dict[str, Any] = {
     "spool": "/nowhere",
@@ -80,6 +83,8 @@ def test_no_file_and_no_yaml_are_told(tmp_path: Path) -> None:
         ({}, True),
         ({"SeriesDescription": "*LOW dose*"}, True),
         ({"SeriesDescription": "low"}, False),
+        ({"SeriesDescription": "*[bone]*"}, False),
+        ({"ProtocolName": "Thorax [1MM]*"}, True),
         ({"SliceThickness": "<=3"}, True),
         ({"SliceThickness": "< 3"}, False),
         ({"SliceThickness": 3}, True),
@@ -99,8 +104,27 @@ def test_which_series_a_rule_means(match: dict[str, Any], fits: bool) -> None:
         "ConvolutionKernel": ("B30f", "3"),
         "ImageType": ("ORIGINAL", "PRIMARY", "AXIAL"),
         "KVP": (),
+        "ProtocolName": ("Thorax [1mm] routine",),
     }
     assert Rule(match=match, ignore=True).fits(values) is fits
+
+
+def test_rules_look_into_the_functional_groups_of_multi_frame_images(tmp_path: Path) -> None:
+    asked = ["ConvolutionKernel", "SliceThickness", "XRayTubeCurrent", "ImageType", "StationName"]
+    told = values_of(make_enhanced(tmp_path / "in" / "enhanced.dcm"), asked)
+    assert (told["ConvolutionKernel"], told["StationName"]) == (("B30f",), ())
+    assert (float(told["SliceThickness"][0]), float(told["XRayTubeCurrent"][0])) == (3, 100)
+    assert told["ImageType"][:2] == ("ORIGINAL", "PRIMARY")
+    assert Rule(match={"ConvolutionKernel": "B*", "SliceThickness": "<=3"}, ignore=True).fits(told)
+
+
+def test_rules_look_into_unassigned_groups_of_converted_images(tmp_path: Path) -> None:
+    image = pydicom.dcmread(make_enhanced(tmp_path / "in" / "enhanced.dcm"))
+    shared = image.SharedFunctionalGroupsSequence[0]
+    shared.UnassignedSharedConvertedAttributesSequence = shared.CTReconstructionSequence
+    del shared.CTReconstructionSequence
+    image.save_as(tmp_path / "converted.dcm")
+    assert values_of(tmp_path / "converted.dcm", ["ConvolutionKernel"]) == {"ConvolutionKernel": ("B30f",)}
 
 
 def test_the_first_rule_that_fits_decides(tmp_path: Path) -> None:

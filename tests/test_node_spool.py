@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -86,6 +87,18 @@ def test_a_full_spool_refuses(tmp_path: Path) -> None:
     crowded = Spool(tmp_path / "crowded", Limits(free_gib=10**6))
     with pytest.raises(OutputError, match="are free"):
         crowded.receive(identity(1), b"x")
+
+
+def test_a_refused_image_leaves_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", no_space)
+        with pytest.raises(OutputError, match="No space left"):
+            spool.receive(identity(1), b"x" * 90)
+    assert not list((spool.root / "receiving").iterdir())
+    assert contents(spool.root) == []
 
 
 def test_what_was_sent_is_known_even_after_a_torn_line(spool: Spool) -> None:

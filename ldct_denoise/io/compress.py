@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from ldct_denoise.errors import ConfigError, OutputError
+from ldct_denoise.errors import ConfigError, InputError
 
 #: Names on the command line, and the transfer syntax each stands for (PS3.5 A.4).
 SYNTAXES: dict[str, UID] = {"jpegls": JPEGLSLossless, "j2k": JPEG2000Lossless, "rle": RLELossless}
@@ -44,8 +44,8 @@ def compress_pixels(image: Dataset, pixels: NDArray[np.integer], compress: str) 
 
     Raises
     ------
-    OutputError
-        If decoding does not give ``pixels`` back.
+    InputError
+        If these pixels cannot be compressed so, or decoding does not give them back.
     """
     image.PixelData = pixels.tobytes()
     image["PixelData"].VR = "OW" if image.BitsAllocated > 8 else "OB"
@@ -54,6 +54,6 @@ def compress_pixels(image: Dataset, pixels: NDArray[np.integer], compress: str) 
         exact = np.array_equal(pixel_array(image, raw=True), pixels)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise OutputError(f"cannot compress as {compress} ({reason}); write uncompressed or choose rle") from None
+        raise InputError(f"cannot compress as {compress} ({reason}); write uncompressed or choose rle") from None
     if not exact:
-        raise OutputError(f"{compress} does not give these pixels back; write uncompressed or choose rle")
+        raise InputError(f"{compress} does not give these pixels back; write uncompressed or choose rle")

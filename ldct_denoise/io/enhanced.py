@@ -5,7 +5,7 @@ Functional groups: PS3.3 C.7.6.16; those of CT: C.8.15.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -42,22 +42,22 @@ def frame_headers(image: Dataset) -> Iterator[Dataset]:
         if keyword in image and keyword not in _SEQUENCES:
             common[keyword] = image[keyword]
     shared = [*(image.get("SharedFunctionalGroupsSequence") or []), Dataset()][0]
-    _fill(common, _values(shared))
+    _fill(common, frame_values(shared))
     for number, group in enumerate(groups, start=1):
         header = Dataset()
         header.update(common)
         header.file_meta = image.file_meta
-        _fill(header, _values(group))
+        _fill(header, frame_values(group))
         header.InstanceNumber = number
         yield header
 
 
-def _values(group: Dataset) -> dict[str, Any]:
-    """Attributes in functional groups by keyword; unassigned ones (Legacy Converted) too."""
+def frame_values(group: Dataset, unassigned: Container[str] = TAGS) -> dict[str, Any]:
+    """Attributes in functional groups by keyword; of the unassigned ones (Legacy Converted) those asked for."""
     found = group_values(group)
     for keyword in [name for name in found if name.startswith("Unassigned")]:
         for item in found.pop(keyword) or []:
-            found.update({element.keyword: element.value for element in item if element.keyword in TAGS})
+            found.update({element.keyword: element.value for element in item if element.keyword in unassigned})
     return found
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import pydicom
 from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.uid import (
@@ -33,6 +34,8 @@ from pydicom.uid import (
 )
 
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.io.derive_enhanced import RENAMED
+from ldct_denoise.io.enhanced import frame_values
 from ldct_denoise.io.select import MULTI_FRAME
 
 __all__ = [
@@ -66,6 +69,8 @@ TRANSFER_SYNTAXES = (
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
 )
+#: Where a multi-frame image says what all frames share, and what each has of its own.
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,18 @@ def identify_instance(file: bytes | Path) -> Identity:
 
 
 def storage_of(file: Path) -> tuple[str, str]:
-    """SOP Class UID and Transfer Syntax UID of a file that we wrote."""
-    meta = read_file_meta_info(file)
-    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+    """SOP Class UID and Transfer Syntax UID of a file that we wrote.
+
+    Raises
+    ------
+    InputError
+        If it is no longer what we wrote.
+    """
+    try:
+        meta = read_file_meta_info(file)
+        return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+    except Exception as error:  # a broken header can fail anywhere inside pydicom
+        raise InputError(f"{file}: file meta information cannot be read ({type(error).__name__})") from None
 
 
 def stow_failure(answer: bytes) -> int | None:
@@ -141,19 +155,33 @@ def check_keywords(keywords: Iterable[str]) -> None:
 def values_of(path: Path, keywords: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The values of attributes of an image, as text; what is absent or empty has none.
 
+    Of a multi-frame image also those in the functional groups that all frames share, and in the first frame's.
+
     Raises
     ------
     InputError
         If the header cannot be read.
     """
     wanted = list(keywords)
+    tags = [*wanted, *_GROUPS]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=wanted, force=True)
-            return {keyword: _texts(header.get(keyword)) for keyword in wanted}
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
+            places = [header, *(_first_group(header, groups, wanted) for groups in _GROUPS)]
+            return {keyword: _first_texts(places, keyword) for keyword in wanted}
     except Exception as error:
         raise InputError(f"{path}: header cannot be read ({type(error).__name__})") from None
+
+
+def _first_group(header: Dataset, keyword: str, wanted: list[str]) -> dict[str, object]:
+    """The values in the first item of functional groups, also under the names that they have in classic images."""
+    found = frame_values((header.get(keyword) or [Dataset()])[0], wanted)
+    return {RENAMED.get(name, name): value for name, value in found.items()} | found
+
+
+def _first_texts(places: Iterable[Mapping[str, object] | Dataset], keyword: str) -> tuple[str, ...]:
+    return next(filter(None, (_texts(place.get(keyword)) for place in places)), ())
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,15 +14,13 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from ldct_denoise.io.facts import Identity, Memory, Placed, SeriesFacts, same_plane
 from ldct_denoise.io.read import Encoding
 from ldct_denoise.io.select import has_ct_signs, number, text, unit_directions
 from ldct_denoise.io.series import Series, SliceRef
 from ldct_denoise.io.uids import derived_uid
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry
 
-#: Orientations and pixel spacings that differ by no more are the same (direction cosines; fraction).
-SAME_DIRECTION = 1e-3
-SAME_SPACING = 1e-4
 #: Series Instance UIDs that are none, but harmless: anonymisers write digests.
 SAFE_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 #: What tells images at one place apart, the surest first.
@@ -39,19 +37,6 @@ TELLING = (
     ("field of view", "ReconstructionDiameter"),
 )
 T = TypeVar("T", bound=Hashable)
-
-
-class SeriesFacts(NamedTuple):
-    """What the images of one stack share; those that differ in it are never one stack."""
-
-    uid: str
-    folder: str
-    patient: str
-    kernel: tuple[str, ...]
-    rows: int
-    columns: int
-    orientation: tuple[float, ...]
-    spacing: tuple[float, float]
 
 
 class Labels(NamedTuple):
@@ -74,6 +59,11 @@ class Image:
     position_mm: tuple[float, float, float]
     telling: tuple[str, ...]
     taken: tuple[str, float]
+
+    @property
+    def identity(self) -> Identity:
+        """Which image it is."""
+        return self.ref.sop_uid, self.ref.frame or 0
 
 
 class Facts:
@@ -128,8 +118,7 @@ class Facts:
     def _same_plane(self, place: tuple[Any, ...], plane: np.ndarray) -> np.ndarray:
         """The first orientation and spacing seen here that this one equals but for rounding."""
         for known in self._planes[place]:
-            same_way = np.abs(known[:6] - plane[:6]).max() < SAME_DIRECTION
-            if same_way and np.abs(known[6:] / plane[6:] - 1).max() < SAME_SPACING:
+            if same_plane(known, plane):
                 return known
         self._planes[place].append(plane)
         return plane
@@ -160,7 +149,7 @@ def _study_uid(header: Dataset) -> str:
 
 
 def series_of(
-    images: Iterable[Image], by_folder: bool = True, keeper: object = None
+    images: Iterable[Image], by_folder: bool = True, keeper: object = None, memory: Memory | None = None
 ) -> Iterator[tuple[Series, bool]]:
     """Every stack as a series, and whether its headers have anything that only CT has.
 
@@ -172,49 +161,85 @@ def series_of(
         2016 tree); folders that differ in their numbers alone are taken together.
     keeper : object
         See :class:`~ldct_denoise.io.series.Series`.
+    memory : Memory, optional
+        Of the images that came before: late ones join their stacks and have their UIDs. Learns these images.
     """
-    groups: dict[SeriesFacts, list[Image]] = defaultdict(list)
-    for image in images:
+    images = list(images)
+    placed: list[Placed] = [*(memory.before(images) if memory else ()), *images]
+    groups: dict[SeriesFacts, list[Placed]] = defaultdict(list)
+    for image in placed:
         groups[image.facts if by_folder else image.facts._replace(folder="")].append(image)
     joined = _joined(groups)
-    firsts = _firsts(joined)
-    for group in joined:
-        stacks = list(_stacks(group))
-        for count, (stack, how) in enumerate(stacks, start=1):
-            note = (
-                f"stack {count} of {len(stacks)} under one Series Instance UID, told apart by {how}" if how else ""
-            )
-            is_ct = any(image.labels.ct_signs for image in stack)
-            yield _series(stack, _uid(stack, firsts), note, keeper), is_ct
+    noted = [item for group in joined for item in _noted(group)]
+    uids = _uids([stack for stack, _ in noted], memory.uids if memory else {})
+    for (stack, note), uid in zip(noted, uids, strict=True):
+        here = [image for image in stack if isinstance(image, Image)]
+        if memory:
+            memory.note(uid, here)
+        if here:
+            yield _series(here, uid, note, keeper), any(image.labels.ct_signs for image in here)
 
 
-def _identity(image: Image) -> tuple[str, int]:
-    return image.ref.sop_uid, image.ref.frame or 0
+def _noted(group: list[Placed]) -> Iterator[tuple[list[Placed], str]]:
+    """The stacks, each with what is to be told of how it was found."""
+    stacks = list(_stacks(group))
+    for count, (stack, how) in enumerate(stacks, start=1):
+        note = f"stack {count} of {len(stacks)} under one Series Instance UID, told apart by {how}" if how else ""
+        yield stack, note
 
 
-def _firsts(groups: Iterable[Sequence[Image]]) -> dict[str, tuple[str, int]]:
+def _uids(stacks: Sequence[Sequence[Placed]], known: Mapping[Identity, str]) -> list[str]:
+    """A UID for every stack: that of its images that came before, or one that no other stack has."""
+    firsts = _firsts(stacks)
+    going_on = _going_on(stacks, known)
+    taken = set(known.values())
+    return [
+        going_on.get(place) or _uid(_unknown(stack, known) or stack, firsts, taken)
+        for place, stack in enumerate(stacks)
+    ]
+
+
+def _unknown(stack: Sequence[Placed], known: Container[Identity]) -> list[Placed]:
+    return [image for image in stack if image.identity not in known]
+
+
+def _going_on(stacks: Sequence[Sequence[Placed]], known: Mapping[Identity, str]) -> dict[int, str]:
+    """Which stacks go on with a UID that was given before: for each UID the stack with most of its images."""
+    shares = Counter(
+        (place, known[image.identity])
+        for place, stack in enumerate(stacks)
+        for image in stack
+        if image.identity in known
+    )
+    going_on: dict[int, str] = {}
+    for (place, uid), _ in shares.most_common():
+        if place not in going_on and uid not in going_on.values():
+            going_on[place] = uid
+    return going_on
+
+
+def _firsts(stacks: Iterable[Sequence[Placed]]) -> dict[str, Identity]:
     """By Series Instance UID, the image whose stack keeps it: told by content, not by the order of files."""
-    firsts: dict[str, tuple[str, int]] = {}
-    for group in groups:
-        uid, first = group[0].facts.uid, min(map(_identity, group))
+    firsts: dict[str, Identity] = {}
+    for stack in stacks:
+        uid, first = stack[0].facts.uid, min(image.identity for image in stack)
         firsts[uid] = min(first, firsts.get(uid, first))
     return firsts
 
 
-def _uid(stack: Sequence[Image], firsts: dict[str, tuple[str, int]]) -> str:
+def _uid(stack: Sequence[Placed], firsts: Mapping[str, Identity], taken: Container[str]) -> str:
     """A UID that no other stack has, and that is safe as the name of a folder."""
     uid = stack[0].facts.uid
     if not uid:
-        return derived_uid("series", *sorted(image.ref.sop_uid for image in stack))
-    first = min(map(_identity, stack))
-    if first != firsts[uid]:
-        return derived_uid("stack", uid, *first)
-    return uid if SAFE_UID.fullmatch(uid) else derived_uid("series", uid)
+        return derived_uid("series", *sorted(image.identity[0] for image in stack))
+    first = min(image.identity for image in stack)
+    own = uid if SAFE_UID.fullmatch(uid) else derived_uid("series", uid)
+    return own if first == firsts[uid] and own not in taken else derived_uid("stack", uid, *first)
 
 
-def _joined(groups: dict[SeriesFacts, list[Image]]) -> list[list[Image]]:
+def _joined(groups: dict[SeriesFacts, list[Placed]]) -> list[list[Placed]]:
     """Folders that one series was spread over (1, 2, 3 …) put together, unless they show the same places."""
-    joined: dict[SeriesFacts, list[list[Image]]] = defaultdict(list)
+    joined: dict[SeriesFacts, list[list[Placed]]] = defaultdict(list)
     for facts, group in groups.items():
         alike = joined[facts._replace(folder=_without_digits(facts.folder) if facts.uid else facts.folder)]
         together = next((other for other in alike if not _overlap([*other, *group])), None)
@@ -229,30 +254,30 @@ def _without_digits(folder: str) -> str:
     return "".join("#" if character.isdigit() else character for character in folder)
 
 
-def _offsets(images: Sequence[Image]) -> np.ndarray:
+def _offsets(images: Sequence[Placed]) -> np.ndarray:
     orientation = images[0].facts.orientation
     normal = np.cross(orientation[:3], orientation[3:])
     return np.array([image.position_mm for image in images]) @ normal
 
 
-def _overlap(images: Sequence[Image]) -> int:
+def _overlap(images: Sequence[Placed]) -> int:
     """How many of the images lie at the place of another."""
     return int((np.diff(np.sort(_offsets(images))) < POSITION_TOLERANCE_MM).sum())
 
 
-def _stacks(images: list[Image]) -> Iterator[tuple[list[Image], str]]:
+def _stacks(images: list[Placed]) -> Iterator[tuple[list[Placed], str]]:
     """The images in stacks without two at one place, and how they were told apart; "" for a single stack."""
     if not _overlap(images):
         yield images, ""
         return
     deepest = _deepest(images)
-    tellers: list[tuple[str, Callable[[Image], Hashable]]] = [
+    tellers: list[tuple[str, Callable[[Placed], Hashable]]] = [
         (name, lambda image, place=place: image.telling[place])  # type: ignore[misc]
         for place, (name, _) in enumerate(TELLING)
     ]
     tellers.append(("all that tells them apart", lambda image: image.telling))
     for name, teller in tellers:
-        parts: dict[Hashable, list[Image]] = defaultdict(list)
+        parts: dict[Hashable, list[Placed]] = defaultdict(list)
         for image in images:
             parts[teller(image)].append(image)
         # An attribute that differs from slice to slice tells no phases apart.
@@ -262,17 +287,17 @@ def _stacks(images: list[Image]) -> Iterator[tuple[list[Image], str]]:
     yield from ((part, "the order in which they were taken alone") for part in _by_turns(images))
 
 
-def _deepest(images: Sequence[Image]) -> int:
+def _deepest(images: Sequence[Placed]) -> int:
     """The largest number of images at one place."""
     places = np.cumsum(np.diff(np.sort(_offsets(images)), prepend=-np.inf) >= POSITION_TOLERANCE_MM)
     return int(np.bincount(places).max())
 
 
-def _by_turns(images: Sequence[Image]) -> list[list[Image]]:
+def _by_turns(images: Sequence[Placed]) -> list[list[Placed]]:
     """First images of every place, second images, …"""
     offsets = _offsets(images)
     order = sorted(range(len(images)), key=lambda index: (offsets[index], images[index].taken))
-    turns: list[list[Image]] = []
+    turns: list[list[Placed]] = []
     turn, last = 0, -np.inf
     for index in order:
         turn = turn + 1 if offsets[index] - last < POSITION_TOLERANCE_MM else 0

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 
+from ldct_denoise.errors import InputError
 from ldct_denoise.io.instance import identify_instance
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.rules import Rules
@@ -47,12 +48,12 @@ class Deliverer:
         key = batch.partition(".")[0]
         sent = self._spool.sent(key, self.name)
         files = sorted(self._spool.folder("outgoing", batch).rglob("*.dcm"))
-        uids = {file: identify_instance(file).sop_uid for file in files}
-        waiting = [file for file in files if uids[file] not in sent]
-        self._counters.add("images_sent_before", len(files) - len(waiting))
         refusals: list[str] = []
         done = 0
         try:
+            uids = {file: identify_instance(file).sop_uid for file in files}
+            waiting = [file for file in files if uids[file] not in sent]
+            self._counters.add("images_sent_before", len(files) - len(waiting))
             for file, refusal in self._sender.send(waiting) if waiting else ():
                 done += 1
                 if refusal:
@@ -66,17 +67,23 @@ class Deliverer:
             self._fail(batch, str(error), progress=done > 0)
         except OSError as error:
             self._fail(batch, f"spool: {error.strerror}", progress=False)
+        except InputError:
+            self._conclude(batch, 0, "a derived image in the spool cannot be read; send the series again")
+        except Exception as error:  # a bug: other batches must not wait for this one
+            self._fail(batch, type(error).__name__, progress=done > 0)
         else:
-            self._conclude(batch, len(waiting), refusals)
+            refused = f"{len(refusals)} of {len(waiting)} images refused: {refusals[0]}" if refusals else ""
+            self._conclude(batch, len(waiting), refused)
 
-    def _conclude(self, batch: str, count: int, refusals: list[str]) -> None:
+    def _conclude(self, batch: str, count: int, failure: str) -> None:
+        """The destination has all images, or never will."""
         with self._spool.changing(batch) as record:
             delivery = record.deliveries[self.name]
-            delivery.state = "failed" if refusals else "sent"
-            delivery.reason = f"{len(refusals)} of {count} images refused: {refusals[0]}" if refusals else ""
-        if refusals:
+            delivery.state = "failed" if failure else "sent"
+            delivery.reason = failure
+        if failure:
             self._counters.add("send_failures", destination=self.name)
-            log.error("%s: %s: %s", batch, self.name, delivery.reason)
+            log.error("%s: %s: %s", batch, self.name, failure)
         else:
             log.info("%s: %s has all images, %d of them new", batch, self.name, count)
 

@@ -7,7 +7,8 @@ The contract of mercure's processing modules: images lie flat in one folder besi
 from __future__ import annotations
 
 import json
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,8 @@ from ldct_denoise.apply import ApplySettings, WriteSettings, apply_series
 from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.io.staging import StagedFolder
+from ldct_denoise.node.discreet import discreet
 
 TASK_FILE = "task.json"
 
@@ -59,6 +62,7 @@ def step_settings(folder: Path, **given: object) -> StepSettings:
         raise ConfigError(f"{path}: process.settings.{key}: {first['msg']} (known: {known})") from None
 
 
+@discreet()
 def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[Path]:
     """Denoise every CT series of a folder; the derived images lie flat in ``output``.
 
@@ -93,9 +97,9 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
     applying = ApplySettings(settings.strength, settings.device, settings.precision)
     written: list[Path] = []
     failures: list[str] = []
-    with _beside(output) as place:
+    with _inside(output) as place:
         for number, item in enumerate(series, 1):
-            folder = Path(place) / str(number)
+            folder = place / str(number)
             try:
                 apply_series(item, model, folder, applying, WriteSettings(compress=settings.compress))
                 written += _flat(folder, output, item.uid, len(written))
@@ -108,15 +112,16 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
     return written
 
 
-def _beside(output: Path) -> tempfile.TemporaryDirectory[str]:
-    """A hidden folder on the output's disk, so that images appear in it by renaming."""
+@contextmanager
+def _inside(output: Path) -> Iterator[Path]:
+    """A hidden folder on the output's disk, so that images appear by renaming; what a killed step left goes."""
     if any(output.glob("*-denoised#*.dcm")):
         raise OutputError(f"{output}: holds denoised images already; give an empty folder")
+    staged = StagedFolder(output / "step", overwrite=False)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix=".part-", dir=output)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror})") from None
+        yield staged.path
+    finally:
+        staged.discard()
 
 
 def _flat(folder: Path, output: Path, uid: str, before: int) -> list[Path]:

@@ -287,4 +287,5 @@ def _fits(value: str, pattern: str) -> bool:
     try:
         return float(value) == float(pattern)
     except ValueError:
-        return fnmatch.fnmatchcase(value.strip().casefold(), pattern.strip().casefold())
+        wanted = pattern.strip().casefold().replace("[", "[[]")  # which fnmatch would take for a set of characters
+        return fnmatch.fnmatchcase(value.strip().casefold(), wanted)

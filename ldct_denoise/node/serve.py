@@ -8,14 +8,13 @@ import resource
 import shutil
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
+from ldct_denoise.node.discreet import discreet
 from ldct_denoise.node.receive import Receiver, server_tls
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.send import sender_to
@@ -89,7 +88,7 @@ class Node:
 
     def run(self, until: threading.Event) -> None:
         """Serve until told to stop."""
-        with _discreet():
+        with discreet():
             self.start()
             try:
                 until.wait()
@@ -163,26 +162,3 @@ def check(rules: Rules) -> None:
         server_tls(rules.tls)
     for destination in rules.destinations.values():
         sender_to(destination, rules.ae_title)
-
-
-@contextmanager
-def _discreet() -> Iterator[None]:
-    """Pydicom's and pynetdicom's own remarks quote what they read, names included: none of them is let out."""
-    quiet = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
-    levels = [logger.level for logger in quiet]
-    hook, threading.excepthook = threading.excepthook, _thread_ended
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in quiet:
-            logger.setLevel(logging.CRITICAL + 1)
-        try:
-            yield
-        finally:
-            threading.excepthook = hook
-            for logger, level in zip(quiet, levels, strict=True):
-                logger.setLevel(level)
-
-
-def _thread_ended(what: threading.ExceptHookArgs) -> None:
-    name = what.thread.name if what.thread else "?"
-    log.error("thread %s ended: %s", name.partition("@")[0], what.exc_type.__name__)

@@ -8,7 +8,7 @@
 ``outgoing``   derived images that some destination has not got yet
 ``dead-letter`` batches that cannot go on, each with ``<batch>.json``: why, and where it came from
 ``records``    per batch: attempts, deliveries
-``series``     per series: time of creation, and what each destination has got
+``series``     per series: time of creation, its stacks, and what each destination has got
 ============== ==========================================================================
 
 A batch passes from folder to folder by one rename. Folder names are hashes, so no path holds a name or number of a
@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ldct_denoise.errors import OutputError
+from ldct_denoise.io.facts import Memory
 from ldct_denoise.io.instance import Identity
 from ldct_denoise.node.rules import Limits
 from ldct_denoise.output import write_whole
@@ -64,6 +65,7 @@ class Record:
     images: int = 0
     set_aside: int = 0
     came_from: str = ""
+    reason: str = ""
     deliveries: dict[str, Delivery] = field(default_factory=dict)
 
     @classmethod
@@ -143,16 +145,11 @@ class Spool:
         key = series_key(identity)
         folder = self.root / "incoming" / key
         try:
-            handle, name = tempfile.mkstemp(dir=self.root / "receiving")
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            with self._moving:
+            with _unfinished(self.root / "receiving", data) as part, self._moving:
                 if not folder.is_dir():
                     folder.mkdir(mode=0o700)
                     _sync(folder.parent)
-                os.replace(name, folder / f"{_digest(identity.sop_uid)[:32]}.dcm")
+                os.replace(part, folder / f"{_digest(identity.sop_uid)[:32]}.dcm")
                 _sync(folder)
         except OSError as error:
             raise OutputError(f"spool: an image cannot be written ({error.strerror})") from None
@@ -209,6 +206,10 @@ class Spool:
         self._move("working", batch, "outgoing", batch)
         _remove(self.root / "ready" / batch)
 
+    def discard_work(self, batch: str) -> None:
+        """Derived images that were not handed over go: patients' images stay nowhere without need."""
+        _remove(self.root / "working" / batch)
+
     def drop(self, state: str, batch: str) -> None:
         """Nothing more is to be done with a batch."""
         _remove(self.root / state / batch)
@@ -256,6 +257,17 @@ class Spool:
                 now = datetime.now().astimezone()
                 _write(path, now.isoformat())
                 return now
+
+    def stacks(self, key: str) -> Memory:
+        """The stacks that the images of a series were sorted into so far."""
+        try:
+            return Memory.read((self.root / "series" / key / "stacks.json").read_text())
+        except FileNotFoundError:
+            return Memory()
+
+    def note_stacks(self, key: str, stacks: Memory) -> None:
+        """Remember them for images that come late."""
+        _write(self.root / "series" / key / "stacks.json", stacks.text())
 
     def sent(self, key: str, destination: str) -> set[str]:
         """SOP Instance UIDs that a destination has got."""
@@ -324,7 +336,7 @@ def requeue(root: Path) -> int:
     count = 0
     for folder in sorted(item for item in (root / "dead-letter").iterdir() if item.is_dir()):
         record = _read_record(root, folder.name)
-        record.attempts, record.not_before = 0, 0.0
+        record.attempts, record.not_before, record.reason = 0, 0.0, ""
         record.deliveries = {n: d if d.state == "sent" else Delivery() for n, d in record.deliveries.items()}
         _write_record(root, folder.name, record)
         # The note goes first: the batch may be back, with a new one, at once.
@@ -370,6 +382,20 @@ def _write(path: Path, text: str) -> None:
         _sync(part)
 
     write_whole(path, write)
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, data: bytes) -> Iterator[Path]:
+    """A file of ``data`` that survives a power cut; gone at the end unless it got a name elsewhere."""
+    handle, name = tempfile.mkstemp(dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

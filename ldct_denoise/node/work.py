@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -26,6 +27,7 @@ NOT_MEANT = (
     "a coronal reformat",
     "a sagittal reformat",
     "projection data",
+    "a dose report or screen",
     "already denoised",
     "colour",
     "values are not HU",
@@ -77,24 +79,32 @@ class Worker:
         with self._spool.changing(batch) as record:
             record.attempts += 1
         try:
-            if record.attempts > MAX_ATTEMPTS:
-                self._bury(batch, f"given up after {MAX_ATTEMPTS} attempts that did not end")
-            else:
-                self._denoise(batch, record)
+            self._attempt(batch, record)
         except _Stopped:
             with self._spool.changing(batch) as record:
                 record.attempts -= 1
-        except (OutputError, OSError, MemoryError) as error:
-            self._later(batch, record, error)
-        except LdctDenoiseError as error:
-            self._bury(batch, str(error))
         except Exception as error:  # a bug or a hostile image must not end the work on other series
-            self._bury(batch, f"{type(error).__name__}: {error}")
+            if isinstance(error, (OutputError, OSError, MemoryError)) or _is_full_disk(error):
+                self._later(batch, record, error)
+            else:
+                self._bury(batch, _told(error))
+
+    def _attempt(self, batch: str, record: Record) -> None:
+        if record.attempts > MAX_ATTEMPTS:
+            why = f"; the last error: {record.reason}" if record.reason else ""
+            self._bury(batch, f"given up after {MAX_ATTEMPTS} attempts that did not end{why}")
+            return
+        try:
+            self._denoise(batch, record)
+        finally:  # before anything is noted: on a full disk this makes the room for it
+            self._spool.discard_work(batch)
 
     def _denoise(self, batch: str, record: Record) -> None:
         folder = self._spool.folder("ready", batch)
         started = time.monotonic()
-        found = scan(folder)
+        key = batch.partition(".")[0]
+        stacks = self._spool.stacks(key)
+        found = scan(folder, memory=stacks)
         number = self._rules.rule_for(values_of(next(folder.iterdir()), self._rules.keywords))
         if number is None or self._rules.rules[number].ignore:
             self._ignore(batch, "no rule" if number is None else f"rule {number + 1}")
@@ -104,6 +114,7 @@ class Worker:
             return
         rule = self._rules.rules[number]
         self._write(batch, found, rule)
+        self._spool.note_stacks(key, stacks)
         record.rule, record.model = number + 1, self._model(rule).name
         record.images, record.set_aside = sum(map(len, found.series)), len(found.set_aside)
         record.deliveries = {name: Delivery() for name in rule.send_to}
@@ -161,10 +172,27 @@ class Worker:
         self._counters.add("series", outcome="dead letter")
         log.error("%s: cannot be denoised; the reason is in dead-letter/%s.json", batch, batch)
 
-    def _later(self, batch: str, record: Record, error: BaseException) -> None:
+    def _later(self, batch: str, record: Record, error: Exception) -> None:
         """The place to write to may be better in a while; a full disk is no fault of the batch."""
         wait = self._rules.retry.wait_s(record.attempts)
+        full = _is_full_disk(error) or self._spool.is_tight()
         with self._spool.changing(batch) as record:
             record.not_before = time.time() + wait
-            record.attempts -= self._spool.is_tight()
-        log.error("%s: %s while denoising; tried again in %.0f s", batch, type(error).__name__, wait)
+            record.attempts -= full
+            record.reason = _told(error)
+        what = "no room on the spool's disk" if full else type(error).__name__
+        log.error("%s: %s while denoising; tried again in %.0f s", batch, what, wait)
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    """Whether the system said that there is no room, and our errors say it in their own words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _told(error: Exception) -> str:
+    """Our own errors explain themselves."""
+    return str(error) if isinstance(error, LdctDenoiseError) else f"{type(error).__name__}: {error}"
