@@ -24,7 +24,11 @@ from . import options
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
 @options.ensemble
 @click.option("--report", is_flag=True, help="Also measure input against output: OUTPUT-report.html.")
-@click.option("--format", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]")
+@click.option(
+    "--format",
+    type=click.Choice(["dicom", "nifti"]),
+    help="Of the output.  [default: by its name, else the input's]",
+)
 @click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), help="Lossless compression (DICOM).")
 @click.option(
     "--private", type=click.Choice(["keep", "drop"]), default="keep", show_default=True, help="Private attributes."

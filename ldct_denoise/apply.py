@@ -19,10 +19,11 @@ from typing import Any, Literal
 
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.distributed import Share, gather, share_of_work
-from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, PartialError
+from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
+from ldct_denoise.io.deidentify import public_uid, refuse_burned_in
 from ldct_denoise.io.derive import Derivation, DerivedWriter, holds_derived
 from ldct_denoise.io.dicom import Inventory, Series
-from ldct_denoise.io.files import FileSeries, write_volume
+from ldct_denoise.io.files import FileSeries, is_volume_file, volume_place, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.ledger import Entry, Ledger, count_files
 from ldct_denoise.restore import DEFAULTS, ApplySettings, Progress, Slices, fits_told, restore_slices
@@ -46,8 +47,9 @@ class WriteSettings:
     Parameters
     ----------
     format : str, optional
-        ``dicom`` or ``nifti``; by default the input's own.
+        ``dicom`` or ``nifti``; by default what the output's name says, else the input's own.
     overwrite : bool
+        Replace an output, and a report, that exist.
     report : bool
         Also measure input against output and write ``<output>-report.html`` beside the series.
     compress : str, optional
@@ -59,7 +61,7 @@ class WriteSettings:
     classic : bool
         Write Enhanced CT as classic CT images.
     deidentify : bool
-        Take the patient out (PS3.15 E.2).
+        Take the patient out (PS3.15 E.2); of a DICOM series only.
     created : datetime, optional
         Time of creation that DICOM images carry; now without. A node gives it, so that a repeat is the same file.
     """
@@ -92,17 +94,83 @@ def apply_series(
 
     Raises
     ------
-    InputError, OutputError, ModelError
+    ConfigError, InputError, OutputError, ModelError
+        If nothing was written.
+    PartialError
+        If the series was written, but not its report.
     """
-    with fits_told([model], progress, (0, len(source), source.name)) as tell:
-        slices = _counted(restore_slices(source, model, settings), source, tell)
-        if isinstance(source, Series) and writing.format != "nifti":
-            path = _write_dicom(source, slices, output, derivation_of(model, settings), writing)
-        else:
-            path = _write_file(source, slices, output, writing)
+    path = _write(source, model, output, settings, writing, progress)
     if writing.report:
         _write_report(source, path, model, settings)
     return path
+
+
+def _write(
+    source: SliceSource,
+    model: TrainedModel,
+    output: Path,
+    settings: ApplySettings,
+    writing: WriteSettings,
+    progress: Progress,
+) -> Path:
+    """The series without its report; what cannot be done is refused before anything is computed."""
+    _refuse_settings(source, output, writing)
+    _refuse_burned_in(source, output, writing)
+    _refuse_report(_place(source, output, writing), writing)
+    with fits_told([model], progress, (0, len(source), source.name)) as tell:
+        slices = _counted(restore_slices(source, model, settings), source, tell)
+        if isinstance(source, Series) and _is_dicom(source, output, writing):
+            return _write_dicom(source, slices, output, derivation_of(model, settings), writing)
+        return _write_file(source, slices, output, model.name, writing)
+
+
+def _is_dicom(source: SliceSource, output: Path, writing: WriteSettings) -> bool:
+    """Whether DICOM is written."""
+    if not isinstance(source, Series) or writing.format == "nifti":
+        return False
+    return writing.format == "dicom" or not is_volume_file(output)
+
+
+def _place(source: SliceSource, output: Path, writing: WriteSettings) -> Path:
+    """Where the result lies: the folder of the derived series, or the volume's file."""
+    return output if _is_dicom(source, output, writing) else volume_place(source, output, _uid(source, writing))
+
+
+def _uid(source: SliceSource, writing: WriteSettings) -> str:
+    """What files and folders are named by: where the patient is taken out, nothing that tells whose it was."""
+    return public_uid(source.uid) if writing.deidentify else source.uid
+
+
+def _refuse_settings(source: SliceSource, output: Path, writing: WriteSettings) -> None:
+    """Refuse settings that would be without effect, and believed."""
+    if not isinstance(source, Series) and writing.format == "dicom":
+        raise ConfigError(
+            f"{source.name}: not DICOM, so no DICOM series can be derived from it; leave out --format"
+        )
+    if not isinstance(source, Series) and writing.deidentify:
+        raise ConfigError(f"{source.name}: not DICOM, so --deidentify cannot tell what is in it; leave it out")
+    given = {
+        "--compress": writing.compress is not None,
+        "--private drop": writing.private == "drop",
+        "--keep-scanner-equipment": writing.keep_scanner_equipment,
+        "--classic": writing.classic,
+    }
+    idle = [name for name, is_given in given.items() if is_given]
+    if idle and not _is_dicom(source, output, writing):
+        raise ConfigError(f"{source.name}: {', '.join(idle)}: for DICOM output only; leave it out")
+
+
+def _refuse_burned_in(source: SliceSource, output: Path, writing: WriteSettings) -> None:
+    """Of volumes, whose writer sees no header; the DICOM writer looks for itself."""
+    if writing.deidentify and isinstance(source, Series) and not _is_dicom(source, output, writing):
+        for index in range(len(source)):
+            refuse_burned_in(source.header(index))
+
+
+def _refuse_report(place: Path, writing: WriteSettings) -> None:
+    report = _report_path(place)
+    if writing.report and report.exists() and not writing.overwrite:
+        raise OutputError(f"{report}: exists; move it away, or give --overwrite or another output")
 
 
 def _write_dicom(
@@ -133,24 +201,30 @@ def _write_dicom(
     return output
 
 
-def _write_file(source: SliceSource, slices: Slices, output: Path, writing: WriteSettings) -> Path:
-    if writing.format == "dicom":
-        raise ConfigError(
-            f"{source.name}: not DICOM, so no DICOM series can be derived from it; leave out --format"
-        )
-    path = _volume_path(source, output)
+def _write_file(
+    source: SliceSource, slices: Slices, output: Path, model_name: str, writing: WriteSettings
+) -> Path:
+    path = _place(source, output, writing)
     like = source.path if isinstance(source, FileSeries) else None
-    write_volume(path, (hu for _, hu in slices), source.geometry, like=like, overwrite=writing.overwrite)
+    hu = (image for _, image in slices)
+    write_volume(path, hu, source.geometry, like=like, denoised=model_name, overwrite=writing.overwrite)
     return path
 
 
 def _write_report(source: SliceSource, written: Path, model: TrainedModel, settings: ApplySettings) -> None:
+    """The report of a series that is there; whatever fails, the series stays."""
     from ldct_denoise.report.apply import write_apply_report
 
-    restored = find_images(written, include_derived=True).series[0]
     told = {"model": model.name, "checksum": model.checksum[:16], "strength": settings.strength}
     told |= derivation_of(model, settings).settings
-    write_apply_report(source, restored, _report_path(written), told)
+    try:
+        restored = find_images(written, include_derived=True).series[0]
+        write_apply_report(source, restored, _report_path(written), told)
+    except (LdctDenoiseError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PartialError(
+            f"{written}: written, but not its report ({reason}); mend that or leave out --report", ()
+        ) from error
 
 
 def _report_path(written: Path) -> Path:
@@ -176,15 +250,6 @@ def _counted(slices: Slices, source: SliceSource, progress: Progress) -> Slices:
         progress(done, len(source), source.name)
 
 
-def _volume_path(source: SliceSource, output: Path) -> Path:
-    """A volume's output: ``output`` itself where it names a volume file, else a file in it named as the input."""
-    suffixes = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
-    if output.name.lower().endswith(suffixes):
-        return output
-    name = source.path.name if isinstance(source, FileSeries) else f"{source.uid}.nii.gz"
-    return output / name
-
-
 def apply(
     path: Path,
     model: TrainedModel,
@@ -205,7 +270,8 @@ def apply(
     path : Path
         A DICOM folder, file or tree, or a volume file.
     output : Path
-        Where the series goes; with several, each gets a subfolder named by its Series Instance UID.
+        Where the series goes; with several, each gets a subfolder named by its Series Instance UID (with
+        ``deidentify`` by the one that replaces it).
     progress : callable
         Told (files or slices done, how many there are, what).
     tell : callable
@@ -221,7 +287,8 @@ def apply(
     InputError
         If there is no CT series, or none could be denoised.
     PartialError
-        If some series could not be denoised; the others were.
+        If some series could not be denoised, or lack slices that cannot be read, the others were denoised; or a
+        report could not be written.
     """
     share = share_of_work()
     progress = progress if share.rank == 0 else _silent
@@ -231,11 +298,19 @@ def apply(
         raise InputError(f"{path}: no CT series to denoise{_why_none(inventory)}")
     if inventory.set_aside and share.rank == 0:
         tell(f"{len(inventory.set_aside)} files are left out; `ldct-denoise inspect {path}` says why")
+    lost = [f"{item.path}: {item.reason}; its series lacks it" for item in inventory.set_aside if item.is_slice]
     if len(series) == 1:
         if share.rank:
             return []
-        return [apply_series(series[0], model, output, settings, writing, progress)]
-    return _Tree(path, series, model, output, settings, writing).run(share, progress, tell)
+        written = apply_series(series[0], model, output, settings, writing, progress)
+        if lost:
+            raise PartialError(f"{written}: written, but slices that cannot be read are missing; mend them", lost)
+        return [written]
+    if is_volume_file(output):
+        raise OutputError(f"{output}: names one file, but there are {len(series)} series; give a folder")
+    tree = _Tree(path, series, model, output, settings, writing)
+    tree.failures = [] if share.rank else lost
+    return tree.run(share, progress, tell)
 
 
 def _why_none(inventory: Inventory) -> str:
@@ -256,7 +331,7 @@ class _Tree:
         writing: WriteSettings,
     ) -> None:
         self.path, self.model, self.output, self.settings, self.writing = path, model, output, settings, writing
-        self.jobs = list(zip(series, _places(series, output), strict=True))
+        self.jobs = list(zip(series, _places(series, output, writing), strict=True))
         self.ledger = Ledger.beside(output)
         self.written: list[Path] = []
         self.failures: list[str] = []
@@ -273,19 +348,23 @@ class _Tree:
             name = f"series {number}/{len(todo)}"
             self._try(source, place, done, _part(progress, before, total, name))
             before += len(source)
-        self._conclude(share, gather((len(mine) - len(self.failures), self.failures)))
+        count = len(mine) - len(todo) + len(self.written)
+        self._conclude(share, gather((count, len(mine), self.failures)))
         places = {place for _, place, _ in todo}
-        return [self._written(*job) for job in mine if job[1] not in places] + self.written
+        return [_place(*job, self.writing) for job in mine if job[1] not in places] + self.written
 
     def _try(self, source: SliceSource, place: Path, done: bool, progress: Progress) -> None:
         """One series; a failure is kept for the end, whatever it is, so that the others are done."""
+        written = _place(source, place, self.writing)
         try:
             if not done:
-                written = apply_series(source, self.model, place, self.settings, self.writing, progress)
-                self.ledger.add(self._entry(source, written))
-            else:
-                written = self._written(source, place)
+                _write(source, self.model, place, self.settings, self.writing, progress)
+                self.ledger.add(self._entry(source, place))
+            if self.writing.report:
                 _write_report(source, written, self.model, self.settings)
+        except PartialError as error:  # its report is what failed
+            self.written.append(written)
+            self.failures.append(f"{source.name}: {error}")
         except LdctDenoiseError as error:
             self.failures.append(f"{source.name}: {error}")
         except Exception as error:
@@ -295,18 +374,18 @@ class _Tree:
         else:
             self.written.append(written)
 
-    def _conclude(self, share: Share, outcomes: Sequence[tuple[int, list[str]]]) -> None:
+    def _conclude(self, share: Share, outcomes: Sequence[tuple[int, int, list[str]]]) -> None:
         """Raise what all processes together could not do; of several that know of each other, the first does."""
         if len(outcomes) > 1 and share.rank:
             return
-        done = sum(count for count, _ in outcomes)
-        failures = [line for _, lines in outcomes for line in lines]
+        done, total = sum(count for count, _, _ in outcomes), sum(count for _, count, _ in outcomes)
+        failures = [line for _, _, lines in outcomes for line in lines]
         if failures and not done:
-            error = InputError(f"{self.path}: none of {len(failures)} series was denoised")
+            error = InputError(f"{self.path}: none of {total} series was denoised")
             error.failures = tuple(failures)
             raise error
         if failures:
-            raise PartialError(f"{self.path}: {done} of {done + len(failures)} series denoised", failures)
+            raise PartialError(f"{self.path}: {done} of {total} series denoised", failures)
 
     # ---- what is done ---------------------------------------------------------------------------------------
 
@@ -314,28 +393,26 @@ class _Tree:
         """Whether there is something to do."""
         if not done:
             return True
-        return self.writing.report and not _report_path(self._written(source, place)).is_file()
+        return self.writing.report and not _report_path(_place(source, place, self.writing)).is_file()
 
     def _is_done(self, source: SliceSource, place: Path) -> bool:
         """By the ledger, or the derived series itself where the ledger does not know; never with --overwrite."""
         if self.writing.overwrite:
             return False
-        if self.ledger.is_done(self._key(source)):
-            return True
-        if not isinstance(source, Series) or self.writing.format == "nifti":
-            return False
+        written = _place(source, place, self.writing)
+        if self.ledger.knows(written):
+            return self.ledger.is_done(self._key(source), written)
         w, derivation = self.writing, derivation_of(self.model, self.settings)
+        if not isinstance(source, Series) or not _is_dicom(source, place, w):
+            return False
+        if w.private != "keep" or w.keep_scanner_equipment:  # which the series itself does not tell
+            return False
         if not holds_derived(
             place, source, derivation, compress=w.compress, classic=w.classic, deidentify=w.deidentify
         ):
             return False
         self.ledger.add(self._entry(source, place))
         return True
-
-    def _written(self, source: SliceSource, place: Path) -> Path:
-        """Where the result lies."""
-        is_dicom = isinstance(source, Series) and self.writing.format != "nifti"
-        return place if is_dicom else _volume_path(source, place)
 
     def _told(self) -> dict[str, Any]:
         """The settings that decide what is written."""
@@ -349,15 +426,15 @@ class _Tree:
         told = [source.uid, images, self.model.checksum, self._told()]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
-    def _entry(self, source: SliceSource, written: Path) -> Entry:
-        place = Path(written).absolute().relative_to(self.ledger.path.parent)
+    def _entry(self, source: SliceSource, place: Path) -> Entry:
+        written = _place(source, place, self.writing)
         return Entry(
             key=self._key(source),
-            series=source.uid,
+            series=_uid(source, self.writing),
             model=self.model.name,
             checksum=self.model.checksum,
             settings=self._told(),
-            output=str(place),
+            output=self.ledger.told(written),
             files=count_files(written),
         )
 
@@ -367,9 +444,10 @@ def _part(progress: Progress, before: int, total: int, name: str) -> Progress:
     return lambda done, _, what: progress(before + done, total, f"{name} {what}")
 
 
-def _places(series: Iterable[SliceSource], output: Path) -> Iterator[Path]:
+def _places(series: Iterable[SliceSource], output: Path, writing: WriteSettings) -> Iterator[Path]:
     """A folder for each series; several stacks of one UID are numbered."""
     seen: dict[str, int] = {}
     for source in series:
-        count = seen[source.uid] = seen.get(source.uid, 0) + 1
-        yield output / (source.uid if count == 1 else f"{source.uid}-{count}")
+        uid = _uid(source, writing)
+        count = seen[uid] = seen.get(uid, 0) + 1
+        yield output / (uid if count == 1 else f"{uid}-{count}")

@@ -17,13 +17,17 @@ from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.files import open_file
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.mayo import Dose, label_series
+from ldct_denoise.output import prepare_folder
 from ldct_denoise.physics.phantom import make_pool
 from ldct_denoise.report.pictures import save_comparison
 from ldct_denoise.training import Progress, train
 from ldct_denoise.volume import SliceSource
 
+PATIENTS = ("L001", "L002", "L003")
 #: The patient who is in neither pool.
-TEST_PATIENT = "L003"
+TEST_PATIENT = PATIENTS[-1]
+#: All that a demo puts into its folder.
+MADE = ("patients", "run", "denoised", "evaluation", "comparison.png")
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,13 @@ def run_demo(
     Raises
     ------
     OutputError
-        If ``output`` holds files and ``overwrite`` is not given.
+        If ``output`` holds files and ``overwrite`` is not given, or anything that no demo makes.
     """
-    if output.exists() and any(output.iterdir()):
-        if not overwrite:
-            raise OutputError(f"{output}: holds files already; give --overwrite or another folder")
-        shutil.rmtree(output)
+    prepare_folder(output, overwrite)
+    _remove_earlier(output)
     say("making three synthetic patients at normal and quarter dose")
     patients = output / "patients"
-    make_pool(patients, patients=3, slices=6, size=256, seed=1, dose=0.25)
+    make_pool(patients, patients=len(PATIENTS), slices=6, size=256, seed=1, dose=0.25)
     config = load_config(
         "lir-ct",
         [f"data.test_patients=[{TEST_PATIENT}]", f"training.iterations={iterations}", "settings.width=16",
@@ -99,6 +101,20 @@ def run_demo(
     images = {"quarter dose (input)": low, "denoised": restored, "normal dose": normal, "truth": truth}
     save_comparison(picture, {name: source.read_hu(middle) for name, source in images.items()}, WINDOWS["abdomen"])
     return Demo(output, picture, evaluation)
+
+
+def _remove_earlier(output: Path) -> None:
+    """Remove what an earlier demo left, and nothing where something else lies there too."""
+    patients = output / MADE[0]
+    strange = [item for item in output.iterdir() if item.name not in MADE or item.is_symlink()]
+    strange += [item for item in patients.iterdir() if item.name not in PATIENTS] if patients.is_dir() else []
+    if strange:
+        raise OutputError(f"{output}: holds {strange[0].name}, which no demo made; give another folder")
+    for item in output.iterdir():
+        if item.is_dir():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
 
 
 def _series_of(root: Path, patient: str) -> tuple[SliceSource, SliceSource]:

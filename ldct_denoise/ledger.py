@@ -65,7 +65,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries = {entry.key: entry for entry in _read(path)}
+        # Only the last entry of a place tells what lies there: an earlier one was written over.
+        self._standing = {entry.output: entry for entry in _read(path)}
 
     @classmethod
     def beside(cls, output: Path) -> Ledger:
@@ -73,10 +74,18 @@ class Ledger:
         output = Path(os.path.abspath(output))
         return cls(output.with_name(f"{output.name}-ledger.jsonl"))
 
-    def is_done(self, key: str) -> bool:
-        """Whether there is such an entry, and its result is still there whole."""
-        entry = self._entries.get(key)
-        return entry is not None and count_files(self.path.parent / entry.output) == entry.files
+    def told(self, place: Path) -> str:
+        """A result's place as entries tell it."""
+        return os.path.relpath(place, self.path.parent)
+
+    def knows(self, place: Path) -> bool:
+        """Whether something was written there, with whatever model and settings."""
+        return self.told(place) in self._standing
+
+    def is_done(self, key: str, place: Path) -> bool:
+        """Whether the last that was written there is this work, and it is still there whole."""
+        entry = self._standing.get(self.told(place))
+        return entry is not None and entry.key == key and count_files(place) == entry.files
 
     def add(self, entry: Entry) -> None:
         """Append an entry; it is on the disk when this returns.
@@ -89,7 +98,7 @@ class Ledger:
         line = json.dumps(asdict(entry), sort_keys=True).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 os.write(descriptor, line if _ends_a_line(descriptor) else b"\n" + line)
@@ -98,7 +107,7 @@ class Ledger:
                 os.close(descriptor)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); make room for it") from None
-        self._entries[entry.key] = entry
+        self._standing[entry.output] = entry
 
 
 def count_files(place: Path) -> int:

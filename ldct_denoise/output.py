@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,12 +32,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, and give it its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The whole name ends the temporary one: writers tell the format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=f"-{path.name}")
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
+    # Made here, so that the umask decides who may read it, whoever writes it.
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         write(part)
-        part.chmod(0o644)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

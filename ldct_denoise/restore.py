@@ -94,14 +94,14 @@ def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySett
     int
         Index of the slice.
     ndarray, shape (rows, columns), float32
-        HU. Pixels outside the model's HU range are the input's own.
+        HU. Pixels outside the model's HU range, and those that are no numbers, are the input's own.
 
     Raises
     ------
     InputError
         If a slice cannot be read.
     ModelError
-        If bf16 changes the result too much.
+        If bf16 changes the result too much, or the model gives values that are no numbers.
     """
     if settings.strength == 0:
         yield from ((index, source.read_hu(index)) for index in range(len(source)))
@@ -113,11 +113,13 @@ def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySett
         _require_close(source, model, device, settings)
     for group in _groups(_read_ahead(source), GPU_BATCH if device.type == "cuda" else 1):
         stack = np.stack([hu for _, hu in group])
-        seen = _within(scale, stack) if settings.guard_range else stack
+        seen = _filled(scale, stack)
+        seen = _within(scale, seen) if settings.guard_range else seen
         correction = _restore(method, scale, seen, device, settings) - seen
-        if settings.guard_range:
-            correction[~scale.covers(stack)] = 0
+        correction[~(scale.covers(stack) if settings.guard_range else np.isfinite(stack))] = 0
         for (index, hu), change in zip(group, correction, strict=True):
+            if not np.isfinite(change).all():
+                raise ModelError(f"{source.name}: slice {index}: {model.name} gives no numbers; use another model")
             yield index, hu + strength * change
 
 
@@ -171,13 +173,18 @@ def _within(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
     return clipped
 
 
+def _filled(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The range's low where a file has no number: one alone would spread over all that a network sees."""
+    return np.where(np.isfinite(hu), hu, np.float32(scale.low_hu))
+
+
 def _require_close(
     source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings
 ) -> None:
     """Compare the precisions on the middle slice; without weights there is none: a fit in bf16 is another fit."""
     if next(model.method.parameters(), None) is None:
         return
-    seen = _within(model.scale, source.read_hu(len(source) // 2)[None])
+    seen = _within(model.scale, _filled(model.scale, source.read_hu(len(source) // 2)[None]))
     exact, fast = (
         _restore(model.method, model.scale, seen, device, replace(settings, precision=precision))
         for precision in ("fp32", "bf16")

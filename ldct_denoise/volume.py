@@ -36,6 +36,8 @@ class Geometry:
         Distance between row centres and between column centres (PixelSpacing order).
     rows, columns : int
         Size of a slice.
+    step_mm : tuple of 3 floats, optional
+        From one slice to the next, LPS: what a file tells of it where there is a single slice.
     """
 
     positions_mm: NDArray[np.float64]
@@ -44,6 +46,7 @@ class Geometry:
     pixel_spacing_mm: tuple[float, float]
     rows: int
     columns: int
+    step_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         positions = np.array(self.positions_mm, dtype=np.float64).reshape(-1, 3)
@@ -73,10 +76,14 @@ class Geometry:
 
     @property
     def slice_spacing_mm(self) -> float:
-        """Median distance between neighbouring slice planes; 1 for a single slice."""
+        """Median distance between neighbouring slice planes; of a single slice its own step, or 1."""
         if len(self.positions_mm) < 2:
-            return 1.0
+            return float(abs(self._single_step @ self.normal))
         return float(np.median(np.abs(np.diff(self.offsets_mm))))
+
+    @property
+    def _single_step(self) -> NDArray[np.float64]:
+        return self.normal if self.step_mm is None else np.array(self.step_mm)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -104,12 +111,8 @@ class Geometry:
         """4×4 matrix from (slice, row, column) index to LPS mm; the mean slice step where spacing is uneven."""
         matrix = np.eye(4)
         count = len(self.positions_mm)
-        step = (
-            (self.positions_mm[-1] - self.positions_mm[0]) / (count - 1)
-            if count > 1
-            else self.normal * self.slice_spacing_mm
-        )
-        matrix[:3, 0] = step
+        first, last = self.positions_mm[0], self.positions_mm[-1]
+        matrix[:3, 0] = (last - first) / (count - 1) if count > 1 else self._single_step
         matrix[:3, 1] = np.asarray(self.column_direction) * self.pixel_spacing_mm[0]
         matrix[:3, 2] = np.asarray(self.row_direction) * self.pixel_spacing_mm[1]
         matrix[:3, 3] = self.positions_mm[0]
@@ -120,7 +123,7 @@ class Geometry:
         """The even geometry with this index-to-LPS matrix (axes slice, row, column)."""
         slices, rows, columns = shape
         matrix = np.asarray(affine, dtype=np.float64)
-        row_mm, column_mm = np.linalg.norm(matrix[:3, 1]), np.linalg.norm(matrix[:3, 2])
+        step_mm, row_mm, column_mm = np.linalg.norm(matrix[:3, :3], axis=0)
         if min(row_mm, column_mm) == 0:
             raise InputError("impossible geometry: the image's matrix has a zero column")
         return cls(
@@ -130,6 +133,7 @@ class Geometry:
             pixel_spacing_mm=(float(row_mm), float(column_mm)),
             rows=rows,
             columns=columns,
+            step_mm=_triple(matrix[:3, 0]) if step_mm else None,
         )
 
     def to_lps(self, index: NDArray[np.floating] | Sequence[float]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from torch import Tensor
 
 from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series, derivation_of, restore_slices
 from ldct_denoise.checkpoint import TrainedModel
-from ldct_denoise.errors import ConfigError, InputError, OutputError, PartialError
+from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.create import write_series
+from ldct_denoise.io.deidentify import public_uid
 from ldct_denoise.io.dicom import Series, scan
-from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.files import open_file, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Needs
@@ -156,9 +158,116 @@ def test_nifti_in_nifti_out_with_place_and_type_kept(tmp_path: Path) -> None:
 
 def test_dicom_to_nifti(series: Series, tmp_path: Path) -> None:
     written = apply_series(series, model(), tmp_path / "out", writing=WriteSettings(format="nifti"))
-    back = find_images(written).series[0]
+    back = find_images(written, include_derived=True).series[0]
     np.testing.assert_array_equal(Volume.of(back).hu, Volume.of(series).hu)
     np.testing.assert_allclose(back.geometry.affine, series.geometry.affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["x.nii.gz", "x.nrrd", "x.mha"])
+def test_the_input_is_never_written_over(tmp_path: Path, name: str) -> None:
+    given, method = tmp_path / name, Shift(7, WHOLE)
+    write_volume(given, volume(), volume().geometry)
+    before = given.read_bytes()
+    link = tmp_path / f"link-{name}"
+    link.symlink_to(given)
+    method.restore = None  # type: ignore[assignment,method-assign]  # nothing may be computed
+    for output in (tmp_path, given, link):
+        with pytest.raises(OutputError, match="is the input"):
+            apply(
+                given, TrainedModel("m", method, "m", WHOLE, {}, ""), output, writing=WriteSettings(overwrite=True)
+            )
+    assert given.read_bytes() == before
+
+
+def test_the_format_is_told_by_the_name(series: Series, tmp_path: Path) -> None:
+    for name in ("out.nii.gz", "out.nrrd"):
+        assert apply(tmp_path / "in", model(), tmp_path / name) == [tmp_path / name]
+        np.testing.assert_array_equal(open_file(tmp_path / name).read_hu(1), series.read_hu(1))
+    with pytest.raises(OutputError, match=r"two files; name it \.mha"):
+        apply(tmp_path / "in", model(), tmp_path / "out.mhd")
+
+
+def test_an_mhd_becomes_an_mha(tmp_path: Path) -> None:
+    import SimpleITK as sitk
+
+    write_volume(tmp_path / "v.mha", volume(), volume().geometry)
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "v.mha")), str(tmp_path / "v.mhd"))
+    (written,) = apply(tmp_path / "v.mhd", model(7), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [written.name] == ["v.mha"]
+    np.testing.assert_array_equal(open_file(written).read_hu(1), volume().hu[1] + 7)
+
+
+class Mean(Shift):
+    """Every pixel sees the whole slice."""
+
+    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
+        return image.mean((-2, -1), keepdim=True).expand_as(image)
+
+
+def test_what_is_no_number_stays_and_does_not_spread(tmp_path: Path) -> None:
+    hu = volume().hu.copy()
+    hu[1, 3, 4], hu[1, 5, 6], hu[2, 7, 8] = np.nan, np.inf, -np.inf
+    source = volume().with_hu(hu)
+    lopsided = TrainedModel("mean", Mean(0, WHOLE), "mean", WHOLE, {}, "")
+    clean = volume().with_hu(np.where(np.isfinite(hu), hu, WHOLE.low_hu))
+    known = np.isfinite(hu)
+    for settings in (ApplySettings(), ApplySettings(guard_range=False), ApplySettings(precision="bf16")):
+        for (index, out), (_, expected) in zip(
+            restore_slices(source, lopsided, settings), restore_slices(clean, lopsided, settings), strict=True
+        ):
+            np.testing.assert_array_equal(out[known[index]], expected[known[index]])
+            np.testing.assert_array_equal(out[~known[index]], hu[index][~known[index]])
+    with pytest.raises(ModelError, match="slice 0: shift gives no numbers"):
+        next(restore_slices(volume(), model(np.nan)))
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nrrd", "v.mha"])
+def test_a_volume_is_not_denoised_twice(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+    for number in (1, 2):
+        write_volume(tmp_path / "in" / f"{number}{name}", volume(), volume().geometry)
+    assert len(apply(tmp_path / "in", model(7), tmp_path / "in" / "out")) == 2
+    found = find_images(tmp_path / "in")
+    assert sorted(source.name for source in found.series) == [f"1{name}", f"2{name}"]
+    reasons = {item.path.suffix: item.reason for item in found.set_aside if item.path.suffix != ".jsonl"}
+    assert reasons == {Path(name).suffix: "already denoised by ldct-denoise"}
+    assert len(find_images(tmp_path / "in", include_derived=True).series) == 4
+
+
+def test_colour_is_no_volume_to_denoise(tmp_path: Path) -> None:
+    colour = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+    nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "rgb.nii.gz")
+    with pytest.raises(InputError, match=r"rgb\.nii\.gz: colour"):
+        apply(tmp_path / "rgb.nii.gz", model(), tmp_path / "out")
+
+
+def test_a_volume_takes_no_setting_that_only_dicom_has(series: Series, tmp_path: Path) -> None:
+    write_volume(tmp_path / "in.nii", volume(), volume().geometry)
+    for told, writing in {
+        "--deidentify": WriteSettings(deidentify=True),
+        "--compress": WriteSettings(compress="rle"),
+        "--private drop": WriteSettings(private="drop"),
+        "--keep-scanner-equipment": WriteSettings(keep_scanner_equipment=True),
+        "--classic": WriteSettings(classic=True),
+    }.items():
+        with pytest.raises(ConfigError, match=told):
+            apply(tmp_path / "in.nii", model(), tmp_path / "out.nii", writing=writing)
+    with pytest.raises(ConfigError, match="--classic"):
+        apply(tmp_path / "in", model(), tmp_path / "out.nii", writing=WriteSettings(classic=True))
+    assert not (tmp_path / "out.nii").exists()
+
+
+def test_a_deidentified_volume_has_another_name_and_nothing_burned_in(series: Series, tmp_path: Path) -> None:
+    writing = WriteSettings(format="nifti", deidentify=True)
+    (written,) = apply(tmp_path / "in", model(), tmp_path / "out", writing=writing)
+    assert written.name == f"{public_uid(series.uid)}.nii.gz"
+    last = sorted((tmp_path / "in").iterdir())[-1]
+    image = pydicom.dcmread(last)
+    image.BurnedInAnnotation = "YES"
+    image.save_as(last)
+    with pytest.raises(InputError, match="burned-in"):
+        apply(tmp_path / "in", model(), tmp_path / "again", writing=writing)
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_tree_of_several_series_with_one_broken(tmp_path: Path) -> None:
@@ -180,6 +289,29 @@ def test_a_tree_of_several_series_with_one_broken(tmp_path: Path) -> None:
         apply(tmp_path / "in", model(), tmp_path / "again")
     assert broken.name in told.value.failures[0]
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["1.2.3.1"]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_a_slice_that_cannot_be_read_is_told_after_the_others_were_done(
+    tmp_path: Path, count: int, keep: float
+) -> None:
+    for number in range(1, count + 1):
+        write_series(
+            volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
+            series_number=number, description="t",
+        )  # fmt: skip
+    (tmp_path / "in" / "readme.txt").write_text("by right left out")
+    shutil.copy(next((tmp_path / "in" / "1").iterdir()), tmp_path / "in" / "copy.dcm")
+    assert len(apply(tmp_path / "in", model(), tmp_path / "whole")) == count
+    broken = sorted((tmp_path / "in" / "1").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[: int(keep * broken.stat().st_size)])
+    with pytest.raises(PartialError) as told:
+        apply(tmp_path / "in", model(), tmp_path / "out")
+    (line,) = told.value.failures
+    assert line.startswith(f"{broken}: ")
+    assert line.endswith("; its series lacks it")
+    assert sorted(len(one) for one in scan(tmp_path / "out", include_derived=True).series) == [2, 3][:count]
 
 
 def test_a_killed_apply_leaves_nothing_under_a_final_name(series: Series, tmp_path: Path) -> None:
@@ -221,6 +353,28 @@ def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -
     assert "<html" in report.lower()
     told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and turns<")
     assert [text for text in told if text not in report] == []
+
+
+def test_another_report_is_not_written_over_unasked(series: Series, tmp_path: Path) -> None:
+    report = tmp_path / "out-report.html"
+    report.write_text("mine")
+    with pytest.raises(OutputError, match=r"out-report\.html: exists"):
+        apply_series(series, model(), tmp_path / "out", writing=WriteSettings(report=True))
+    assert (report.read_text(), (tmp_path / "out").exists()) == ("mine", False)
+    apply_series(series, model(), tmp_path / "out", writing=WriteSettings(report=True, overwrite=True))
+    assert "<html" in report.read_text(encoding="utf-8").lower()
+
+
+def test_a_report_that_fails_leaves_the_series(
+    series: Series, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*arguments: object) -> None:
+        raise ValueError("nothing to measure")
+
+    monkeypatch.setattr("ldct_denoise.report.apply.write_apply_report", nothing)
+    with pytest.raises(PartialError, match=r"out: written, but not its report \(nothing to measure\)"):
+        apply(tmp_path / "in", model(), tmp_path / "out", writing=WriteSettings(report=True))
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
 
 
 def test_odd_sizes_through_a_network(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -22,9 +23,10 @@ from ldct_denoise import methods
 from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series, restore_slices
 from ldct_denoise.checkpoint import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.distributed import Share, share_of_work
-from ldct_denoise.errors import ConfigError, InputError, ModelError, PartialError
+from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.create import write_series
+from ldct_denoise.io.deidentify import public_uid
 from ldct_denoise.io.dicom import Series, scan
 from ldct_denoise.ledger import Entry, Ledger
 from ldct_denoise.methods import base
@@ -139,6 +141,86 @@ def test_other_settings_or_another_model_are_not_done(tree: Path, tmp_path: Path
         apply(tree, model(), tmp_path / "out")
 
 
+def test_the_ledger_tells_what_lies_there_last(tree: Path, tmp_path: Path) -> None:
+    """Model A, then B over it: A's entries are still in the ledger, but its images are gone."""
+    for checksum, overwrite in (("0" * 64, False), ("1" * 64, True)):
+        apply(tree, model(checksum=checksum), tmp_path / "out", writing=WriteSettings(overwrite=overwrite))
+    with pytest.raises(InputError, match="none of 4 series") as told:
+        apply(tree, model(), tmp_path / "out")
+    assert "exists already" in told.value.failures[0]
+    again = Counting()
+    apply(tree, model(again, "1" * 64), tmp_path / "out")
+    assert again.slices == 0
+
+
+@pytest.mark.parametrize("changed", [{"private": "drop"}, {"keep_scanner_equipment": True}])
+def test_what_a_series_does_not_tell_is_not_taken_for_done(
+    tree: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    apply(tree, model(), tmp_path / "out")
+    for _ in range(2):  # with a ledger that knows other settings, and without one
+        with pytest.raises(InputError, match="none of 4 series"):
+            apply(tree, model(), tmp_path / "out", writing=WriteSettings(**changed))
+        (tmp_path / "out-ledger.jsonl").unlink(missing_ok=True)
+    writing = WriteSettings(overwrite=True, **changed)
+    apply(tree, model(), tmp_path / "out", writing=writing)
+    with pytest.raises(InputError, match="none of 4 series"):  # nor the other way round
+        apply(tree, model(), tmp_path / "out")
+
+
+def test_an_output_that_is_told_from_where_one_stands(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert len(apply(tree, model(), Path("../sibling/out"))) == 4
+    lines = (tmp_path / "sibling" / "out-ledger.jsonl").read_text().splitlines()
+    assert {json.loads(line)["output"] for line in lines} == {f"out/1.2.3.{n}" for n in range(1, 5)}
+    again = Counting()
+    apply(tree, model(again), tmp_path / "sibling" / "out")
+    assert again.slices == 0
+
+
+@pytest.mark.parametrize("format", ["dicom", "nifti"])
+def test_no_original_uid_names_what_is_deidentified(
+    tree: Path, tmp_path: Path, format: Literal["dicom", "nifti"]
+) -> None:
+    pytest.importorskip("dicomanonymizer")
+    writing = WriteSettings(format=format, deidentify=True)
+    written = apply(tree, model(), tmp_path / "out", writing=writing)
+    places = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_relative_to(tree)]
+    assert [place for place in places if "1.2.3." in place] == []
+    assert "1.2.3." not in (tmp_path / "out-ledger.jsonl").read_text()
+    names = {public_uid(f"1.2.3.{n}") for n in range(1, 5)}
+    assert {path.name if format == "dicom" else path.parent.name for path in written} == names
+    again = Counting()
+    apply(tree, model(again), tmp_path / "out", writing=writing)
+    assert again.slices == 0
+
+
+def test_reports_that_fail_do_not_make_the_series_undone(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*arguments: object) -> None:
+        raise ValueError("nothing to measure")
+
+    writing = WriteSettings(report=True)
+    monkeypatch.setattr("ldct_denoise.report.apply.write_apply_report", nothing)
+    with pytest.raises(PartialError, match="4 of 4 series denoised") as told:
+        apply(tree, model(), tmp_path / "out", writing=writing)
+    assert all("not its report (nothing to measure)" in line for line in told.value.failures)
+    monkeypatch.undo()
+    again = Counting()
+    apply(tree, model(again), tmp_path / "out", writing=writing)
+    assert again.slices == 0
+    assert len(list((tmp_path / "out").glob("*-report.html"))) == 4
+
+
+def test_several_series_do_not_go_into_one_file(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="4 series; give a folder"):
+        apply(tree, model(), tmp_path / "out.nii.gz")
+
+
 def test_failures_are_listed_and_the_rest_is_done(tree: Path, tmp_path: Path) -> None:
     broken = break_series(tree / "2")
 
@@ -246,7 +328,7 @@ def test_several_writers_leave_whole_lines(tmp_path: Path) -> None:
     lines = (tmp_path / "l").read_text().splitlines()
     assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 150
     Ledger(tmp_path / "l").add(Entry("k", "1.2", "m", "c", {}, "l", 1))
-    assert Ledger(tmp_path / "l").is_done("k")
+    assert Ledger(tmp_path / "l").is_done("k", tmp_path / "l")
 
 
 def test_a_fit_to_each_slice_tells_how_far_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, filewriter
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.create import write_series
 from ldct_denoise.io.derive import Derivation, DerivedWriter
+from ldct_denoise.io.describe import describe
 from ldct_denoise.io.dicom import Series, scan
 from ldct_denoise.io.stored import PixelFormat, padding_range
 from ldct_denoise.io.uids import derived_uid
@@ -120,6 +122,28 @@ def test_unchanged_hu_give_every_stored_value_back(
     np.testing.assert_array_equal(stored(output / "0001.dcm"), cells)
 
 
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["PixelRepresentation"],
+        ["BitsStored", "HighBit"],
+        ["HighBit"],
+        ["SamplesPerPixel", "PhotometricInterpretation"],
+        ["BitsStored", "HighBit", "PixelRepresentation"],
+    ],
+)
+def test_how_pixels_are_stored_is_said_where_the_source_does_not(tmp_path: Path, lacking: list[str]) -> None:
+    source = make_source(tmp_path / "in", slices=1)
+    encode(source / "1-001.dcm", np.arange(32 * 40, dtype=np.uint16).reshape(32, 40), 16, "1", "-1024")
+    image = dcmread(source / "1-001.dcm")
+    for keyword in lacking:
+        delattr(image, keyword)
+    image.save_as(source / "1-001.dcm")
+    derived = dcmread(derive(only_series(source), tmp_path / "out", change=5) / "0001.dcm")
+    np.testing.assert_array_equal(derived.pixel_array, np.arange(32 * 40).reshape(32, 40) + 5)
+    assert (derived.BitsStored, derived.HighBit, derived.PixelRepresentation) == (16, 15, 0)
+
+
 @pytest.mark.parametrize("change", [0.0, 5.0])
 def test_overlay_bits_above_the_stored_ones_stay(tmp_path: Path, change: float) -> None:
     cells = np.arange(32 * 40, dtype=np.uint16).reshape(32, 40) | 0x8000
@@ -134,7 +158,7 @@ def test_overlay_bits_cannot_be_compressed_to_jpegls(tmp_path: Path) -> None:
     cells = np.arange(32 * 40, dtype=np.uint16).reshape(32, 40) | 0x8000
     source = make_source(tmp_path / "in", slices=1)
     encode(source / "1-001.dcm", cells, 12, "1", "-1024")
-    with pytest.raises(OutputError, match="choose rle"):
+    with pytest.raises(InputError, match="choose rle"):
         derive(only_series(source), tmp_path / "out", compress="jpegls")
     assert not (tmp_path / "out").exists()
 
@@ -165,6 +189,28 @@ def test_padding_written_with_the_wrong_signedness_is_understood() -> None:
     header.BitsAllocated, header.PixelRepresentation = 16, 1
     header.add_new("PixelPaddingValue", "US", 63536)
     assert padding_range(header) == (-2000, -2000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "numbers", "expected", "read"),
+    [
+        (np.int16, "US", (63536, 63537), (-2000, -1999), "SS"),
+        (np.uint16, "SS", (-2000, -1999), (63536, 63537), "US"),
+        (np.int16, "SS", (-2000, -1999), (-2000, -1999), "SS"),
+    ],
+)
+def test_padding_with_the_wrong_signedness_is_written_with_the_right_one(
+    tmp_path: Path, kind: type, written: str, numbers: tuple[int, int], expected: tuple[int, int], read: str
+) -> None:
+    source = make_source(tmp_path / "in", slices=1)
+    encode(source / "1-001.dcm", np.full((32, 40), 100, kind), 16, "1", "-1024")
+    image = dcmread(source / "1-001.dcm")
+    for keyword, number in zip(("PixelPaddingValue", "PixelPaddingRangeLimit"), numbers, strict=True):
+        image.add_new(keyword, written, number)
+    image.save_as(source / "1-001.dcm")
+    derived = dcmread(derive(only_series(source), tmp_path / "out") / "0001.dcm")
+    assert (derived.PixelPaddingValue, derived.PixelPaddingRangeLimit) == expected
+    assert derived["PixelPaddingValue"].VR == derived["PixelPaddingRangeLimit"].VR == read
 
 
 def test_padding_pixels_stay_and_computed_ones_do_not_become_padding(tmp_path: Path) -> None:
@@ -244,6 +290,29 @@ def test_stale_attributes_go_and_dates_are_those_of_the_processing(derived: Data
         assert keyword not in derived
     for part in ("InstanceCreation", "Content", "Series"):
         assert derived[f"{part}Date"].value == "20261121"
+
+
+@pytest.mark.parametrize("kind", ["ORIGINAL", "DERIVED"])
+def test_an_image_type_of_one_value_is_no_row_of_letters(tmp_path: Path, kind: str) -> None:
+    source = make_source(tmp_path / "in", slices=1, ImageType=kind)
+    image = dcmread(derive(only_series(source), tmp_path / "out") / "0001.dcm")
+    assert list(image.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+    purpose = image.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0].CodeValue
+    assert purpose == {"ORIGINAL": "109101", "DERIVED": "109102"}[kind]
+
+
+def test_a_description_of_several_values_becomes_one(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "in", slices=1, SeriesDescription=["Abd", "Thorax"])
+    image = dcmread(derive(only_series(source), tmp_path / "out") / "0001.dcm")
+    assert image.SeriesDescription == "Abd Thorax LDCT-denoised lir-ct 75%"
+
+
+@pytest.mark.parametrize("zone", ["+2500", "+0299", "01300", "+²²²²"])
+def test_a_time_zone_that_no_place_has_is_taken_for_none(zone: str) -> None:
+    image = Dataset()
+    image.TimezoneOffsetFromUTC = zone
+    describe(image, MODEL, CREATED, keep_scanner_equipment=False)
+    assert (image.ContentDate, image.ContentTime) == ("20261121", "120000.000000")
 
 
 def test_dates_follow_the_time_zone_of_the_source(tmp_path: Path) -> None:
@@ -401,6 +470,32 @@ def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 
 
+def test_a_link_stands_for_the_folder_that_it_leads_to(tmp_path: Path) -> None:
+    series = only_series(make_source(tmp_path / "in"))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
+    derive(series, tmp_path / "link")
+    derive(series, tmp_path / "link", change=3, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert stored(tmp_path / "disk" / "real" / "0001.dcm").mean() == pytest.approx(
+        series.read_stored(0).mean() + 3
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "in", "link"]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["real"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = only_series(make_source(tmp_path / "in"))
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path).endswith("out"))
+    with pytest.raises(OutputError, match="mount point"):
+        DerivedWriter(series, tmp_path / "out", MODEL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
 def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path: Path) -> None:
     series = only_series(make_source(tmp_path / "in"))
     (tmp_path / "out").mkdir()
@@ -426,6 +521,33 @@ def test_a_missing_slice_or_an_error_leaves_nothing(tmp_path: Path) -> None:
     ):
         writer.write(0, series.read_hu(0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pydicom wraps what the system says in an error of its own that has lost it."""
+    series = only_series(make_source(tmp_path / "in", slices=1))
+
+    def full(file: object, element: object, encoding: object = None) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(filewriter, "write_data_element", full)
+    with pytest.raises(OutputError, match=f"^{tmp_path / 'out'}: .*No space left on device"):
+        derive(series, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+def test_what_cannot_be_encoded_names_the_source_and_the_cause(tmp_path: Path) -> None:
+    series = only_series(make_source(tmp_path / "in", slices=1))
+    header = series.header(0)
+    header.add_new("PlanarConfiguration", "US", 70_000)
+
+    class Broken(Wrapped):
+        def header(self, index: int) -> Dataset:
+            return header
+
+    with pytest.raises(InputError, match=r"1-001\.dcm: cannot be derived from \(.*65535"):
+        derive(Broken(series), tmp_path / "out")
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
+from ldct_denoise.errors import OutputError
 from ldct_denoise.io.conformance import check_derived
 from ldct_denoise.io.derive import Derivation, DerivedWriter
 from ldct_denoise.io.dicom import scan
@@ -263,6 +266,42 @@ def test_dciodvfy_finds_no_error(series: Frames, tmp_path: Path) -> None:
     assert errors(derive(series, tmp_path / "out") / "0001.dcm") == set()
     for path in derive(series, tmp_path / "classic", classic=True).iterdir():
         assert errors(path) == set()
+
+
+def test_an_image_type_of_one_value(series: Frames, tmp_path: Path) -> None:
+    path = Path(series.slices[0].path)
+    image = dcmread(path)
+    image.ImageType = "ORIGINAL"
+    image.save_as(path)
+    (output,) = derive(series, tmp_path / "out").iterdir()
+    assert list(dcmread(output).ImageType) == ["DERIVED", "PRIMARY", "VOLUME", "FILTERED"]
+    first = sorted(derive(series, tmp_path / "classic", classic=True).iterdir())[0]
+    assert list(dcmread(first).ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+
+
+def test_a_disk_without_room_for_the_frames_is_told(
+    series: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map of a sparse file ended the process, with SIGBUS, where the disk became full."""
+    asked = []
+
+    def full(file: int, start: int, size: int) -> None:
+        asked.append(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OutputError, match=f"^{tmp_path / 'out'}: .*No space left on device"):
+        derive(series, tmp_path / "out")
+    assert asked == [2 * FRAMES * ROWS * COLUMNS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_room_is_made_where_the_system_has_no_call_for_it(
+    series: Frames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    (output,) = derive(series, tmp_path / "out").iterdir()
+    np.testing.assert_array_equal(dcmread(output).pixel_array, series.image.pixel_array)
 
 
 def test_the_reader_and_the_writer_agree_on_frames(tmp_path: Path) -> None:

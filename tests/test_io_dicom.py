@@ -27,6 +27,7 @@ from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.derive import Derivation, DerivedWriter
 from ldct_denoise.io.dicom import Inventory, Series, scan
+from ldct_denoise.io.facts import Memory
 
 
 def series_of(path: Path) -> list[Series]:
@@ -116,6 +117,74 @@ def test_two_stacks_at_the_same_places(
         assert len({str(series.header(index).get(attribute)) for index in range(4)}) == 1
         assert f"of 2 under one Series Instance UID, told apart by {how}" in series.problems[0]
     assert len({one.uid, other.uid, ct_image().SeriesInstanceUID}) == 2
+
+
+def late_scans(
+    folder: Path, batches: list[list[tuple[int, dict[str, object]]]]
+) -> list[list[tuple[str, list[int]]]]:
+    """UID and places of the stacks of every batch, each scanned alone with what is remembered of those before."""
+    remembered, found = Memory(), []
+    for count, batch in enumerate(batches):
+        for number, attributes in batch:
+            write_ct(folder / str(count) / f"{number}-{attributes}", number, **attributes)
+        series = scan(folder / str(count), memory=remembered).series
+        found.append([(one.uid, z_of(one)) for one in series])
+        assert "P1" not in remembered.text()
+        remembered = Memory.read(remembered.text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}),
+        ({"ConvolutionKernel": "B30f"}, {"ConvolutionKernel": "B70f"}),
+        ({"PatientID": "P1"}, {"PatientID": "P2"}),
+        ({"AcquisitionTime": "120001"}, {"AcquisitionTime": "120002"}),
+    ],
+    ids=str,
+)
+def test_late_images_join_their_own_stack(
+    tmp_path: Path, one: dict[str, object], other: dict[str, object]
+) -> None:
+    first = [(n, one) for n in range(3)] + [(n, other) for n in range(2)]
+    both, late, last = late_scans(tmp_path, [first, [(2, other)], [(3, one), (3, other)]])
+    uids = {places[-1]: uid for uid, places in both}  # the first stack reaches 6 mm, the second 3 mm
+    assert len(set(uids.values())) == 2
+    assert late == [(uids[3], [6])]
+    assert sorted(last) == sorted((uid, [9]) for uid in uids.values())
+    (alone,) = late_scans(tmp_path / "alone", [first])
+    assert sorted(alone) == sorted(both)  # the memory changes no UID of what comes at once
+
+
+def test_a_stack_that_comes_late_as_a_whole_is_one_of_its_own(tmp_path: Path) -> None:
+    one, other = {"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}
+    batches = [
+        [(n, one) for n in range(3)],
+        [(n, other) for n in range(3)],
+        [(3, other)],
+        [(n, one) for n in range(4)],
+    ]
+    (first,), (second,), (third,), (again,) = late_scans(tmp_path, batches)
+    assert first[0] == ct_image().SeriesInstanceUID
+    assert second[0] == third[0] != first[0]
+    assert again == (first[0], [0, 3, 6, 9])
+
+
+def test_no_two_stacks_share_a_uid_although_a_late_batch_parts_them(tmp_path: Path) -> None:
+    """The first batch looks like one stack; what comes later shows that it was two."""
+    one, other = {"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}
+    first, late = late_scans(
+        tmp_path, [[(0, one), (1, one), (3, other)], [(n, other) for n in range(3)] + [(2, one)]]
+    )
+    ((uid, _),) = first
+    assert dict(late)[uid] == [6]
+    assert len({uid for uid, _ in late}) == 2
+
+
+def test_a_broken_memory_is_none() -> None:
+    for text in ("", "{", "[1]", '[{"uid": "1.2"}]', "null"):
+        assert Memory.read(text).uids == {}
 
 
 def test_an_acquisition_number_for_each_slice_splits_nothing(tmp_path: Path) -> None:
@@ -307,6 +376,8 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
         ({"SeriesDescription": "Dose Report"}, "a dose report or screen, not a slice"),
         ({"SeriesDescription": "Patient Protocol"}, "a dose report or screen, not a slice"),
         ({"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}, "a dose report or screen, not a slice"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]}, "a dose report or screen, not a slice"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "a dose report or screen, not a slice"),
         ({"EchoTime": 30, "RescaleType": None}, "MR under a CT label (has EchoTime)"),
         ({"RescaleType": "US"}, "values are not HU but 'US' (Rescale Type)"),
         ({"RescaleSlope": None}, "values are not HU (no rescale to HU)"),
@@ -324,6 +395,7 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
             "a sagittal reformat, not an axial image",
         ),
         ({"SeriesDescription": "DICOM-CT-PD Projection"}, "projection data, not an image"),
+        ({"SeriesDescription": "Low_dose_projections"}, "projection data, not an image"),
         (
             {
                 "DerivationDescription": "ldct-denoise 0.1: noise reduced | before: ldct-denoise 0.1: low dose simulated"
@@ -331,6 +403,7 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
             "already denoised by ldct-denoise",
         ),
         ({"Rows": 65535}, "impossible size of 65535×8 pixels"),
+        ({"HighBit": 15}, "values that are not in the low bits (Bits Stored 12, High Bit 15)"),
         ({"PixelSpacing": [0, 1]}, "pixel spacing is impossible"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation is not two perpendicular unit vectors"),
         ({"ImagePositionPatient": None}, "no ImagePositionPatient"),
@@ -352,6 +425,24 @@ def test_original_coronal_ct_and_simulated_doses_are_read(tmp_path: Path) -> Non
     write_ct(tmp_path / "a", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
     write_ct(tmp_path / "b", 1, DerivationDescription="ldct-denoise 0.1: low dose simulated (25% of the source's)")
     assert [len(series) for series in series_of(tmp_path)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"SeriesDescription": "Thorax Filtered Backprojection"},
+        {"SeriesDescription": "Thorax filtered back-projection"},
+        {"SeriesDescription": "FILTERED BACK PROJECTION"},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "LOW_DOSE"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "LOW DOSE SCREEN"]},
+        {"ImageType": "ORIGINAL"},
+        {"SeriesDescription": ["Abd", "Thorax"]},
+    ],
+)
+def test_slices_whose_words_are_those_of_pages_are_read(tmp_path: Path, attributes: dict[str, object]) -> None:
+    write_ct(tmp_path / "a", **attributes)
+    (series,) = series_of(tmp_path)
+    assert "[" not in series.description
 
 
 def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import resource
 import shutil
 import socket
 import stat
@@ -20,13 +21,13 @@ from dicom_files import cells, write_ct
 from pydicom import dcmread
 from pydicom.fileset import FileSet
 
-from ldct_denoise.errors import InputError
+from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.inspection import inspect
-from ldct_denoise.io import archive
+from ldct_denoise.io import archive, find
 from ldct_denoise.io.dicom import scan
 from ldct_denoise.io.files import write_volume
 from ldct_denoise.io.find import find_images
-from ldct_denoise.volume import Volume
+from ldct_denoise.volume import Geometry, Volume
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +109,30 @@ def test_a_label_volume_is_no_image_to_denoise(study: Path, tmp_path: Path) -> N
     assert [source.name for source in found.series] == ["image.nii.gz"]
     (aside,) = found.set_aside
     assert "label" in aside.reason
+
+
+@pytest.mark.parametrize("sides", ["10 10 99999999999", "10 10 500000000", "100000 10 10", "10 10 0"])
+def test_a_volume_of_impossible_size_is_set_aside_alone(study: Path, sides: str) -> None:
+    head = f"ObjectType = Image\nNDims = 3\nDimSize = {sides}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    (study / "bad.mha").write_bytes(head.encode() + bytes(200))
+    found = find_images(study)
+    assert [len(series) for series in found.series] == [3, 3]
+    ((path, reason),) = ((item.path, item.reason) for item in found.set_aside)
+    assert path == study / "bad.mha"
+    assert len(reason.splitlines()) == 1
+
+
+def test_whatever_opening_a_volume_fails_with_concerns_that_file_alone(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> None:
+        raise MemoryError("Unable to allocate 48.0 GiB")
+
+    (study / "bad.nrrd").touch()
+    monkeypatch.setattr(find, "holds_labels", broken)
+    found = find_images(study)
+    assert [len(series) for series in found.series] == [3, 3]
+    assert [item.reason for item in found.set_aside] == ["unreadable (Unable to allocate 48.0 GiB)"]
 
 
 @pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out", "C:\\out", "a\\..\\out"])
@@ -228,6 +253,53 @@ def test_a_dicomdir_does_not_lead_out_of_its_folder(disc: Path, way: list[str]) 
     ]
 
 
+# Volumes -----------------------------------------------------------------------------------------------------
+
+
+def flat(value: float = 0.0) -> Volume:
+    return Volume(np.full((2, 6, 8), value), Geometry.from_affine(np.eye(4), (2, 6, 8)))
+
+
+def test_a_volume_may_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
+    for mask, mode in ((0o077, 0o600), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            write_volume(tmp_path / "v.nii", flat(), flat().geometry, overwrite=True)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE((tmp_path / "v.nii").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nrrd", "v.mha"])
+def test_a_full_disk_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    noise = Volume(
+        np.random.default_rng(0).normal(0, 100, (2, 60, 80)), Geometry.from_affine(np.eye(4), (2, 60, 80))
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(OutputError, match=f"{name}: cannot be written .*make room"):
+            write_volume(tmp_path / name, noise, noise.geometry)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64])
+def test_the_ends_of_a_whole_number_type_stay(tmp_path: Path, dtype: type[np.integer]) -> None:
+    import SimpleITK as sitk
+
+    ends = np.iinfo(dtype)
+    data = np.array([[[ends.min, ends.max, 0, 7]]], dtype)
+    sitk.WriteImage(sitk.GetImageFromArray(data), str(tmp_path / "in.nii"))
+    given = find_images(tmp_path / "in.nii").series[0]
+    write_volume(tmp_path / "out.nii", Volume.of(given), given.geometry, like=tmp_path / "in.nii")
+    out = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out.nii"))).ravel()
+    assert out.dtype == dtype
+    assert [int(value) for value in out[[0, 2, 3]]] == [ends.min, 0, 7]
+    assert int(out[1]) == pytest.approx(ends.max, rel=1e-6)
+
+
 # Folders -----------------------------------------------------------------------------------------------------
 
 
@@ -244,10 +316,20 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
         inventory = scan(folder)
     assert [len(series) for series in inventory.series] == [1]
     named = {item.path.name: item.reason for item in inventory.set_aside}
+    assert named.pop("loop") == "a link to a folder; not followed"
     assert named == dict.fromkeys(("pipe", "device", "broken", "s"), "not a regular file")
     for name in ("pipe", "device"):
         with pytest.raises(InputError, match="not a regular file"):
             scan(folder / name)
+
+
+def test_a_folder_of_links_to_folders_is_not_called_empty(tmp_path: Path) -> None:
+    write_ct(tmp_path / "elsewhere" / "good")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no file to read \\(a link to a folder; not followed\\)"):
+        find_images(tmp_path / "in")
+    assert [len(series) for series in find_images(tmp_path / "in" / "link").series] == [1]
 
 
 def test_an_output_that_is_not_finished_is_left_alone(tmp_path: Path) -> None:

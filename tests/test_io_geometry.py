@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from dicom_files import COLUMNS, ROWS, ct_image, write_ct
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom import Series, scan
 from ldct_denoise.io.files import open_file, write_volume
-from ldct_denoise.volume import Volume
+from ldct_denoise.volume import Geometry, Volume
 
 
 def series_of(path: Path) -> list[Series]:
@@ -101,6 +102,23 @@ def test_no_viewer_is_told_a_wrong_place_of_a_tilted_stack(tmp_path: Path) -> No
     write_volume(tmp_path / "out.nii", Volume.of(series), series.geometry)
     header = nibabel.load(tmp_path / "out.nii").header
     assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 1)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("step", [[0, 0, -5], [0, 1.5, 4], None])
+def test_a_single_slice_keeps_its_thickness_and_direction(
+    tmp_path: Path, suffix: str, step: list[float] | None
+) -> None:
+    affine = np.array([[0, 0, 0.7, -20], [0, 0.8, 0, -30], [-5, 0, 0, 40], [0, 0, 0, 1.0]])
+    affine[:3, 0] = step or [0, 0, 1]
+    given = Geometry.from_affine(affine, (1, 6, 8))
+    geometry = given if step else replace(given, step_mm=None)  # nothing is known: as DICOM of one slice
+    write_volume(tmp_path / f"one{suffix}", Volume(np.zeros((1, 6, 8)), geometry), geometry)
+    back = open_file(tmp_path / f"one{suffix}").geometry
+    np.testing.assert_allclose(back.affine, affine, atol=1e-5)
+    assert back.slice_spacing_mm == pytest.approx(abs(affine[2, 0]))
+    three = Geometry.from_affine(affine, (3, 6, 8))
+    np.testing.assert_allclose(three.select([1]).affine[:3, 0], affine[:3, 0])
 
 
 # Large trees -------------------------------------------------------------------------------------------------

@@ -391,3 +391,23 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 6
     with pytest.raises(OutputError, match="overwrite"):
         run_demo(tmp_path / "demo")
+
+
+@pytest.mark.parametrize("strange", ["thesis.tex", "patients/L077/scan.dcm"])
+def test_a_demo_removes_only_what_a_demo_made(tmp_path: Path, strange: str) -> None:
+    for name in ("patients/L001/1.dcm", "run/model.safetensors", strange):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.raises(OutputError, match="which no demo made"):
+        run_demo(tmp_path, overwrite=True)
+    assert all((tmp_path / name).is_file() for name in ("patients/L001/1.dcm", "run/model.safetensors", strange))
+    (tmp_path / strange).unlink()
+    if strange.count("/"):
+        (tmp_path / strange).parent.rmdir()
+
+    def made(line: str) -> None:
+        raise InterruptedError(line)
+
+    with pytest.raises(InterruptedError, match="making"):  # what a demo says when the place is its own
+        run_demo(tmp_path, overwrite=True, say=made)
+    assert list(tmp_path.iterdir()) == []

@@ -140,6 +140,8 @@ def _listing(root: Path) -> Listing:
         for name in [name for name in folders if name.startswith(".") and ".partial-" in name]:
             folders.remove(name)
             aside.append(SetAside(Path(folder, name), "an output that is not finished"))
+        linked = [Path(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
+        aside += [SetAside(path, "a link to a folder; not followed") for path in linked]
         for name in sorted(names):
             path = os.path.join(folder, name)
             if _is_regular(path):

@@ -54,6 +54,18 @@ def public_uid(uid: str) -> str:
     return derived_uid("de-identified", uid)
 
 
+def refuse_burned_in(header: Dataset) -> None:
+    """Refuse an image that says that annotation is burned into its pixels, which the profile forbids to share.
+
+    Raises
+    ------
+    InputError
+    """
+    if header.get("BurnedInAnnotation") == "YES":
+        uid = header.get("SOPInstanceUID")
+        raise InputError(f"{uid}: has burned-in annotation, which de-identification cannot remove; leave it out")
+
+
 def remove_identity(header: Dataset) -> None:
     """Apply the basic profile to a header and everything in its sequences; private attributes go.
 
@@ -67,11 +79,9 @@ def remove_identity(header: Dataset) -> None:
     ConfigError
         If the package with the profile's table is not installed.
     InputError
-        If the image says that annotation is burned into its pixels, which the profile forbids to share.
+        If the image has burned-in annotation.
     """
-    if header.get("BurnedInAnnotation") == "YES":
-        uid = header.get("SOPInstanceUID")
-        raise InputError(f"{uid}: has burned-in annotation, which de-identification cannot remove; leave it out")
+    refuse_burned_in(header)
     _clean(header, *_table())
     header.PatientIdentityRemoved = "YES"
     header.DeidentificationMethod = f"PS3.15 {EDITION} Basic Profile by ldct-denoise"

@@ -33,6 +33,7 @@ from ldct_denoise.io.describe import (
     note_lossy,
     refer_to_source,
     series_number,
+    several,
 )
 from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.stored import (
@@ -155,9 +156,9 @@ class DerivedWriter:
         ModelError
             If ``hu`` has another shape, or values that are no numbers.
         InputError
-            If the source image cannot be derived from.
+            If the source image cannot be derived from, or its pixels not compressed without loss.
         OutputError
-            If the file cannot be written, or compressed without loss.
+            If the file cannot be written.
         """
         with _naming(self._series.slices[index].path):
             self._write(index, hu)
@@ -168,7 +169,7 @@ class DerivedWriter:
         path = Path(source.path)
         header = self._stacks[path].header if path in self._stacks else self._header(index)
         _check(hu, self._series.geometry.shape[1:], path)
-        if "LOCALIZER" in (header.get("ImageType") or []):
+        if "LOCALIZER" in several(header.get("ImageType")):
             raise InputError(f"{path}: is a localizer, not an axial image; leave it out")
         cells = self._cells(index, header, hu)
         if source.frame is not None and not self._classic and is_enhanced(header):
@@ -207,7 +208,7 @@ class DerivedWriter:
             return cells
         values = sign_extended(cells, form)
         if not form.signed and not np.array_equal(values, cells):
-            raise OutputError(
+            raise InputError(
                 f"{source.path}: an overlay lies in the unused bits, which {self._compress} cannot keep;"
                 " choose rle or no compression"
             )
@@ -222,7 +223,7 @@ class DerivedWriter:
             image = classic_header(image, source.frame)
         uid = public_uid(source.sop_uid) if self._deidentify else source.sop_uid
         self._describe(image, uid if source.frame is None else f"{uid}/{source.frame}")
-        kind = list(image.get("ImageType") or [])
+        kind = several(image.get("ImageType"))
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
         refer_to_source(image, header.SOPClassUID, uid, source.frame)
         if "RescaleType" not in image:
@@ -235,7 +236,8 @@ class DerivedWriter:
         if path not in self._stacks:
             frames = [s.frame for s in self._series.slices if Path(s.path) == path and s.frame is not None]
             scratch = self._folder.path / f".frames-{len(self._stacks)}"
-            self._stacks[path] = FrameStack(header, frames, scratch, cells)
+            with self._on_disk():
+                self._stacks[path] = FrameStack(header, frames, scratch, cells)
         return self._stacks[path]
 
     def _write_stack(self, stack: FrameStack, number: int) -> None:
@@ -261,10 +263,21 @@ class DerivedWriter:
             image.PixelData = cells.tobytes() + b"\0" * (cells.nbytes % 2)
             image["PixelData"].VR = "OW"
         seal(image)
+        with self._on_disk(), (self._folder.path / name).open("wb") as file:
+            image.save_as(file, enforce_file_format=True)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """What the operating system refuses concerns the output; other errors, pydicom's too, the source."""
         try:
-            image.save_as(self._folder.path / name, enforce_file_format=True)
+            yield
         except OSError as error:
-            raise OutputError(f"{self._folder.target}: cannot be written ({error.strerror})") from None
+            reason = _system_reason(error)
+            if reason is None:
+                raise
+            raise OutputError(
+                f"{self._folder.target}: cannot be written ({reason}); make room or choose another place"
+            ) from None
 
 
 def holds_derived(
@@ -320,6 +333,15 @@ def _naming(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be derived from ({reason}); leave it out") from error
+
+
+def _system_reason(error: BaseException | None) -> str | None:
+    """What the operating system said, or None; pydicom wraps its error in one of its kind that lost the number."""
+    while isinstance(error, OSError):
+        if error.strerror:
+            return error.strerror
+        error = error.__cause__
+    return None
 
 
 def _file_meta() -> FileMetaDataset:

@@ -5,6 +5,7 @@ The rules are those of PS3.3 A.38.1 (Enhanced CT Image IOD), C.7.6.16 (functiona
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
-from ldct_denoise.io.describe import Derivation, source_image_item
+from ldct_denoise.io.describe import Derivation, several, source_image_item
 
 #: Functional-group attributes that have the same place and meaning in a classic CT image (PS3.3 C.8.2.1).
 CLASSIC_ATTRIBUTES = (
@@ -83,6 +84,8 @@ MULTIFRAME_ONLY = (
     "ConversionSourceAttributesSequence",
 )
 PER_FRAME = 0x52009230
+#: Bytes written at once.
+CHUNK = 1 << 20
 CONCATENATION = (
     "ConcatenationUID",
     "InConcatenationNumber",
@@ -105,6 +108,11 @@ class FrameStack:
         File that holds the cells meanwhile.
     like : ndarray, shape (rows, columns)
         Any frame's cells.
+
+    Raises
+    ------
+    OSError
+        If the disk has no room for the frames.
     """
 
     def __init__(self, header: Dataset, frames: Iterable[int], scratch: Path, like: NDArray[np.integer]) -> None:
@@ -112,7 +120,8 @@ class FrameStack:
         self.frames = sorted(frames)
         self._scratch = scratch
         shape = (len(self.frames), *like.shape)
-        self.cells: NDArray[np.integer] = np.memmap(scratch, dtype=like.dtype, mode="w+", shape=shape)
+        _reserve(scratch, len(self.frames) * like.nbytes)
+        self.cells: NDArray[np.integer] = np.memmap(scratch, dtype=like.dtype, mode="r+", shape=shape)
 
     @property
     def identity(self) -> str:
@@ -128,6 +137,16 @@ class FrameStack:
     def close(self) -> None:
         """Remove the scratch file."""
         self._scratch.unlink()
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A new file of ``size`` bytes with its room on the disk: a full disk under a map would end the process."""
+    with path.open("xb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        for start in range(0, size, CHUNK):
+            file.write(bytes(min(CHUNK, size - start)))
 
 
 def is_enhanced(header: Dataset) -> bool:
@@ -178,7 +197,7 @@ def _frame_type(source: Dataset, keyword: str) -> list[str]:
     Value 4 is FILTERED (C.8.15.2.1.1.4) where it was NONE; a map stays the map that it is. A fifth value
     (multi-energy) stays.
     """
-    kind = list(source.get(keyword) or [])
+    kind = several(source.get(keyword))
     flavour = kind[2] if len(kind) > 2 else "VOLUME"
     contrast = kind[3] if len(kind) > 3 and kind[3] not in ("", "NONE") else "FILTERED"
     return ["DERIVED", "PRIMARY", flavour, contrast, *kind[4:]]
@@ -285,5 +304,5 @@ def group_values(group: Dataset) -> dict[str, Any]:
 
 def _classic_type(image: Dataset) -> list[str]:
     """Value 3 of a classic CT image is AXIAL or LOCALIZER (PS3.3 C.8.2.1.1.1), not a flavour like VOLUME."""
-    kind = list(image.get("ImageType") or ["ORIGINAL", "PRIMARY"])
+    kind = several(image.get("ImageType")) or ["ORIGINAL", "PRIMARY"]
     return [*kind[:2], "LOCALIZER" if "LOCALIZER" in kind else "AXIAL"]

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Literal
+from typing import Any, Literal
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
@@ -31,6 +33,8 @@ LOSSY_METHODS = {
     JPEGLSNearLossless: "ISO_14495_1",
 }
 MAX_SERIES_NUMBER = 2**31 - 1
+#: Offsets from UTC that a place on Earth can have; others are taken for none.
+ZONE = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 
 #: General Equipment (PS3.3 C.7.5.1) that an item of Contributing Equipment (C.12.1, Table C.12-1) can hold.
 EQUIPMENT = (
@@ -152,6 +156,13 @@ def ascii_text(text: str) -> str:
     return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)
 
 
+def several(value: Any) -> list[Any]:
+    """The values of an attribute as a list; pydicom gives a single one bare, and a text is a sequence too."""
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, (MultiValue, list, tuple)) else [value]
+
+
 def code_item(value: str, meaning: str) -> Dataset:
     """A code of the DICOM Controlled Terminology (PS3.16 Annex D)."""
     item = Dataset()
@@ -210,7 +221,8 @@ def identify(image: Dataset, derivation: Derivation, source: str, series: str, n
     image.SOPInstanceUID = derivation.uid(source)
     image.SeriesInstanceUID = derivation.uid(series)
     image.SeriesNumber = number
-    image.SeriesDescription = series_description(str(image.get("SeriesDescription") or ""), derivation.label)
+    description = " ".join(map(str, several(image.get("SeriesDescription"))))
+    image.SeriesDescription = series_description(description, derivation.label)
 
 
 def refer_to_source(image: Dataset, class_uid: str, source_uid: str, frame: int | None = None) -> None:
@@ -280,7 +292,7 @@ def _scanner_equipment(image: Dataset) -> Dataset:
             item[tag] = deepcopy(image.get_item(tag))  # not decoded: byte for byte
     if not str(image.get("Manufacturer") or "").strip():
         item.Manufacturer = "UNKNOWN"
-    original = (image.get("ImageType") or ["ORIGINAL"])[0] != "DERIVED"
+    original = several(image.get("ImageType"))[:1] != ["DERIVED"]
     purpose = ("109101", "Acquisition Equipment") if original else ("109102", "Processing Equipment")
     item.PurposeOfReferenceCodeSequence = Sequence([code_item(*purpose)])
     return item
@@ -298,7 +310,7 @@ def _admit_unknown_laterality(image: Dataset) -> None:
 def _set_dates(image: Dataset, created: datetime) -> None:
     """Creation, content and series: now, in the zone that the image's other times are in (PS3.3 C.12.1)."""
     offset = str(image.get("TimezoneOffsetFromUTC") or "").strip()
-    if len(offset) == 5 and offset[1:].isdigit():
+    if ZONE.fullmatch(offset):
         minutes = int(offset[1:3]) * 60 + int(offset[3:])
         created = created.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
     for part in ("InstanceCreation", "Content", "Series"):

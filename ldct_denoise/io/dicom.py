@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydicom.dataset import Dataset
@@ -12,8 +13,9 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.archive import Listing, is_archive, list_files
 from ldct_denoise.io.enhanced import frame_headers
+from ldct_denoise.io.facts import Memory
 from ldct_denoise.io.read import Encoding, Head, one_line, read_head, why_not_decodable, without_remarks
-from ldct_denoise.io.select import MULTI_FRAME, TAGS, text, why_not_file, why_not_image
+from ldct_denoise.io.select import MULTI_FRAME, TAGS, text, why_not_file, why_not_image, why_not_slice
 from ldct_denoise.io.series import Inventory, Series, SetAside, SliceRef
 from ldct_denoise.io.stacks import Facts, Image, series_of
 from ldct_denoise.io.uids import derived_uid
@@ -26,7 +28,9 @@ NO_AIR_ABOVE_HU = -30.0
 Progress = Callable[[int, int], None]
 
 
-def scan(path: Path, progress: Progress | None = None, *, include_derived: bool = False) -> Inventory:
+def scan(
+    path: Path, progress: Progress | None = None, *, include_derived: bool = False, memory: Memory | None = None
+) -> Inventory:
     """Find every CT series that ``path`` stands for.
 
     Parameters
@@ -37,6 +41,8 @@ def scan(path: Path, progress: Progress | None = None, *, include_derived: bool 
         Told (files looked at, files).
     include_derived : bool
         Also series that this package denoised.
+    memory : Memory, optional
+        Of the images of this series that came before; learns those found now.
 
     Returns
     -------
@@ -48,10 +54,16 @@ def scan(path: Path, progress: Progress | None = None, *, include_derived: bool 
     InputError
         If the path does not exist, or is an archive that must not be extracted.
     """
-    return scan_files(list_files(path), progress, include_derived=include_derived)
+    return scan_files(list_files(path), progress, include_derived=include_derived, memory=memory)
 
 
-def scan_files(listing: Listing, progress: Progress | None = None, *, include_derived: bool = False) -> Inventory:
+def scan_files(
+    listing: Listing,
+    progress: Progress | None = None,
+    *,
+    include_derived: bool = False,
+    memory: Memory | None = None,
+) -> Inventory:
     """As :func:`scan`, for files that were listed before."""
     facts = Facts()
     images: list[Image] = []
@@ -60,58 +72,84 @@ def scan_files(listing: Listing, progress: Progress | None = None, *, include_de
     for count, name in enumerate(listing.files, start=1):
         if progress:
             progress(count, len(listing.files))
-        try:
-            with without_remarks():
-                found, reasons = _images_of(name, facts, seen, include_derived)
-        except InputError as error:
-            reasons, found = [str(error).removeprefix(f"{name}: ")], []
-        except Exception as error:  # a broken value can fail anywhere inside pydicom
-            reasons, found = [f"broken header ({one_line(error)})"], []
+        with without_remarks():
+            found, refused = _images_of(name, facts, seen, include_derived)
         images += found
-        aside += [SetAside(Path(name), reason) for reason in reasons]
+        aside += refused
     series = []
-    for one, is_ct in series_of(images, listing.by_folder, listing.keeper):
+    for one, is_ct in series_of(images, listing.by_folder, listing.keeper, memory):
         reason = None if is_ct else _why_not_ct_numbers(one)
         if reason is None:
             series.append(one)
         else:
             aside += [SetAside(ref.path, reason) for ref in one.slices]
-    shown = tuple(SetAside(listing.shown(item.path), item.reason) for item in aside)
+    shown = tuple(replace(item, path=listing.shown(item.path)) for item in aside)
     return Inventory(tuple(series), shown)
 
 
-def _images_of(path: str, facts: Facts, seen: set[str], include_derived: bool) -> tuple[list[Image], list[str]]:
+def _images_of(
+    path: str, facts: Facts, seen: set[str], include_derived: bool
+) -> tuple[list[Image], list[SetAside]]:
     """The images to denoise in a file, and why others in it are not."""
     try:
-        head = read_head(path, TAGS)
+        head = _read(path)
+        reason = _why_not_head(head.dataset, include_derived)
+    except Exception as error:  # a broken value can fail anywhere inside pydicom
+        reason = _told(path, error)
+    if reason is not None:
+        return [], [SetAside(Path(path), reason)]
+    try:
+        return _slices_of(path, head, facts, seen)
+    except Exception as error:
+        return [], [SetAside(Path(path), _told(path, error), is_slice=True)]
+
+
+def _told(path: str, error: Exception) -> str:
+    """The reason to set a file aside that failed with this error."""
+    if isinstance(error, InputError):
+        return str(error).removeprefix(f"{path}: ")
+    return f"broken header ({one_line(error)})"
+
+
+def _read(path: str) -> Head:
+    try:
+        return read_head(path, TAGS)
     except InputError:
         if path.lower().endswith(".zip") and is_archive(Path(path)):
             raise InputError("a zip archive inside the folder; give it as the path itself") from None
         raise
-    header = head.dataset
+
+
+def _why_not_head(header: Dataset, include_derived: bool) -> str | None:
     if header.SOPClassUID == MediaStorageDirectoryStorage:
-        return [], ["a DICOMDIR; the files themselves were looked at"]
-    reason = why_not_file(header, include_derived)
-    if reason is not None:
-        return [], [reason]
+        return "a DICOMDIR; the files themselves were looked at"
+    return why_not_file(header, include_derived)
+
+
+def _slices_of(path: str, head: Head, facts: Facts, seen: set[str]) -> tuple[list[Image], list[SetAside]]:
+    """The images of a CT file, and those that are no slices or cannot be read."""
+    header = head.dataset
     sop_uid = _instance_uid(path, header)
     if sop_uid in seen:
-        return [], ["duplicate of an image already found (same SOP Instance UID)"]
-    found, refused = [], dict[str, list[int]]()
+        return [], [SetAside(Path(path), "duplicate of an image already found (same SOP Instance UID)")]
+    found, refused, broken = [], dict[str, list[int]](), False
     several = header.SOPClassUID in MULTI_FRAME
     for frame, image in enumerate(_headers(header, sop_uid)):
-        reason = why_not_image(image) or (_why_not_pixels(path, head, image) if frame == 0 else None)
+        other = why_not_image(image)
+        reason = other or (_why_not_pixels(path, head, image) if frame == 0 else None)
         if reason is None:
             at = head.pixels.tag_at if head.pixels else 0
             found.append(facts.image(path, frame if several else None, image, sop_uid, at))
-        else:
-            refused.setdefault(reason, []).append(frame + 1)
-            if frame == 0 and not why_not_image(image):
-                break  # the pixels of all frames are out of reach
+            continue
+        refused.setdefault(reason, []).append(frame + 1)
+        # A header that was cut off lacks what came behind.
+        broken |= other is None or (head.pixels is None and why_not_slice(image) is None)
+        if other is None:
+            break  # the pixels of all frames are out of reach
     if found:
         seen.add(sop_uid)
     reasons = [f"{reason} ({_frames(numbers)})" if found else reason for reason, numbers in refused.items()]
-    return found, reasons
+    return found, [SetAside(Path(path), reason, broken) for reason in reasons]
 
 
 def _headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:

@@ -13,11 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.io.read import LARGEST_SIDE, MOST_FRAMES
 from ldct_denoise.output import write_whole
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Geometry, SliceSource, Volume
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
+#: Written is all that is read but ``.mhd``, which is two files and cannot appear at once.
+WRITTEN = (*NIFTI, ".nrrd", ".mha")
+#: Begins what a file that was denoised says of itself: NIfTI in its description, the others under a key.
+DENOISED = "denoised by ldct-denoise"
+MARK_KEY, MARK_LENGTH = "Description", 79
 #: NIfTI's axes point right, anterior, superior; ours left, posterior, superior.
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: How far off an even spacing a slice may lie that is written to a volume file, in slice spacings.
@@ -27,6 +33,19 @@ UNEVEN = 0.1
 def is_volume_file(path: str | Path) -> bool:
     """Whether the name is that of a volume that :func:`open_file` reads."""
     return str(path).lower().endswith(NIFTI + ITK)
+
+
+def volume_place(source: SliceSource, output: Path, uid: str = "") -> Path:
+    """Where a volume goes: ``output`` itself where it names a volume file, else a file in it named as the input.
+
+    ``uid`` names a DICOM series' file; its own by default.
+    """
+    if is_volume_file(output):
+        return output
+    if not isinstance(source, FileSeries):
+        return output / f"{uid or source.uid}.nii.gz"
+    name = source.path.name
+    return output / (f"{source.path.stem}.mha" if name.lower().endswith(".mhd") else name)
 
 
 @dataclass(frozen=True)
@@ -96,12 +115,24 @@ def open_file(path: Path) -> FileSeries:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     affine, shape = _nifti_place(path) if path.name.lower().endswith(NIFTI) else _itk_place(path)
+    if not (0 < shape[0] <= MOST_FRAMES and 0 < min(shape[1:]) <= max(shape[1:]) <= LARGEST_SIDE):
+        raise InputError(f"{path}: impossible size of {'×'.join(map(str, reversed(shape)))} voxels")
     return FileSeries(path, Geometry.from_affine(affine, shape), path.resolve().parent.name)
 
 
 def holds_labels(path: Path) -> bool:
     """Whether a NIfTI file says by its intent code that its values are labels, not HU."""
     return path.name.lower().endswith(NIFTI) and _nifti(path).header.get_intent()[0] == "label"
+
+
+def is_denoised(path: Path) -> bool:
+    """Whether a volume file says that this package denoised it."""
+    if path.name.lower().endswith(NIFTI):
+        told = bytes(_nifti(path).header["descrip"]).decode("ascii", "replace")
+    else:
+        reader = _itk_reader(path)
+        told = reader.GetMetaData(MARK_KEY) if reader.HasMetaDataKey(MARK_KEY) else ""
+    return bool(told.startswith(DENOISED))
 
 
 def _nifti(path: Path) -> Any:
@@ -118,12 +149,15 @@ def _nifti_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]
     image = _nifti(path)
     if len(image.shape) != 3:
         raise InputError(f"{path}: {len(image.shape)}-dimensional; give one 3-D volume of HU")
+    if image.get_data_dtype().kind not in "iuf":
+        raise InputError(f"{path}: colour or complex values; give one 3-D volume of HU")
     columns, rows, slices = image.shape
     by_file_axes = RAS_TO_LPS @ image.affine
     return by_file_axes[:, [2, 1, 0, 3]], (slices, rows, columns)
 
 
-def _itk_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+def _itk_reader(path: Path) -> Any:
+    """With the header read."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -132,6 +166,11 @@ def _itk_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path}: not a volume that SimpleITK reads ({_line(error)})") from None
+    return reader
+
+
+def _itk_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    reader = _itk_reader(path)
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: not one 3-D volume of single values")
     columns, rows, slices = (int(side) for side in reader.GetSize())
@@ -158,6 +197,7 @@ def write_volume(
     *,
     like: Path | None = None,
     labels: bool = False,
+    denoised: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a volume, whole or not at all; the format is told by the name.
@@ -170,21 +210,22 @@ def write_volume(
         HU, slice by slice.
     geometry : Geometry
     like : Path, optional
-        A file whose voxel type is kept, where it holds whole numbers: values are rounded and clipped to it.
+        The input, whose voxel type is kept where it holds whole numbers: values are rounded and clipped to it.
+        It is never written over.
     labels : bool
         The values are labels, which a NIfTI file then says.
+    denoised : str, optional
+        The model that denoised the image, which the file then says, so that it is not denoised again.
     overwrite : bool
 
     Raises
     ------
     OutputError
-        If the file exists and ``overwrite`` is not given, the name tells no format, or the slices lie unevenly,
-        which these formats cannot tell: they would stand at places where they were not taken.
+        If the file is the input, exists and ``overwrite`` is not given, cannot be written, the name tells no
+        format that is written, or the slices lie unevenly, which these formats cannot tell: they would stand at
+        places where they were not taken.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists; give --overwrite or another name")
-    if not is_volume_file(path):
-        raise OutputError(f"{path}: no volume format; name it {', '.join((*NIFTI, *ITK))}")
+    _refuse_place(path, like, overwrite)
     if geometry.unevenness_mm > UNEVEN * geometry.slice_spacing_mm:
         raise OutputError(
             f"{path}: slices lie up to {geometry.unevenness_mm:.1f} mm off an even spacing, which a volume file "
@@ -194,11 +235,37 @@ def write_volume(
     hu = np.empty(geometry.shape, dtype=dtype or np.float32)
     source = (slices.read_hu(index) for index in range(len(slices))) if isinstance(slices, Volume) else slices
     for index, one in enumerate(source):
-        hu[index] = one if dtype is None else np.clip(np.rint(one), np.iinfo(dtype).min, np.iinfo(dtype).max)
-    if path.name.lower().endswith(NIFTI):
-        write_whole(path, lambda part: _write_nifti(part, hu, geometry, labels))
-    else:
-        write_whole(path, lambda part: _write_itk(part, hu, geometry))
+        hu[index] = one if dtype is None else _rounded(one, dtype)
+    mark = "" if denoised is None else f"{DENOISED}: {denoised}".encode("ascii", "replace")[:MARK_LENGTH].decode()
+    try:
+        if path.name.lower().endswith(NIFTI):
+            write_whole(path, lambda part: _write_nifti(part, hu, geometry, labels, mark))
+        else:
+            write_whole(path, lambda part: _write_itk(part, hu, geometry, mark))
+    except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
+        reason = getattr(error, "strerror", None) or _line(error)
+        raise OutputError(f"{path}: cannot be written ({reason}); make room, or choose another place") from None
+
+
+def _refuse_place(path: Path, like: Path | None, overwrite: bool) -> None:
+    """Refuse a name that must not be written, before anything is computed."""
+    if not str(path).lower().endswith(WRITTEN):
+        what = "is written as two files" if str(path).lower().endswith(ITK) else "no volume format"
+        raise OutputError(f"{path}: {what}; name it {', '.join(reversed(WRITTEN))}")
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file")
+    if like is not None and path.exists() and like.exists() and path.samefile(like):
+        raise OutputError(f"{path}: is the input, which is never changed; give another name")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists; give --overwrite or another name")
+
+
+def _rounded(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
+    """Whole numbers that ``dtype`` holds, in float64: float32 has no number as large as int32's largest."""
+    low, high = (float(limit) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
+    if high > np.iinfo(dtype).max:  # nor has float64 one for 64 bits
+        high = float(np.nextafter(high, 0))
+    return np.clip(np.rint(values.astype(np.float64)), low, high)
 
 
 def _whole_number_type(like: Path | None) -> np.dtype[Any] | None:
@@ -217,7 +284,7 @@ def _whole_number_type(like: Path | None) -> np.dtype[Any] | None:
     return dtype if plain and dtype.kind in "iu" else None
 
 
-def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry, labels: bool) -> None:
+def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry, labels: bool, mark: str) -> None:
     import nibabel
 
     affine = RAS_TO_LPS @ geometry.affine[:, [2, 1, 0, 3]]
@@ -228,6 +295,7 @@ def _write_nifti(path: Path, hu: NDArray[Any], geometry: Geometry, labels: bool)
     image.set_qform(affine, code="unknown" if _is_sheared(affine) else "scanner")
     if labels:
         image.header.set_intent("label")
+    image.header["descrip"] = mark
     nibabel.save(image, path)
 
 
@@ -236,7 +304,7 @@ def _is_sheared(affine: NDArray[np.float64]) -> bool:
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-6)
 
 
-def _write_itk(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
+def _write_itk(path: Path, hu: NDArray[Any], geometry: Geometry, mark: str) -> None:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(hu)
@@ -245,6 +313,8 @@ def _write_itk(path: Path, hu: NDArray[Any], geometry: Geometry) -> None:
     image.SetSpacing([float(length) for length in lengths])
     image.SetDirection([float(value) for value in (columns / lengths).ravel()])
     image.SetOrigin([float(value) for value in geometry.affine[:3, 3]])
+    if mark:
+        image.SetMetaData(MARK_KEY, mark)
     sitk.WriteImage(image, str(path), useCompression=True)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.archive import list_files
 from ldct_denoise.io.dicom import Inventory, SetAside, scan_files
-from ldct_denoise.io.files import holds_labels, is_volume_file, open_file
+from ldct_denoise.io.files import holds_labels, is_denoised, is_volume_file, open_file
+from ldct_denoise.io.read import one_line
 from ldct_denoise.volume import SliceSource
 
 
@@ -52,8 +53,12 @@ def find_images(
         try:
             if holds_labels(file):
                 raise InputError("a label volume, by its NIfTI intent; not an image")
+            if not include_derived and is_denoised(file):
+                raise InputError("already denoised by ldct-denoise")
             volumes.append(replace(open_file(file), keeper=listing.keeper))
         except InputError as error:
             aside.append(SetAside(listing.shown(file), str(error).removeprefix(f"{file}: ")))
+        except Exception as error:  # a broken file can fail anywhere inside nibabel and SimpleITK
+            aside.append(SetAside(listing.shown(file), f"unreadable ({one_line(error)})"))
     found = scan_files(replace(listing, files=tuple(rest)), progress, include_derived=include_derived)
     return Inventory((*found.series, *volumes), (*found.set_aside, *aside), found.problems)

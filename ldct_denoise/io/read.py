@@ -120,25 +120,40 @@ class Encoding:
             raise InputError(f"impossible number of {frames} frames")
         allocated, representation = int(header.BitsAllocated), int(header.get("PixelRepresentation") or 0)
         stored = int(header.get("BitsStored") or allocated)
-        high = int(header.get("HighBit", stored - 1))
+        told = header.get("HighBit")
+        high = stored - 1 if told is None else int(told)
         if allocated not in (8, 16, 32) or not 0 < stored <= high + 1 <= allocated or representation not in (0, 1):
             raise InputError(f"impossible pixels of {stored} bits in {allocated}")
+        if high != stored - 1:  # PS3.5 8.1.1; programs read such files differently
+            raise InputError(f"values that are not in the low bits (Bits Stored {stored}, High Bit {high})")
         syntax, photometric = header.file_meta.TransferSyntaxUID, header.get("PhotometricInterpretation")
         return cls(
             str(syntax), rows, columns, frames, allocated, stored, high, representation,
             str(photometric or "MONOCHROME2"), padding_range(header),
         )  # fmt: skip
 
+    @property
+    def attributes(self) -> dict[str, int | str]:
+        """How the pixels are stored, by keyword."""
+        return {
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": self.photometric,
+            "Rows": self.rows,
+            "Columns": self.columns,
+            "BitsAllocated": self.bits_allocated,
+            "BitsStored": self.bits_stored,
+            "HighBit": self.high_bit,
+            "PixelRepresentation": self.pixel_representation,
+        }
+
     def image(self, value: bytes) -> Dataset:
         """The least that pydicom needs to decode one frame."""
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = UID(self.syntax)
-        image.SamplesPerPixel, image.PhotometricInterpretation = 1, self.photometric
-        image.Rows, image.Columns, image.NumberOfFrames = self.rows, self.columns, 1
-        image.BitsAllocated, image.BitsStored, image.HighBit = self.bits_allocated, self.bits_stored, self.high_bit
-        image.PixelRepresentation = self.pixel_representation
-        image.PixelData = value
+        for keyword, told in self.attributes.items():
+            setattr(image, keyword, told)
+        image.NumberOfFrames, image.PixelData = 1, value
         return image
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from ldct_denoise.io.describe import EARLIER, PRODUCT
+from ldct_denoise.io.describe import EARLIER, PRODUCT, several
 
 MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 #: Words in Image Type that name a rendering, whose values are not those of slices.
 RENDERINGS = ("CPR", "CURVED", "MIP", "MINIP", "MNIP", "VRT", "SSD", "PROJECTION")
-#: Words in Image Type, and beginnings of Series Description, of pages that scanners write about a scan.
-PAGES = ("PROT", "DOSE", "SCREEN", "SCREENSAVE")
+#: Values of Image Type, and beginnings of Series Description, of pages that scanners write about a scan; LOW_DOSE
+#: and the like are slices.
+PAGE = re.compile(r"(.* )?(PROT|SCREEN ?SAVE)( .*)?|(CT SOM\d+ )?(DOSE( (INFO|REPORT|RECORD|SUMMARY))?|SCREEN)")
 PAGE_TITLES = ("dose report", "patient protocol", "dose info", "dose record", "screen save")
+#: Series Description of DICOM-CT-PD; a filtered back projection is an image.
+PROJECTIONS = re.compile(r"(?<![a-z])(?<!back[ _-])projections?(?![a-z])")
 #: Attributes that MR images have and CT images never.
 MR_ONLY = ("EchoTime", "RepetitionTime", "MagneticFieldStrength", "ScanningSequence", "InversionTime", "FlipAngle")
 #: Attributes that only CT images have, of which scanners write at least one.
@@ -51,10 +55,8 @@ TAGS = (
 def text(header: Dataset, keyword: str) -> str:
     """An attribute as one line, "" where it is absent or broken: for what a slice can do without."""
     try:
-        value = header.get(keyword)
-        if value is None:
-            return ""
-        return " ".join(str(value).split())[:256]
+        told = " ".join(map(str, several(header.get(keyword))))
+        return " ".join(told.split())[:256]
     except Exception:  # whatever pydicom makes of broken bytes
         return ""
 
@@ -62,11 +64,7 @@ def text(header: Dataset, keyword: str) -> str:
 def values(header: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of an attribute, upper case; none where it is absent or broken."""
     try:
-        value = header.get(keyword)
-        if not value:
-            return ()
-        several = (value,) if isinstance(value, str) else value
-        return tuple(str(one).strip().upper() for one in several)
+        return tuple(str(one).strip().upper() for one in several(header.get(keyword)))
     except Exception:  # whatever pydicom makes of broken bytes
         return ()
 
@@ -85,7 +83,7 @@ def why_not_file(header: Dataset, include_derived: bool) -> str | None:
     kind = UID(header.SOPClassUID)
     if kind not in (CTImageStorage, *MULTI_FRAME):
         return f"not a CT image ({kind.name if kind.is_valid else 'no known kind'})"
-    if "projection" in text(header, "SeriesDescription").lower():
+    if PROJECTIONS.search(text(header, "SeriesDescription").lower()):
         return "projection data, not an image"
     if is_ours(header) and not include_derived:
         return "already denoised by ldct-denoise"
@@ -102,17 +100,25 @@ def is_ours(header: Dataset) -> bool:
     return derived.startswith(PRODUCT) and "simulated" not in derived
 
 
-def why_not_image(header: Dataset) -> str | None:
-    """Why this image, or frame taken for an image, cannot be denoised sensibly, or nothing."""
+def why_not_slice(header: Dataset) -> str | None:
+    """Why this image, or frame taken for an image, is no CT slice at all, or nothing."""
     kind = values(header, "ImageType")
     if "LOCALIZER" in kind:
         return "a localizer"
     title = text(header, "SeriesDescription").lower()
-    if _words(kind) & set(PAGES) or title.startswith(PAGE_TITLES):
+    if any(PAGE.fullmatch(value.replace("_", " ")) for value in kind) or title.startswith(PAGE_TITLES):
         return "a dose report or screen, not a slice"
     found = [name for name in MR_ONLY if text(header, name)]
     if found or text(header, "Modality") == "MR":
         return f"MR under a CT label (has {found[0] if found else 'modality MR'})"
+    return None
+
+
+def why_not_image(header: Dataset) -> str | None:
+    """Why this image, or frame taken for an image, cannot be denoised sensibly, or nothing."""
+    other = why_not_slice(header)
+    if other is not None:
+        return other
     missing = [keyword for keyword in NEEDED if header.get(keyword) in (None, "")]
     if missing:
         return f"no {missing[0]}"
@@ -121,7 +127,7 @@ def why_not_image(header: Dataset) -> str | None:
         return f"values are not HU but '{unit}' (Rescale Type){'' if has_ct_signs(header) else '; perhaps MR'}"
     if "RescaleSlope" not in header:
         return "values are not HU (no rescale to HU)"
-    return _why_not_placed(header) or _why_not_axial(header, kind)
+    return _why_not_placed(header) or _why_not_axial(header, values(header, "ImageType"))
 
 
 def _words(kind: tuple[str, ...]) -> set[str]:
@@ -137,7 +143,7 @@ def _why_not_placed(header: Dataset) -> str | None:
     lists = [header.ImagePositionPatient, header.ImageOrientationPatient, header.PixelSpacing]
     if [len(one) if hasattr(one, "__len__") else 1 for one in lists] != [3, 6, 2]:
         return "position, orientation or spacing has not 3, 6 and 2 values"
-    numbers = [float(one) for several in lists for one in several]
+    numbers = [float(one) for part in lists for one in part]
     rescale = [float(header.RescaleSlope), float(header.get("RescaleIntercept") or 0)]
     if not np.isfinite([*numbers, *rescale]).all():
         return "position, orientation, spacing or rescale is not a number"

@@ -11,15 +11,24 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ldct_denoise.io.read import Encoding, read_frame, read_head, read_shared_head
+from ldct_denoise.io.select import text
 from ldct_denoise.volume import Geometry, SliceSource
 
 
 @dataclass(frozen=True)
 class SetAside:
-    """A file that is not used, and why."""
+    """A file that is not used, and why.
+
+    Parameters
+    ----------
+    is_slice : bool
+        It is a CT image that cannot be read, and its series lacks it; not so what is left out by right
+        (localizers, reports, other modalities, duplicates), and what cannot be told for a CT image.
+    """
 
     path: Path
     reason: str
+    is_slice: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +119,9 @@ class Series:
         return len(self.slices)
 
     def header(self, index: int) -> Dataset:
-        """Whole dataset of the slice's file, without pixel data; UIDs that it lacks are filled in.
+        """Whole dataset of the slice's file, without pixel data.
+
+        UIDs that it lacks are filled in, and how pixels are stored, with what was read in their place.
 
         All frames of a multi-frame file share it: not to be changed.
 
@@ -124,12 +135,9 @@ class Series:
             dataset = read_head(ref.path).dataset
         else:
             dataset = read_shared_head(ref.path, _changed_ns(ref.path)).dataset
-        for keyword, value in (
-            ("SOPInstanceUID", ref.sop_uid),
-            ("SeriesInstanceUID", self.uid),
-            ("StudyInstanceUID", self.study_uid),
-        ):
-            if not dataset.get(keyword):
+        uids = {"SOPInstanceUID": ref.sop_uid, "SeriesInstanceUID": self.uid, "StudyInstanceUID": self.study_uid}
+        for keyword, value in (uids | ref.encoding.attributes).items():
+            if not text(dataset, keyword):
                 setattr(dataset, keyword, value)
         return dataset
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class StagedFolder:
     Parameters
     ----------
     target : Path
-        The final folder.
+        The final folder; where it is a link, the folder it leads to.
     overwrite : bool
         Whether an existing folder of DICOM files may be replaced.
     inputs : iterable of Path
@@ -34,18 +34,19 @@ class StagedFolder:
     Raises
     ------
     OutputError
-        If ``target`` holds something and must not be replaced, holds an input, or cannot be written.
+        If ``target`` holds something and must not be replaced, holds an input, is a mount point, or cannot be
+        written.
     """
 
     def __init__(self, target: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
-        self.target = Path(os.path.abspath(target))
+        self.target = Path(os.path.realpath(target))
         self._overwrite = overwrite
         try:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
             self._refuse(inputs)
-            self.path = Path(tempfile.mkdtemp(prefix=f"{self._prefix}-", dir=self.target.parent))
-            self.path.chmod(0o777 & ~_umask())
+            self.path = self.target.with_name(f"{self._prefix}-{secrets.token_hex(4)}")
+            self.path.mkdir()
             self._lock = _locked(self.path)
         except OSError as error:
             raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
@@ -81,14 +82,15 @@ class StagedFolder:
             self._lock = None
 
     def _refuse(self, inputs: Iterable[Path]) -> None:
-        target = self.target.resolve()
         for path in inputs:
-            if path.resolve().is_relative_to(target):
+            if path.resolve().is_relative_to(self.target):
                 raise OutputError(f"{self.target}: holds the input {path.name}; choose another output folder")
         if not self.target.exists():
             return
         if not self.target.is_dir():
             raise OutputError(f"{self.target}: is a file; choose a folder")
+        if os.path.ismount(self.target):
+            raise OutputError(f"{self.target}: is a mount point, which cannot be replaced; choose a folder in it")
         content = sorted(self.target.iterdir())
         if content and not self._overwrite:
             raise OutputError(f"{self.target}: exists already; choose another folder or allow overwriting")
@@ -118,9 +120,3 @@ def _locked(folder: Path) -> int | None:
         return descriptor
     os.close(descriptor)
     return None
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

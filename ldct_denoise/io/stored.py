@@ -123,8 +123,7 @@ def sign_extended(cells: NDArray[np.integer], form: PixelFormat) -> NDArray[np.i
 def native_cells(path: Path, header: Dataset, form: PixelFormat) -> NDArray[np.integer] | None:
     """The cells as they are in an uncompressed file, with the bits above the stored ones; else None."""
     syntax = header.file_meta.TransferSyntaxUID
-    plain = not syntax.is_compressed and header.get("HighBit") == form.bits_stored - 1 and path.is_file()
-    if form.bits_stored == form.bits_allocated or not plain:
+    if form.bits_stored == form.bits_allocated or syntax.is_compressed or not path.is_file():
         return None
     values = dcmread(path, force=True, specific_tags=["PixelData"]).PixelData
     shape = (int(header.Rows), int(header.Columns))

@@ -8,12 +8,14 @@ orders by itself.
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, private_dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.valuerep import STANDARD_VR
@@ -142,9 +144,22 @@ def _copy_raw(element: RawDataElement, value_type: str) -> RawDataElement:
 def _copy_decoded(element: DataElement, tag: BaseTag, signed: bool, big_endian: bool) -> DataElement:
     copy = deepcopy(element)
     copy.VR = _settled(element.VR, tag, signed)
+    if {element.VR, copy.VR} == {"US", "SS"}:
+        copy.value = _other_signedness(element.value, signed)
     if big_endian and isinstance(copy.value, bytes) and copy.VR in WORD_BYTES:
         copy.value = _swapped(copy.value, WORD_BYTES[copy.VR])
     return copy
+
+
+def _other_signedness(value: Any, signed: bool) -> Any:
+    """What the same 16 bits say as SS (``signed``) or as US."""
+    if isinstance(value, int):
+        return (value + 0x8000) % 0x10000 - 0x8000 if signed else value % 0x10000
+    if not isinstance(value, MultiValue):
+        return value
+    # A LUT Descriptor has three numbers, and its first, the entries, is unsigned always (PS3.3 C.7.6.3.1.5).
+    first = value[:1] if len(value) == 3 else []
+    return [*first, *(_other_signedness(one, signed) for one in value[len(first) :])]
 
 
 def _swapped(value: bytes, width: int) -> bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.derive import Derivation, DerivedWriter
 from ldct_denoise.io.dicom import Series
-from ldct_denoise.io.files import FileSeries, is_volume_file, write_volume
+from ldct_denoise.io.files import FileSeries, volume_place, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.output import write_whole
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
@@ -139,8 +139,7 @@ def simulate_series(
         return output
     if format == "dicom":
         raise ConfigError(f"{source.name}: not DICOM, so no DICOM series derives from it; leave out --format")
-    name = source.path.name if isinstance(source, FileSeries) else f"{source.uid}.nii.gz"
-    place = output if is_volume_file(output) else output / name
+    place = volume_place(source, output)
     like = source.path if isinstance(source, FileSeries) else None
     slices = simulated_slices(source, simulation, progress, device)
     write_volume(place, slices, source.geometry, like=like, overwrite=overwrite)
