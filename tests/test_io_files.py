@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import os
 import pickle
 import resource
@@ -25,7 +26,7 @@ from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.inspection import inspect
 from ldct_denoise.io import archive, find
 from ldct_denoise.io.dicom import scan
-from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.files import open_file, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.volume import Geometry, Volume
 
@@ -346,3 +347,63 @@ def test_nothing_there(tmp_path: Path, make: object) -> None:
     make(path)  # type: ignore[operator]
     with pytest.raises(InputError, match=f"^{path}: [^\n]*$"):
         find_images(path)
+
+
+def _counted(slices: int, side: int = 64) -> np.ndarray:
+    """Every slice a noise of its own, so that nothing compresses and none is another."""
+    return np.random.default_rng(0).integers(-1000, 1000, (slices, side, side)).astype(np.float32)
+
+
+def _write_counted(path: Path, hu: np.ndarray) -> None:
+    write_volume(path, iter(hu), Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), hu.shape), overwrite=True)
+
+
+def test_a_compressed_volume_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slice after slice: in all about as many bytes as the file has, not as many for every slice."""
+    hu, path, unpacked = _counted(20), tmp_path / "v.nii.gz", [0]
+    _write_counted(path, hu)
+    decompressor = gzip._GzipReader
+
+    class Counting(decompressor):  # type: ignore[misc, valid-type]
+        def read(self, size: int = -1) -> bytes:
+            found = super().read(size)
+            unpacked[0] += len(found)
+            return bytes(found)
+
+    monkeypatch.setattr(gzip, "_GzipReader", Counting)
+    series = open_file(path)
+    for index in range(20):
+        np.testing.assert_array_equal(series.read_hu(index), hu[index])
+    assert hu.nbytes < unpacked[0] < 1.5 * hu.nbytes
+
+
+def test_a_volume_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "v.nii.gz"
+    for shift in (0, 7):
+        _write_counted(path, _counted(2) + shift)
+        np.testing.assert_array_equal(open_file(path).read_hu(1), _counted(2)[1] + shift)
+
+
+def test_forked_processes_do_not_move_each_others_place_in_a_volume(tmp_path: Path) -> None:
+    hu, path = _counted(40), tmp_path / "v.nii.gz"
+    _write_counted(path, hu)
+    series = open_file(path)
+    np.testing.assert_array_equal(series.read_hu(0), hu[0])
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            same = all(np.array_equal(series.read_hu(index), hu[index]) for index in range(40))
+            os._exit(0 if same else 1)
+        children.append(child)
+    assert all(np.array_equal(series.read_hu(index), hu[index]) for index in range(40))
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+
+
+@pytest.mark.parametrize(("axis", "told"), [(0, "sagittal"), (1, "coronal"), (2, "")])
+def test_slices_that_are_not_axial_are_said(tmp_path: Path, axis: int, told: str) -> None:
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1], affine[:3, 2] = np.roll(np.eye(3), -axis, axis=0)
+    path = tmp_path / "v.nii"
+    write_volume(path, iter(_counted(3)), Geometry.from_affine(affine, (3, 64, 64)))
+    assert [problem.split(" ")[0] for problem in open_file(path).problems] == [told] * bool(told)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.read import LARGEST_SIDE, MOST_FRAMES
+from ldct_denoise.io.select import AXIAL_COSINE
 from ldct_denoise.output import write_whole
 from ldct_denoise.volume import Geometry, SliceSource, Volume
 
@@ -87,8 +89,6 @@ class FileSeries:
 
     @cached_property
     def _voxels(self) -> Any:
-        if self.path.name.lower().endswith(NIFTI):
-            return _nifti(self.path).dataobj
         return _itk_array(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,7 +98,8 @@ class FileSeries:
         """One slice in HU."""
         try:
             if self.path.name.lower().endswith(NIFTI):
-                return np.asarray(self._voxels[..., index], dtype=np.float32).T.copy()
+                voxels = _kept_open(self.path, self.path.stat().st_mtime_ns, os.getpid())
+                return np.asarray(voxels[..., index], dtype=np.float32).T.copy()
             return np.asarray(self._voxels[index], dtype=np.float32)
         except (OSError, EOFError, ValueError) as error:
             raise InputError(f"{self.path}: slice {index} cannot be read ({_line(error)})") from None
@@ -117,7 +118,11 @@ def open_file(path: Path) -> FileSeries:
     affine, shape = _nifti_place(path) if path.name.lower().endswith(NIFTI) else _itk_place(path)
     if not (0 < shape[0] <= MOST_FRAMES and 0 < min(shape[1:]) <= max(shape[1:]) <= LARGEST_SIDE):
         raise InputError(f"{path}: impossible size of {'×'.join(map(str, reversed(shape)))} voxels")
-    return FileSeries(path, Geometry.from_affine(affine, shape), path.resolve().parent.name)
+    geometry = Geometry.from_affine(affine, shape)
+    across = "sagittal" if abs(geometry.normal[0]) > abs(geometry.normal[1]) else "coronal"
+    lying = abs(geometry.normal[2]) < AXIAL_COSINE
+    problems = (f"{across} slices: models learn axial ones; reorder the file's axes",) if lying else ()
+    return FileSeries(path, geometry, path.resolve().parent.name, problems=problems)
 
 
 def holds_labels(path: Path) -> bool:
@@ -135,11 +140,20 @@ def is_denoised(path: Path) -> bool:
     return bool(told.startswith(DENOISED))
 
 
-def _nifti(path: Path) -> Any:
+@lru_cache(maxsize=4)
+def _kept_open(path: Path, _written_ns: int, _process: int) -> Any:
+    """The voxels of a NIfTI file that stays open: a compressed one is unpacked on from where it was, not anew.
+
+    A process has its own, for a forked one would move the other's place in the file.
+    """
+    return _nifti(path, keep_file_open=True).dataobj
+
+
+def _nifti(path: Path, **how: Any) -> Any:
     import nibabel
 
     try:
-        image = nibabel.load(path)
+        image = nibabel.load(path, **how)
     except Exception as error:
         raise InputError(f"{path}: not a NIfTI volume ({_line(error)})") from None
     return image
