@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ldct_denoise import __version__, methods
-from ldct_denoise.config import assignment
+from ldct_denoise.config import assignment, recipes
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method, Needs
@@ -118,8 +118,9 @@ def load_model(name: str | Path) -> TrainedModel:
 def _untrained(text: str) -> TrainedModel:
     name, _, settings = text.partition(":")
     if methods.find(name).needs is not Needs.NOTHING:
+        recipe = name if name in recipes() else f"{name}-ct"
         raise ModelError(
-            f"model {name!r}: this method must be trained first: ldct-denoise train --config {name} …"
+            f"model {name!r}: this method must be trained first: ldct-denoise train --config {recipe} …"
         )
     method = methods.build(name, _settings(text, settings), Scale()).eval()
     digest = hashlib.sha256(json.dumps([__version__, name, method.settings.model_dump(mode="json")]).encode())

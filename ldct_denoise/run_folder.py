@@ -13,6 +13,8 @@ from ldct_denoise.checkpoint import MODEL_FILE, STATE_FILE
 from ldct_denoise.config import Config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.io.dicom import Series
+from ldct_denoise.volume import SliceSource
 
 CONFIG_FILE = "config.yaml"
 #: Simulated scans, made before a run begins; they are the same in every run, so none is in another's way.
@@ -99,12 +101,20 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str,
 
 
 def _digest(pools: Pools) -> str:
-    """Of every series, its patient and its number of slices, in whatever order they were found."""
+    """Of every series, its patient and its number of slices, in whatever order they were found, and wherever."""
     parts = {"low": pools.low, "normal": pools.normal}
     held_out = {"held-out low": pools.validation_low, "held-out normal": pools.validation_normal}
     lines = sorted(
-        f"{part}\t{source.patient}\t{source.uid}\t{len(source)}"
+        f"{part}\t{source.patient}\t{_lasting(source)}\t{len(source)}"
         for part, sources in {**parts, **held_out}.items()
         for source in sources
     )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _lasting(source: SliceSource) -> str:
+    """What tells a series when its files were copied elsewhere: a volume's UID is of its path and time."""
+    if isinstance(source, Series):
+        return source.uid
+    geometry = source.geometry
+    return f"{source.name} {geometry.rows} {geometry.columns} {geometry.positions_mm.round(3).tolist()}"

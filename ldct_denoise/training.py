@@ -138,7 +138,10 @@ class _Trainer:
         self.stepper.require_losses(run, sample)
         for note in run.method.notes("noise" in sample):
             self._say_first(note)
-        self._begin(anew=resumed is None)
+        if resume and resumed is None:
+            self._say_first(f"nothing to go on from in {self.output}: begun anew")
+        if resumed is None or not self._is_finished(run):
+            self._begin(anew=resumed is None)
         log = TrainingLog(self.output, run.step) if self.world.is_first else None
         try:
             with noted_interrupts() as interrupt:
@@ -153,8 +156,8 @@ class _Trainer:
 
     def _loop(self, run: Run, data: TrainingSet, log: TrainingLog | None, interrupt: Interrupt) -> None:
         settings = self.config.training
-        if self._out_of_time(run):
-            return  # it was finished before
+        if self._is_finished(run):
+            return
         started, already = time.monotonic(), run.seconds
         for sample in self._samples(data.patches, run.step):
             losses = self.stepper.step(run, sample, self._done(run))
@@ -162,7 +165,7 @@ class _Trainer:
             run.step += 1
             # One clock for all: another would give each process a learning rate, and an end, of its own.
             run.seconds, stopped = self.world.tell(already + time.monotonic() - started, interrupt.asked)
-            last = run.step == settings.iterations or self._out_of_time(run)
+            last = self._is_finished(run)
             shown = _numbers(losses) if run.step % settings.log_every == 0 or last or run.step == 1 else {}
             if log is not None and shown:
                 log.scalars(run, shown)
@@ -183,9 +186,10 @@ class _Trainer:
         by_steps = run.step / settings.iterations
         return min(1.0, max(by_steps, run.seconds / (60 * settings.minutes)) if settings.minutes else by_steps)
 
-    def _out_of_time(self, run: Run) -> bool:
-        minutes = self.config.training.minutes
-        return minutes is not None and run.seconds >= 60 * minutes
+    def _is_finished(self, run: Run) -> bool:
+        settings = self.config.training
+        is_late = settings.minutes is not None and run.seconds >= 60 * settings.minutes
+        return is_late or run.step >= settings.iterations
 
     # ---- beginning ------------------------------------------------------------------------------------------
 

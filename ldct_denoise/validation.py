@@ -118,6 +118,10 @@ class Evidence:
             for tissue, value in self.bias_hu.items()
             if abs(value) > 3
         ]
+        if self.removed_ratio < 1:
+            found.append(
+                f"low dose has {self.removed_ratio:.2f} × the noise of normal dose: are the pools swapped?"
+            )
         if self.noise_ratio > self.removed_ratio * 1.02:
             found.append("the output is noisier than the input: the generator invents texture")
         if self.noise_ratio < 0.35:

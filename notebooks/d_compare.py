@@ -45,4 +45,4 @@ slice_figure({**place.images, "reference": place.reference}, WINDOWS["abdomen"])
 
 # %%
 write_comparison(result, work / "comparison")
-print("open in a browser:", "comparison/report.html")
+print("open in a browser:", work / "comparison" / "report.html")

@@ -82,20 +82,33 @@ def test_a_patient_whom_a_pool_lives_by_is_not_held_out_by_chance(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "layout", ["{who}_{dose}", "{dose}/{who}", "{who}/{dose}", "{who}/ct_{dose}", "one/{who}-{dose}"]
+    "layout",
+    [
+        "{who}_{dose}",
+        "{dose}/{who}",
+        "{who}/{dose}",
+        "{who}/ct_{dose}",
+        "one/{who}-{dose}",
+        "train/{dose}/{who}",
+        "{dose}/images/{who}",
+    ],
 )
 def test_volumes_are_paired_with_those_of_their_own_patient(tmp_path: Path, layout: str) -> None:
     """All of one geometry: names alone tell whose they are."""
     for who in ("P-1", "P-2", "P-3"):
         for dose in ("low", "full"):
             path = tmp_path / f"{layout.format(who=who, dose=dose)}.nii.gz"
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_volume(path, iter(np.zeros((1, 16, 16))), _even(1, 16))
     pools = pools_from_root(tmp_path, DataConfig())
     names = sorted((str(pair.low.path), str(pair.normal.path)) for pair in pools.pairs)
     assert names == [(name.replace("full", "low"), name) for name in sorted(full for _, full in names)]
     assert len(names) == 3
-    assert pools.patients == (("one",) if layout.startswith("one") else ("P-1", "P-2", "P-3"))
+    assert pools.patients == ("P-1", "P-2", "P-3")
+    lows, fulls = ([Path(pair[place]) for pair in names] for place in (0, 1))
+    named = pools_from_paths(lows, fulls, DataConfig())
+    assert sorted((str(pair.low.path), str(pair.normal.path)) for pair in named.pairs) == names
+    assert len(named.patients) == 3
 
 
 def test_explicit_paths_are_what_the_user_says_they_are(tree: Path) -> None:

@@ -208,6 +208,17 @@ def test_a_chart_holds_its_points():
     assert line_chart({"a": ([], [])}, "x", "y") == ""
 
 
+def test_the_names_of_curves_lie_above_the_plot() -> None:
+    """A curve to the upper right corner, where names stood before."""
+    svg = line_chart({name: ([0, 1], [0, 1]) for name in "abc"}, "x", "y")
+    names_y = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="end" fill', svg)]
+    curves_y = [
+        float(point.split(",")[1]) for line in re.findall(r'points="([^"]+)"', svg) for point in line.split()
+    ]
+    assert len(names_y) == 3
+    assert max(names_y) < min(curves_y)
+
+
 PROBE = """
 <script>
 const failures = [];

@@ -317,8 +317,10 @@ def test_models_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
     (tmp_path / "bad.safetensors").write_bytes(b"not a model")
     with pytest.raises(ModelError, match="not a model file"):
         load_model(tmp_path / "bad.safetensors")
-    with pytest.raises(ModelError, match="must be trained"):
-        load_model("lir")
+    for method, recipe in (("lir", "lir-ct"), ("redcnn", "redcnn")):
+        with pytest.raises(ModelError, match=f"must be trained first: ldct-denoise train --config {recipe} "):
+            load_model(method)
+        load_config(recipe)
     with pytest.raises(ModelError, match="KEY=VALUE"):
         load_model("nlm:strength")
     with pytest.raises(ConfigError, match=r"^settings\.weights: .*settings of nlm: .*strength"):

@@ -16,9 +16,10 @@ import torch
 
 from ldct_denoise.checkpoint import load_model, load_state, save_state
 from ldct_denoise.config import Config, load_config
-from ldct_denoise.data.pools import Pools
+from ldct_denoise.data.pools import Pools, pools_from_root
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, ModelError, OutputError, TrainingError
 from ldct_denoise.interrupts import noted_interrupts
+from ldct_denoise.io.files import write_volume
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.training import Progress, train
 from ldct_denoise.training_log import TrainingLog
@@ -278,6 +279,37 @@ def test_a_run_goes_on_with_its_own_images_only(pools: Pools, tmp_path: Path, ot
     with pytest.raises(InputError, match=words):
         train(last(), other, tmp_path, device="cpu", resume=True)
     assert load_model(tmp_path).training_patients == {"P1", "P2"}
+
+
+def test_files_that_were_copied_elsewhere_are_the_same_images(pools: Pools, tmp_path: Path) -> None:
+    """As a job does that stages its data: other folder, other time."""
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        for name, source in (("a_low", pools.low[0]), ("b_full", pools.normal[0])):
+            path = tmp_path / place / f"{name}.nii.gz"
+            write_volume(path, (source.read_hu(index) for index in range(len(source))), source.geometry)
+    config = last(iterations=2).data
+    runs = [pools_from_root(tmp_path / place, config) for place in ("here", "there")]
+    assert runs[0].low[0].uid != runs[1].low[0].uid
+    train(last(iterations=2), runs[0], tmp_path / "run", device="cpu")
+    train(last(iterations=3), runs[1], tmp_path / "run", device="cpu", resume=True)
+    assert load_state(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+
+
+def test_a_run_that_is_further_already_keeps_its_settings(pools: Pools, tmp_path: Path) -> None:
+    train(last(iterations=4), pools, tmp_path / "run", device="cpu")
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    train(last(iterations=2), pools, tmp_path / "run", device="cpu", resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text() == written
+
+
+def test_resume_without_a_run_says_so(pools: Pools, tmp_path: Path) -> None:
+    said: list[str] = []
+    train(
+        last(iterations=1), pools, tmp_path / "run", device="cpu", resume=True,
+        report=lambda progress: said.append(progress.message),
+    )  # fmt: skip
+    assert any("nothing to go on from" in line for line in said)
 
 
 def test_an_older_checkpoint_still_goes_on(pools: Pools, tmp_path: Path) -> None:

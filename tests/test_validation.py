@@ -31,6 +31,7 @@ def test_good_evidence_raises_no_warning():
     [
         ({"bias_hu": {"fat": 4.0}}, "fat has drifted by +4.0 HU"),
         ({"noise_ratio": 1.8}, "invents texture"),
+        ({"noise_ratio": 0.5, "removed_ratio": 0.7}, "are the pools swapped?"),
         ({"noise_ratio": 0.2}, "far smoother than normal dose"),
         ({"probe_gain_db": -0.5}, "further from the truth"),
         ({"structure": 0.7}, "anatomy is removed"),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from enum import StrEnum
+from itertools import takewhile
 from pathlib import Path
 
 from ldct_denoise.io.dicom import Series
@@ -79,10 +80,11 @@ def label_series(series: Iterable[SliceSource], root: Path) -> list[LabelledSeri
     """
     found = list(series)
     shared = _shared_ids(found, root)
+    container = _container(found, root)
     labelled = []
     for source in found:
         dose, how = dose_label(source, root)
-        patient = _patient(source, root, shared)
+        patient = _patient(source, root, shared, container)
         if is_dataclass(source):
             source = replace(source, patient=patient)
         labelled.append(LabelledSeries(source, patient, dose, how))
@@ -143,21 +145,38 @@ def _shared_ids(series: Sequence[SliceSource], root: Path) -> set[str]:
     return {patient for patient, names in folders.items() if len(names) > 1}
 
 
-def _patient(source: SliceSource, root: Path, shared: set[str]) -> str:
+def _patient(source: SliceSource, root: Path, shared: set[str], container: int) -> str:
     folder = _patient_folder(source, root)
     if not folder and isinstance(source, FileSeries):
-        return _file_patient(source, root)
+        return _file_patient(source, root, container)
     if source.patient.strip().lower() in _ANONYMOUS or source.patient in shared:
         return folder or _first_folder(source, root) or source.patient
     # The folder tells it where it is a case number of the two collections: it is what their papers cite.
     return folder or source.patient
 
 
-def _file_patient(source: FileSeries, root: Path) -> str:
-    """Whose a volume is: what its folder below the root is called besides a dose, else the file, else the root."""
-    *folders, file = _names_below(source.path, _root(source, root))
-    named = [_without_dose(name) for name in folders[1:]]
-    return next((name for name in reversed(named) if name), "") or _without_dose(file) or source.patient
+def _file_patient(source: FileSeries, root: Path, container: int) -> str:
+    """Whose a volume is: what its folder below the containers is called besides a dose, else the file."""
+    stem = _without_dose(source.name)
+    if source.path.resolve() == _root(source, root).resolve():  # a file that was named, by folder and file
+        return "/".join(filter(None, (_without_dose(source.patient), stem))) or source.patient
+    named = _folders(source, root)[container:]
+    return named[-1] if named else stem or source.patient
+
+
+def _container(series: Iterable[SliceSource], root: Path) -> int:
+    """How many folders below the root are no patient's, as `train` of train/low/A: all volumes share them."""
+    volumes = [source for source in series if isinstance(source, FileSeries)]
+    if len({_without_dose(source.name) for source in volumes}) < 2:
+        return 0  # nor are they told apart by the files
+    levels = zip(*(_folders(source, root) for source in volumes), strict=False)
+    return sum(1 for _ in takewhile(lambda names: len({*names}) == 1, levels))
+
+
+def _folders(source: FileSeries, root: Path) -> tuple[str, ...]:
+    """A volume's folders below the root, less the words for a dose; what is then left of none is left out."""
+    named = (_without_dose(name) for name in _names_below(source.path, _root(source, root))[1:-1])
+    return tuple(name for name in named if name)
 
 
 def _without_dose(name: str) -> str:
@@ -187,22 +206,23 @@ def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
     return Pair(low.patient, kernel, low.series, normal.series, indices) if indices else None
 
 
+def are_named_alike(first: SliceSource, second: SliceSource) -> bool:
+    """Whether two volumes are called alike besides the dose: A_low and A_full, not B_full."""
+    both = isinstance(first, FileSeries) and isinstance(second, FileSeries)
+    return both and _without_dose(first.name) == _without_dose(second.name)
+
+
 def _named_alike(pair: Pair) -> bool:
-    """Whether two volumes of one folder are called alike besides the dose: A_low and A_full, not B_full."""
-    low, normal = _path(pair.low), _path(pair.normal)
-    if not (low and normal and isinstance(pair.low, FileSeries)):
-        return False
-    return low.parent == normal.parent and _without_dose(low.name) == _without_dose(normal.name)
+    return are_named_alike(pair.low, pair.normal)
 
 
 def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
     """Low- and normal-dose series of the same patient, kernel and pixels, with slices at the same place.
 
-    Of several volumes in a folder that fit, those called alike.
+    Where a patient has volumes that are called alike, only those.
     """
     items = list(labelled)
-    pairs = []
-    for low in (item for item in items if item.dose is Dose.LOW):
-        fitting = [pair for item in items if item.dose is Dose.NORMAL and (pair := _pair(low, item))]
-        pairs += [pair for pair in fitting if _named_alike(pair)] or fitting
-    return tuple(pairs)
+    lows, normals = ([item for item in items if item.dose is dose] for dose in (Dose.LOW, Dose.NORMAL))
+    fitting = [pair for low in lows for normal in normals if (pair := _pair(low, normal))]
+    alike = {pair.patient for pair in fitting if _named_alike(pair)}
+    return tuple(pair for pair in fitting if pair.patient not in alike or _named_alike(pair))

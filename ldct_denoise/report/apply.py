@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.metrics.contrast import slice_step_mm
-from ldct_denoise.metrics.no_reference import NoReferenceReport, no_reference_report, structure_map
+from ldct_denoise.metrics.no_reference import JUDGED_TISSUES, NoReferenceReport, no_reference_report, structure_map
 from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.pairing import match_slices
 from ldct_denoise.regions import body_mask
@@ -172,11 +172,17 @@ def _maps(source: SliceSource, restored: SliceSource, pair: tuple[int, int]) -> 
 
 def _tissues(report: NoReferenceReport) -> Table:
     rows = [
-        [tissue, before, after, 100 * (after / before - 1) if before > 0 else None, report.shift_hu.get(tissue)]
+        [tissue, before, after, _change(tissue, before, after), report.shift_hu.get(tissue)]
         for tissue, (before, after) in report.noise_hu.items()
     ]
     columns = ("tissue", "noise before, HU", "noise after, HU", "change, %", "mean HU shift")
-    return Table("Tissues", "Global noise level and HU shift.", columns, rows)
+    text = "Global noise level and HU shift. Lung and bone are never flat: their level is mostly structure."
+    return Table("Tissues", text, columns, rows)
+
+
+def _change(tissue: str, before: float, after: float) -> float | None:
+    """Of the noise level, in %, where the level is one of noise."""
+    return 100 * (after / before - 1) if before > 0 and tissue in JUDGED_TISSUES else None
 
 
 def _model(info: Mapping[str, object] | None) -> list[Table]:

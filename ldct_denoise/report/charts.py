@@ -9,6 +9,7 @@ from html import escape
 COLOURS = ("#1b6ca8", "#c8553d", "#3c8d53", "#7b5ea7", "#b8860b", "#4a4a4a", "#2a9d8f", "#9c3d6e")
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 26, 44
+NAME = 15  # height of a curve's name
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -31,6 +32,9 @@ def line_chart(
     everything = [point for curve in points.values() for point in curve]
     if not everything:
         return ""
+    # The names stand above the plot: in it they would lie on a curve.
+    top = TOP + NAME * len(points)
+    height = HEIGHT + NAME * len(points)
     x_ticks = _ticks(min(x for x, _ in everything), max(x for x, _ in everything))
     y_ticks = _ticks(min(y for _, y in everything), max(y for _, y in everything))
 
@@ -38,10 +42,10 @@ def line_chart(
         return LEFT + (WIDTH - LEFT - RIGHT) * (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
 
     def up(y: float) -> float:
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return height - BOTTOM - (height - top - BOTTOM) * (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
 
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title or y_label)}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title or y_label)}">',
         f'<text x="{LEFT}" y="15" class="title">{escape(title)}</text>',
     ]
     for tick in y_ticks:
@@ -51,12 +55,12 @@ def line_chart(
         parts.append(f'<text x="{LEFT - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
     for tick in x_ticks:
         parts.append(
-            f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:.4g}</text>'
+            f'<text x="{across(tick):.1f}" y="{height - BOTTOM + 16}" text-anchor="middle">{tick:.4g}</text>'
         )
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text x="{middle}" y="{height - 8}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(
-        f'<text transform="translate(14 {HEIGHT / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text transform="translate(14 {height / 2}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
     for number, (name, curve) in enumerate(points.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -64,7 +68,7 @@ def line_chart(
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>')
         if dots:
             parts += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="2.6" fill="{colour}"/>' for x, y in curve]
-        y = TOP + 14 + 15 * number
+        y = TOP + 8 + NAME * number
         parts.append(
             f'<text x="{WIDTH - RIGHT - 4}" y="{y}" text-anchor="end" fill="{colour}">{escape(name)}</text>'
         )
