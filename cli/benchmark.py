@@ -14,7 +14,12 @@ from . import options
 if TYPE_CHECKING:
     from ldct_denoise.benchmark.figures import Benchmark
 
-json_file = click.option("--json", "json_path", type=options.PATH, help="Also write the figures to this file.")
+json_option = click.option("--json", "json_path", type=options.PATH, help="Also write the figures to this file.")
+
+
+def json_file(function: Callable[..., None]) -> Callable[..., None]:
+    """Where the figures go as well."""
+    return json_option(options.overwrite(function))
 
 
 @click.group(short_help="How fast this machine applies, trains, simulates and measures.")
@@ -31,9 +36,7 @@ def command() -> None:
 @options.device
 @click.option("--engines", is_flag=True, help="Also channels-last, torch.compile and ONNX Runtime.")
 @json_file
-def apply_(
-    model: str | None, slices: int, rounds: int, device: str, engines: bool, json_path: Path | None
-) -> None:
+def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: Any) -> None:
     """Slices a second beside RED-CNN, the paper's network and CNN-10; DICOM to DICOM; memory; bf16.
 
     Peak memory is stated for 1000 slices; --slices 1000 denoises them all.
@@ -41,10 +44,7 @@ def apply_(
     from ldct_denoise.benchmark.apply import benchmark_apply
     from ldct_denoise.checkpoint import DEFAULT_MODEL
 
-    measured = benchmark_apply(
-        model or DEFAULT_MODEL, slices=slices, rounds=rounds, device=device, engines=engines, say=_say
-    )
-    _show(measured, json_path)
+    _show(partial(benchmark_apply, model or DEFAULT_MODEL, **how), json_path, overwrite)
 
 
 @command.command("training")
@@ -55,44 +55,44 @@ def apply_(
 @click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="That are timed.")
 @options.device
 @json_file
-def training(json_path: Path | None, **how: Any) -> None:
+def training(json_path: Path | None, overwrite: bool, **how: Any) -> None:
     """Steps a second of our schedule and the published one at the same networks, and patches a second."""
     from ldct_denoise.benchmark.training import benchmark_training
 
-    _show(benchmark_training(say=_say, **how), json_path)
+    _show(partial(benchmark_training, **how), json_path, overwrite)
 
 
 @command.command("simulate")
 @click.option("--slices", type=click.IntRange(2), default=6, show_default=True)
 @json_file
-def simulate(slices: int, json_path: Path | None) -> None:
+def simulate(slices: int, json_path: Path | None, overwrite: bool) -> None:
     """Seconds that the simulation of a quarter of the dose takes for a slice."""
     from ldct_denoise.benchmark.simulate import benchmark_simulate
 
-    _show(benchmark_simulate(slices=slices, say=_say), json_path)
+    _show(partial(benchmark_simulate, slices=slices), json_path, overwrite)
 
 
 @command.command("measuring")
 @click.option("--slices", type=click.IntRange(1), default=300, show_default=True, help="Length of the pair.")
 @json_file
-def measuring(slices: int, json_path: Path | None) -> None:
+def measuring(slices: int, json_path: Path | None, overwrite: bool) -> None:
     """Seconds that measuring a pair of series in 4 windows and 5 regions takes."""
     from ldct_denoise.benchmark.measuring import benchmark_measuring
 
-    _show(benchmark_measuring(slices=slices, say=_say), json_path)
+    _show(partial(benchmark_measuring, slices=slices), json_path, overwrite)
 
 
-_say: Callable[[str], None] = partial(click.echo, err=True)
-
-
-def _show(measured: Benchmark, json_path: Path | None) -> None:
-    """The table on standard output, and the file."""
+def _show(measure: Callable[..., Benchmark], json_path: Path | None, overwrite: bool) -> None:
+    """What is measured: the table on standard output, and the file."""
     import json
 
     from rich.table import Table
 
-    from ldct_denoise.output import write_whole
+    from ldct_denoise.output import require_free, write_whole
 
+    if json_path is not None:
+        require_free(json_path, overwrite)
+    measured = measure(say=partial(click.echo, err=True))
     machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items() if value)
     table = Table(title=f"{measured.what}: {measured.when}; {machine}", title_justify="left")
     for heading in ("figure", "value", "unit", "goal", "met", "note"):
@@ -103,5 +103,5 @@ def _show(measured: Benchmark, json_path: Path | None) -> None:
         table.add_row(figure.name, f"{figure.value:.3g}", figure.unit, goal, met, figure.note)
     options.console().print(table)
     if json_path is not None:
-        text = json.dumps(measured.as_json(), indent=2)
+        text = json.dumps(measured.as_json(), indent=2, allow_nan=False)
         write_whole(json_path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -70,10 +70,9 @@ def command(
 
     Slices are paired by position and orientation. Writes metrics.csv, summary.json and report.html.
     """
-    from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, evaluate, write_evaluation
+    from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, evaluate, images_under, write_evaluation
     from ldct_denoise.inserts import Insert
     from ldct_denoise.intensity import Window
-    from ldct_denoise.io.find import find_images
     from ldct_denoise.metrics.protocols import find_protocol
     from ldct_denoise.output import prepare_folder
     from ldct_denoise.regions import one_region, parse_regions
@@ -90,9 +89,9 @@ def command(
     prepare_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
-            find_images(candidate, include_derived=True).series,
-            find_images(reference, include_derived=True).series,
-            find_images(low, include_derived=True).series if low else None,
+            images_under(candidate),
+            images_under(reference),
+            images_under(low) if low else None,
             tuple(chosen) or DEFAULT_WINDOWS,
             regions,
             contrasts=pairs,

@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(f"error: {plain(error.format_message())}", err=True)
         sys.exit(2)
     except LdctDenoiseError as error:
+        for path in error.written if isinstance(error, PartialError) else ():
+            click.echo(path)
         if debug:
             raise
         click.echo(f"error: {plain(str(error))}", err=True)

@@ -39,13 +39,11 @@ def command(
     """Write synthetic patients or a phantom as DICOM in the TCIA layout, at normal and low dose.
 
     Noise-free truth and labels (lesions, inserts) are written beside them as NIfTI, and what the labels stand for
-    as CSV.
+    as CSV. --overwrite removes all that an earlier phantom left in the folder.
     """
-    from ldct_denoise.output import prepare_folder
     from ldct_denoise.physics.phantom import make_pool
     from ldct_denoise.physics.quality import QualityPhantom, make_quality_phantom
 
-    prepare_folder(output, overwrite)
     with options.progress_bar("scanning") as progress:
         if kind == "patient":
             names = make_pool(

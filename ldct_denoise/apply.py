@@ -99,6 +99,7 @@ def apply_series(
     PartialError
         If the series was written, but not its report.
     """
+    _refuse_idle(source.name, [(source, output)], writing)
     path = _write(source, model, output, settings, writing, progress)
     if writing.report:
         _write_report(source, path, model, settings)
@@ -114,7 +115,7 @@ def _write(
     progress: Progress,
 ) -> Path:
     """The series without its report; what cannot be done is refused before anything is computed."""
-    _refuse_settings(source, output, writing)
+    _refuse_settings(source, writing)
     _refuse_burned_in(source, output, writing)
     _refuse_report(_place(source, output, writing), writing)
     with fits_told([model], progress, (0, len(source), source.name)) as tell:
@@ -141,14 +142,18 @@ def _uid(source: SliceSource, writing: WriteSettings) -> str:
     return public_uid(source.uid) if writing.deidentify else source.uid
 
 
-def _refuse_settings(source: SliceSource, output: Path, writing: WriteSettings) -> None:
-    """Refuse settings that would be without effect, and believed."""
+def _refuse_settings(source: SliceSource, writing: WriteSettings) -> None:
+    """Refuse of a volume what can only be done to DICOM, and would be believed."""
     if not isinstance(source, Series) and writing.format == "dicom":
         raise ConfigError(
             f"{source.name}: not DICOM, so no DICOM series can be derived from it; leave out --format"
         )
     if not isinstance(source, Series) and writing.deidentify:
         raise ConfigError(f"{source.name}: not DICOM, so --deidentify cannot tell what is in it; leave it out")
+
+
+def _refuse_idle(name: str, jobs: Iterable[tuple[SliceSource, Path]], writing: WriteSettings) -> None:
+    """Refuse settings of DICOM output where none of the series (each with its output) becomes DICOM."""
     given = {
         "--compress": writing.compress is not None,
         "--private drop": writing.private == "drop",
@@ -156,8 +161,10 @@ def _refuse_settings(source: SliceSource, output: Path, writing: WriteSettings) 
         "--classic": writing.classic,
     }
     idle = [name for name, is_given in given.items() if is_given]
-    if idle and not _is_dicom(source, output, writing):
-        raise ConfigError(f"{source.name}: {', '.join(idle)}: for DICOM output only; leave it out")
+    if writing.format == "dicom":  # each volume is refused for that
+        return
+    if idle and not any(_is_dicom(source, output, writing) for source, output in jobs):
+        raise ConfigError(f"{name}: {', '.join(idle)}: for DICOM output only; leave it out")
 
 
 def _refuse_burned_in(source: SliceSource, output: Path, writing: WriteSettings) -> None:
@@ -223,7 +230,7 @@ def _write_report(source: SliceSource, written: Path, model: TrainedModel, setti
     except (LdctDenoiseError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PartialError(
-            f"{written}: written, but not its report ({reason}); mend that or leave out --report", ()
+            f"{written}: written, but not its report ({reason}); mend that or leave out --report", (), (written,)
         ) from error
 
 
@@ -304,11 +311,13 @@ def apply(
             return []
         written = apply_series(series[0], model, output, settings, writing, progress)
         if lost:
-            raise PartialError(f"{written}: written, but slices that cannot be read are missing; mend them", lost)
+            missing = f"{written}: written, but slices that cannot be read are missing; mend them"
+            raise PartialError(missing, lost, (written,))
         return [written]
     if is_volume_file(output):
         raise OutputError(f"{output}: names one file, but there are {len(series)} series; give a folder")
     tree = _Tree(path, series, model, output, settings, writing)
+    _refuse_idle(str(path), tree.jobs, writing)
     tree.failures = [] if share.rank else lost
     return tree.run(share, progress, tell)
 
@@ -348,10 +357,10 @@ class _Tree:
             name = f"series {number}/{len(todo)}"
             self._try(source, place, done, _part(progress, before, total, name))
             before += len(source)
-        count = len(mine) - len(todo) + len(self.written)
-        self._conclude(share, gather((count, len(mine), self.failures)))
         places = {place for _, place, _ in todo}
-        return [_place(*job, self.writing) for job in mine if job[1] not in places] + self.written
+        there = [_place(*job, self.writing) for job in mine if job[1] not in places] + self.written
+        self._conclude(share, gather((len(there), len(mine), self.failures)), there)
+        return there
 
     def _try(self, source: SliceSource, place: Path, done: bool, progress: Progress) -> None:
         """One series; a failure is kept for the end, whatever it is, so that the others are done."""
@@ -374,7 +383,9 @@ class _Tree:
         else:
             self.written.append(written)
 
-    def _conclude(self, share: Share, outcomes: Sequence[tuple[int, int, list[str]]]) -> None:
+    def _conclude(
+        self, share: Share, outcomes: Sequence[tuple[int, int, list[str]]], there: Sequence[Path]
+    ) -> None:
         """Raise what all processes together could not do; of several that know of each other, the first does."""
         if len(outcomes) > 1 and share.rank:
             return
@@ -385,7 +396,7 @@ class _Tree:
             error.failures = tuple(failures)
             raise error
         if failures:
-            raise PartialError(f"{self.path}: {done} of {total} series denoised", failures)
+            raise PartialError(f"{self.path}: {done} of {total} series denoised", failures, there)
 
     # ---- what is done ---------------------------------------------------------------------------------------
 

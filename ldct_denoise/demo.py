@@ -19,6 +19,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.mayo import Dose, label_series
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.physics.studies import PARTIAL
 from ldct_denoise.report.pictures import save_comparison
 from ldct_denoise.training import Progress, train
 from ldct_denoise.volume import SliceSource
@@ -107,7 +108,8 @@ def _remove_earlier(output: Path) -> None:
     """Remove what an earlier demo left, and nothing where something else lies there too."""
     patients = output / MADE[0]
     strange = [item for item in output.iterdir() if item.name not in MADE or item.is_symlink()]
-    strange += [item for item in patients.iterdir() if item.name not in PATIENTS] if patients.is_dir() else []
+    inside = patients.iterdir() if patients.is_dir() else ()
+    strange += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL)]
     if strange:
         raise OutputError(f"{output}: holds {strange[0].name}, which no demo made; give another folder")
     for item in output.iterdir():

@@ -8,7 +8,7 @@
     ├── OutputError    a place that cannot be written, or must not be overwritten
     ├── ModelError     a trained model or method that cannot be found, read or used here
     ├── TrainingError  a run that cannot go on: it diverged
-    └── PartialError   some of the work was done; ``failures`` lists what was not
+    └── PartialError   some of the work was done; ``failures`` lists what was not, ``written`` what was written
 
 Every message is one line that names the file or setting, what is wrong and what would be right. The command
 line prints it as ``error: …``; status 2 when nothing was done, 1 for :class:`PartialError`.
@@ -17,6 +17,7 @@ line prints it as ``error: …``; status 2 when nothing was done, 1 for :class:`
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class LdctDenoiseError(Exception):
@@ -60,8 +61,10 @@ class PartialError(LdctDenoiseError):
         One line: how much was done and how much was not.
     failures : sequence of str
         One line for each thing that was not done, with its reason.
+    written : sequence of Path
+        What lies there now, as the work would have returned it.
     """
 
-    def __init__(self, message: str, failures: Sequence[str]) -> None:
+    def __init__(self, message: str, failures: Sequence[str], written: Sequence[Path] = ()) -> None:
         super().__init__(message)
-        self.failures = tuple(failures)
+        self.failures, self.written = tuple(failures), tuple(written)

@@ -13,8 +13,10 @@ import numpy as np
 from ldct_denoise.errors import InputError
 from ldct_denoise.inserts import Insert, linearity, measure_inserts, near
 from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.io.find import find_images
+from ldct_denoise.io.mayo import are_named_alike, label_series
 from ldct_denoise.measure import REFERENCE, Place, Progress, What, measure_places, unmeasured
-from ldct_denoise.metrics.contrast import slice_step_mm
+from ldct_denoise.metrics.contrast import regular_step_mm, slice_step_mm
 from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles, spectrum_slices
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.pairing import Match, best_match
@@ -37,6 +39,8 @@ class SeriesImages:
     images : mapping from model to SliceSource
     indices : tuple of dict
         For each place the slice index of ``reference`` and of every model (keys: ``reference`` and the models).
+    measured : tuple of int, optional
+        The slices of ``reference`` that are measured; all without.
     """
 
     series: str
@@ -44,11 +48,18 @@ class SeriesImages:
     reference: SliceSource
     images: Mapping[str, SliceSource]
     indices: tuple[Mapping[str, int], ...]
+    measured: tuple[int, ...] | None = None
 
     @cached_property
     def slice_spacing_mm(self) -> float:
-        """Distance of neighbours in the finest of the series: what one that lacks slices has are gaps."""
-        return slice_step_mm(*(source.geometry.offsets_mm for source in (self.reference, *self.images.values())))
+        """Distance of neighbours among the places measured; where they are irregular, in the finest of the series.
+
+        What a series lacks are then gaps.
+        """
+        offsets = self.reference.geometry.offsets_mm
+        regular = regular_step_mm(offsets if self.measured is None else offsets[list(self.measured)])
+        every = (source.geometry.offsets_mm for source in (self.reference, *self.images.values()))
+        return regular if np.isfinite(regular) else slice_step_mm(*every)
 
     def places(self) -> Iterator[Place]:
         """Read the slices, one place after the other; spectra are taken where every image has the slice."""
@@ -176,8 +187,8 @@ def evaluate(
     alone: list[InputError] = []
     for series in _several(candidate):
         try:
-            match = best_match(series, _several(reference), "reference")
-            low = best_match(series, _several(input), "input") if input is not None else None
+            match = best_match(series, _several(reference), "reference", are_named_alike)
+            low = best_match(series, _several(input), "input", are_named_alike) if input is not None else None
         except InputError as error:
             alone.append(error)
             continue
@@ -203,6 +214,11 @@ def evaluate(
         extra |= {"inserts": measured, "hu_linearity": linearity(measured)}
     found += unmeasured(what, rows)
     return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(found), extra)
+
+
+def images_under(path: Path) -> list[SliceSource]:
+    """Every series at or below a path, denoised ones too, with the patient that :func:`label_series` tells."""
+    return [item.series for item in label_series(find_images(path, include_derived=True).series, path)]
 
 
 def _places_near(cases: Sequence[SeriesImages], inserts: Sequence[Insert]) -> Iterator[Place]:
@@ -252,7 +268,8 @@ def _case(match: Match, low: Match | None) -> SeriesImages:
             at["input"] = low_of[index]
         indices.append(at)
     patient = match.second.patient or match.first.patient or match.first.uid
-    return SeriesImages(match.first.uid, patient, match.second, images, tuple(indices))
+    measured = tuple(partner for _, partner in match.indices)
+    return SeriesImages(match.first.uid, patient, match.second, images, tuple(indices), measured)
 
 
 def _name(series: SliceSource) -> str:

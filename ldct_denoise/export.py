@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from ldct_denoise import __version__
 from ldct_denoise.checkpoint import TrainedModel
-from ldct_denoise.errors import ModelError, OutputError
-from ldct_denoise.output import write_whole
+from ldct_denoise.errors import ModelError
+from ldct_denoise.output import require_free, write_whole
 
 Format = Literal["onnx", "torchscript", "monai-bundle"]
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-#: (images, rows, columns) on which an export is compared with its original: odd, even, one and two images.
-CHECKED = ((1, 61, 83), (2, 64, 96), (1, 127, 40), (1, 512, 512))
 #: Slices have at least so many rows and columns.
 SMALLEST_SIDE = 32
+#: (images, rows, columns) on which an export is compared with its original: smallest, odd, even, one and two.
+CHECKED = ((1, SMALLEST_SIDE, SMALLEST_SIDE), (1, 61, 83), (2, 64, 96), (1, 127, 40), (1, 512, 512))
 #: Largest difference that an export may have, HU.
 LIMIT_HU = 0.1
 
@@ -58,7 +58,7 @@ class Exported:
 class HuModel(nn.Module):
     """A method with its HU range: what a site's own program calls.
 
-    Values outside the range come out as they went in, as ``ldct-denoise apply`` does.
+    Values outside the range, and those that are no numbers, come out as they went in, as with ``apply``.
     """
 
     def __init__(self, model: TrainedModel) -> None:
@@ -69,7 +69,8 @@ class HuModel(nn.Module):
     def forward(self, hu: Tensor) -> Tensor:
         """HU, shape (n, 1, rows, columns), at least 32 rows and columns; gives the same shape."""
         low, high = self.scale.low_hu, self.scale.high_hu
-        seen = hu.clamp(low, high)
+        # One that is no number would spread over all that the network sees.
+        seen = torch.where(torch.isfinite(hu), hu, low).clamp(low, high)
         change = self.scale.to_hu(self.method.restore(self.scale.to_unit(seen))) - seen
         return hu + torch.where((hu >= low) & (hu <= high), change, torch.zeros_like(change))
 
@@ -97,10 +98,7 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
         from ldct_denoise.export_bundle import write_bundle
 
         return Exported(output, format, write_bundle(model, network, output, overwrite))
-    if output.is_dir():
-        raise OutputError(f"{output}: is a folder; name a file, as model.{'onnx' if format == 'onnx' else 'ts'}")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output}: exists; give --overwrite or another name")
+    require_free(output, overwrite)
     differences: list[float] = []
 
     def write(part: Path) -> None:
@@ -191,7 +189,10 @@ def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
 
 def read_onnx(path: Path) -> Run:
     """The function of an ONNX file, by ONNX Runtime."""
-    session = _import("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    runtime = _import("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # it would print what it raises as well
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
         result: NDArray[np.float32] = session.run(None, {"hu": hu})[0]
@@ -237,13 +238,20 @@ def _recorded(model: TrainedModel, format: str) -> Iterator[None]:
 
 
 def sample_hu(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.float32]:
-    """Smooth tissue with noise, and some values outside any model's range: HU, shape (n, 1, rows, columns)."""
+    """Smooth tissue with noise, some values outside any model's range and some no numbers.
+
+    Returns
+    -------
+    ndarray, shape (n, 1, rows, columns)
+        HU.
+    """
     rng = np.random.default_rng([seed, *shape])
     count, rows, columns = shape
     waves = np.sin(np.arange(rows)[:, None] / 9) * np.cos(np.arange(columns) / 7)
     hu = 300 * waves + rng.normal(0, 40, (count, 1, rows, columns))
     hu[..., :4, :4] = -2000
     hu[..., -4:, -4:] = 5000
+    hu[..., rows // 2, columns // 2], hu[..., rows // 3, columns // 3] = np.nan, np.inf
     return hu.astype(np.float32)
 
 
@@ -253,18 +261,32 @@ def require_same(network: HuModel, run: Run, format: str) -> float:
     Raises
     ------
     ModelError
-        If it is more than the limit.
+        If it is more than the limit, or the engine cannot run the export on one of the sizes.
     """
     largest = 0.0
     for shape in CHECKED:
         hu = sample_hu(shape, seed=1)
         with torch.inference_mode():
             expected = network(torch.from_numpy(hu)).numpy()
-        given = run(hu)
-        same_shape = given.shape == expected.shape
-        largest = max(largest, float(np.abs(given - expected).max()) if same_shape else float("inf"))
+        try:
+            given = run(hu)
+        except Exception as error:  # each engine has its own
+            size = f"{shape[1]}×{shape[2]}"
+            raise ModelError(
+                f"{format}: fails on slices of {size} pixels, so it is not written; give another model"
+            ) from error
+        largest = max(largest, _difference(given, expected))
     if not largest <= LIMIT_HU:
         raise ModelError(
             f"{format}: differs from the original by {largest:.3g} HU (limit {LIMIT_HU} HU), so it is not written"
         )
     return largest
+
+
+def _difference(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Largest absolute difference, HU; infinite where only one has a number, or the shapes differ."""
+    if given.shape != expected.shape:
+        return float("inf")
+    same = (given == expected) | (np.isnan(given) & np.isnan(expected))
+    apart = np.subtract(given, expected, out=np.zeros_like(given), where=~same)
+    return float(np.nan_to_num(np.abs(apart), nan=np.inf, posinf=np.inf).max())

@@ -28,6 +28,23 @@ def prepare_folder(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output}: cannot be made ({error.strerror}); give a folder you may write") from None
 
 
+def require_free(path: Path, overwrite: bool) -> None:
+    """Refuse a place where a file cannot be written or must not be, before anything is computed for it.
+
+    Raises
+    ------
+    OutputError
+        If it exists, unless told to overwrite; if it is a folder, or its folder takes no files.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder; give the name of a file")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: exists; give --overwrite or another name")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise OutputError(f"{path}: cannot be written, since {above} takes no files; give another place")
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, and give it its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,16 @@
-"""Which slices of two series show the same place: by position and orientation, never by file name."""
+"""Which slices of two series show the same place: by position and orientation; names only tell equals apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of
+
+Alike = Callable[[SliceSource, SliceSource], bool]
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ def match_slices(first: Geometry, second: Geometry) -> tuple[tuple[int, int], ..
     return tuple(pairs)
 
 
-def best_match(series: SliceSource, others: Sequence[SliceSource], role: str) -> Match:
+def best_match(
+    series: SliceSource, others: Sequence[SliceSource], role: str, are_alike: Alike = lambda first, second: False
+) -> Match:
     """The one of ``others`` that shows most of the slices of ``series``.
 
-    Where several show as many, the same patient and then the same kernel decide.
+    Where several show as many, the same patient, then the same kernel, then what ``are_alike`` says decide.
 
     Parameters
     ----------
@@ -60,6 +64,8 @@ def best_match(series: SliceSource, others: Sequence[SliceSource], role: str) ->
     others : sequence of SliceSource
     role : str
         What the others are ("reference", "input"), for the message.
+    are_alike : callable, optional
+        Whether two series are called alike.
 
     Raises
     ------
@@ -73,18 +79,20 @@ def best_match(series: SliceSource, others: Sequence[SliceSource], role: str) ->
             f"{_label(series)}: no slice of the {role} lies at the same place with the same orientation, "
             f"matrix and spacing; give the {role} of this very series"
         )
-    ranked = sorted(matches, key=lambda match: _rank(match), reverse=True)
-    if len(ranked) > 1 and _rank(ranked[0]) == _rank(ranked[1]):
+    ranks = [_rank(match, are_alike) for match in matches]
+    best = [match for match, rank in zip(matches, ranks, strict=True) if rank == max(ranks)]
+    if len(best) > 1:
         raise InputError(
-            f"{_label(series)}: {role} series {_label(ranked[0].second)} and {_label(ranked[1].second)} "
-            f"fit equally well; name the folder of one of them"
+            f"{_label(series)}: {role} series {_label(best[0].second)} and {_label(best[1].second)} "
+            f"fit equally well; name the file or folder of one of them"
         )
-    return ranked[0]
+    return best[0]
 
 
-def _rank(match: Match) -> tuple[int, bool, bool]:
-    kernels = [kernel_of(source) for source in (match.first, match.second)]
-    return len(match.indices), match.first.patient == match.second.patient, kernels[0] == kernels[1]
+def _rank(match: Match, are_alike: Alike) -> tuple[int, bool, bool, bool]:
+    first, second = match.first, match.second
+    same_patient, same_kernel = first.patient == second.patient, kernel_of(first) == kernel_of(second)
+    return len(match.indices), same_patient, same_kernel, are_alike(first, second)
 
 
 def _label(source: SliceSource) -> str:

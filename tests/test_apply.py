@@ -372,8 +372,9 @@ def test_a_report_that_fails_leaves_the_series(
         raise ValueError("nothing to measure")
 
     monkeypatch.setattr("ldct_denoise.report.apply.write_apply_report", nothing)
-    with pytest.raises(PartialError, match=r"out: written, but not its report \(nothing to measure\)"):
+    with pytest.raises(PartialError, match=r"out: written, but not its report \(nothing to measure\)") as told:
         apply(tmp_path / "in", model(), tmp_path / "out", writing=WriteSettings(report=True))
+    assert told.value.written == (tmp_path / "out",)
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
 
 
@@ -393,6 +394,23 @@ def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ldct_denoise.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_command_line_prints_what_was_written_though_something_is_missing(tmp_path: Path, count: int) -> None:
+    for number in range(1, count + 1):
+        write_series(
+            volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
+            series_number=number, description="t",
+        )  # fmt: skip
+    broken = sorted((tmp_path / "in" / "1").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:-100])
+    output = tmp_path / "out"
+    result = run("apply", tmp_path / "in", "--output", output, "--model", "bilateral")
+    assert result.returncode == 1
+    assert "error: " in result.stderr
+    written = [output] if count == 1 else [output / "1.2.3.1", output / "1.2.3.2"]
+    assert sorted(result.stdout.splitlines()) == [str(path) for path in written]
 
 
 def test_the_command_line_tells_errors_in_one_line(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ import pydicom
 import pytest
 import torch
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import JPEGLSLossless, RLELossless
 from torch import Tensor
 
 from ldct_denoise import methods
@@ -28,6 +30,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.io.create import write_series
 from ldct_denoise.io.deidentify import public_uid
 from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.io.files import write_volume
 from ldct_denoise.ledger import Entry, Ledger
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Needs
@@ -221,6 +224,33 @@ def test_several_series_do_not_go_into_one_file(tree: Path, tmp_path: Path) -> N
         apply(tree, model(), tmp_path / "out.nii.gz")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [{"compress": "rle"}, {"private": "drop"}, {"classic": True}, {"keep_scanner_equipment": True}],
+)
+def test_settings_of_dicom_are_for_the_dicom_of_a_tree(tree: Path, tmp_path: Path, told: dict[str, Any]) -> None:
+    """As `phantom` writes it: the truth lies beside the series, as a volume."""
+    write_volume(tree / "truth.nii", volume(), volume().geometry)
+    writing = WriteSettings(**told)
+    assert len(apply(tree, model(), tmp_path / "out", writing=writing)) == 5
+    images = [pydicom.dcmread(file) for file in (tmp_path / "out").rglob("*.dcm")]
+    assert len(images) == 12
+    assert {image.file_meta.TransferSyntaxUID == RLELossless for image in images} == {"compress" in told}
+    again = Counting()
+    apply(tree, model(again), tmp_path / "out", writing=writing)
+    assert again.slices == 0
+    with pytest.raises(ConfigError, match=f"{re.escape(str(tree))}: --.*: for DICOM output only"):
+        apply(tree, model(again), tmp_path / "none", writing=replace(writing, format="nifti"))
+    assert (again.slices, (tmp_path / "none").exists()) == (0, False)
+
+
+def test_a_deidentified_tree_leaves_its_volumes_out(tree: Path, tmp_path: Path) -> None:
+    write_volume(tree / "truth.nii", volume(), volume().geometry)
+    with pytest.raises(PartialError, match="4 of 5 series denoised") as told:
+        apply(tree, model(), tmp_path / "out", writing=WriteSettings(compress="rle", deidentify=True))
+    assert [line.count("--deidentify") for line in told.value.failures] == [1]
+
+
 def test_failures_are_listed_and_the_rest_is_done(tree: Path, tmp_path: Path) -> None:
     broken = break_series(tree / "2")
 
@@ -234,12 +264,14 @@ def test_failures_are_listed_and_the_rest_is_done(tree: Path, tmp_path: Path) ->
     with pytest.raises(PartialError, match="2 of 4 series denoised") as told:
         apply(tree, model(Weak()), tmp_path / "out")
     assert len(told.value.failures) == 2
+    assert sorted(told.value.written) == sorted(path for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert any(broken.name in line for line in told.value.failures)
     assert any(line.endswith("RuntimeError out of memory somewhere") for line in told.value.failures)
     again = Counting()
-    with pytest.raises(PartialError, match="3 of 4"):
+    with pytest.raises(PartialError, match="3 of 4") as partly:
         apply(tree, model(again), tmp_path / "out")
     assert again.slices == 3  # the one that failed by chance
+    assert {path.name for path in partly.value.written} == {f"1.2.3.{number}" for number in (1, 3, 4)}
 
 
 def test_progress_counts_the_slices_still_to_do(tree: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from ldct_denoise.cli.main import cli
 from torch import Tensor
 
 from ldct_denoise import methods
@@ -26,7 +28,7 @@ from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.peers import PEERS, parameter_count
 from ldct_denoise.benchmark.training import loading_figures
 from ldct_denoise.checkpoint import TrainedModel, load_model, save_model
-from ldct_denoise.errors import InputError, ModelError
+from ldct_denoise.errors import InputError, ModelError, OutputError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derive import DerivedWriter
 from ldct_denoise.io.dicom import Series
@@ -56,6 +58,34 @@ def test_a_goal_is_met_or_not() -> None:
     assert told["figures"][0]["met"] is True
     assert told["machine"]["cores"] >= 1
     json.dumps(told)
+
+
+def test_what_is_no_number_is_null_in_json() -> None:
+    values = [float("nan"), float("inf"), 1.0]
+    told = Benchmark("x", [Figure("a", value, "HU", 0.5, "at most") for value in values], {}).as_json()
+    assert [figure["value"] for figure in told["figures"]] == [None, None, 1.0]
+    json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("command", ["apply", "training", "simulate", "measuring"])
+def test_the_place_of_the_json_is_checked_before_anything_is_measured(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(*arguments: Any, say: Callable[[str], None], **how: Any) -> Benchmark:
+        return Benchmark(command, [Figure("a", float("nan"), "s")], {})
+
+    name = f"ldct_denoise.benchmark.{command}.benchmark_{command}"
+    monkeypatch.setattr(name, lambda *arguments, **how: pytest.fail("measured"))
+    (tmp_path / "kept.json").write_text("{}")
+    for place, told in (("kept.json", "exists"), (".", "is a folder"), ("kept.json/new.json", "takes no files")):
+        done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / place)])
+        assert isinstance(done.exception, OutputError)
+        assert told in str(done.exception)
+    assert (tmp_path / "kept.json").read_text() == "{}"
+    monkeypatch.setattr(name, measured)
+    done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / "kept.json"), "--overwrite"])
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "kept.json").read_text())["figures"][0]["value"] is None
 
 
 def test_runs_take_turns_and_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,6 +56,54 @@ def test_evaluate_writes_what_the_contract_names(files, capsys):
     noise = [float(r["value"]) for r in rows if (r["model"], r["window"], r["region"], r["metric"]) ==
              ("candidate", "0,2000", "body", "noise_std")]  # fmt: skip
     assert noise == pytest.approx([15] * 4, rel=0.05)
+
+
+def volumes(files, names, apart_mm):
+    """One volume a name in ref/, low/ and den/, each patient ``apart_mm`` above the last."""
+    for number, name in enumerate(names):
+        for folder, given in (("ref", "normal"), ("low", "low"), ("den", "out")):
+            (files / folder).mkdir(exist_ok=True)
+            image = open_file(files / f"{given}.nii.gz")
+            above = np.array([0, 0, number * apart_mm])
+            place = replace(image.geometry, positions_mm=image.geometry.positions_mm + above)
+            write_volume(files / folder / f"{name}.nii.gz", Volume.of(image).hu + number, place)
+
+
+def measured(files, capsys, *, reference="ref"):
+    code, _, err = run(
+        capsys, "evaluate", files / "den", "--reference", files / reference, "--input", files / "low",
+        "--output", files / "e", "--window", "full", "--overwrite", "--show-patients",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "not measured" not in err
+    return json.loads((files / "e" / "summary.json").read_text())
+
+
+def test_each_volume_of_a_folder_is_a_patient_as_inspect_says(files, capsys):
+    volumes(files, "ABC", 500)
+    summary = measured(files, capsys)
+    assert (summary["patients"], summary["series"]) == (3, 3)
+    assert {entry["patient"] for entry in summary["per_patient"]} == {"A", "B", "C"}
+
+
+def test_volumes_of_one_place_are_told_apart_by_their_file_names(files, capsys):
+    volumes(files, ("A_low", "B_low"), 0)
+    for name in "AB":
+        (files / "ref" / f"{name}_low.nii.gz").rename(files / "ref" / f"{name}_full.nii.gz")
+        (files / "den" / f"of-{name}").mkdir()  # as `apply` writes a tree: a folder for each
+        (files / "den" / f"{name}_low.nii.gz").rename(files / "den" / f"of-{name}" / f"{name}_low.nii.gz")
+    summary = measured(files, capsys)
+    assert summary["patients"] == 2
+    bias = [e["mean"] for e in summary["summary"] if (e["model"], e["metric"], e["region"]) ==
+            ("candidate", "hu_bias", "image")]  # fmt: skip
+    assert bias == pytest.approx([0], abs=0.5)
+    (files / "ref" / "B_full.nii.gz").rename(files / "ref" / "C.nii.gz")
+    (files / "ref" / "A_full.nii.gz").rename(files / "ref" / "D.nii.gz")
+    code, _, err = run(
+        capsys, "evaluate", files / "den", "--reference", files / "ref", "--output", files / "e", "--overwrite"
+    )
+    assert code == 2
+    assert "fit equally well; name the file" in err
 
 
 def test_evaluate_does_not_overwrite_and_says_what_is_wrong(files, capsys):

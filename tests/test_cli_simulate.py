@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 from ldct_denoise.cli.simulate import command
 
-from ldct_denoise.errors import ConfigError
+from ldct_denoise.errors import ConfigError, InputError, OutputError, PartialError
 from ldct_denoise.io.create import write_series
 from ldct_denoise.io.files import open_file, write_volume
 from ldct_denoise.io.find import find_images
-from ldct_denoise.physics.phantom import Patient, with_noise
+from ldct_denoise.physics.phantom import Patient, stack_geometry, with_noise
+from ldct_denoise.volume import Volume
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,68 @@ def test_an_impossible_dose_is_refused(normal: Path, tmp_path: Path, dose: float
     with pytest.raises(ConfigError, match="above 0 and at most 1"):
         run(normal, "--dose", dose, "-o", tmp_path / "low")
     assert not (tmp_path / "low").exists()
+
+
+def test_slices_that_cannot_be_read_are_named(normal: Path, tmp_path: Path) -> None:
+    shutil.copytree(normal, tmp_path / "in")
+    broken = tmp_path / "in" / "1-003.dcm"
+    broken.write_bytes(broken.read_bytes()[:-20000])
+    with pytest.raises(PartialError, match="written, but slices") as caught:
+        run(tmp_path / "in", "--dose", 0.5, "-o", tmp_path / "low")
+    assert len(caught.value.failures) == 1
+    assert "1-003.dcm" in caught.value.failures[0]
+    assert caught.value.written == (tmp_path / "low",)
+    assert len(list((tmp_path / "low").glob("*.dcm"))) == 3
+
+
+def air(folder: Path) -> None:
+    """A series that no noise can be measured in."""
+    hu = np.full((2, 64, 64), -1000, np.float32)
+    write_series(
+        Volume(hu, stack_geometry(2, 64, 300.0)), folder, patient_id="A", study_uid="2.25.0", series_uid=None,
+        series_number=1, description="air",
+    )  # fmt: skip
+
+
+def test_a_series_that_fails_does_not_stop_the_others(normal: Path, tmp_path: Path) -> None:
+    air(tmp_path / "in" / "a")
+    shutil.copytree(normal, tmp_path / "in" / "b")
+    with pytest.raises(PartialError, match="of 1 of 2 series") as caught:
+        run(tmp_path / "in", "--dose", 0.5, "-o", tmp_path / "low")
+    assert [path.parent for path in caught.value.written] == [tmp_path / "low"]
+    assert len(caught.value.failures) == 1
+    assert "4.7 mm are too coarse" in caught.value.failures[0]
+    assert len(list(tmp_path.glob("low/*/*.dcm"))) == 4
+
+
+def test_where_every_series_fails_nothing_is_done(tmp_path: Path) -> None:
+    air(tmp_path / "in" / "a")
+    shutil.copytree(tmp_path / "in" / "a", tmp_path / "in" / "b")
+    for path in (tmp_path / "in" / "b").iterdir():
+        image = pydicom.dcmread(path)
+        image.SeriesInstanceUID += ".1"
+        image.SOPInstanceUID += ".1"
+        image.save_as(path)
+    with pytest.raises(InputError, match="none of 2 series") as caught:
+        run(tmp_path / "in", "--dose", 0.5, "-o", tmp_path / "low")
+    assert len(caught.value.failures) == 2
+
+
+def test_one_volume_file_cannot_hold_several_series(normal: Path, tmp_path: Path) -> None:
+    air(tmp_path / "in" / "a")
+    shutil.copytree(normal, tmp_path / "in" / "b")
+    with pytest.raises(OutputError, match="names one file"):
+        run(tmp_path / "in", "--dose", 0.5, "--format", "nifti", "-o", tmp_path / "low.nii.gz")
+    assert not (tmp_path / "low.nii.gz").exists()
+
+
+def test_nan_and_padding_of_a_volume_stay(normal: Path, tmp_path: Path) -> None:
+    series = find_images(normal).series[0]
+    hu = np.stack([series.read_hu(index) for index in range(len(series))])
+    hu[:, :5], hu[:, -5:] = np.nan, -3024
+    write_volume(tmp_path / "normal.nii.gz", iter(hu), series.geometry)
+    assert run(tmp_path / "normal.nii.gz", "--dose", 0.25, "-o", tmp_path / "low.nii.gz").exit_code == 0
+    low = open_file(tmp_path / "low.nii.gz").read_hu(1)
+    assert np.isnan(low[:5]).all()
+    assert (low[-5:] == -3024).all()
+    assert np.isfinite(low[5:]).all()

@@ -589,8 +589,22 @@ def test_a_gap_is_no_flicker():
     candidate = some(replace(low.with_hu(low.hu + step), uid="c"), ends)
     for reference in (normal, some(normal, ends)):
         assert noise_of(evaluate(candidate, reference), "candidate")["flicker_hu"] < 0.5
-    alternate = evaluate(some(low, list(range(0, 20, 2))), normal)
-    assert noise_of(alternate, "candidate")["flicker_hu"] is None
+
+
+@pytest.mark.parametrize("finer", ["candidate", "reference"])
+def test_regular_places_have_flicker_though_one_series_has_more_slices(finer):
+    normal, low, _ = patient(20)
+    alternate = list(range(0, 20, 2))
+    expected = noise_of(evaluate(some(low, alternate), some(normal, alternate)), "candidate")["flicker_hu"]
+    pair = (low, some(normal, alternate)) if finer == "candidate" else (some(low, alternate), normal)
+    found = evaluate(*pair)
+    assert noise_of(found, "candidate")["flicker_hu"] == pytest.approx(expected) == pytest.approx(20 / 16, rel=0.2)
+
+
+def test_a_scattered_candidate_has_no_flicker_against_a_whole_reference():
+    normal, low, _ = patient(60, noise_hu=1)
+    scattered = evaluate(some(low, [0, 2, 5, 20, 36, 38, 50]), normal)  # 6 to 48 mm apart, of slices 3 mm apart
+    assert noise_of(scattered, "candidate")["flicker_hu"] is None
 
 
 def test_scattered_slices_have_no_flicker():

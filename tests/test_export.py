@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -61,6 +62,11 @@ def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedM
         given = run(source.hu[:, None])[:, 0]
         np.testing.assert_allclose(given, expected, atol=LIMIT_HU)
         np.testing.assert_array_equal(given[:, :3, :3], source.hu[:, :3, :3])
+    hu = source.hu.copy()
+    hu[:, 12, 13], hu[:, 20, 30], hu[:, 50, 20] = np.nan, np.inf, -np.inf
+    given = run(hu[:, None])[:, 0]
+    np.testing.assert_array_equal(np.isfinite(given), np.isfinite(hu))  # a NaN stays alone
+    np.testing.assert_allclose(given, applied(shipped, replace(source, hu=hu)), atol=LIMIT_HU)
     with pytest.raises(OutputError, match="overwrite"):
         export(shipped, format, tmp_path / "model")
     if format == "onnx":
@@ -114,17 +120,38 @@ def test_methods_without_a_network_say_so(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_network_that_changes_on_the_way_is_not_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("added", "told"), [(0.001, "4"), (float("nan"), "inf")])
+def test_a_network_that_changes_on_the_way_is_not_written(added: float, told: str, tmp_path: Path) -> None:
     class Sized(methods.find("dncnn")):
         """Does with large slices what it does not do with the recorded one."""
 
         def restore(self, image: torch.Tensor, seed: int = 0) -> torch.Tensor:
-            return super().restore(image, seed) + (0.001 if image.shape[-1] > 83 else 0)
+            return super().restore(image, seed) + (added if image.shape[-1] > 83 else 0)
 
     method = Sized(Sized.Settings(channels=8), Scale()).eval()
-    with pytest.raises(ModelError, match="differs from the original by 4"):
+    with pytest.raises(ModelError, match=f"differs from the original by {told}"):
         export(TrainedModel("s", method, "dncnn", Scale(), {}, ""), "torchscript", tmp_path / "model.ts")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("format", ["torchscript", "onnx"])
+@pytest.mark.parametrize("sigma_px", [12.4, 13.0])
+def test_the_smallest_promised_slices_are_tried(
+    format: str, sigma_px: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A hold of 12.6 pixels reaches 32, as far as a slice of 32 can be reflected no more."""
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    settings = {"form": "multiscale", "width": 4, "blocks": 2, "hold_sigma_px": sigma_px}
+    model = TrainedModel("held", methods.build("cyclegan", settings, Scale()).eval(), "cyclegan", Scale(), {}, "0")
+    if sigma_px < 12.6:
+        assert export(model, format, tmp_path / "model").difference_hu <= LIMIT_HU
+        return
+    with pytest.raises(ModelError, match="32×32"):
+        export(model, format, tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+    assert "Non-zero status" not in capfd.readouterr().err  # ONNX Runtime's own words
 
 
 # ---- the MONAI bundle ---------------------------------------------------------------------------------------

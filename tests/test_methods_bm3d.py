@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ldct_denoise import methods
+from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.anscombe_bm3d import anscombe, estimated_peak, unbiased_inverse
 from ldct_denoise.networks.classical import estimated_sigma, tissue_sigma
@@ -83,6 +84,33 @@ def test_flat_images_stay_and_sigma_zero_changes_nothing() -> None:
     torch.testing.assert_close(bm3d(flat, 0.01, Stage(), WIENER), flat)
     noisy = noise_like(flat)
     assert torch.equal(bm3d(noisy, 0.0, Stage(), WIENER), noisy)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"search": 3}, {"search": 5}, {"block": 4, "stride": 4, "search": 9}, {"block": 16, "search": 9}],
+)
+def test_every_permitted_setting_restores(settings: dict[str, int]) -> None:
+    """A small search has fewer candidates than the largest group."""
+    clean = scene(48) / 4096 + 0.25
+    noisy = (clean + 0.006 * noise_like(clean))[None, None]
+    restored = methods.build("bm3d", settings | {"sigma_hu": 25}, Scale()).restore(noisy)
+    assert psnr(restored, clean, 0.06) > psnr(noisy, clean, 0.06) + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"block": 12}, "block: .*4, 8 or 16"), ({"block": 4, "stride": 8}, "stride: leaves gaps")],
+)
+def test_blocks_that_cannot_be_transformed_or_leave_gaps_are_refused(settings: dict[str, int], told: str) -> None:
+    for name in ("bm3d", "anscombe-bm3d"):
+        with pytest.raises(ConfigError, match=told):
+            methods.build(name, settings, Scale())
+
+
+def test_anscombe_bm3d_without_strength_gives_the_image_back() -> None:
+    noisy = (scene(48) / 255 + 0.1 * noise_like(scene(48)))[None, None]
+    assert torch.equal(methods.build("anscombe-bm3d", {"strength": 0}, Scale()).restore(noisy), noisy)
 
 
 def test_sigma_is_estimated_from_the_slice() -> None:

@@ -104,6 +104,26 @@ def test_restores_any_size_and_repeats_itself(name: str, settings: dict[str, Any
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
+def test_restores_slices_of_few_pixels(name: str, settings: dict[str, Any]) -> None:
+    known = (
+        {"sigma_hu": 60} if "sigma_hu" in methods.find(name).Settings.model_fields else {}
+    )  # too few to estimate
+    method = build(name, settings | known).eval()
+    for shape in ((1, 1, 1, 1), (2, 1, 1, 7), (1, 1, 4, 3), (1, 1, 10, 10)):
+        noisy = image(*shape)
+        with torch.inference_mode():
+            restored = method.restore(noisy)
+        assert restored.shape == noisy.shape
+        assert bool(torch.isfinite(restored).all())
+
+
+@pytest.mark.parametrize("wavelet", ["db99", "db0", "coif", "mexh"])
+def test_wavelets_that_there_are_not_are_refused(wavelet: str) -> None:
+    with pytest.raises(ConfigError, match=f"settings.wavelet: PyWavelets has no '{wavelet}'"):
+        methods.build("wavelet", {"wavelet": wavelet}, Scale())
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES)
 def test_does_not_touch_the_global_generator(name: str, settings: dict[str, Any]) -> None:
     method = build(name, settings).eval()
     before = torch.random.get_rng_state()

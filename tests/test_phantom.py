@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from ldct_denoise.cli.phantom import command
 from scipy import ndimage
 
-from ldct_denoise.errors import ConfigError
+from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.io.files import open_file
 from ldct_denoise.io.find import find_images
-from ldct_denoise.physics.phantom import SLICE_MM, SYSTEM_BLUR_PX, Patient, scan, stack_geometry
+from ldct_denoise.physics.phantom import SLICE_MM, SYSTEM_BLUR_PX, Patient, make_pool, scan, stack_geometry
 from ldct_denoise.physics.quality import (
     FIELD_MM,
     MATERIALS_HU,
@@ -118,6 +118,19 @@ def test_the_wire_keeps_its_signal_and_shows_the_resolution() -> None:
     assert 0.95 * least < spread < least + 0.27
 
 
+@pytest.mark.parametrize("size", [64, 96, 128, 200, 256, 400, 700, 1024])
+@pytest.mark.parametrize("kind", ["wire", "low-contrast"])
+def test_every_rod_is_seen_and_labelled_at_every_size(kind: str, size: int) -> None:
+    phantom = QualityPhantom(kind, 1, size)
+    truth, labels = phantom.truth(), phantom.labels().hu[0]
+    assert set(np.unique(labels)) == {0, *range(1, len(phantom.rods) + 1)}
+    if kind == "wire":
+        spacing = truth.geometry.pixel_spacing_mm[0]
+        middle = slice(size // 2 - size // 8, size // 2 + size // 8)
+        signal = truth.hu[0, middle, middle].astype(float).sum() * spacing**2
+        assert signal == pytest.approx(WIRE_HU * np.pi * WIRE_RADIUS_MM**2, rel=0.02)
+
+
 @pytest.mark.parametrize(("kind", "realisations"), [("cheese", 1), ("water", 0)])
 def test_impossible_phantoms_are_refused(kind: str, realisations: int) -> None:
     with pytest.raises(ConfigError, match="phantom"):
@@ -152,3 +165,53 @@ def test_a_phantom_is_written_with_independent_realisations(tmp_path: Path) -> N
     assert np.abs(np.corrcoef(noise) - np.eye(3)).max() < 0.15
     assert low.read_hu(0)[40:88, 40:88].std() > 1.7 * noise.std()
     assert (study / "labels.csv").read_text().splitlines()[1].startswith("0,water")
+
+
+def test_overwriting_leaves_no_earlier_patient(tmp_path: Path) -> None:
+    small = {"slices": 1, "size": 64}
+    make_pool(tmp_path / "p", patients=2, seed=1, **small)
+    (tmp_path / "p" / ".phantom.partial-killed").mkdir()
+    make_pool(tmp_path / "p", patients=1, seed=2, **small, overwrite=True)
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["L001"]
+    assert [path.name for path in (tmp_path / "p" / "L001").iterdir()] == ["synthetic-2"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "L001/synthetic-1/mine.csv", "L002/08-30-2018/1-001.dcm"])
+def test_overwriting_removes_nothing_that_no_phantom_made(tmp_path: Path, name: str) -> None:
+    make_pool(tmp_path / "p", patients=1, slices=1, size=64, seed=1)
+    mine = tmp_path / "p" / name
+    mine.parent.mkdir(parents=True, exist_ok=True)
+    mine.write_text("kept")
+    with pytest.raises(OutputError, match="which no phantom is made of"):
+        make_pool(tmp_path / "p", patients=1, slices=1, size=64, seed=2, overwrite=True)
+    assert mine.read_text() == "kept"
+    assert (tmp_path / "p" / "L001" / "synthetic-1" / "truth.nii.gz").is_file()
+
+
+def test_a_phantom_that_is_stopped_leaves_the_earlier_one_and_nothing_half_made(tmp_path: Path) -> None:
+    make_pool(tmp_path / "p", patients=1, slices=2, size=64, seed=1)
+    before = sorted(tmp_path.rglob("*"))
+
+    def stop(done: int, total: int, name: str) -> None:
+        # The second scan: the first series is written.
+        if "low dose" in name:
+            # What is half made is never read as images.
+            assert len(find_images(tmp_path / "p").series) == len(find_images(tmp_path / "p" / "L001").series)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_pool(tmp_path / "p", patients=1, slices=2, size=64, seed=2, overwrite=True, progress=stop)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_with_files_is_refused_without_overwriting(tmp_path: Path) -> None:
+    make_pool(tmp_path / "p", patients=1, slices=1, size=64)
+    with pytest.raises(OutputError, match="--overwrite"):
+        run("-o", tmp_path / "p", "--kind", "water", "--slices", 1, "--size", 64)
+
+
+@pytest.mark.parametrize("kind", ["patient", "wire"])
+def test_a_dose_that_is_no_number_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match="dose nan"):
+        run("-o", tmp_path / "p", "--kind", kind, "--dose", "nan", "--size", 64)
+    assert not (tmp_path / "p").exists()

@@ -146,6 +146,57 @@ def test_air_alone_is_refused() -> None:
         DoseSimulator(volume([air]), model=kernel())
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("model", [None, kernel()])
+def test_a_noise_free_series_is_refused(model: NoiseModel | None) -> None:
+    with pytest.raises(InputError, match=r"no .*noise to measure"):
+        DoseSimulator(volume([water()]), model=model)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("spacing_mm", "reason"), [(3.1, r"3\.1 mm are too coarse"), (0.2, r"0\.20 mm are too fine")]
+)
+def test_pixels_too_coarse_or_fine_are_named(spacing_mm: float, reason: str) -> None:
+    hu = water() + np.random.default_rng(0).normal(0, 20, (1, SIDE, SIDE)).astype(np.float32)
+    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (spacing_mm, spacing_mm), SIDE, SIDE)
+    with pytest.raises(InputError, match=reason):
+        DoseSimulator(Volume(hu, geometry, name="coarse"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_kernel_too_soft_to_measure_is_named() -> None:
+    soft = NoiseModel("soft", np.array([0.05, 0.1, 0.2]), np.array([0.5, 1.0, 0.0]), np.ones(1))
+    with pytest.raises(InputError, match=r"too little noise above 0\.25/mm"):
+        DoseSimulator(volume([water() + scan(water(), 100, 1)]), model=soft)
+
+
+@pytest.mark.parametrize("padding", [np.nan, -3024, -2000, np.inf])
+def test_padding_stays_and_changes_nothing_else(padding: float) -> None:
+    hu = np.maximum(water() + scan(water(), 100, 1), -1024)
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    outside = np.hypot(x, y) > SIDE / 2
+    air = np.where(outside, -1000, hu).astype(np.float32)
+    padded = np.where(outside, padding, hu).astype(np.float32)
+    expected, low = (DoseSimulator(volume([one])).simulate(0, 0.25, 3) for one in (air, padded))
+    np.testing.assert_array_equal(low[outside], padded[outside])
+    np.testing.assert_array_equal(low[~outside], expected[~outside])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cache_holds_air_where_the_original_holds_nothing(tmp_path: Path) -> None:
+    hu = water() + scan(water(), 100, 1)
+    hu[:5] = np.nan
+    low = simulated_pool([volume([hu])], (0.25, 0.25), 1, tmp_path)[0].read_hu(0)
+    assert (low[:5] == -1000).all()
+
+
+@pytest.mark.parametrize("name", ["source_to_centre_mm", "electronic_noise_ma", "bow_tie", "modulation"])
+def test_a_scanner_of_no_numbers_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be finite"):
+        replace(PLAIN, **{name: float("nan")})
+
+
 def test_a_simulated_pool_is_made_once(tmp_path: Path) -> None:
     source = volume([water(240) + scan(water(240), 100, seed) for seed in range(2)])
     first = simulated_pool([source], (0.1, 0.4), 5, tmp_path)[0]

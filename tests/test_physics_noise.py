@@ -115,3 +115,30 @@ def _tissue_squares(hu: np.ndarray, difference: np.ndarray) -> np.ndarray:
     inside = ndimage.minimum_filter(tissue, size=32, origin=-16)
     corners = [(r, c) for r in range(0, 480, 16) for c in range(0, 480, 16) if inside[r, c]]
     return np.stack([difference[r : r + 32, c : c + 32] for r, c in corners]).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("frequencies", "nps", "reason"),
+    [
+        ([], [], "of one length"),
+        ([0.1, 0.2, 0.3], [1, 2], "of one length"),
+        ([0.2, 0.1], [1, 2], "must rise"),
+        ([0.1, float("nan")], [1, 2], "must rise"),
+        ([0.1, 0.2], [0, 0], "more somewhere"),
+        ([0.1, 0.2], [1, float("nan")], "more somewhere"),
+        ([0.1, 0.2], [1, -1], "more somewhere"),
+    ],
+)
+def test_an_impossible_spectrum_is_refused(
+    tmp_path: Path, frequencies: list[float], nps: list[float], reason: str
+) -> None:
+    path = tmp_path / "noise.json"
+    NoiseModel("B30f", np.array(frequencies), np.array(nps), np.ones(1)).save(path)
+    with pytest.raises(InputError, match=rf"noise\.json: not a noise model \(.*{reason}"):
+        NoiseModel.load(path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_image_without_noise_is_told_from_one_without_tissue() -> None:
+    with pytest.raises(InputError, match="has no noise to measure"):
+        estimate_noise(volume(np.full((2, SIDE, SIDE), 40, np.float32)))

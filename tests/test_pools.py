@@ -408,7 +408,8 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strange", ["thesis.tex", "patients/L077/scan.dcm"])
 def test_a_demo_removes_only_what_a_demo_made(tmp_path: Path, strange: str) -> None:
-    for name in ("patients/L001/1.dcm", "run/model.safetensors", strange):
+    killed = "patients/.phantom.partial-killed/new/L001/1.dcm"
+    for name in ("patients/L001/1.dcm", "run/model.safetensors", killed, strange):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     with pytest.raises(OutputError, match="which no demo made"):

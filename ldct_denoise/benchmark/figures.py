@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -68,8 +69,11 @@ class Benchmark:
     when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        figures = [asdict(figure) | {"met": figure.met} for figure in self.figures]
+        """Plain values; null for a figure that is no number, which JSON has no word for."""
+        figures = [
+            asdict(figure) | {"value": figure.value if math.isfinite(figure.value) else None, "met": figure.met}
+            for figure in self.figures
+        ]
         return {"what": self.what, "when": self.when, "machine": dict(self.machine), "figures": figures}
 
 

@@ -61,5 +61,5 @@ def build(name: str, settings: Mapping[str, object], scale: Scale) -> Method[Any
         hint = f"{'.'.join(where[:-1])} of {name}"
         if first["type"] == "extra_forbidden":
             hint += f": {', '.join(known_keys(cls.Settings, first['loc']))}"
-        raise ConfigError(f"{'.'.join(where)}: {first['msg']} ({hint})") from None
+        raise ConfigError(f"{'.'.join(where)}: {first['msg'].removeprefix('Value error, ')} ({hint})") from None
     return cls(validated, scale)

@@ -88,8 +88,14 @@ class FormMethod(Method[S]):
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """Low to normal dose."""
-        restored = on_multiple(self._restore, image, self.settings.multiple)
+        restored = on_multiple(self._restore, image, self.settings.multiple, self._least)
         return restored if self._hold is None else self._hold(restored, image)
+
+    @property
+    def _least(self) -> int:
+        """Pixels that a side must have: reflection needs two at the coarsest resolution."""
+        reflects = any(getattr(part, "padding_mode", None) == "reflect" for part in self.modules())
+        return 2 * self.settings.multiple if reflects else 1
 
     def _add_critics(self) -> None:
         """D_X and D_Y; called where they are drawn, since a seed gives weights in the order of construction."""

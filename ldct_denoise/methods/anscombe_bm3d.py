@@ -44,6 +44,8 @@ class AnscombeBm3d(Method[AnscombeBm3dSettings]):
         return each_image(image, self._restore)
 
     def _restore(self, image: Tensor) -> Tensor:
+        if self.settings.strength == 0:  # the unbiased inverse does not undo the transform of a single image
+            return image
         peak = self.settings.peak or estimated_peak(image)
         if peak is None:
             return image

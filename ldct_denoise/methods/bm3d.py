@@ -7,7 +7,9 @@ TIP 16(8), 2007, written from the paper; the profile is its "normal" one. Block 
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from ldct_denoise.methods.base import Method, Needs
@@ -19,12 +21,20 @@ class Bm3dSettings(SigmaSettings):
     """The parameters of Table I of the paper."""
 
     steps: int = Field(2, ge=1, le=2, description="1: the basic estimate only; 2: Wiener filtering too")
-    block: int = Field(8, ge=4, le=16, multiple_of=4, description="side of a block, 4, 8 or 16 pixels")
-    stride: int = Field(3, ge=1, le=8, description="pixels between reference blocks")
+    block: Literal[4, 8, 16] = Field(8, description="side of a block, pixels: 4, 8 or 16")
+    stride: int = Field(3, ge=1, le=8, description="pixels between reference blocks, a block's side at most")
     search: int = Field(39, ge=3, le=99, description="side of the search window, pixels, odd")
     threshold: float = Field(2.7, gt=0, le=10, description="λ₃D: hard threshold in units of σ")
     match_hard: float = Field(4.0, gt=0, description="largest mean squared block distance, in σ², first step")
     match_wiener: float = Field(0.64, gt=0, description="the same, second step")
+
+    @field_validator("stride")
+    @classmethod
+    def _leaves_no_gaps(cls, stride: int, info: ValidationInfo) -> int:
+        block = info.data.get("block", stride)
+        if stride > block:
+            raise ValueError(f"leaves gaps between blocks of {block} pixels; give {block} at most")
+        return stride
 
 
 class Bm3d(Method[Bm3dSettings]):

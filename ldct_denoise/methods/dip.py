@@ -104,14 +104,16 @@ class Dip(Method[DipSettings]):
         return each_image(image, lambda one: self._restore(one, seed))
 
     def _restore(self, image: Tensor, seed: int) -> Tensor:
-        sigma, spread = noise_sigma(image, self.settings, self.scale), float(image.std())
+        sigma, spread = noise_sigma(image, self.settings, self.scale), float(image.std(correction=0))
         if spread == 0:
             return image
         with torch.inference_mode(False), torch.enable_grad():  # a fit inside a restoration
             middle = float(image.mean())
             target = (image.clone()[None, None] - middle) / spread
+            multiple = 2**self.settings.scales
+            # Batch normalisation needs more than one pixel at the coarsest resolution.
             fitted = on_multiple(
-                lambda padded: self._fit(padded, sigma / spread, seed), target, 2**self.settings.scales
+                lambda padded: self._fit(padded, sigma / spread, seed), target, multiple, 2 * multiple
             )
         return fitted[0, 0] * spread + middle
 

@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from ldct_denoise.methods.base import Method, Needs
@@ -24,9 +24,18 @@ _SMALLEST = 32
 class WaveletSettings(SigmaSettings):
     """Basis, depth and shifts."""
 
-    wavelet: str = Field("sym8", pattern=r"^(haar|db\d+|sym\d+|coif\d+|bior\d\.\d)$", description="of PyWavelets")
+    wavelet: str = Field("sym8", description="of PyWavelets, one of its discrete families")
     levels: int = Field(4, ge=1, le=8, description="levels of the decomposition; fewer where the image is small")
     shifts: int = Field(1, ge=0, le=7, description="cycle spinning over shifts of 0…this in each direction")
+
+    @field_validator("wavelet")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        import pywt
+
+        if name not in pywt.wavelist(kind="discrete"):
+            raise ValueError(f"PyWavelets has no {name!r}; give one as haar, db4, sym8, coif2 or bior4.4")
+        return name
 
 
 class Wavelet(Method[WaveletSettings]):

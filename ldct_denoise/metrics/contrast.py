@@ -12,6 +12,7 @@ Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 FLICKER_BLOCK_PX = 16
+REGULAR = 0.1  # steps that differ less from their median are alike
 NEIGHBOURS_MM = 12.0  # CT slices further apart than this were picked from a series, and show other anatomy
 
 
@@ -49,7 +50,7 @@ class Flicker:
     ----------
     slice_spacing_mm : float
         Slices are neighbours at this distance, give or take a half: across a gap, anatomy would drown the offsets.
-        See :func:`slice_step_mm`.
+        See :func:`regular_step_mm` and :func:`slice_step_mm`.
     """
 
     def __init__(self, slice_spacing_mm: float) -> None:
@@ -77,6 +78,20 @@ class Flicker:
     def value_hu(self) -> float:
         """NaN before two neighbours were added."""
         return (self._sum / self._count / 2) ** 0.5 if self._count else float("nan")
+
+
+def regular_step_mm(offsets_mm: NDArray[np.float64]) -> float:
+    """The step that most of the slices keep, mm; NaN where they keep none, or lie too far apart for neighbours.
+
+    Parameters
+    ----------
+    offsets_mm : ndarray
+        Where the slices lie along the normal.
+    """
+    steps = np.diff(np.sort(offsets_mm))
+    step = float(np.median(steps)) if len(steps) else float("nan")
+    is_kept = np.mean(np.abs(steps - step) <= REGULAR * step) > 0.5 if step <= NEIGHBOURS_MM else False
+    return step if is_kept else float("nan")
 
 
 def slice_step_mm(*offsets_mm: NDArray[np.float64]) -> float:

@@ -220,7 +220,7 @@ class ResidualBlock(nn.Module):
         return sum_
 
 
-def on_multiple(network: Callable[[Tensor], Tensor], image: Tensor, multiple: int) -> Tensor:
+def on_multiple(network: Callable[[Tensor], Tensor], image: Tensor, multiple: int, least: int = 1) -> Tensor:
     """Run a network whose sides must be multiples of ``multiple`` on any size: pad by reflection, crop back.
 
     Parameters
@@ -229,12 +229,21 @@ def on_multiple(network: Callable[[Tensor], Tensor], image: Tensor, multiple: in
         Keeps height and width.
     image : Tensor, shape (n, c, height, width)
     multiple : int
+    least : int
+        Pixels that a side must have, a multiple of ``multiple``; a recorded network takes it for granted.
     """
     height, width = image.shape[-2:]
-    down, right = ((multiple - side % multiple) % multiple for side in (height, width))
+    down, right = (_missing(side, multiple, least) for side in (height, width))
     if is_exported() or down or right:
         image = reflect_pad(image, 0, right, 0, down)
     return network(image)[..., :height, :width]
+
+
+def _missing(side: int, multiple: int, least: int) -> int:
+    """Pixels to add to a side."""
+    if not is_exported() and side < least:
+        return least - side
+    return (multiple - side % multiple) % multiple
 
 
 def is_exported() -> bool:

@@ -81,5 +81,6 @@ def each_image(image: Tensor, restore: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def on_array(image: Tensor, restore: Callable[[NDArray[np.float32]], NDArray[np.floating]]) -> Tensor:
-    """Run a numpy function on one (height, width) image."""
-    return torch.from_numpy(np.asarray(restore(image.cpu().numpy()), dtype=np.float32)).to(image.device)
+    """Run a numpy function on one (height, width) image; scikit-image may drop an axis of one pixel."""
+    restored = np.asarray(restore(image.cpu().numpy()), dtype=np.float32).reshape(image.shape)
+    return torch.from_numpy(restored).to(image.device)

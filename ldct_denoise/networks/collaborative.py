@@ -155,7 +155,8 @@ def _matches(pilot: Tensor, sigma: float, stage: Stage) -> list[tuple[Tensor, Te
     for first in range(0, len(references[0]), stripe):
         tops = references[0][first : first + stripe]
         distance = _distances(pilot, tops, references[1], stage)
-        nearest, order = distance.topk(stage.group, dim=1, largest=False)
+        # A small search has fewer candidates than a group may have members.
+        nearest, order = distance.topk(min(stage.group, distance.shape[1]), dim=1, largest=False)
         near = (nearest <= stage.match * sigma**2 * block**2).sum(dim=1).clamp(min=1)
         counts = 2 ** torch.floor(torch.log2(near.double())).long()
         top = torch.tensor(list(tops), device=pilot.device)

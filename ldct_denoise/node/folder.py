@@ -108,7 +108,8 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
     if failures and not written:
         raise InputError(f"{source}: no series was denoised; {failures[0]}")
     if failures:
-        raise PartialError(f"{source}: {len(series) - len(failures)} of {len(series)} series denoised", failures)
+        done = f"{len(series) - len(failures)} of {len(series)} series denoised"
+        raise PartialError(f"{source}: {done}", failures, written)
     return written
 
 

@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.physics.local import noise_level, noise_surface
 from ldct_denoise.physics.noise import (
+    LEAST_VARIANCE,
     MOST_SLICES,
     SIDE,
     NoiseModel,
     estimate_noise,
+    is_image,
     periodograms,
     square_radius,
     tissue_squares,
+    with_air,
 )
 from ldct_denoise.physics.projection import back_project, fan_noise, filter_channels, resample
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, WATER_PER_MM, Image, Rays, Scanner
@@ -66,7 +69,7 @@ class DoseSimulator:
     Raises
     ------
     InputError
-        If the series has no soft tissue to measure its noise in.
+        If the series has no soft tissue or no noise to measure, or pixels too coarse or too fine to do so.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class DoseSimulator:
     ) -> None:
         self._source, self._scanner, self._device = source, scanner, device
         spacing_mm = source.geometry.pixel_spacing_mm
+        _require_frequencies(source)
         self.texture = (
             noise_texture(estimate_noise(source), spacing_mm) if model is None else Texture.of(model, spacing_mm)
         )
@@ -99,7 +103,7 @@ class DoseSimulator:
         Returns
         -------
         ndarray, shape (rows, columns), float32
-            HU, not clipped.
+            HU, not clipped; padding and pixels that are not finite stay as they are.
         """
         require_dose(dose)
         hu = self._source.read_hu(index)
@@ -114,17 +118,18 @@ class DoseSimulator:
         ----------
         index : int
         hu : ndarray, shape (rows, columns)
-            The slice.
+            The slice; where it holds no HU, none are added.
         dose : float
         rng : Generator
         """
+        seen, hu = is_image(hu), with_air(hu)
         rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner, self._device)
         quantum = rays.variance / np.float32(self.quanta_per_ma[index] * self.current_ma[index])
         electronic = rays.electronic_share(self.current_ma[index])
         missing = (1 - dose) / dose * quantum * (1 + (1 + dose) / dose * electronic)
         squares = self._tissue_noise(index, hu, rays)
         surface = noise_surface(squares.corners, squares.log_sigma, squares.anatomy, hu.shape)
-        return draw_noise(missing, rays, self.texture, self._scanner, rng) * surface
+        return draw_noise(missing, rays, self.texture, self._scanner, rng) * surface * seen
 
     def _calibrate(self) -> NDArray[np.float64]:
         """Quanta per mm, radian and mA of every slice: measured where there is tissue, interpolated between."""
@@ -133,12 +138,12 @@ class DoseSimulator:
         found = np.log([self._measure_quanta(int(index)) for index in chosen])
         seen = np.isfinite(found)
         if not seen.any():
-            raise InputError(f"{self._source.name}: no soft tissue to measure noise in; give a series of the body")
+            raise InputError(f"{self._source.name}: no soft tissue with noise to measure; give a scan of the body")
         return np.exp(np.interp(np.arange(count), chosen[seen], found[seen]))
 
     def _measure_quanta(self, index: int) -> float:
         """Quanta per mm, radian and mA that explain the noise of a slice; NaN where it has too little tissue."""
-        hu = self._source.read_hu(index)
+        hu = with_air(self._source.read_hu(index))
         rays = Rays.through(hu, self._source.geometry.pixel_spacing_mm, self._scanner, self._device)
         squares = self._tissue_noise(index, hu, rays)
         if len(squares.corners) < LEAST_SQUARES:
@@ -151,12 +156,19 @@ class DoseSimulator:
         """What the squares of soft tissue tell of a slice's own noise."""
         spacing_mm = self._source.geometry.pixel_spacing_mm
         corners, pixels = tissue_squares(hu)
-        if not len(corners):
-            return _Squares(corners, np.empty(0), np.empty(0), pixels)
         radius = square_radius(spacing_mm)
         expected = self.texture.model.power(radius)
         used = (expected > LEAST_POWER) & (radius > FAINT_FROM_PER_MM)
+        if not used.any():
+            raise InputError(
+                f"{self._source.name}: its kernel passes too little noise above {FAINT_FROM_PER_MM:g}/mm "
+                "to measure; give a sharper reconstruction, or another --kernel-model"
+            )
         spectra = periodograms(pixels)
+        noisy = spectra[:, used].mean(axis=1) > LEAST_VARIANCE
+        corners, spectra = corners[noisy], spectra[noisy]
+        if not len(corners):
+            return _Squares(corners, np.empty(0), np.empty(0), spectra)
         measured = spectra[:, used].mean(axis=1) * expected.mean() / expected[used].mean()
         anatomy = spectra[:, (radius > 0) & (radius < ANATOMY_TO_PER_MM)].mean(axis=1) / measured
         predicted = self.variance_map(index, rays)
@@ -227,6 +239,19 @@ def draw_noise(variance: Image, rays: Rays, texture: Texture, scanner: Scanner, 
         return texture.response(frequency) / np.sinc(frequency * fine.channel_mm) ** 2
 
     return back_project(filter_channels(noise, fine, response), fine, device=rays.device) * np.float32(HU_MM)
+
+
+def _require_frequencies(source: SliceSource) -> None:
+    """Refuse pixels whose squares hold no frequency at which noise, or anatomy, shows."""
+    radius, millimetres = square_radius(source.geometry.pixel_spacing_mm), max(source.geometry.pixel_spacing_mm)
+    if radius.max() <= FAINT_FROM_PER_MM:
+        raise InputError(
+            f"{source.name}: pixels of {millimetres:.1f} mm are too coarse to measure noise in; give smaller"
+        )
+    if radius[radius > 0].min() >= ANATOMY_TO_PER_MM:
+        raise InputError(
+            f"{source.name}: pixels of {millimetres:.2f} mm are too fine to tell anatomy from noise; give larger"
+        )
 
 
 def require_dose(dose: float) -> None:

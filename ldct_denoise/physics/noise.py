@@ -35,6 +35,10 @@ BIN_PER_MM = 0.05
 TRUSTED_FROM_PER_MM = 0.1
 #: Slices that are looked at in a series, at most, evenly spread.
 MOST_SLICES = 40
+#: What stands for air, and below which pixels are padding (−2000, −3024): no scanner's noise reaches so far down.
+AIR_HU, PADDING_BELOW_HU = -1000.0, -1500.0
+#: Variance (HU²) below which a square holds no noise but rounding.
+LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ class NoiseModel:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             arrays = {key: np.asarray(content[key], float) for key in ("frequencies_per_mm", "nps", "sigma_hu")}
+            _check_spectrum(arrays["frequencies_per_mm"], arrays["nps"])
             return cls(str(content["kernel"]), **arrays)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a noise model ({error})") from None
@@ -125,6 +130,26 @@ class NoiseModel:
         nps = np.average([model.nps for model in models], axis=0, weights=weights)
         sigma_hu = np.concatenate([model.sigma_hu for model in models])
         return cls(models[0].kernel, models[0].frequencies_per_mm, nps / nps.max(), sigma_hu)
+
+
+def _check_spectrum(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> None:
+    """Raise ValueError unless each of at least two rising frequencies has its power, and not all are 0."""
+    if frequencies_per_mm.ndim != 1 or frequencies_per_mm.shape != nps.shape or len(nps) < 2:
+        raise ValueError("frequencies_per_mm and nps must be two lists of one length, of at least 2")
+    if not (np.isfinite(frequencies_per_mm).all() and np.all(np.diff(frequencies_per_mm, prepend=0) > 0)):
+        raise ValueError("frequencies_per_mm must rise from above 0")
+    if not (np.isfinite(nps).all() and nps.min() >= 0 and nps.max() > 0):
+        raise ValueError("nps must be ≥ 0, and more somewhere")
+
+
+def is_image(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where pixels hold HU: finite, and no padding."""
+    return np.isfinite(hu) & (hu >= PADDING_BELOW_HU)
+
+
+def with_air(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The slice with air where it holds no HU."""
+    return np.where(is_image(hu), hu, np.float32(AIR_HU))
 
 
 def filtered_noise(
@@ -164,17 +189,20 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     Raises
     ------
     InputError
-        If no slice has a uniform square of soft tissue.
+        If no slice has a uniform square of soft tissue, or none has noise.
     """
     spacing_mm = source.geometry.pixel_spacing_mm
     count = len(source)
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
-    spectra, sigmas = [], []
+    spectra, sigmas, is_tissue = [], [], False
     for index in chosen:
-        squares = uniform_spectra(source.read_hu(int(index)), spacing_mm)
-        if len(squares):
+        squares = uniform_spectra(with_air(source.read_hu(int(index))), spacing_mm)
+        is_tissue |= len(squares) > 0
+        if len(squares) and squares.mean() > LEAST_VARIANCE:
             spectra.append(squares.mean(axis=0))
             sigmas.append(np.sqrt(squares.mean()))
+    if is_tissue and not spectra:
+        raise InputError(f"{source.name}: has no noise to measure; give a scan, as noisy as it was made")
     if not spectra:
         raise InputError(f"{source.name}: no uniform soft tissue to measure noise in; leave it out")
     # Every slice weighs alike: spectra are relative, and the noisiest slice would outweigh all others.
@@ -214,10 +242,10 @@ def tissue_squares(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[n
 
 def periodograms(squares: NDArray[np.float64]) -> NDArray[np.float64]:
     """|FFT|² of each square less its quadratic trend, Hann-windowed; the mean over frequencies is the variance."""
-    flat = squares.reshape(len(squares), -1)
+    flat = squares.reshape(-1, SIDE**2)
     trend, window = _trend_and_window()
     residual = (flat - (flat @ trend) @ trend.T).reshape(squares.shape)
-    power: NDArray[np.float64] = np.abs(np.fft.fft2(residual * window)) ** 2 / squares[0].size
+    power: NDArray[np.float64] = np.abs(np.fft.fft2(residual * window)) ** 2 / SIDE**2
     return power
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldct_denoise.errors import OutputError
 from ldct_denoise.io.create import write_series
 from ldct_denoise.io.files import write_volume
 from ldct_denoise.io.uids import derived_uid
 from ldct_denoise.physics.anatomy import Anatomy, paint
-from ldct_denoise.physics.dose import scan_noise
+from ldct_denoise.physics.dose import require_dose, scan_noise
 from ldct_denoise.physics.noise import NoiseModel, filtered_noise
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER
+from ldct_denoise.physics.studies import replacing
 from ldct_denoise.physics.texture import Texture
 from ldct_denoise.volume import Geometry, Volume
 
@@ -235,30 +234,50 @@ def make_pool(
     """Write synthetic patients at normal and low dose, as DICOM in the TCIA layout, with truth and lesion labels.
 
     ``output/L001/<study>/1.000000-Full Dose Images-…/1-001.dcm``, ``…/Low Dose Images…``, ``truth.nii.gz``,
-    ``lesions.nii.gz`` and ``lesions.csv`` (place, radius and contrast of each).
+    ``lesions.nii.gz`` and ``lesions.csv`` (place, radius and contrast of each). They appear when all are whole.
+
+    Parameters
+    ----------
+    output : Path
+    patients, slices, size : int
+        How many, slices of each, and pixels along a side.
+    seed : int
+        Another seed: other patients.
+    dose : float
+        Low dose, as a fraction of the normal.
+    overwrite : bool
+        Replace all that an earlier call left in ``output``.
+    progress : callable
+        Told slices done, slices in all and a note.
 
     Returns
     -------
     list of str
         The patients' names.
+
+    Raises
+    ------
+    OutputError
+        If ``output`` holds files and ``overwrite`` is not given, or anything that is no phantom's.
+    ConfigError
+        If the dose is out of range.
     """
-    names = []
-    for number in range(1, patients + 1):
-        patient = Patient(seed * 1000 + number, slices, size)
-        name = f"L{number:03d}"
-        write_study(
-            output / name / f"synthetic-{seed}",
-            name,
-            patient.truth(),
-            patient.lesion_labels(),
-            patient.lesion_table(),
-            labels_name="lesions",
-            dose=dose,
-            seed=patient.seed,
-            overwrite=overwrite,
-            progress=progress,
-        )
-        names.append(name)
+    require_dose(dose)
+    names = [f"L{number:03d}" for number in range(1, patients + 1)]
+    with replacing(output, overwrite) as folder:
+        for number, name in enumerate(names, 1):
+            patient = Patient(seed * 1000 + number, slices, size)
+            write_study(
+                folder / name / f"synthetic-{seed}",
+                name,
+                patient.truth(),
+                patient.lesion_labels(),
+                patient.lesion_table(),
+                labels_name="lesions",
+                dose=dose,
+                seed=patient.seed,
+                progress=progress,
+            )
     return names
 
 
@@ -272,20 +291,9 @@ def write_study(
     labels_name: str,
     dose: float,
     seed: int,
-    overwrite: bool,
     progress: Callable[[int, int, str], None] = lambda d, t, n: None,
 ) -> None:
-    """One object's scans at normal and low dose (DICOM), its truth and labels (NIfTI), and what they are (CSV).
-
-    Raises
-    ------
-    OutputError
-        If ``study`` exists and ``overwrite`` is not given.
-    """
-    if study.exists():
-        if not overwrite:
-            raise OutputError(f"{study}: exists; give --overwrite or another folder")
-        shutil.rmtree(study)
+    """One object's scans at normal and low dose (DICOM), its truth and labels (NIfTI), and what they are (CSV)."""
     study_uid = derived_uid("phantom", name, seed, *truth.geometry.shape, dose)
     for series_number, (label, fraction) in enumerate((("Full", 1.0), ("Low", dose)), 1):
         named = Volume(truth.hu, truth.geometry, name=f"{name}, {label.lower()} dose")

@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
+from ldct_denoise.physics.dose import require_dose
 from ldct_denoise.physics.phantom import as_detected, fine_axis_mm, stack_geometry, write_study
+from ldct_denoise.physics.studies import replacing
 from ldct_denoise.volume import Volume
 
 #: Field of view and diameter of the water cylinder, mm.
@@ -43,10 +45,11 @@ class Rod:
     turn_deg: float | None = None
 
     def inside(self, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which points lie in it."""
+        """Which points lie in it; the nearest one where it is too thin for any."""
         x, y = x_mm - self.x_mm, y_mm - self.y_mm
         if self.turn_deg is None:
-            return np.asarray(np.hypot(x, y) <= self.radius_mm)
+            away = np.hypot(x, y)
+            return np.asarray(away <= max(self.radius_mm, away.min()))
         cos, sin = math.cos(math.radians(self.turn_deg)), math.sin(math.radians(self.turn_deg))
         return np.asarray(np.maximum(np.abs(x * cos + y * sin), np.abs(y * cos - x * sin)) <= self.radius_mm)
 
@@ -167,7 +170,7 @@ def make_quality_phantom(
     """Write a phantom's scans at normal and low dose, its truth, labels and a table of what it holds.
 
     ``output/QA-<KIND>/synthetic-<seed>/`` with two DICOM series, ``truth.nii.gz``, ``labels.nii.gz`` and
-    ``labels.csv``.
+    ``labels.csv``; all of it appears when it is whole.
 
     Returns
     -------
@@ -177,20 +180,23 @@ def make_quality_phantom(
     Raises
     ------
     OutputError
-        If it exists and ``overwrite`` is not given.
+        If ``output`` holds files and ``overwrite`` is not given, or anything that is no phantom's.
+    ConfigError
+        If the dose is out of range.
     """
+    require_dose(dose)
     name = f"QA-{phantom.kind.upper()}"
-    study = output / name / f"synthetic-{seed}"
-    write_study(
-        study,
-        name,
-        phantom.truth(),
-        phantom.labels(),
-        phantom.table(),
-        labels_name="labels",
-        dose=dose,
-        seed=seed,
-        overwrite=overwrite,
-        progress=progress,
-    )
-    return study
+    study = Path(name) / f"synthetic-{seed}"
+    with replacing(output, overwrite) as folder:
+        write_study(
+            folder / study,
+            name,
+            phantom.truth(),
+            phantom.labels(),
+            phantom.table(),
+            labels_name="labels",
+            dose=dose,
+            seed=seed,
+            progress=progress,
+        )
+    return output / study

@@ -64,6 +64,9 @@ class Scanner:
     def __post_init__(self) -> None:
         if self.geometry not in ("parallel", "fan"):
             raise ConfigError(f"geometry {self.geometry!r}: give parallel or fan")
+        told = self.source_to_centre_mm, self.electronic_noise_ma, self.bow_tie, self.modulation
+        if not all(map(math.isfinite, told)):
+            raise ConfigError("scanner: source distance, electronic noise, bow tie and modulation must be finite")
         if min(self.electronic_noise_ma, self.bow_tie, self.modulation) < 0 or self.views < 16:
             raise ConfigError("scanner: electronic noise, bow tie and modulation must be ≥ 0, views ≥ 16")
 

@@ -13,14 +13,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.io.derive import Derivation, DerivedWriter
 from ldct_denoise.io.dicom import Series
-from ldct_denoise.io.files import FileSeries, volume_place, write_volume
+from ldct_denoise.io.files import FileSeries, is_volume_file, volume_place, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.output import write_whole
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
-from ldct_denoise.physics.noise import NoiseModel
+from ldct_denoise.physics.noise import AIR_HU, NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
 from ldct_denoise.volume import Geometry, SliceSource, kernel_of
 
@@ -74,7 +74,7 @@ class Simulation:
 
 
 #: Counts changes of the simulation that change its noise: old caches are then not used again.
-VERSION = 2
+VERSION = 3
 
 
 def simulate(
@@ -87,7 +87,7 @@ def simulate(
     progress: Progress = _silent,
     device: str = "cpu",
 ) -> list[Path]:
-    """Simulate a lower dose of every CT series under ``path``.
+    """Simulate a lower dose of every CT series under ``path``; what fails of several does not stop the others.
 
     Parameters
     ----------
@@ -108,17 +108,56 @@ def simulate(
     Raises
     ------
     InputError, ConfigError, OutputError
+        If nothing was written.
+    PartialError
+        If some series were not written, or lack slices that cannot be read; the others are written.
     """
-    found = find_images(path).series
-    if not found:
+    inventory = find_images(path)
+    series = inventory.series
+    if not series:
         raise InputError(f"{path}: no CT series to simulate a lower dose of")
-    places = [output] if len(found) == 1 else [output / f"{n:03d}-{s.uid}" for n, s in enumerate(found, 1)]
-    return [
-        simulate_series(
+    if len(series) > 1 and is_volume_file(output):
+        raise OutputError(f"{output}: names one file, but there are {len(series)} series; give a folder")
+    lost = [f"{item.path}: {item.reason}; its series lacks it" for item in inventory.set_aside if item.is_slice]
+
+    def write(source: SliceSource, place: Path) -> Path:
+        return simulate_series(
             source, place, simulation, format=format, overwrite=overwrite, progress=progress, device=device
         )
-        for source, place in zip(found, places, strict=True)
-    ]
+
+    if len(series) > 1:
+        return _write_each(path, series, output, write, lost)
+    written = write(series[0], output)
+    if lost:
+        raise PartialError(
+            f"{written}: written, but slices that cannot be read are missing; mend them", lost, [written]
+        )
+    return [written]
+
+
+def _write_each(
+    path: Path,
+    series: Sequence[SliceSource],
+    output: Path,
+    write: Callable[[SliceSource, Path], Path],
+    lost: Sequence[str],
+) -> list[Path]:
+    """Every series in a subfolder; raises at the end what failed, and the slices that were lost on reading."""
+    written, failures = [], list(lost)
+    for number, source in enumerate(series, 1):
+        try:
+            written.append(write(source, output / f"{number:03d}-{source.uid}"))
+        except LdctDenoiseError as error:
+            place = source.path if isinstance(source, FileSeries) else source.name  # files share names
+            failures.append(f"{place}: {str(error).removeprefix(f'{source.name}: ')}")
+    if failures and not written:
+        nothing = InputError(f"{path}: a lower dose was simulated of none of {len(series)} series")
+        nothing.failures = tuple(failures)
+        raise nothing
+    if failures:
+        told = f"{path}: a lower dose was simulated of {len(written)} of {len(series)} series"
+        raise PartialError(told, failures, written)
+    return written
 
 
 def simulate_series(
@@ -257,5 +296,5 @@ def _cached(
 def _write_tenths(path: Path, source: SliceSource, simulation: Simulation, progress: Progress) -> None:
     tenths = np.lib.format.open_memmap(path, "w+", np.int16, source.geometry.shape)
     for index, hu in enumerate(simulated_slices(source, simulation, progress)):
-        tenths[index] = np.clip(np.rint(hu * 10), -32768, 32767)
+        tenths[index] = np.clip(np.rint(np.nan_to_num(hu, nan=AIR_HU) * 10), -32768, 32767)
     tenths.flush()
