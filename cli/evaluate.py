@@ -11,8 +11,12 @@ from . import options
 
 @click.command()
 @click.argument("candidate", type=options.EXISTING)
-@click.option("--reference", required=True, type=options.EXISTING, help="Normal-dose series.")
-@click.option("--input", "low", type=options.EXISTING, help="Low-dose series, measured too.")
+@click.option(
+    "--reference", required=True, type=options.EXISTING, help="Normal-dose series, or a tree that holds them."
+)
+@click.option(
+    "--input", "low", type=options.EXISTING, help="Low-dose series, measured too, or a tree that holds them."
+)
 @options.output
 @click.option(
     "--window",
@@ -73,6 +77,7 @@ def command(
     from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, evaluate, images_under, write_evaluation
     from ldct_denoise.inserts import Insert
     from ldct_denoise.intensity import Window
+    from ldct_denoise.io.mayo import Dose
     from ldct_denoise.metrics.protocols import find_protocol
     from ldct_denoise.output import prepare_folder
     from ldct_denoise.regions import one_region, parse_regions
@@ -90,8 +95,8 @@ def command(
     with options.progress_bar("measuring") as bar:
         result = evaluate(
             images_under(candidate),
-            images_under(reference),
-            images_under(low) if low else None,
+            images_under(reference, Dose.NORMAL),
+            images_under(low, Dose.LOW) if low else None,
             tuple(chosen) or DEFAULT_WINDOWS,
             regions,
             contrasts=pairs,

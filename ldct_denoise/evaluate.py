@@ -14,7 +14,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.inserts import Insert, linearity, measure_inserts, near
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.mayo import are_named_alike, label_series
+from ldct_denoise.io.mayo import Dose, are_named_alike, label_series
 from ldct_denoise.measure import REFERENCE, Place, Progress, What, measure_places, unmeasured
 from ldct_denoise.metrics.contrast import regular_step_mm, slice_step_mm
 from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles, spectrum_slices
@@ -216,9 +216,18 @@ def evaluate(
     return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(found), extra)
 
 
-def images_under(path: Path) -> list[SliceSource]:
-    """Every series at or below a path, denoised ones too, with the patient that :func:`label_series` tells."""
-    return [item.series for item in label_series(find_images(path, include_derived=True).series, path)]
+def images_under(path: Path, dose: Dose | None = None) -> list[SliceSource]:
+    """Every series at or below a path, denoised ones too, with the patient that :func:`label_series` tells.
+
+    Parameters
+    ----------
+    path : Path
+    dose : Dose, optional
+        Where some are of this dose, only those: of a tree that holds both, each side finds its own.
+    """
+    labelled = label_series(find_images(path, include_derived=True).series, path)
+    wanted = [item for item in labelled if item.dose is dose]
+    return [item.series for item in wanted or labelled]
 
 
 def _places_near(cases: Sequence[SeriesImages], inserts: Sequence[Insert]) -> Iterator[Place]:

@@ -106,6 +106,23 @@ def test_volumes_of_one_place_are_told_apart_by_their_file_names(files, capsys):
     assert "fit equally well; name the file" in err
 
 
+def test_a_tree_of_both_doses_is_reference_and_input(files, capsys):
+    """Each side finds its own dose: the input is further from the reference than the candidate."""
+    (files / "tree").mkdir()
+    for name, as_ in (("normal", "full"), ("low", "low")):
+        (files / f"{name}.nii.gz").rename(files / "tree" / f"{as_}.nii.gz")
+    tree = files / "tree"
+    code, _, err = run(
+        capsys, "evaluate", files / "out.nii.gz", "--reference", tree, "--input", tree, "--output", files / "e"
+    )
+    assert code == 0, err
+    found = json.loads((files / "e" / "summary.json").read_text())["summary"]
+    rmse = {
+        e["model"]: e["mean"] for e in found if (e["metric"], e["region"], e["window"]) == ("rmse", "body", "full")
+    }
+    assert rmse == pytest.approx({"input": 30, "candidate": 15}, rel=0.05)
+
+
 def test_evaluate_does_not_overwrite_and_says_what_is_wrong(files, capsys):
     arguments = ["evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e"]
     assert run(capsys, *arguments)[0] == 0
