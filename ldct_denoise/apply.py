@@ -23,8 +23,9 @@ from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, Outpu
 from ldct_denoise.io.deidentify import public_uid, refuse_burned_in
 from ldct_denoise.io.derive import Derivation, DerivedWriter, holds_derived
 from ldct_denoise.io.dicom import Inventory, Series
-from ldct_denoise.io.files import FileSeries, is_volume_file, volume_place, write_volume
+from ldct_denoise.io.files import FileSeries, is_volume_file, require_folder, volume_place, write_volume
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.read import one_line
 from ldct_denoise.ledger import Entry, Ledger, count_files
 from ldct_denoise.restore import DEFAULTS, ApplySettings, Progress, Slices, fits_told, restore_slices
 from ldct_denoise.volume import SliceSource
@@ -228,10 +229,8 @@ def _write_report(source: SliceSource, written: Path, model: TrainedModel, setti
         restored = find_images(written, include_derived=True).series[0]
         write_apply_report(source, restored, _report_path(written), told)
     except (LdctDenoiseError, ValueError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PartialError(
-            f"{written}: written, but not its report ({reason}); mend that or leave out --report", (), (written,)
-        ) from error
+        missing = f"{written}: written, but not its report ({one_line(error)}); mend that or leave out --report"
+        raise PartialError(missing, (), (written,)) from error
 
 
 def _report_path(written: Path) -> Path:
@@ -305,20 +304,16 @@ def apply(
         raise InputError(f"{path}: no CT series to denoise{_why_none(inventory)}")
     if inventory.set_aside and share.rank == 0:
         tell(f"{len(inventory.set_aside)} files are left out; `ldct-denoise inspect {path}` says why")
-    lost = [f"{item.path}: {item.reason}; its series lacks it" for item in inventory.set_aside if item.is_slice]
     if len(series) == 1:
         if share.rank:
             return []
         written = apply_series(series[0], model, output, settings, writing, progress)
-        if lost:
-            missing = f"{written}: written, but slices that cannot be read are missing; mend them"
-            raise PartialError(missing, lost, (written,))
+        inventory.require_all_slices(written)
         return [written]
-    if is_volume_file(output):
-        raise OutputError(f"{output}: names one file, but there are {len(series)} series; give a folder")
+    require_folder(output, len(series))
     tree = _Tree(path, series, model, output, settings, writing)
     _refuse_idle(str(path), tree.jobs, writing)
-    tree.failures = [] if share.rank else lost
+    tree.failures = [] if share.rank else inventory.lost_slices
     return tree.run(share, progress, tell)
 
 

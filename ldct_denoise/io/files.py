@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.read import LARGEST_SIDE, MOST_FRAMES
 from ldct_denoise.io.select import AXIAL_COSINE
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import require_free, write_whole
 from ldct_denoise.volume import Geometry, SliceSource, Volume
 
 NIFTI = (".nii", ".nii.gz")
@@ -35,6 +35,24 @@ UNEVEN = 0.1
 def is_volume_file(path: str | Path) -> bool:
     """Whether the name is that of a volume that :func:`open_file` reads."""
     return str(path).lower().endswith(NIFTI + ITK)
+
+
+def identity_of(path: Path) -> str:
+    """Place, size and time of a file: written anew, or of the same name elsewhere, it is another."""
+    stat = path.stat()
+    return f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+
+
+def require_folder(output: Path, series: int) -> None:
+    """Refuse the name of one volume file for several series.
+
+    Raises
+    ------
+    OutputError
+        If it is one.
+    """
+    if series > 1 and is_volume_file(output):
+        raise OutputError(f"{output}: names one file, but there are {series} series; give a folder")
 
 
 def volume_place(source: SliceSource, output: Path, uid: str = "") -> Path:
@@ -75,9 +93,7 @@ class FileSeries:
     @cached_property
     def uid(self) -> str:
         """Digest of the place and size of the file, in the form of a UID."""
-        stat = self.path.stat()
-        told = f"{self.path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
-        return f"2.25.{int(hashlib.sha256(told.encode()).hexdigest()[:32], 16)}"
+        return f"2.25.{int(hashlib.sha256(identity_of(self.path).encode()).hexdigest()[:32], 16)}"
 
     @property
     def name(self) -> str:
@@ -266,12 +282,9 @@ def _refuse_place(path: Path, like: Path | None, overwrite: bool) -> None:
     if not str(path).lower().endswith(WRITTEN):
         what = "is written as two files" if str(path).lower().endswith(ITK) else "no volume format"
         raise OutputError(f"{path}: {what}; name it {', '.join(reversed(WRITTEN))}")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give the name of a file")
     if like is not None and path.exists() and like.exists() and path.samefile(like):
         raise OutputError(f"{path}: is the input, which is never changed; give another name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists; give --overwrite or another name")
+    require_free(path, overwrite)
 
 
 def _rounded(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:

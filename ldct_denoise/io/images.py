@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.io.files import identity_of
 from ldct_denoise.volume import Geometry
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -29,9 +30,8 @@ class GreyImage:
 
     @property
     def uid(self) -> str:
-        """Place, size and time of the file: another of this name is another image."""
-        stat = self.path.stat()
-        return f"{self.path.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        """The file's place, size and time: another of this name is another image."""
+        return identity_of(self.path)
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from ldct_denoise.errors import PartialError
 from ldct_denoise.io.read import Encoding, read_frame, read_head, read_shared_head
 from ldct_denoise.io.select import text
 from ldct_denoise.volume import Geometry, SliceSource
@@ -180,3 +181,14 @@ class Inventory:
     series: tuple[SliceSource, ...]
     set_aside: tuple[SetAside, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def lost_slices(self) -> list[str]:
+        """A line for each slice that a series lacks because it cannot be read."""
+        return [f"{item.path}: {item.reason}; its series lacks it" for item in self.set_aside if item.is_slice]
+
+    def require_all_slices(self, written: Path) -> None:
+        """Raise PartialError, once the only series is written, if it lacks slices that cannot be read."""
+        if self.lost_slices:
+            told = f"{written}: written, but slices that cannot be read are missing; mend them"
+            raise PartialError(told, self.lost_slices, (written,))

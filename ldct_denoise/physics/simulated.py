@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
+from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, PartialError
 from ldct_denoise.io.derive import Derivation, DerivedWriter
 from ldct_denoise.io.dicom import Series
-from ldct_denoise.io.files import FileSeries, is_volume_file, volume_place, write_volume
+from ldct_denoise.io.files import FileSeries, require_folder, volume_place, write_volume
 from ldct_denoise.io.find import find_images
 from ldct_denoise.output import write_whole
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
@@ -116,9 +116,7 @@ def simulate(
     series = inventory.series
     if not series:
         raise InputError(f"{path}: no CT series to simulate a lower dose of")
-    if len(series) > 1 and is_volume_file(output):
-        raise OutputError(f"{output}: names one file, but there are {len(series)} series; give a folder")
-    lost = [f"{item.path}: {item.reason}; its series lacks it" for item in inventory.set_aside if item.is_slice]
+    require_folder(output, len(series))
 
     def write(source: SliceSource, place: Path) -> Path:
         return simulate_series(
@@ -126,12 +124,9 @@ def simulate(
         )
 
     if len(series) > 1:
-        return _write_each(path, series, output, write, lost)
+        return _write_each(path, series, output, write, inventory.lost_slices)
     written = write(series[0], output)
-    if lost:
-        raise PartialError(
-            f"{written}: written, but slices that cannot be read are missing; mend them", lost, [written]
-        )
+    inventory.require_all_slices(written)
     return [written]
 
 
