@@ -302,8 +302,8 @@ def apply(
     series = inventory.series
     if not series:
         raise InputError(f"{path}: no CT series to denoise{_why_none(inventory)}")
-    if inventory.set_aside and share.rank == 0:
-        tell(f"{len(inventory.set_aside)} files are left out; `ldct-denoise inspect {path}` says why")
+    for note in inventory.notes(path) if share.rank == 0 else ():
+        tell(note)
     if len(series) == 1:
         if share.rank:
             return []

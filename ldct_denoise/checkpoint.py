@@ -7,6 +7,7 @@ import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ class TrainedModel:
 
     @property
     def training_patients(self) -> frozenset[str]:
-        """Patients that it has seen."""
-        return frozenset(self.card.get("pools", {}).get("training_patients", ()))
+        """Patients that it has seen, or the model that its training began with."""
+        told = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))
+        return frozenset(chain.from_iterable(told))
 
 
 def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[str, Any]) -> None:

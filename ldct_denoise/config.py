@@ -128,6 +128,9 @@ class TrainingConfig(_Section):
     """The loop."""
 
     iterations: int = Field(1000, ge=1, description="steps of the optimizers")
+    start_from: str | None = Field(
+        None, description="a trained model (name, file or run folder) whose weights the run begins with"
+    )
     minutes: float | None = Field(None, gt=0, description="stop after so many minutes of training, if earlier")
     batch: int = Field(16, ge=1, description="patches of each pool in a step, over all processes")
     accumulate: int = Field(1, ge=1, description="parts in which a batch is worked through, to save memory")

@@ -34,6 +34,7 @@ from ldct_denoise.run_folder import CONFIG_FILE, SCRATCH, changes, origin, refus
 from ldct_denoise.training_log import TrainingLog
 from ldct_denoise.training_step import Run, Stepper, begin_run
 from ldct_denoise.validation import Evidence, diverged, measure_evidence
+from ldct_denoise.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def train(
     OutputError
         If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is given, or nothing to resume from.
     ConfigError
-        If the method needs no training or could learn nothing, or a setting is not that of the run to resume.
+        If the method needs no training or could learn nothing, a setting is not that of the run to resume, or the
+        model to start from does not fit.
     InputError
         If the images are not those of the run to resume.
     TrainingError
@@ -131,12 +133,14 @@ class _Trainer:
         run = begin_run(self.config, self.world)
         if resumed is not None:
             run.restore(resumed, changes(resumed, self.config, self.pools, self.output))
+        elif self.config.training.start_from is not None:
+            self._say_first(warm_start(run, self.config, self.pools))
         data = make_training_set(
             self.config, self.pools, needs_of(self.config), self._say_first, self.output / SCRATCH
         )
         sample = data.patches[0]
         self.stepper.require_losses(run, sample)
-        for note in run.method.notes("noise" in sample):
+        for note in (*self.pools.notes, *run.method.notes("noise" in sample)):
             self._say_first(note)
         if resume and resumed is None:
             self._say_first(f"nothing to go on from in {self.output}: begun anew")
@@ -158,6 +162,8 @@ class _Trainer:
         settings = self.config.training
         if self._is_finished(run):
             return
+        if run.started_from and not run.step:
+            self._validate(run, data, log)  # what the run began with is kept unless training betters it
         started, already = time.monotonic(), run.seconds
         for sample in self._samples(data.patches, run.step):
             losses = self.stepper.step(run, sample, self._done(run))
@@ -255,6 +261,7 @@ class _Trainer:
             "step": run.step,
             "seconds": round(run.seconds, 1),
             "resumed": run.resumed,
+            "started_from": run.started_from,
             "processes": self.world.size,
             "device": self.world.device.type,
             "validation": evidence.figures(),

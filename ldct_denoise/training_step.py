@@ -32,6 +32,7 @@ class Run:
     best_step: int = 0
     critics: CriticWatch = field(default_factory=CriticWatch)
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    started_from: dict[str, Any] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -41,6 +42,7 @@ class Run:
             "average": self.average,
             "critics": self.critics.state(),
             "resumed": self.resumed,
+            "started_from": self.started_from,
             **{name: getattr(self, name) for name in ("step", "seconds", "best_score", "best_step")},
         }
 
@@ -55,6 +57,7 @@ class Run:
             setattr(self, name, state[name])
         self.critics.restore(state.get("critics", {}), device)
         self.resumed = list(state.get("resumed", ()))
+        self.started_from = dict(state.get("started_from", {}))
         if changes:
             self.resumed.append({"step": self.step, "changed": list(changes)})
 

@@ -58,6 +58,15 @@ def test_dicom_is_derived_labelled_and_noisier(normal: Path, tmp_path: Path) -> 
     assert image.SyntheticData == "YES"
     assert "simulated 25% dose" in image.SeriesDescription
     assert "low dose simulated" in image.DerivationDescription
+    for told in (
+        "bow_tie=0.35",
+        "electronic_noise_ma=0.07",
+        "geometry=parallel",
+        "noise_spectrum=measured",
+        "seed=0",
+    ):
+        assert told in image.DerivationDescription
+    assert image.DerivationDescription.endswith("research use only, not for primary diagnosis")
     added = pixels(tmp_path / "low") - pixels(normal)
     assert abs(added.mean()) < 1
     assert 10 < added[:, 60:130, 60:130].std() < 60
@@ -140,6 +149,27 @@ def test_a_series_that_fails_does_not_stop_the_others(normal: Path, tmp_path: Pa
     assert len(caught.value.failures) == 1
     assert "4.7 mm are too coarse" in caught.value.failures[0]
     assert len(list(tmp_path.glob("low/*/*.dcm"))) == 4
+
+
+def test_a_tree_is_taken_up_where_an_earlier_run_stopped(normal: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(normal, tmp_path / "in" / name)
+    for path in (tmp_path / "in" / "b").iterdir():
+        image = pydicom.dcmread(path)
+        image.SeriesInstanceUID += ".1"
+        image.SOPInstanceUID += ".1"
+        image.save_as(path)
+    ask = (tmp_path / "in", "--dose", 0.5, "-o", tmp_path / "low")
+    assert run(*ask).exit_code == 0
+    kept, lost = sorted((tmp_path / "low").iterdir())
+    times = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    before = pixels(lost)
+    shutil.rmtree(lost)
+    assert run(*ask).output.split() == [str(kept), str(lost)]
+    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == times
+    assert (pixels(lost) == before).all()
+    with pytest.raises(InputError, match="none of 2 series"):  # another scanner is another simulation
+        run(*ask, "--bow-tie", 0.1)
 
 
 def test_where_every_series_fails_nothing_is_done(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from ldct_denoise.methods.base import Needs
 from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.training import train
 from ldct_denoise.volume import Geometry, Volume
 
 
@@ -119,6 +121,28 @@ def test_explicit_paths_are_what_the_user_says_they_are(tree: Path) -> None:
     assert [source.patient for source in pools.normal] == ["L002"]
     with pytest.raises(InputError, match="no normal-dose series"):
         pools_from_paths([low], [], DataConfig())
+
+
+def test_what_is_in_no_pool_is_told(tree: Path, tmp_path: Path) -> None:
+    """A series whose dose nothing tells, and files that are no images; a run says so before it begins."""
+    before = pools_from_root(tree, DataConfig()).notes  # of each phantom the lists of lesions, and the truth
+    assert [note.split(";")[0] for note in before] == [
+        "6 files are left out",
+        "3 series of unknown dose are in no pool",
+    ]
+    root = tmp_path / "root"
+    shutil.copytree(tree, root)
+    write_volume(root / "scout.nii.gz", iter(np.zeros((1, 96, 96))), _even(1, 96))
+    (root / "broken.dcm").write_bytes(bytes(128) + b"DICM")
+    pools = pools_from_root(root, DataConfig())
+    assert pools.notes == (
+        f"7 files are left out; `ldct-denoise inspect {root}` says why",
+        f"4 series of unknown dose are in no pool; `ldct-denoise inspect {root}` shows which",
+    )
+    told: list[str] = []
+    config = load_config("unet", ["training.iterations=1", "training.batch=1", "data.patch=32"])
+    train(config, pools, tmp_path / "run", device="cpu", report=lambda progress: told.append(progress.message))
+    assert set(pools.notes) <= set(told)
 
 
 def test_only_the_kernels_asked_for(tree: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ class Pools:
         Their pairs, where there are any: measured and logged, never trained on.
     validation_normal : tuple of SliceSource
         Their normal-dose series.
+    notes : tuple of str
+        What was found and is in no pool, a line each.
     """
 
     low: tuple[SliceSource, ...]
@@ -41,6 +43,7 @@ class Pools:
     validation_low: tuple[SliceSource, ...] = ()
     validation_pairs: tuple[Pair, ...] = ()
     validation_normal: tuple[SliceSource, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -70,7 +73,11 @@ def pools_from_root(root: Path, config: DataConfig, seed: int = 0, needs: Needs 
     """
     inventory = find_images(root)
     labelled = [item for item in label_series(inventory.series, root) if _wanted(item.series, config)]
-    return _split(labelled, config, seed, str(root), needs)
+    unknown = sum(item.dose is Dose.UNKNOWN for item in labelled)
+    notes = inventory.notes(root)
+    if unknown:
+        notes.append(f"{unknown} series of unknown dose are in no pool; `ldct-denoise inspect {root}` shows which")
+    return replace(_split(labelled, config, seed, str(root), needs), notes=tuple(notes))
 
 
 def pools_from_paths(
@@ -83,9 +90,10 @@ def pools_from_paths(
     InputError
         If a path holds no CT, a pool that the method needs would be empty, or a patient is named who is not there.
     """
-    labelled = [*_label_all(low, Dose.LOW, config), *_label_all(normal, Dose.NORMAL, config)]
+    notes: list[str] = []
+    labelled = [*_label_all(low, Dose.LOW, config, notes), *_label_all(normal, Dose.NORMAL, config, notes)]
     where = f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}"
-    return _split(labelled, config, seed, where, needs)
+    return replace(_split(labelled, config, seed, where, needs), notes=tuple(notes))
 
 
 def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:
@@ -110,10 +118,12 @@ def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:
     return Pools(tuple(low), tuple(normal))
 
 
-def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig) -> list[LabelledSeries]:
+def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: list[str]) -> list[LabelledSeries]:
     found = []
     for path in paths:
-        for item in label_series(find_images(path).series, path):
+        inventory = find_images(path)
+        notes += inventory.notes(path)
+        for item in label_series(inventory.series, path):
             if _wanted(item.series, config):
                 found.append(item.relabelled(dose, f"given as --{'low' if dose is Dose.LOW else 'normal'}"))
     return found

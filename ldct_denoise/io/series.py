@@ -187,6 +187,11 @@ class Inventory:
         """A line for each slice that a series lacks because it cannot be read."""
         return [f"{item.path}: {item.reason}; its series lacks it" for item in self.set_aside if item.is_slice]
 
+    def notes(self, path: Path) -> list[str]:
+        """What whoever takes the series under ``path`` should know: that files are left out, where some are."""
+        count = len(self.set_aside)
+        return [f"{count} files are left out; `ldct-denoise inspect {path}` says why"] if count else []
+
     def require_all_slices(self, written: Path) -> None:
         """Raise PartialError, once the only series is written, if it lacks slices that cannot be read."""
         if self.lost_slices:

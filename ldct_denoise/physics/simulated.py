@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, PartialError
-from ldct_denoise.io.derive import Derivation, DerivedWriter
+from ldct_denoise.io.derive import Derivation, DerivedWriter, holds_derived
 from ldct_denoise.io.dicom import Series
 from ldct_denoise.io.files import FileSeries, require_folder, volume_place, write_volume
 from ldct_denoise.io.find import find_images
@@ -69,7 +69,8 @@ class Simulation:
     @property
     def derivation(self) -> Derivation:
         """What the derived series says of how it was made."""
-        settings = {"seed": str(self.seed), "geometry": self.scanner.geometry}
+        settings = {name: str(value) for name, value in asdict(self.scanner).items()} | {"seed": str(self.seed)}
+        settings["noise_spectrum"] = "measured" if self.model is None else "given"
         return Derivation("dose-simulation", self.checksum, settings=settings, kind="simulated", dose=self.dose)
 
 
@@ -88,6 +89,8 @@ def simulate(
     device: str = "cpu",
 ) -> list[Path]:
     """Simulate a lower dose of every CT series under ``path``; what fails of several does not stop the others.
+
+    Of several DICOM series, those that an earlier run wrote with the same simulation are left as they are.
 
     Parameters
     ----------
@@ -119,6 +122,8 @@ def simulate(
     require_folder(output, len(series))
 
     def write(source: SliceSource, place: Path) -> Path:
+        if len(series) > 1 and not overwrite and _is_done(source, place, simulation, format):
+            return place
         return simulate_series(
             source, place, simulation, format=format, overwrite=overwrite, progress=progress, device=device
         )
@@ -128,6 +133,12 @@ def simulate(
     written = write(series[0], output)
     inventory.require_all_slices(written)
     return [written]
+
+
+def _is_done(source: SliceSource, place: Path, simulation: Simulation, format: str | None) -> bool:
+    if not isinstance(source, Series) or format == "nifti":
+        return False
+    return holds_derived(place, source, simulation.derivation)
 
 
 def _write_each(

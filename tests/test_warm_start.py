@@ -1,0 +1,155 @@
+"""A run that begins with a trained model's weights: exactly those, and what that model has seen counts as seen."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from ldct_denoise.cli.main import cli
+
+from ldct_denoise.checkpoint import load_model, load_state
+from ldct_denoise.config import Config, load_config, parse_config
+from ldct_denoise.data.pools import Pools
+from ldct_denoise.errors import ConfigError, ModelError, TrainingError
+from ldct_denoise.training import Progress, train
+from tests.test_training import tiny, volume, weights
+
+
+@pytest.fixture
+def pools() -> Pools:
+    return Pools((volume("P1low", 60, 1),), (volume("P2normal", 20, 2),))
+
+
+@pytest.fixture
+def others() -> Pools:
+    return Pools((volume("P3low", 60, 3),), (volume("P4normal", 20, 4),))
+
+
+@pytest.fixture
+def first(pools: Pools, tmp_path: Path) -> Path:
+    train(tiny(iterations=2), pools, tmp_path / "first", device="cpu")
+    return tmp_path / "first"
+
+
+def started(first: Path | str, **training: object) -> Config:
+    return tiny(start_from=str(first), **training)
+
+
+def changed(config: Config, **settings: object) -> Config:
+    content = config.model_dump(mode="json")
+    content["settings"] |= settings
+    return parse_config(content, "test")
+
+
+def test_a_run_begins_with_exactly_those_weights(first: Path, others: Pools, tmp_path: Path) -> None:
+    """At a rate that moves no float32 weight they are those kept, though E_Y and the critics are new."""
+    train(started(first, iterations=1, learning_rate=1e-30), others, tmp_path / "second", device="cpu")
+    before, after = weights(first), weights(tmp_path / "second")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_it_trains_on_from_there(first: Path, others: Pools, tmp_path: Path) -> None:
+    """One step at 1e-5 leaves every weight within a few 1e-5 of where it began, and moves some."""
+    train(started(first, iterations=1, learning_rate=1e-5, select="last", ema=0.0), others, tmp_path / "second")
+    before, after = weights(first), weights(tmp_path / "second")
+    moved = max(float((before[name] - after[name]).abs().max()) for name in before)
+    assert 1e-6 < moved < 1e-3
+
+
+def test_what_it_began_with_is_kept_where_training_makes_it_worse(
+    first: Path, others: Pools, tmp_path: Path
+) -> None:
+    with contextlib.suppress(TrainingError):  # to diverge is one way of getting worse
+        train(started(first, iterations=3, learning_rate=3.0, ema=0.0), others, tmp_path / "second", device="cpu")
+    before, after = weights(first), weights(tmp_path / "second")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert load_model(tmp_path / "second").card["step"] == 0
+
+
+def test_a_resumed_run_equals_an_unbroken_one_and_needs_the_model_no_more(
+    first: Path, others: Pools, tmp_path: Path
+) -> None:
+    train(started(first, iterations=6), others, tmp_path / "whole", device="cpu")
+    train(started(first, iterations=2), others, tmp_path / "broken", device="cpu")
+    (first / "model.safetensors").unlink()
+    train(started(first, iterations=6), others, tmp_path / "broken", device="cpu", resume=True)
+    whole, broken = (load_state(tmp_path / run / "checkpoint.pt") for run in ("whole", "broken"))
+    assert all(torch.equal(whole["average"][name], broken["average"][name]) for name in whole["average"])
+    assert broken["started_from"] == whole["started_from"] != {}
+
+
+def test_the_card_says_what_was_seen_over_all_generations(first: Path, others: Pools, tmp_path: Path) -> None:
+    train(started(first, iterations=1), others, tmp_path / "second", device="cpu")
+    late = Pools((volume("P5low", 60, 5),), (volume("P6normal", 20, 6),))
+    train(started(tmp_path / "second", iterations=1), late, tmp_path / "third", device="cpu")
+    second, third = (load_model(tmp_path / run) for run in ("second", "third"))
+    assert second.card["started_from"] == {
+        "model": "first",
+        "sha256": load_model(first).checksum,
+        "training_patients": ["P1", "P2"],
+    }
+    assert third.training_patients == {"P1", "P2", "P3", "P4", "P5", "P6"}
+
+
+def test_patients_it_has_seen_cannot_be_held_out(first: Path, tmp_path: Path) -> None:
+    held = Pools(
+        (volume("P3low", 60, 3),), (volume("P4normal", 20, 4),), validation_low=(volume("P1again", 60, 1),)
+    )
+    with pytest.raises(ConfigError, match=r"first was trained on P1, held out here"):
+        train(started(first), held, tmp_path / "second", device="cpu")
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"width": 6}, r"weights of another shape \(settings.width is 6, there 4\)"),
+        ({"scales": 2}, r"weights of another shape \(settings.scales is 2, there 3\)"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused(
+    first: Path, others: Pools, tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(changed(started(first), **settings), others, tmp_path / "second", device="cpu")
+    assert not (tmp_path / "second").exists()
+
+
+def test_another_method_range_or_no_model_is_refused(first: Path, others: Pools, tmp_path: Path) -> None:
+    content = started(first).model_dump(mode="json")
+    with pytest.raises(ConfigError, match=r"is a model of lir, not of unet"):
+        train(
+            parse_config(content | {"method": "unet", "settings": {}}, "test"),
+            others,
+            tmp_path / "2",
+            device="cpu",
+        )
+    narrow = content | {"range_hu": {"low_hu": -160.0, "high_hu": 240.0}}
+    with pytest.raises(ConfigError, match=r"sees -1024 to 3072 HU; set range_hu"):
+        train(parse_config(narrow, "test"), others, tmp_path / "2", device="cpu")
+    with pytest.raises(ModelError, match=r"neither a shipped model"):
+        train(started(tmp_path / "nowhere"), others, tmp_path / "2", device="cpu")
+
+
+def test_settings_that_are_others_are_told(first: Path, others: Pools, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    other = changed(started(first, iterations=1), gain=4.0)
+    train(other, others, tmp_path / "second", device="cpu", report=told.append)
+    assert "begins with the weights of first; others than there: settings.gain is 4.0, there 16.0" in [
+        progress.message for progress in told
+    ]
+
+
+def test_the_shipped_model_goes_on_by_its_own_recipe(pools: Pools, tmp_path: Path) -> None:
+    """As `train --help` has it: the default recipe's networks are its own."""
+    told = CliRunner().invoke(cli, ["train", "--help"]).output
+    assert "training.start_from=lir-ct" in told
+    quick = ["training.start_from=lir-ct", "training.iterations=1", "training.batch=2", "data.patch=32"]
+    config = load_config("lir-ct", quick)
+    train(config, pools, tmp_path / "mine", device="cpu")
+    card = load_model(tmp_path / "mine").card
+    assert card["started_from"]["sha256"] == load_model("lir-ct").checksum
