@@ -307,7 +307,11 @@ def apply(
     if len(series) == 1:
         if share.rank:
             return []
-        written = apply_series(series[0], model, output, settings, writing, progress)
+        try:
+            written = apply_series(series[0], model, output, settings, writing, progress)
+        except PartialError as error:  # its report is missing; slices may be too
+            error.failures += tuple(inventory.lost_slices)
+            raise
         inventory.require_all_slices(written)
         return [written]
     require_folder(output, len(series))

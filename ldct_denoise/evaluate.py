@@ -212,7 +212,7 @@ def evaluate(
     if inserts:
         measured = measure_inserts(_places_near(cases, inserts), inserts)
         extra |= {"inserts": measured, "hu_linearity": linearity(measured)}
-    found += unmeasured(what, rows)
+    found += [*unmeasured(what, rows), *_swapped(noise)]
     return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(found), extra)
 
 
@@ -228,6 +228,19 @@ def images_under(path: Path, dose: Dose | None = None) -> list[SliceSource]:
     labelled = label_series(find_images(path, include_derived=True).series, path)
     wanted = [item for item in labelled if item.dose is dose]
     return [item.series for item in wanted or labelled]
+
+
+def _swapped(noise: Mapping[str, SeriesNoise]) -> Iterator[str]:
+    """A note for every series whose reference is noisier than its input."""
+    for gathered in noise.values():
+        found = gathered.results()
+        if "input" in found and REFERENCE in found:
+            low, normal = (found[name].noise_hu for name in ("input", REFERENCE))
+            if low < 0.9 * normal:
+                yield (
+                    f"the input has less noise ({low:.1f} HU) than the reference ({normal:.1f} HU): "
+                    "is each in the other's place?"
+                )
 
 
 def _places_near(cases: Sequence[SeriesImages], inserts: Sequence[Insert]) -> Iterator[Place]:

@@ -375,7 +375,13 @@ def test_a_report_that_fails_leaves_the_series(
     with pytest.raises(PartialError, match=r"out: written, but not its report \(nothing to measure\)") as told:
         apply(tmp_path / "in", model(), tmp_path / "out", writing=WriteSettings(report=True))
     assert told.value.written == (tmp_path / "out",)
+    assert told.value.failures == ()
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
+    lost = sorted((tmp_path / "in").iterdir())[-1]
+    lost.write_bytes(lost.read_bytes()[:-100])
+    with pytest.raises(PartialError, match="but not its report") as told:
+        apply(tmp_path / "in", model(), tmp_path / "again", writing=WriteSettings(report=True))
+    assert [line.split(":")[0] for line in told.value.failures] == [str(lost)]
 
 
 def test_odd_sizes_through_a_network(tmp_path: Path) -> None:

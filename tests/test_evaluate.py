@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -557,6 +558,17 @@ def test_an_input_that_lacks_slices_has_its_own_noise():
     assert noise_of(result, "input")["flicker_hu"] is None  # no neighbours
     assert noise_of(result, "candidate")["flicker_hu"] == pytest.approx(20 / 16, rel=0.15)
     assert result.notes == ("6 of 12 measured slices of c have no input",)
+
+
+def test_an_input_with_less_noise_than_the_reference_is_asked_about():
+    (quiet, _, out), (_, noisy, _) = uniform_series(6, 10.0), uniform_series(6, 20.0)
+    assert evaluate(out, quiet, noisy, [WINDOWS["full"]]).notes == ()
+    (note,) = evaluate(out, noisy, quiet, [WINDOWS["full"]]).notes
+    assert re.fullmatch(
+        r"the input has less noise \((9\.\d|10\.\d) HU\) than the reference \((19|20)\.\d HU\): "
+        r"is each in the other's place\?",
+        note,
+    )
 
 
 def test_sums_of_noise_are_kept_for_each_image():
