@@ -20,9 +20,11 @@ from ldct_denoise.data import slices as slices_module
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
+from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.mayo import Pair
+from ldct_denoise.methods.base import Needs
 from ldct_denoise.training import train
 from ldct_denoise.training_step import learning_rate_factor
 from ldct_denoise.volume import Geometry, Volume
@@ -177,7 +179,32 @@ def test_normal_dose_without_noise_is_nothing_to_compare_with(pools: Pools, tmp_
     for name, hu in (("zero", np.zeros_like(water.hu)), ("forty", np.full_like(water.hu, 40))):
         train(tiny(), Pools(pools.low, (water.with_hu(hu),)), tmp_path / name, device="cpu")
         names = {row["name"] for row in csv.DictReader((tmp_path / name / "training.csv").open())}
-        assert not {"validation/noise_ratio", "validation/score"} & names
+        assert "validation/noise_ratio" not in names
+        assert "validation/score" in names
+
+
+def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools, tmp_path: Path) -> None:
+    """A normal-dose slice with noise as the low-dose pool has it: what the training does not know is told right."""
+    data = make_training_set(tiny(), pools, Needs.UNPAIRED)
+    assert "noise" not in data.patches[0]
+    excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.normal_noise
+    added = np.array([noise.std() for _, noise in data.validation.probes])
+    share = (
+        0.5**2 - (1 - 0.5**2) * (20 / excess_hu) ** 2
+    )  # what the target keeps, less what it has (data/noise.py)
+    assert added == pytest.approx(excess_hu * 0.75**0.5 * (1 - share), rel=0.1)  # level: middle of 0.5 to 1.5
+    train(tiny(), pools, tmp_path, device="cpu")
+    gains = [row for row in csv.DictReader((tmp_path / "training.csv").open()) if "probe_gain" in row["name"]]
+    assert len(gains) == 2
+
+
+def test_a_model_is_kept_where_nothing_can_judge_it(pools: Pools, tmp_path: Path) -> None:
+    """No uniform tissue in the low dose to measure its noise in."""
+    (low,), said = pools.low, []
+    bare = Pools((low.with_hu(low.hu - 600),), pools.normal)
+    train(tiny(iterations=2, validate_every=1), bare, tmp_path, report=lambda event: said.append(event.message))
+    assert load_model(tmp_path).card["step"] == 2
+    assert any("nothing to judge by" in message for message in said)
 
 
 def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
