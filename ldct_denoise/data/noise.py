@@ -159,12 +159,12 @@ def measure_pool_noise(
             f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
             f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
         )
-    own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
+    own_hu = {source.uid: level_hu(source) for source in normal} if config.keep_noise else {}
     return PoolNoise(models, config, own_hu)
 
 
-def _level_hu(source: SliceSource) -> float:
-    """Median noise of a series, HU; 0 where there is no soft tissue to measure it in."""
+def level_hu(source: SliceSource) -> float:
+    """Median noise of a series, HU; 0 where there is no soft tissue to measure it in, or no noise."""
     try:
         return float(np.median(estimate_noise(source).sigma_hu))
     except InputError:

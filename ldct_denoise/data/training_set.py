@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldct_denoise.config import Config, DataConfig
-from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise
+from ldct_denoise.config import Config
+from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, level_hu, measure_pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.shrunk import with_shrunk
 from ldct_denoise.data.simulated import with_simulated_low
 from ldct_denoise.data.slabs import has_slabs, split_middles, with_slabs
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
-from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.images import GreyImage
 from ldct_denoise.methods.base import Batch, Needs
@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 #: Side of the squares in which a normal-dose slice with drawn noise is restored to judge by, pixels.
 PROBE = 256
+#: Low-dose series whose noise is measured to judge by, at the most.
+JUDGED_SERIES = 8
 #: One normal-dose slice in so many is held back where no patient is.
 HOLD_BACK = 8
 
@@ -127,23 +129,23 @@ def make_training_set(
         scale=config.scale,
         seed=config.training.seed,
     )
-    judging = noise or _noise_to_judge_by(config.data, pools, report)
+    judging = noise or _noise_to_judge_by(config, pools, held or normal, report)
     validation = _validation(config, pools, held or normal, low, judging, patches)
     return TrainingSet(patches, validation, pools, _summary(noise))
 
 
 def _noise_to_judge_by(
-    config: DataConfig, pools: Pools, report: Callable[[str], None]
+    config: Config, pools: Pools, normal: Sequence[PoolSlice], report: Callable[[str], None]
 ) -> PoolNoise | SyntheticNoise | None:
     """The low-dose pool's noise where a method draws none: a normal-dose slice with it is a pair to judge by."""
-    if config.synthetic:
-        return SyntheticNoise(config.synthetic, config.synthetic_sigma)
-    if not pools.low or not pools.normal:
+    if config.data.synthetic:
+        return SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
+    low = [source for source in _spread(pools.low, JUDGED_SERIES) if level_hu(source)]
+    if not low or not normal:
         return None
-    try:  # as normal dose is: with the share of the noise that it has itself
-        return measure_pool_noise(pools.low, pools.normal, config.model_copy(update={"keep_noise": True}), report)
-    except InputError:  # no uniform tissue to measure it in
-        return None
+    series = {item.source.uid: item.source for item in _spread(normal, config.training.validation_slices)}
+    as_it_is = config.data.model_copy(update={"keep_noise": True})  # normal dose has its share of the noise
+    return measure_pool_noise(low, list(series.values()), as_it_is, report)
 
 
 def _second_scans(pools: Pools) -> tuple[PoolSlice, ...]:
