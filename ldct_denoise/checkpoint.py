@@ -56,9 +56,9 @@ class TrainedModel:
 
     @property
     def training_patients(self) -> frozenset[str]:
-        """Patients that it has seen, or the model that its training began with."""
+        """Patients that it has seen, or the model that its training began with; nobody without a name is one."""
         told = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))
-        return frozenset(chain.from_iterable(told))
+        return frozenset(chain.from_iterable(told)) - {""}
 
 
 def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[str, Any]) -> None:

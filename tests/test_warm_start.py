@@ -95,6 +95,12 @@ def test_the_card_says_what_was_seen_over_all_generations(first: Path, others: P
     assert third.training_patients == {"P1", "P2", "P3", "P4", "P5", "P6"}
 
 
+def test_a_patient_without_a_name_is_not_taken_for_another() -> None:
+    """The model that ships has seen one: whoever has no name elsewhere is not left out of a comparison for that."""
+    assert "" in load_model("lir-ct").card["pools"]["training_patients"]
+    assert "" not in load_model("lir-ct").training_patients
+
+
 def test_patients_it_has_seen_cannot_be_held_out(first: Path, tmp_path: Path) -> None:
     held = Pools(
         (volume("P3low", 60, 3),), (volume("P4normal", 20, 4),), validation_low=(volume("P1again", 60, 1),)

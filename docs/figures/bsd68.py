@@ -13,6 +13,10 @@ CURVES = {
         (13000, 3403, 28.960),
         (36000, 10350, 29.016),
     ],
+    "then patches of 128 pixels": [
+        (13000, 2802, 28.955),
+        (23000, 6542, 29.019),
+    ],
     "natural-lir, batch 4": [
         (1000, 123, 27.723),
         (4000, 453, 28.504),
@@ -58,7 +62,7 @@ for name, points in CURVES.items():
         axes.annotate(
             f"{steps[place]}",
             (seconds[place] / 60, psnr[place]),
-            (-4, 7 if "Muon" in name else -13),
+            (-4, 7 if "Muon" in name or "then" in name else -13),
             textcoords="offset points",
             fontsize=7,
             color=line.get_color(),
