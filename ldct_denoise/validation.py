@@ -61,6 +61,8 @@ class Evidence:
         Correlation of the size of what was removed with the edges of the image, −1…1: removed anatomy.
     psnr_gain_db, psnr_gain_abdomen_db : float
         Paired: mean PSNR gain over the input in [−1024, 1024] and the abdomen window.
+    imitates : bool
+        As of the :class:`~ldct_denoise.data.training_set.ValidationSet`: the aim is a noise ratio of 1.
     """
 
     probe_rmse_hu: float
@@ -71,6 +73,7 @@ class Evidence:
     structure: float
     psnr_gain_db: float
     psnr_gain_abdomen_db: float
+    imitates: bool = False
 
     @property
     def judges(self) -> bool:
@@ -79,11 +82,22 @@ class Evidence:
 
     @property
     def score(self) -> float:
-        """The lower the better; from unpaired evidence alone, NaN where there is none."""
+        """The lower the better; from unpaired evidence alone, NaN where there is none.
+
+        What imitates normal dose may be poor on probes, whose noise it was not trained on, and right in its noise
+        level by texture of its own making: both together order such runs better than either (docs/experiments.md).
+        """
         bias = max(0.0, max(map(abs, self.bias_hu.values()), default=0.0) - 1.0)
-        if not math.isnan(self.probe_rmse_hu):
+        off = abs(math.log(max(self.noise_ratio, 1e-3)))  # NaN stays NaN
+        if math.isnan(self.probe_rmse_hu):
+            return 10 * off + bias + self._removed_anatomy
+        if not self.imitates or math.isnan(off):
             return self.probe_rmse_hu + bias
-        return 10 * abs(math.log(max(self.noise_ratio, 1e-3))) + bias + 10 * max(0.0, self.structure - 0.3)
+        return self.probe_rmse_hu * (1 + off) + bias + self._removed_anatomy
+
+    @property
+    def _removed_anatomy(self) -> float:
+        return 0.0 if math.isnan(self.structure) else 10 * max(0.0, self.structure - 0.3)
 
     def is_better_than(self, best_score: float) -> bool:
         """Whether these weights replace those kept: where they cannot be judged, only others that could not be."""
@@ -231,6 +245,7 @@ def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.d
         structure=_mean(_structure(low, out) for low, out in zip(images.low, restored, strict=True)),
         psnr_gain_db=_mean(_psnr_gain(*pair, Window.between("", -1024, 1024)) for pair in pairs),
         psnr_gain_abdomen_db=_mean(_psnr_gain(*pair, WINDOWS["abdomen"]) for pair in pairs),
+        imitates=images.imitates,
     )
 
 

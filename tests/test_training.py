@@ -187,6 +187,8 @@ def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools
     """A normal-dose slice with noise as the low-dose pool has it: what the training does not know is told right."""
     data = make_training_set(tiny(), pools, Needs.UNPAIRED)
     assert "noise" not in data.patches[0]
+    assert data.validation.imitates  # what only looks like normal dose
+    assert not make_training_set(tiny(), pools, Needs.NOISY).validation.imitates
     excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.normal_noise
     added = np.array([noise.std() for _, noise in data.validation.probes])
     share = (

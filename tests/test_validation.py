@@ -47,6 +47,16 @@ def test_the_score_needs_no_pairs_and_counts_bias_above_one_hu():
     assert evidence(bias_hu={"soft": -3.0}).score == pytest.approx(12.0)
 
 
+def test_what_imitates_normal_dose_is_judged_by_its_noise_too():
+    """As far off whether a third too noisy or too smooth; without noise to compare with, by the probes alone."""
+    assert evidence(noise_ratio=0.5).score == 10.0
+    assert evidence(imitates=True, noise_ratio=1.0).score == 10.0
+    assert evidence(imitates=True, noise_ratio=math.e).score == pytest.approx(20.0)
+    assert evidence(imitates=True, noise_ratio=1 / math.e).score == pytest.approx(20.0)
+    assert evidence(imitates=True, noise_ratio=1.0, structure=0.5).score == pytest.approx(12.0)
+    assert evidence(imitates=True, noise_ratio=math.nan).score == 10.0
+
+
 def test_weights_that_cannot_be_judged_never_replace_judged_ones():
     unjudged = evidence(probe_rmse_hu=math.nan, noise_ratio=math.nan)
     assert not unjudged.judges

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +51,8 @@ class ValidationSet:
     scale : Scale
     picture : Batch, optional
         Patches for the log's pictures.
+    imitates : bool
+        Whether the method learns what normal dose looks like, noise included, rather than what is nearest to it.
     """
 
     low: tuple[NDArray[np.float32], ...]
@@ -59,6 +61,7 @@ class ValidationSet:
     pairs: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
     scale: Scale
     picture: Batch | None = None
+    imitates: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,10 @@ def make_training_set(
         seed=config.training.seed,
     )
     judging = noise or _noise_to_judge_by(config, pools, held or normal, report)
-    validation = _validation(config, pools, held or normal, low, judging, patches)
+    validation = replace(
+        _validation(config, pools, held or normal, low, judging, patches),
+        imitates=needs is Needs.UNPAIRED and noise is None,
+    )
     return TrainingSet(patches, validation, pools, _summary(noise))
 
 
