@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -27,6 +27,7 @@ from ldct_denoise.io.files import FileSeries, is_volume_file, require_folder, vo
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.read import one_line
 from ldct_denoise.ledger import Entry, Ledger, count_files
+from ldct_denoise.output import folders
 from ldct_denoise.restore import DEFAULTS, ApplySettings, Progress, Slices, fits_told, restore_slices
 from ldct_denoise.volume import SliceSource
 
@@ -339,7 +340,7 @@ class _Tree:
         writing: WriteSettings,
     ) -> None:
         self.path, self.model, self.output, self.settings, self.writing = path, model, output, settings, writing
-        self.jobs = list(zip(series, _places(series, output, writing), strict=True))
+        self.jobs = list(zip(series, folders(output, (_uid(source, writing) for source in series)), strict=True))
         self.ledger = Ledger.beside(output)
         self.written: list[Path] = []
         self.failures: list[str] = []
@@ -452,12 +453,3 @@ class _Tree:
 def _part(progress: Progress, before: int, total: int, name: str) -> Progress:
     """Progress of one series as part of the whole."""
     return lambda done, _, what: progress(before + done, total, f"{name} {what}")
-
-
-def _places(series: Iterable[SliceSource], output: Path, writing: WriteSettings) -> Iterator[Path]:
-    """A folder for each series; several stacks of one UID are numbered."""
-    seen: dict[str, int] = {}
-    for source in series:
-        uid = _uid(source, writing)
-        count = seen[uid] = seen.get(uid, 0) + 1
-        yield output / (uid if count == 1 else f"{uid}-{count}")

@@ -232,13 +232,13 @@ def images_under(path: Path, dose: Dose | None = None) -> list[SliceSource]:
 
 def _swapped(noise: Mapping[str, SeriesNoise]) -> Iterator[str]:
     """A note for every series whose reference is noisier than its input."""
-    for gathered in noise.values():
+    for series, gathered in noise.items():
         found = gathered.results()
         if "input" in found and REFERENCE in found:
             low, normal = (found[name].noise_hu for name in ("input", REFERENCE))
             if low < 0.9 * normal:
                 yield (
-                    f"the input has less noise ({low:.1f} HU) than the reference ({normal:.1f} HU): "
+                    f"the input of {series} has less noise ({low:.1f} HU) than the reference ({normal:.1f} HU): "
                     "is each in the other's place?"
                 )
 

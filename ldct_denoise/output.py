@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from ldct_denoise.errors import OutputError
@@ -57,3 +57,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def folders(output: Path, uids: Iterable[str]) -> Iterator[Path]:
+    """A subfolder for each of several series, named by its UID; further stacks of one UID are numbered."""
+    seen: dict[str, int] = {}
+    for uid in uids:
+        count = seen[uid] = seen.get(uid, 0) + 1
+        yield output / (uid if count == 1 else f"{uid}-{count}")

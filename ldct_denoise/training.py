@@ -7,6 +7,7 @@ What a run does is a function of its configuration, its images and its seed. The
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -162,8 +163,9 @@ class _Trainer:
         settings = self.config.training
         if self._is_finished(run):
             return
-        if run.started_from and not run.step:
+        if run.started_from and not run.step and math.isinf(run.best_score):
             self._validate(run, data, log)  # what the run began with is kept unless training betters it
+            self._save(run)  # a model without a state could not be resumed
         started, already = time.monotonic(), run.seconds
         for sample in self._samples(data.patches, run.step):
             losses = self.stepper.step(run, sample, self._done(run))

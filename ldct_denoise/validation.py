@@ -91,8 +91,10 @@ class Evidence:
         off = abs(math.log(max(self.noise_ratio, 1e-3)))  # NaN stays NaN
         if math.isnan(self.probe_rmse_hu):
             return 10 * off + bias + self._removed_anatomy
-        if not self.imitates or math.isnan(off):
+        if not self.imitates:
             return self.probe_rmse_hu + bias
+        if math.isnan(off):  # no tissue is left in the output, or none was in the input
+            off = 0.0 if math.isnan(self.removed_ratio) else math.log(1e3)
         return self.probe_rmse_hu * (1 + off) + bias + self._removed_anatomy
 
     @property

@@ -57,7 +57,12 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
         "sha256": model.checksum,
         "training_patients": sorted(model.training_patients),
     }
-    return f"begins with the weights of {model.name}" + (f"; others than there: {told}" if differences else "")
+    notes = [f"begins with the weights of {model.name}"]
+    if differences:
+        notes.append(f"others than there: {told}")
+    if not pools.validation_low and model.training_patients & {*pools.patients}:
+        notes.append("slices held back to judge by may be among those that it was trained on")
+    return "; ".join(notes)
 
 
 def _differences(model: TrainedModel, method: Method[Any], config: Config) -> Iterator[str]:

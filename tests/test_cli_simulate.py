@@ -168,7 +168,16 @@ def test_a_tree_is_taken_up_where_an_earlier_run_stopped(normal: Path, tmp_path:
     assert run(*ask).output.split() == [str(kept), str(lost)]
     assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == times
     assert (pixels(lost) == before).all()
-    with pytest.raises(InputError, match="none of 2 series"):  # another scanner is another simulation
+    shutil.copytree(normal, tmp_path / "in" / "0")  # found first
+    for path in (tmp_path / "in" / "0").iterdir():
+        image = pydicom.dcmread(path)
+        image.SeriesInstanceUID += ".2"
+        image.SOPInstanceUID += ".2"
+        image.save_as(path)
+    assert run(*ask).exit_code == 0
+    assert len(list((tmp_path / "low").iterdir())) == 3  # a tree that has grown: the others are known still
+    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == times
+    with pytest.raises(InputError, match="none of 3 series"):  # another scanner is another simulation
         run(*ask, "--bow-tie", 0.1)
 
 

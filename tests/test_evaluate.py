@@ -565,7 +565,7 @@ def test_an_input_with_less_noise_than_the_reference_is_asked_about():
     assert evaluate(out, quiet, noisy, [WINDOWS["full"]]).notes == ()
     (note,) = evaluate(out, noisy, quiet, [WINDOWS["full"]]).notes
     assert re.fullmatch(
-        r"the input has less noise \((9\.\d|10\.\d) HU\) than the reference \((19|20)\.\d HU\): "
+        r"the input of c has less noise \((9\.\d|10\.\d) HU\) than the reference \((19|20)\.\d HU\): "
         r"is each in the other's place\?",
         note,
     )

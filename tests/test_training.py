@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,24 @@ def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools
     train(tiny(), pools, tmp_path, device="cpu")
     gains = [row for row in csv.DictReader((tmp_path / "training.csv").open()) if "probe_gain" in row["name"]]
     assert len(gains) == 2
+
+
+def test_noise_to_judge_by_is_found_in_whatever_series_has_some(pools: Pools) -> None:
+    (low,) = pools.low
+    bare = [replace(low.with_hu(low.hu - 600), uid=f"P1bare{number}") for number in range(20)]
+    many = Pools((*bare[:7], low, *bare[7:]), pools.normal)
+    assert make_training_set(tiny(), many, Needs.UNPAIRED).validation.probes
+
+
+def test_pairs_are_judged_on_held_out_patients_or_not_at_all(pools: Pools) -> None:
+    (low,), (normal,) = pools.low, pools.normal
+    pair = Pair("P1", "", low, normal, ((0, 0), (1, 1)))
+    other = Pair("P9", "", volume("P9low", 60, 3), volume("P9normal", 20, 4), ((0, 0),))
+    alone = make_training_set(tiny(), Pools((low,), (normal,), (pair,)), Needs.PAIRED).validation
+    assert alone.probes == ()
+    held = Pools((low,), (normal,), (pair,), (other.low,), (other,), (other.normal,))
+    (probe,) = make_training_set(tiny(), held, Needs.PAIRED).validation.probes
+    assert np.corrcoef(probe[0].ravel(), other.normal.hu[0].ravel())[0, 1] > 0.99
 
 
 def test_a_model_is_kept_where_nothing_can_judge_it(pools: Pools, tmp_path: Path) -> None:

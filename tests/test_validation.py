@@ -54,7 +54,10 @@ def test_what_imitates_normal_dose_is_judged_by_its_noise_too():
     assert evidence(imitates=True, noise_ratio=math.e).score == pytest.approx(20.0)
     assert evidence(imitates=True, noise_ratio=1 / math.e).score == pytest.approx(20.0)
     assert evidence(imitates=True, noise_ratio=1.0, structure=0.5).score == pytest.approx(12.0)
-    assert evidence(imitates=True, noise_ratio=math.nan).score == 10.0
+    nothing = {"noise_ratio": math.nan, "removed_ratio": math.nan}
+    assert evidence(imitates=True, **nothing).score == 10.0
+    assert evidence(imitates=True, structure=0.5, **nothing).score == pytest.approx(12.0)
+    assert evidence(imitates=True, noise_ratio=math.nan).score > 70  # the output alone has no tissue left
 
 
 def test_weights_that_cannot_be_judged_never_replace_judged_ones():

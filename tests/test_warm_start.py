@@ -15,6 +15,7 @@ from ldct_denoise.config import Config, load_config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, ModelError, TrainingError
 from ldct_denoise.training import Progress, train
+from ldct_denoise.training_step import Stepper
 from tests.test_training import tiny, volume, weights
 
 
@@ -80,6 +81,34 @@ def test_a_resumed_run_equals_an_unbroken_one_and_needs_the_model_no_more(
     whole, broken = (load_state(tmp_path / run / "checkpoint.pt") for run in ("whole", "broken"))
     assert all(torch.equal(whole["average"][name], broken["average"][name]) for name in whole["average"])
     assert broken["started_from"] == whole["started_from"] != {}
+
+
+def test_a_run_killed_before_its_first_step_can_be_resumed(
+    first: Path, others: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = started(first, iterations=4)
+    train(config, others, tmp_path / "whole", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "step", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, others, tmp_path / "killed", device="cpu")
+    train(config, others, tmp_path / "killed", device="cpu", resume=True)
+    whole, killed = (load_state(tmp_path / run / "checkpoint.pt") for run in ("whole", "killed"))
+    assert all(torch.equal(whole["average"][name], killed["average"][name]) for name in whole["average"])
+    assert killed["started_from"]["model"] == "first"
+
+
+def test_a_note_where_slices_to_judge_by_may_have_been_trained_on(
+    first: Path, pools: Pools, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    train(
+        started(first, iterations=1),
+        pools,
+        tmp_path / "second",
+        report=lambda progress: told.append(progress.message),
+    )
+    assert any("may be among those that it was trained on" in message for message in told)
 
 
 def test_the_card_says_what_was_seen_over_all_generations(first: Path, others: Pools, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ def line(rows: list[tuple[float, ...]]) -> str:
 
 if __name__ == "__main__":
     runs = {Path(name): validations(Path(name)) for name in sys.argv[1:]}
+    if without := [run.name for run, rows in runs.items() if not rows]:
+        sys.exit(f"{', '.join(without)}: no validation with both a score and held-out pairs")
     for run, rows in runs.items():
         print(f"{run.name}: {line(rows)}")
     if len(runs) > 1:

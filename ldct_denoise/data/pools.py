@@ -93,7 +93,7 @@ def pools_from_paths(
     notes: list[str] = []
     labelled = [*_label_all(low, Dose.LOW, config, notes), *_label_all(normal, Dose.NORMAL, config, notes)]
     where = f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}"
-    return replace(_split(labelled, config, seed, where, needs), notes=tuple(notes))
+    return replace(_split(labelled, config, seed, where, needs), notes=tuple(dict.fromkeys(notes)))
 
 
 def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:

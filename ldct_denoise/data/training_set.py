@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -110,7 +111,7 @@ def make_training_set(
         if config.data.noise != "simulated" or not pools.low:
             pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
-    normal, held = (normal, ()) if paired else _hold_back(normal, pools)
+    normal, held = (normal, _held_out(pools)) if paired else _hold_back(normal, pools)
     trained = normal if paired else with_shrunk(normal, config.data.shrink)
     noise: PoolNoise | SyntheticNoise | None = None
     if config.data.noise == "synthetic" and config.data.synthetic:
@@ -132,7 +133,8 @@ def make_training_set(
         scale=config.scale,
         seed=config.training.seed,
     )
-    judging = noise or _noise_to_judge_by(config, pools, held or normal, report)
+    # A method of pairs is not judged by the very slices that it was told to give.
+    judging = noise or _noise_to_judge_by(config, pools, held if paired else held or normal, report)
     validation = replace(
         _validation(config, pools, held or normal, low, judging, patches),
         imitates=needs is Needs.UNPAIRED and noise is None,
@@ -146,8 +148,9 @@ def _noise_to_judge_by(
     """The low-dose pool's noise where a method draws none: a normal-dose slice with it is a pair to judge by."""
     if config.data.synthetic:
         return SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
-    low = [source for source in _spread(pools.low, JUDGED_SERIES) if level_hu(source)]
-    if not low or not normal:
+    with_level = (source for source in _spread(pools.low, len(pools.low)) if level_hu(source))
+    low = list(islice(with_level, JUDGED_SERIES)) if normal else []
+    if not low:
         return None
     series = {item.source.uid: item.source for item in _spread(normal, config.training.validation_slices)}
     as_it_is = config.data.model_copy(update={"keep_noise": True})  # normal dose has its share of the noise
@@ -164,7 +167,7 @@ def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSli
 
     Of slabs, which overlap, the middle eighth of every series.
     """
-    held_out = tuple(PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices)
+    held_out = _held_out(pools)
     if held_out or len(normal) < HOLD_BACK:
         return tuple(normal), held_out
     if has_slabs(normal):
@@ -173,6 +176,11 @@ def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSli
     kept = list(normal)
     del kept[every_eighth]
     return tuple(kept), tuple(normal[every_eighth])
+
+
+def _held_out(pools: Pools) -> tuple[PoolSlice, ...]:
+    """Normal-dose slices of the held-out patients' pairs."""
+    return tuple(PoolSlice(pair.normal, index) for pair in pools.validation_pairs for _, index in pair.indices)
 
 
 def _partners(pools: Pools, low: Sequence[PoolSlice], normal: Sequence[PoolSlice]) -> dict[int, int]:

@@ -18,7 +18,7 @@ from ldct_denoise.io.derive import Derivation, DerivedWriter, holds_derived
 from ldct_denoise.io.dicom import Series
 from ldct_denoise.io.files import FileSeries, require_folder, volume_place, write_volume
 from ldct_denoise.io.find import find_images
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import folders, write_whole
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
 from ldct_denoise.physics.noise import AIR_HU, NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
@@ -150,12 +150,12 @@ def _write_each(
 ) -> list[Path]:
     """Every series in a subfolder; raises at the end what failed, and the slices that were lost on reading."""
     written, failures = [], list(lost)
-    for number, source in enumerate(series, 1):
+    for source, place in zip(series, folders(output, (source.uid for source in series)), strict=True):
         try:
-            written.append(write(source, output / f"{number:03d}-{source.uid}"))
+            written.append(write(source, place))
         except LdctDenoiseError as error:
-            place = source.path if isinstance(source, FileSeries) else source.name  # files share names
-            failures.append(f"{place}: {str(error).removeprefix(f'{source.name}: ')}")
+            known_as = source.path if isinstance(source, FileSeries) else source.name  # files share names
+            failures.append(f"{known_as}: {str(error).removeprefix(f'{source.name}: ')}")
     if failures and not written:
         nothing = InputError(f"{path}: a lower dose was simulated of none of {len(series)} series")
         nothing.failures = tuple(failures)
