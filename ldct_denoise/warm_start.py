@@ -40,16 +40,15 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     """
     model = load_model(str(config.training.start_from))
     where = f"training.start_from: {model.name}"
-    differences = list(_differences(model, run.method, config))
-    told = ", ".join(differences) or "its size"
     if model.method_name != config.method:
         raise ConfigError(f"{where} is a model of {model.method_name}, not of {config.method}; give one of that")
     if model.scale != config.scale:
         low, high = model.scale.low_hu, model.scale.high_hu
         raise ConfigError(f"{where} sees {low:g} to {high:g} HU; set range_hu.low_hu and range_hu.high_hu to that")
+    differences = ", ".join(_differences(model.method, run.method))
     kept, fresh = model.method.restoration_parameters(), run.method.restoration_parameters()
     if kept.keys() != fresh.keys() or any(kept[name].shape != fresh[name].shape for name in kept):
-        raise ConfigError(f"{where} has weights of another shape ({told}); give its settings")
+        raise ConfigError(f"{where} has weights of another shape ({differences or 'its size'}); give its settings")
     _require_new(where, model, config, pools)
     run.method.load_state_dict(kept, strict=False)
     run.started_from = {
@@ -59,17 +58,16 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     }
     notes = [f"begins with the weights of {model.name}"]
     if differences:
-        notes.append(f"others than there: {told}")
+        notes.append(f"others than there: {differences}")
     if not pools.validation_low and model.training_patients & {*pools.patients}:
         notes.append("slices held back to judge by may be among those that it was trained on")
     return "; ".join(notes)
 
 
-def _differences(model: TrainedModel, method: Method[Any], config: Config) -> Iterator[str]:
-    if model.method_name != config.method:
-        return
-    theirs: Mapping[str, Any] = model.method.settings.model_dump(mode="json")
-    for name, ours in method.settings.model_dump(mode="json").items():
+def _differences(model: Method[Any], fresh: Method[Any]) -> Iterator[str]:
+    """Settings of one method that two of its instances do not share."""
+    theirs: Mapping[str, Any] = model.settings.model_dump(mode="json")
+    for name, ours in fresh.settings.model_dump(mode="json").items():
         if theirs.get(name) != ours:
             yield f"settings.{name} is {ours}, there {theirs.get(name)}"
 

@@ -1,4 +1,4 @@
-"""Prints how well the score that needs no pairs orders the validations of runs, beside the gain on held-out pairs.
+"""Prints how well what needs no pairs orders the validations of adversarial runs by their gain on held-out pairs.
 
 python docs/figures/agreement.py RUN [RUN ...]
 """
@@ -6,42 +6,73 @@ python docs/figures/agreement.py RUN [RUN ...]
 from __future__ import annotations
 
 import csv
+import math
 import sys
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 from scipy.stats import spearmanr
 
-SCORE, GAINS = "validation/score", ("validation/psnr_gain_db", "validation/psnr_gain_abdomen_db")
+from ldct_denoise.validation import Evidence
+
+#: What may choose → the evidence that it looks at.
+RULES = {
+    "noise of the output alone": lambda found: replace(found, probe_rmse_hu=math.nan).score,
+    "probes alone": lambda found: replace(found, imitates=False).score,
+    "both": lambda found: replace(found, imitates=True).score,
+}
 
 
-def validations(run: Path) -> list[tuple[float, ...]]:
-    """Step, score and the gains of every validation that has them all."""
+@dataclass(frozen=True)
+class Validation:
+    """A row of training.csv."""
+
+    step: int
+    found: Evidence
+
+
+def validations(run: Path) -> list[Validation]:
+    """Those with probes and held-out pairs, in order."""
     told: dict[int, dict[str, float]] = {}
     with (run / "training.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            told.setdefault(int(row["step"]), {})[row["name"]] = float(row["value"])
-    wanted = (SCORE, *GAINS)
-    return [(step, *(of[name] for name in wanted)) for step, of in told.items() if of.keys() >= set(wanted)]
+            section, _, name = row["name"].rpartition("/")
+            if section == "validation":
+                told.setdefault(int(row["step"]), {})[name] = float(row["value"])
+    names = [item.name for item in fields(Evidence) if item.name not in ("bias_hu", "imitates")]
+    rows = []
+    for step, of in told.items():
+        bias = {name[5:-3]: value for name, value in of.items() if name.startswith("bias_")}
+        found = Evidence(bias_hu=bias, **{name: of.get(name, math.nan) for name in names})
+        if not math.isnan(found.probe_rmse_hu + found.psnr_gain_db):
+            rows.append(Validation(step, found))
+    return rows
 
 
-def line(rows: list[tuple[float, ...]]) -> str:
-    """Spearman's ρ of the score with each gain (−1 where they agree: low scores are good), and what it chooses."""
-    _, scores, *gains = zip(*rows, strict=True)
-    rho = " / ".join(f"{spearmanr(scores, each).statistic:+.2f}" for each in gains)
-    picked = {
-        "chosen": min(rows, key=lambda row: row[1]),
-        "best": max(rows, key=lambda row: row[2]),
-        "last": rows[-1],
-    }
-    told = [f"{what}: step {row[0]:.0f}, {row[2]:+.2f} / {row[3]:+.2f} dB" for what, row in picked.items()]
-    return "; ".join([f"{len(rows)} validations, rho {rho}", *told])
+def main(runs: list[Path]) -> None:
+    """Spearman's rho (-1 where they agree: low scores are good), and what the choice costs, in [-1024, 1024]."""
+    rows = {run.name: validations(run) for run in runs}
+    if without := [name for name, found in rows.items() if not found]:
+        sys.exit(f"{', '.join(without)}: no validation with both probes and held-out pairs")
+    gains = {name: [row.found.psnr_gain_db for row in found] for name, found in rows.items()}
+    for rule, score in RULES.items():
+        rho, costs = [], []
+        for name, found in rows.items():
+            scores = [score(row.found) for row in found]
+            rho.append(spearmanr(scores, gains[name]).statistic)
+            costs.append(max(gains[name]) - gains[name][int(np.argmin(scores))])
+            at = found[int(np.argmin(scores))].step
+            print(f"{name}, {rule}: rho {rho[-1]:+.2f}, step {at} is {costs[-1]:.2f} dB below the best")
+        print(f"{rule}: rho {np.mean(rho):+.2f}, worst {max(rho):+.2f}; {told_costs(costs)}")
+    last = [max(gain) - gain[-1] for gain in gains.values()]
+    print(f"the last step: {told_costs(last)}")
+
+
+def told_costs(costs: list[float]) -> str:
+    """How far below the best step, over the runs."""
+    return f"{np.mean(costs):.2f} dB, at most {max(costs):.2f}"
 
 
 if __name__ == "__main__":
-    runs = {Path(name): validations(Path(name)) for name in sys.argv[1:]}
-    if without := [run.name for run, rows in runs.items() if not rows]:
-        sys.exit(f"{', '.join(without)}: no validation with both a score and held-out pairs")
-    for run, rows in runs.items():
-        print(f"{run.name}: {line(rows)}")
-    if len(runs) > 1:
-        print(f"all: {line([row for rows in runs.values() for row in rows])}")
+    main([Path(name) for name in sys.argv[1:]])

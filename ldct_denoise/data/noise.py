@@ -148,9 +148,18 @@ def measure_pool_noise(
 
     Where noise is kept, that of the normal-dose series is measured too.
     """
+    return pool_noise([estimate_noise(source) for source in low], normal, config, report)
+
+
+def pool_noise(
+    measured: Sequence[NoiseModel],
+    normal: Sequence[SliceSource],
+    config: DataConfig,
+    report: Callable[[str], None] | None = None,
+) -> PoolNoise:
+    """:func:`measure_pool_noise` of low-dose series that are measured already."""
     by_kernel: dict[str, list[NoiseModel]] = {}
-    for source in low:
-        model = estimate_noise(source)
+    for model in measured:
         by_kernel.setdefault(model.kernel, []).append(model)
     models = [NoiseModel.merge(found) for found in by_kernel.values()]
     for model in models if report else ():
@@ -159,13 +168,19 @@ def measure_pool_noise(
             f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
             f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
         )
-    own_hu = {source.uid: level_hu(source) for source in normal} if config.keep_noise else {}
+    own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
     return PoolNoise(models, config, own_hu)
 
 
-def level_hu(source: SliceSource) -> float:
-    """Median noise of a series, HU; 0 where there is no soft tissue to measure it in, or no noise."""
+def _level_hu(source: SliceSource) -> float:
+    """Median noise of a series, HU; 0 where there is none to measure."""
+    model = noise_if_any(source)
+    return 0.0 if model is None else float(np.median(model.sigma_hu))
+
+
+def noise_if_any(source: SliceSource) -> NoiseModel | None:
+    """The noise of a series, or none where there is no soft tissue to measure it in, or no noise."""
     try:
-        return float(np.median(estimate_noise(source).sigma_hu))
+        return estimate_noise(source)
     except InputError:
-        return 0.0
+        return None

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config
-from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, level_hu, measure_pool_noise
+from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.shrunk import with_shrunk
@@ -148,13 +148,13 @@ def _noise_to_judge_by(
     """The low-dose pool's noise where a method draws none: a normal-dose slice with it is a pair to judge by."""
     if config.data.synthetic:
         return SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
-    with_level = (source for source in _spread(pools.low, len(pools.low)) if level_hu(source))
-    low = list(islice(with_level, JUDGED_SERIES)) if normal else []
-    if not low:
+    found = (model for source in pools.low if (model := noise_if_any(source)) is not None)
+    measured = list(islice(found, JUDGED_SERIES)) if normal else []
+    if not measured:
         return None
     series = {item.source.uid: item.source for item in _spread(normal, config.training.validation_slices)}
     as_it_is = config.data.model_copy(update={"keep_noise": True})  # normal dose has its share of the noise
-    return measure_pool_noise(low, list(series.values()), as_it_is, report)
+    return pool_noise(measured, list(series.values()), as_it_is, report)
 
 
 def _second_scans(pools: Pools) -> tuple[PoolSlice, ...]:
