@@ -2,7 +2,7 @@
 
 Winograd's minimal filtering (Lavin & Gray, "Fast algorithms for convolutional neural networks", CVPR 2016): a tile
 of 4×4 results comes of 6×6 values by 36 products a channel instead of 144, between three small linear maps. The
-same image to rounding (at 256 channels the largest error is below 5e-5 of the image's standard deviation). GPUs
+same image to rounding (at 256 channels the largest error is below 1e-4 of the image's standard deviation). GPUs
 choose such algorithms by themselves; PyTorch's CPU convolutions do not.
 """
 
