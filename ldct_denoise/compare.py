@@ -307,9 +307,9 @@ def _places(
 ) -> Iterator[Place]:
     """The pair's slices one after the other, restored by every contestant."""
     low, normal = case.images["input"], case.reference
-    shown = {at["input"] for at in case.indices}
+    shown, places = {at["input"] for at in case.indices}, [index for index, _ in pair.indices]
     streams: Mapping[str, Iterator[NDArray[np.float32]]] = {
-        c.label: timer.timed(c.label, restore_slices(low, c.model, replace(settings, seed=c.seed)))
+        c.label: timer.timed(c.label, restore_slices(pair.low, c.model, replace(settings, seed=c.seed), places))
         for c in contestants
     }
     spectra = spectrum_slices(len(low))

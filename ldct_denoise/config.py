@@ -90,6 +90,12 @@ class DataConfig(_Section):
     slabs_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (), description="normal-dose slices are averaged with their neighbours to each of these thicknesses, mm"
     )
+    neighbours_mm: tuple[float, float] = Field(
+        (0.8, 5.0), description="2.5-D: distances at which training takes the slices beside one, drawn uniformly"
+    )
+    lone_share: float = Field(
+        0.1, ge=0, le=1, description="2.5-D: share of patches without slices beside them, as of a lone slice"
+    )
     augment: bool = Field(True, description="random flips and quarter turns")
     memory_slices: int = Field(
         1024, ge=1, description="slices that each process holds in memory, of each pool and of simulated scans"
@@ -108,6 +114,9 @@ class DataConfig(_Section):
             raise ValueError(f"noise_range {low:g}...{high:g}: give two factors, 0 < low <= high")
         if self.noise == "synthetic" and self.synthetic is None:
             raise ValueError("noise: synthetic needs data.synthetic, gaussian or poisson")
+        near, far = self.neighbours_mm
+        if not 0 < near <= far:
+            raise ValueError(f"neighbours_mm {near:g}...{far:g}: give two distances, 0 < near <= far")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ldct_denoise import __version__
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ModelError
+from ldct_denoise.methods.base import Method, middle
 from ldct_denoise.output import require_free, write_whole
 
 Format = Literal["onnx", "torchscript", "monai-bundle"]
@@ -67,12 +68,16 @@ class HuModel(nn.Module):
         self.scale = model.scale
 
     def forward(self, hu: Tensor) -> Tensor:
-        """HU, shape (n, 1, rows, columns), at least 32 rows and columns; gives the same shape."""
+        """HU, shape (n, channels, rows, columns), at least 32 rows and columns; gives (n, 1, rows, columns).
+
+        One channel is the slice; a 2.5-D model sees as many slices before it as after it, in order.
+        """
         low, high = self.scale.low_hu, self.scale.high_hu
         # One that is no number would spread over all that the network sees.
         seen = torch.where(torch.isfinite(hu), hu, low).clamp(low, high)
-        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(seen))) - seen
-        return hu + torch.where((hu >= low) & (hu <= high), change, torch.zeros_like(change))
+        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(seen))) - middle(seen)
+        own = middle(hu)
+        return own + torch.where((own >= low) & (own <= high), change, torch.zeros_like(change))
 
 
 def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool = False) -> Exported:
@@ -127,14 +132,17 @@ def _network(model: TrainedModel) -> HuModel:
 
 def described(model: TrainedModel) -> dict[str, str]:
     """What an export says of itself."""
+    beside, channels = model.method.neighbours, channels_of(model.method)
+    order = f"; {beside} slices before, the slice, {beside} after; at an end the last again" if beside else ""
     return {
         "name": model.name,
         "method": model.method_name,
         "sha256": model.checksum,
         "ldct_denoise": __version__,
         "range_hu": f"{model.scale.low_hu:g} {model.scale.high_hu:g}",
-        "input": f"hu: float32, (n, 1, rows, columns), HU, at least {SMALLEST_SIDE} rows and columns",
-        "output": "restored_hu: float32, same shape, HU",
+        "input": f"hu: float32, (n, {channels}, rows, columns), HU, at least {SMALLEST_SIDE} rows and columns"
+        + order,
+        "output": "restored_hu: float32, (n, 1, rows, columns), HU",
         "use": "research use only, not for diagnosis",
     }
 
@@ -145,7 +153,7 @@ def described(model: TrainedModel) -> dict[str, str]:
 def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None:
     """Record the network, with its description as the extra file ``model.json``."""
     with _recorded(model, "torchscript"):
-        traced = torch.jit.trace(network, _example(), check_trace=False)
+        traced = torch.jit.trace(network, _example(model), check_trace=False)
         whole = io.BytesIO()  # a file's name would have to end as torch likes it
         torch.jit.save(traced, whole, _extra_files={"model.json": json.dumps(described(model)).encode()})
     path.write_bytes(whole.getvalue())
@@ -173,7 +181,7 @@ def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
     with _recorded(model, "onnx"):
         program = torch.onnx.export(
             network,
-            (_example(),),
+            (_example(model),),
             input_names=["hu"],
             output_names=["restored_hu"],
             dynamic_shapes={"hu": {0: torch.export.Dim("n"), **sides}},
@@ -201,9 +209,14 @@ def read_onnx(path: Path) -> Run:
     return run
 
 
-def _example() -> Tensor:
+def channels_of(method: Method[Any]) -> int:
+    """Slices that a method sees at once."""
+    return 2 * method.neighbours + 1
+
+
+def _example(model: TrainedModel) -> Tensor:
     """What a network is recorded with: two images, sides that no down-sampling divides."""
-    return torch.from_numpy(sample_hu((2, 61, 83)))
+    return torch.from_numpy(sample_hu((2, 61, 83), channels=channels_of(model.method)))
 
 
 def _import(name: str) -> Any:
@@ -237,18 +250,18 @@ def _recorded(model: TrainedModel, format: str) -> Iterator[None]:
 # ---- the comparison -----------------------------------------------------------------------------------------
 
 
-def sample_hu(shape: tuple[int, int, int], seed: int = 0) -> NDArray[np.float32]:
+def sample_hu(shape: tuple[int, int, int], seed: int = 0, channels: int = 1) -> NDArray[np.float32]:
     """Smooth tissue with noise, some values outside any model's range and some no numbers.
 
     Returns
     -------
-    ndarray, shape (n, 1, rows, columns)
+    ndarray, shape (n, channels, rows, columns)
         HU.
     """
     rng = np.random.default_rng([seed, *shape])
     count, rows, columns = shape
     waves = np.sin(np.arange(rows)[:, None] / 9) * np.cos(np.arange(columns) / 7)
-    hu = 300 * waves + rng.normal(0, 40, (count, 1, rows, columns))
+    hu = 300 * waves + rng.normal(0, 40, (count, channels, rows, columns))
     hu[..., :4, :4] = -2000
     hu[..., -4:, -4:] = 5000
     hu[..., rows // 2, columns // 2], hu[..., rows // 3, columns // 3] = np.nan, np.inf
@@ -265,7 +278,7 @@ def require_same(network: HuModel, run: Run, format: str) -> float:
     """
     largest = 0.0
     for shape in CHECKED:
-        hu = sample_hu(shape, seed=1)
+        hu = sample_hu(shape, seed=1, channels=channels_of(network.method))
         with torch.inference_mode():
             expected = network(torch.from_numpy(hu)).numpy()
         try:

@@ -17,7 +17,7 @@ import torch
 
 from ldct_denoise import __version__
 from ldct_denoise.checkpoint import TrainedModel
-from ldct_denoise.errors import OutputError
+from ldct_denoise.errors import ModelError, OutputError
 from ldct_denoise.export import HuModel, described, read_torchscript, require_same, write_torchscript
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -36,6 +36,11 @@ def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite:
     ------
     ModelError, OutputError
     """
+    if model.method.neighbours:
+        raise ModelError(
+            f"model {model.name!r}: sees slices beside each other, which MONAI's bundles run one by one; "
+            "export to onnx or torchscript"
+        )
     _require_free(output, overwrite)
     try:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)

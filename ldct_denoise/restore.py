@@ -21,6 +21,7 @@ from ldct_denoise.distributed import choose_device, share_of_work
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method
+from ldct_denoise.neighbours import StackReader
 from ldct_denoise.volume import SliceSource
 
 Slices = Iterator[tuple[int, NDArray[np.float32]]]
@@ -78,16 +79,24 @@ class ApplySettings:
 DEFAULTS = ApplySettings()
 
 
-def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySettings = DEFAULTS) -> Slices:
+def restore_slices(
+    source: SliceSource,
+    model: TrainedModel,
+    settings: ApplySettings = DEFAULTS,
+    indices: Sequence[int] | None = None,
+) -> Slices:
     """Every slice, restored, in order; memory stays flat.
 
-    While the network works on one slice the next are read.
+    While the network works on one slice the next are read. A 2.5-D model sees the slices beside each as well
+    (:mod:`ldct_denoise.neighbours`).
 
     Parameters
     ----------
     source : SliceSource
     model : TrainedModel
     settings : ApplySettings
+    indices : sequence of int, optional
+        Only these slices, in this order.
 
     Yields
     ------
@@ -103,21 +112,24 @@ def restore_slices(source: SliceSource, model: TrainedModel, settings: ApplySett
     ModelError
         If bf16 changes the result too much, or the model gives values that are no numbers.
     """
+    wanted = range(len(source)) if indices is None else indices
     if settings.strength == 0:
-        yield from ((index, source.read_hu(index)) for index in range(len(source)))
+        yield from ((index, source.read_hu(index)) for index in wanted)
         return
     device = choose_device(settings.device, share_of_work().local_rank)
     method = ready(model.method, device)
     scale, strength = model.scale, np.float32(settings.strength)
     if settings.precision == "bf16":
         _require_close(source, model, device, settings)
-    for group in _groups(_read_ahead(source), GPU_BATCH if device.type == "cuda" else 1):
-        stack = np.stack([hu for _, hu in group])
-        seen = _filled(scale, stack)
+    stacks = _read_ahead(StackReader(source, method.neighbours), wanted)
+    for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
+        read = np.stack([stack for _, stack in group])
+        seen = _filled(scale, read)
         seen = _within(scale, seen) if settings.guard_range else seen
-        correction = _restore(method, scale, seen, device, settings) - seen
-        correction[~(scale.covers(stack) if settings.guard_range else np.isfinite(stack))] = 0
-        for (index, hu), change in zip(group, correction, strict=True):
+        own = read[:, method.neighbours]
+        correction = _restore(method, scale, seen, device, settings) - seen[:, method.neighbours]
+        correction[~(scale.covers(own) if settings.guard_range else np.isfinite(own))] = 0
+        for (index, _), hu, change in zip(group, own, correction, strict=True):
             if not np.isfinite(change).all():
                 raise ModelError(f"{source.name}: slice {index}: {model.name} gives no numbers; use another model")
             yield index, hu + strength * change
@@ -184,7 +196,8 @@ def _require_close(
     """Compare the precisions on the middle slice; without weights there is none: a fit in bf16 is another fit."""
     if next(model.method.parameters(), None) is None:
         return
-    seen = _within(model.scale, _filled(model.scale, source.read_hu(len(source) // 2)[None]))
+    stack = StackReader(source, model.method.neighbours).read_hu(len(source) // 2)
+    seen = _within(model.scale, _filled(model.scale, stack[None]))
     exact, fast = (
         _restore(model.method, model.scale, seen, device, replace(settings, precision=precision))
         for precision in ("fp32", "bf16")
@@ -201,8 +214,8 @@ def _require_close(
 def _restore(
     method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device, settings: ApplySettings
 ) -> NDArray[np.float32]:
-    """HU stack (n, rows, columns) through the method."""
-    image = torch.from_numpy(scale.to_unit(hu).astype(np.float32))[:, None].to(device)
+    """HU stacks (n, channels, rows, columns) through the method: (n, rows, columns)."""
+    image = torch.from_numpy(scale.to_unit(hu).astype(np.float32)).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         once = partial(method.restore, seed=settings.seed)
         restored = _over_turns(once, image) if settings.ensemble else once(image)
@@ -212,9 +225,8 @@ def _restore(
 
 def _over_turns(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """The mean over eight flips and turns; summed in float64, so that eight equal views give just that view."""
-    total = torch.zeros_like(image, dtype=torch.float64)
-    for turn in range(8):
-        total += _turned_back(restore(_turned(image, turn)), turn)
+    views = (_turned_back(restore(_turned(image, turn)), turn).double() for turn in range(8))
+    total: Tensor = sum(views, start=torch.zeros((), dtype=torch.float64, device=image.device))
     return total / 8
 
 
@@ -228,12 +240,12 @@ def _turned_back(image: Tensor, turn: int) -> Tensor:
     return straight.flip(-1) if turn >= 4 else straight
 
 
-def _read_ahead(source: SliceSource) -> Slices:
-    """Slices in order, the next few being read while one is used."""
+def _read_ahead(stacks: StackReader, indices: Iterable[int]) -> Slices:
+    """Stacks in order, the next few being read while one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         waiting: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
-        for index in range(len(source)):
-            waiting.append((index, pool.submit(source.read_hu, index)))
+        for index in indices:
+            waiting.append((index, pool.submit(stacks.read_hu, index)))
             if len(waiting) > READ_AHEAD:
                 first, future = waiting.popleft()
                 yield first, future.result()

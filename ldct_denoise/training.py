@@ -137,7 +137,12 @@ class _Trainer:
         elif self.config.training.start_from is not None:
             self._say_first(warm_start(run, self.config, self.pools))
         data = make_training_set(
-            self.config, self.pools, needs_of(self.config), self._say_first, self.output / SCRATCH
+            self.config,
+            self.pools,
+            needs_of(self.config),
+            self._say_first,
+            self.output / SCRATCH,
+            run.method.neighbours,
         )
         sample = data.patches[0]
         self.stepper.require_losses(run, sample)

@@ -224,16 +224,16 @@ def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.d
     """
     method.eval()
 
-    def restore(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        restored = restore_hu(method, images.scale, hu, device)
+    def restore(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+        restored = restore_hu(method, images.scale, stack, device)
         if not (np.abs(restored) < LARGEST_HU).all():
             raise diverged(f"restored images hold values that are no numbers, or beyond {LARGEST_HU:.0e} HU")
         return restored
 
-    probes = [(clean, clean + noise, restore(clean + noise)) for clean, noise in images.probes]
-    restored = [restore(hu) for hu in images.low]
-    pairs = [(low, normal, restore(low)) for low, normal in images.pairs]
-    normal_noise = _mean(fine_noise_hu(hu) for hu in images.normal)
+    probes = [(_slice(clean), _slice(clean + noise), restore(clean + noise)) for clean, noise in images.probes]
+    low, restored = [_slice(stack) for stack in images.low], [restore(stack) for stack in images.low]
+    pairs = [(_slice(stack), _slice(normal), restore(stack)) for stack, normal in images.pairs]
+    normal_noise = _mean(fine_noise_hu(_slice(stack)) for stack in images.normal)
     if normal_noise < NO_NOISE_HU:
         normal_noise = math.nan
     before = _rms(noisy - clean for clean, noisy, _ in probes)
@@ -242,9 +242,9 @@ def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.d
         probe_rmse_hu=after,
         probe_gain_db=_gain_db(before, after),
         noise_ratio=_mean(fine_noise_hu(hu) for hu in restored) / normal_noise,
-        removed_ratio=_mean(fine_noise_hu(hu) for hu in images.low) / normal_noise,
-        bias_hu=_biases(images.low, restored),
-        structure=_mean(_structure(low, out) for low, out in zip(images.low, restored, strict=True)),
+        removed_ratio=_mean(fine_noise_hu(hu) for hu in low) / normal_noise,
+        bias_hu=_biases(low, restored),
+        structure=_mean(_structure(hu, out) for hu, out in zip(low, restored, strict=True)),
         psnr_gain_db=_mean(_psnr_gain(*pair, Window.between("", -1024, 1024)) for pair in pairs),
         psnr_gain_abdomen_db=_mean(_psnr_gain(*pair, WINDOWS["abdomen"]) for pair in pairs),
         imitates=images.imitates,
@@ -253,12 +253,17 @@ def measure_evidence(method: Method[Any], images: ValidationSet, device: torch.d
 
 @torch.inference_mode()
 def restore_hu(
-    method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device
+    method: Method[Any], scale: Scale, stack: NDArray[np.float32], device: torch.device
 ) -> NDArray[np.float32]:
-    """One slice through a method, HU to HU."""
-    image = torch.from_numpy(scale.to_unit(hu))[None, None].to(device)
+    """The slice in the middle of a stack through a method, HU to HU."""
+    image = torch.from_numpy(scale.to_unit(stack))[None].to(device)
     restored: NDArray[np.float32] = scale.to_hu(method.restore(image).float())[0, 0].cpu().numpy()
     return restored
+
+
+def _slice(stack: NDArray[np.float32]) -> NDArray[np.float32]:
+    """That in the middle."""
+    return stack[len(stack) // 2]
 
 
 def fine_noise_hu(hu: NDArray[np.float32]) -> float:
@@ -270,7 +275,7 @@ def fine_noise_hu(hu: NDArray[np.float32]) -> float:
     return float(np.median(spread[inside])) if inside.any() else math.nan
 
 
-def _biases(low: tuple[NDArray[np.float32], ...], restored: list[NDArray[np.float32]]) -> dict[str, float]:
+def _biases(low: list[NDArray[np.float32]], restored: list[NDArray[np.float32]]) -> dict[str, float]:
     sums = {tissue: [0.0, 0] for tissue in TISSUES}
     for before, after in zip(low, restored, strict=True):
         smooth = ndimage.gaussian_filter(before, 3)

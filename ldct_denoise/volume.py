@@ -195,6 +195,12 @@ def kernel_of(source: SliceSource) -> str:
     return str(getattr(source, "kernel", ""))
 
 
+def slice_thickness_of(source: SliceSource) -> float:
+    """Slice thickness of a series whose format has one (DICOM), else the distance of its slices, mm."""
+    told = getattr(source, "slice_thickness_mm", None)
+    return source.geometry.slice_spacing_mm if told is None else float(told)
+
+
 @dataclass(frozen=True)
 class Volume:
     """HU of a whole series in memory, and where they are.

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from ldct_denoise.checkpoint import TrainedModel, load_model
 from ldct_denoise.config import Config
 from ldct_denoise.data.pools import Pools
@@ -46,7 +49,11 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
         low, high = model.scale.low_hu, model.scale.high_hu
         raise ConfigError(f"{where} sees {low:g} to {high:g} HU; set range_hu.low_hu and range_hu.high_hu to that")
     differences = ", ".join(_differences(model.method, run.method))
-    kept, fresh = model.method.restoration_parameters(), run.method.restoration_parameters()
+    fresh = run.method.restoration_parameters()
+    kept = {
+        name: _with_neighbours(weights, fresh.get(name), model.method, run.method)
+        for name, weights in model.method.restoration_parameters().items()
+    }
     if kept.keys() != fresh.keys() or any(kept[name].shape != fresh[name].shape for name in kept):
         raise ConfigError(f"{where} has weights of another shape ({differences or 'its size'}); give its settings")
     _require_new(where, model, config, pools)
@@ -62,6 +69,16 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     if not pools.validation_low and model.training_patients & {*pools.patients}:
         notes.append("slices held back to judge by may be among those that it was trained on")
     return "; ".join(notes)
+
+
+def _with_neighbours(weights: Tensor, wanted: Tensor | None, model: Method[Any], fresh: Method[Any]) -> Tensor:
+    """Weights over one slice as weights over a stack, 0 for those beside it: the same images to begin with."""
+    beside = fresh.neighbours
+    if model.neighbours or not beside or wanted is None or weights.ndim != 4:
+        return weights
+    if weights.shape[1] != 1 or wanted.shape[1] != 2 * beside + 1:
+        return weights
+    return F.pad(weights, (0, 0, 0, 0, beside, beside))
 
 
 def _differences(model: Method[Any], fresh: Method[Any]) -> Iterator[str]:

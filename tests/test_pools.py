@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config, DataConfig, load_config
-from ldct_denoise.data.noise import PoolNoise, broad_field, measure_pool_noise
+from ldct_denoise.data.noise import PoolNoise, broad_fields, measure_pool_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
 from ldct_denoise.data.shrunk import ShrunkSeries, with_shrunk
 from ldct_denoise.data.slabs import SlabSeries, with_slabs
@@ -301,7 +301,7 @@ def test_slabs_to_judge_by_share_no_slice_with_those_trained_on() -> None:
     made = make_training_set(config, pools, Needs.UNPAIRED)
 
     def read(hu: NDArray[np.float32], slices: int) -> set[int]:
-        return {place for place in range(19) if round(float(hu[0, 0]) * slices) >> place & 1}
+        return {place for place in range(19) if round(float(hu[..., 0, 0].item()) * slices) >> place & 1}
 
     trained = [
         read(item.source.read_hu(item.index), getattr(item.source, "slices", 1))
@@ -405,7 +405,7 @@ def test_arrays_without_names_can_be_held_back() -> None:
 
 
 def test_broad_fields_have_unit_variance() -> None:
-    variances = [broad_field(64, 0.7, np.random.default_rng(seed)).var() for seed in range(60)]
+    variances = [broad_fields(1, 64, 0.7, np.random.default_rng(seed)).var() for seed in range(60)]
     assert np.mean(variances) == pytest.approx(1, abs=0.05)
 
 

@@ -134,7 +134,7 @@ def _seeded(seed: int) -> Config:
 def test_held_out_patients_are_simulated_to_validate_on(pools: Pools, tmp_path: Path) -> None:
     held_out = Pools((), pools.normal[:1], validation_normal=pools.normal[1:])
     made = make_training_set(config("redcnn"), held_out, Needs.PAIRED, scratch=tmp_path)
-    low, normal = made.validation.pairs[0]
+    (low,), (normal,) = made.validation.pairs[0]
     np.testing.assert_array_equal(normal, pools.normal[1].read_hu(0))
     assert 12 < (low - normal)[40:88, 40:88].std() < 40
     assert {source.patient for source in made.pools.low} == {"P1"}

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from ldct_denoise.checkpoint import TrainedModel, load_model
 from ldct_denoise.distributed import choose_device
 from ldct_denoise.errors import ModelError
 from ldct_denoise.io.dicom import Series
+from ldct_denoise.methods.base import Method, alone
 from ldct_denoise.restore import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, ready, restore_slices
 
 Say = Callable[[str], None]
@@ -117,8 +119,8 @@ def network_figures(model: TrainedModel, source: Repeated, rounds: int, device: 
 
 
 @torch.inference_mode()
-def _restored(method: nn.Module, image: Tensor) -> Tensor:
-    restored: Tensor = method.restore(image)  # type: ignore[operator]
+def _restored(method: Method[Any], image: Tensor) -> Tensor:
+    restored: Tensor = method.restore(alone(image, method.neighbours))
     return restored
 
 

@@ -14,6 +14,7 @@ from ldct_denoise.benchmark.figures import Figure, fastest, timed
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ModelError
 from ldct_denoise.export import HuModel, read_onnx, write_onnx
+from ldct_denoise.methods.base import alone
 
 Run = Callable[[], object]
 
@@ -27,7 +28,7 @@ def engine_figures(model: TrainedModel, image: Tensor, rounds: int, device: torc
         Network units, on the device.
     """
     network = _Hu(model).to(device)
-    hu = model.scale.to_hu(image)
+    hu = model.scale.to_hu(alone(image, model.method.neighbours))
     engines: dict[str, Callable[[], Run]] = {
         "channels-last": lambda: _channels_last(network, hu),
         "torch.compile": lambda: _compiled(network, hu),

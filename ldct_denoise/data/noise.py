@@ -29,7 +29,7 @@ BROAD_PEAKS_PER_MM = (0.12, 0.75)
 
 
 class Drawn(NamedTuple):
-    """A noise field in HU, and the share of it that belongs to normal dose."""
+    """Noise fields in HU, shape (count, side, side), and the share of them that belongs to normal dose."""
 
     hu: NDArray[np.float32]
     kept: float
@@ -71,27 +71,29 @@ class PoolNoise:
         self.high_hu = float(sigmas.max()) * excess * config.noise_range[1]
         self._by_kernel = {model.kernel: model for model in self.models}
 
-    def draw(self, normal: SliceSource, side: int, rng: np.random.Generator) -> Drawn:
-        """A field of shape (side, side), of a level log-uniform between ``low_hu`` and ``high_hu``.
+    def draw(self, normal: SliceSource, side: int, rng: np.random.Generator, count: int = 1) -> Drawn:
+        """Fields of shape (count, side, side), of one level log-uniform between ``low_hu`` and ``high_hu``.
 
         A normal-dose series gets noise of its own kernel where the low-dose pool has it. Where the rest is
         simulated, all are broad.
         """
         sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
         if self._broad_share and rng.random() < self._broad_share:
-            field = broad_field(side, normal.geometry.pixel_spacing_mm[0], rng)
-            return Drawn((field * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
-        return self._measured(normal, side, sigma_hu, rng)
+            fields = broad_fields(count, side, normal.geometry.pixel_spacing_mm[0], rng)
+            return Drawn((fields * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
+        return self._measured(normal, side, sigma_hu, rng, count)
 
-    def probe(self, normal: SliceSource, side: int, rng: np.random.Generator) -> Drawn:
-        """A field of the measured spectrum and the middle level, to judge by."""
-        return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng)
+    def probe(self, normal: SliceSource, side: int, rng: np.random.Generator, count: int = 1) -> Drawn:
+        """Fields of the measured spectrum and the middle level, to judge by."""
+        return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng, count)
 
-    def _measured(self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator) -> Drawn:
+    def _measured(
+        self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator, count: int
+    ) -> Drawn:
         own = self._by_kernel.get(kernel_of(normal))
         model = own or self.models[rng.integers(len(self.models))]
-        field = model.draw_fields(1, side, side, normal.geometry.pixel_spacing_mm, rng)[0]
-        return Drawn((field * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
+        fields = model.draw_fields(count, side, side, normal.geometry.pixel_spacing_mm, rng)
+        return Drawn((fields * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
 
     def _share(self, normal: SliceSource, sigma_hu: float) -> float:
         """How much of a field stays in the target: r², less what the image has of its own."""
@@ -99,8 +101,8 @@ class PoolNoise:
         return max(0.0, self._kept - (1 - self._kept) * own**2)
 
 
-def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A unit-variance field of a random plausible CT spectrum.
+def broad_fields(count: int, side: int, spacing_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Unit-variance fields of one random plausible CT spectrum, shape (count, side, side).
 
     The radial NPS is ``f · exp(−(f/f₀)^p)`` (the ramp of filtered back-projection rolled off by a kernel), its
     peak and sharpness of roll-off drawn at random, in 1/mm; the ramp starts a little above 0, as measured.
@@ -110,7 +112,7 @@ def broad_field(side: int, spacing_mm: float, rng: np.random.Generator) -> NDArr
     down, along = np.fft.fftfreq(2 * side, spacing_mm), np.fft.rfftfreq(2 * side, spacing_mm)
     radius = np.hypot(down[:, None], along[None])
     nps = (rng.uniform(0, 0.3) * peak + radius) * np.exp(-((radius / roll_off) ** power))
-    return filtered_noise(nps, (1, side, side), rng)[0]
+    return filtered_noise(nps, (count, side, side), rng)
 
 
 class SyntheticNoise:

@@ -6,7 +6,7 @@ interrupted: its randomness derives from (seed, i) alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
+from ldct_denoise.data.beside import Beside, Places
 from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise
 from ldct_denoise.data.scanned import ScannedNoise
 from ldct_denoise.data.shrunk import whole
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, cut
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
+from ldct_denoise.neighbours import draw_stack
 
 if TYPE_CHECKING:
     from monai.transforms import Compose
@@ -33,6 +35,8 @@ Sample = dict[str, Tensor]
 
 class PatchDataset(Dataset[Sample]):
     """Pairs of patches ``low`` and ``normal`` (network units), and ``noise`` where the pool's was measured.
+
+    Each has the shape (channels, side, side): a slice, for a 2.5-D method with those beside it.
 
     Parameters
     ----------
@@ -52,6 +56,8 @@ class PatchDataset(Dataset[Sample]):
     config : DataConfig
     scale : Scale
     seed : int
+    neighbours : int
+        Slices on each side of a patch's that the method sees.
     """
 
     def __init__(
@@ -67,12 +73,14 @@ class PatchDataset(Dataset[Sample]):
         config: DataConfig,
         scale: Scale,
         seed: int,
+        neighbours: int = 0,
     ) -> None:
         if paired and not partners:
             raise InputError("no low/normal pair to train on; `ldct-denoise inspect` lists the pairs it finds")
         cache = Path(config.cache_dir) if config.cache_dir else None
         self._low = SliceStore(low, config.memory_slices, cache)
         self._normal = SliceStore(normal, config.memory_slices, cache)
+        self._beside_low, self._beside_normal = (Beside(pool, neighbours, config) for pool in (low, normal))
         self._partners, self._paired, self._noise = partners, paired, noise
         self._anatomy = [whole(item).key for item in self._normal.slices]
         self._paired_low = sorted(partners)
@@ -90,15 +98,16 @@ class PatchDataset(Dataset[Sample]):
         patches = self._pair(rng) if self._paired else self._unpaired(rng)
         if self._augment is not None:
             self._turn(patches, rng)
-        return {name: torch.from_numpy(np.ascontiguousarray(patch))[None] for name, patch in patches.items()}
+        return {name: torch.from_numpy(np.ascontiguousarray(patch)) for name, patch in patches.items()}
 
     def _pair(self, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
         low_at = self._paired_low[rng.integers(len(self._paired_low))]
-        low, normal = self._low[low_at], self._normal[self._partners[low_at]]
-        corner = self._corner(normal, rng)
-        clean = self._cut(normal, corner)
+        normal_at = self._partners[low_at]
+        corner = self._corner(self._normal[normal_at], rng)
+        places = self._beside_low.around(low_at, rng)
+        clean = self._cut(self._normal, [self._partners.get(place, normal_at) for place in places], corner)
         return {
-            "low": self._degraded(self._cut(low, corner), rng),
+            "low": self._degraded(self._cut(self._low, places, corner), rng),
             "normal": self._degraded(clean, rng) if self._twice_noisy else clean,
         }
 
@@ -108,17 +117,17 @@ class PatchDataset(Dataset[Sample]):
         if len(self._low):
             low_at = int(rng.integers(len(self._low)))
             partner = self._partners.get(low_at, -1)
-            low = self._low[low_at]
-            patches["low"] = self._degraded(self._cut(low, self._corner(low, rng)), rng)
+            corner = self._corner(self._low[low_at], rng)
+            places = self._beside_low.around(low_at, rng)
+            patches["low"] = self._degraded(self._cut(self._low, places, corner), rng)
         if len(self._normal):
             normal_at = int(rng.integers(len(self._normal)))
             if partner >= 0 and self._anatomy[normal_at] == self._anatomy[partner]:
                 normal_at = self._elsewhere(normal_at, rng)
-            normal = self._normal[normal_at]
-            corner = self._corner(normal, rng)
-            clean = self._cut(normal, corner)
-            patches["normal"] = self._sharpened(clean, rng)
-            drawn = self._draw(normal_at, corner, patches["normal"], rng)
+            corner = self._corner(self._normal[normal_at], rng)
+            places = self._beside_normal.around(normal_at, rng)
+            patches["normal"] = self._sharpened(self._cut(self._normal, places, corner), rng)
+            drawn = self._draw(places, corner, patches["normal"], rng)
             if drawn is not None:
                 patches |= self._stored(patches["normal"], drawn)
         return patches
@@ -131,16 +140,25 @@ class PatchDataset(Dataset[Sample]):
         return others[int(rng.integers(len(others)))] if others else normal_at
 
     def _draw(
-        self, normal_at: int, corner: tuple[int, int], clean: NDArray[np.float32], rng: np.random.Generator
+        self, places: Places, corner: tuple[int, int], clean: NDArray[np.float32], rng: np.random.Generator
     ) -> Drawn | None:
-        """Noise for a normal-dose patch: what scans add to it, or of a spectrum, or none."""
-        if normal_at in self._scanned and rng.random() >= self._config.broad_share:
-            return Drawn(self._scanned.field(normal_at, corner, rng), 0.0)
+        """Noise for normal-dose patches: what scans add to them, or of a spectrum, or none."""
+        if all(place in self._scanned for place in places) and rng.random() >= self._config.broad_share:
+            return Drawn(self._over(places, lambda once: self._scanned.fields(once, corner, rng)), 0.0)
         if self._noise is None:
             return None
         if isinstance(self._noise, SyntheticNoise):
             return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
-        return self._noise.draw(self._normal.slices[normal_at].source, self._config.patch, rng)
+        source, side = self._normal.slices[places[0]].source, self._config.patch
+        drawn = self._noise.draw(source, side, rng, len(set(places)))
+        return Drawn(self._over(places, lambda _: drawn.hu), drawn.kept)
+
+    def _over(self, places: Places, draw: Callable[[Sequence[int]], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Noise over a stack of the normal-dose pool."""
+        if len(places) == 1:
+            return draw(places)
+        beside = self._beside_normal
+        return draw_stack(draw, places, beside.offsets_mm(places), beside.thickness_mm(places[0]))
 
     def _stored(self, clean: NDArray[np.float32], drawn: Drawn) -> dict[str, NDArray[np.float32]]:
         """What a scanner stores of a normal-dose patch, and what noise changes in it."""
@@ -159,8 +177,10 @@ class PatchDataset(Dataset[Sample]):
         row, column = np.clip(centre - self._config.patch // 2, 0, limit)
         return int(row), int(column)
 
-    def _cut(self, decoded: DecodedSlice, corner: tuple[int, int]) -> NDArray[np.float32]:
-        return self._scale.to_unit(cut(decoded.hu, corner, self._config.patch)).astype(np.float32)
+    def _cut(self, store: SliceStore, places: Sequence[int], corner: tuple[int, int]) -> NDArray[np.float32]:
+        """The same square of some slices, (len(places), side, side)."""
+        hu = np.stack([cut(store[place].hu, corner, self._config.patch) for place in places])
+        return self._scale.to_unit(hu).astype(np.float32)
 
     def _degraded(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """The patch with synthetic noise, where the low pool is made by it."""
@@ -172,7 +192,7 @@ class PatchDataset(Dataset[Sample]):
         """The patch as if reconstructed with a sharper kernel: unsharp masking of random strength and width."""
         if not self._config.sharpen:
             return patch
-        detail = patch - ndimage.gaussian_filter(patch, rng.uniform(0.6, 1.5))
+        detail = patch - ndimage.gaussian_filter(patch, rng.uniform(0.6, 1.5), axes=(-2, -1))
         sharper: NDArray[np.float32] = patch + np.float32(rng.uniform(0, self._config.sharpen)) * detail
         return sharper
 
@@ -183,7 +203,7 @@ class PatchDataset(Dataset[Sample]):
         for name in patches:
             alike = self._paired or name != "low"
             self._augment.set_random_state(seed=together if alike else int(rng.integers(2**31)))
-            patches[name] = np.asarray(self._augment(patches[name][None]))[0]
+            patches[name] = np.asarray(self._augment(patches[name]))
 
 
 def _folded(patch: NDArray[np.float32], floor: np.float32) -> NDArray[np.float32]:

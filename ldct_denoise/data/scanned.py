@@ -43,8 +43,14 @@ class ScannedNoise:
     def __contains__(self, normal_at: int) -> bool:
         return normal_at in self.scans
 
-    def field(self, normal_at: int, corner: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
-        """What one of its scans adds to a patch, HU, shape (side, side)."""
-        scans, side = self.scans[normal_at], self._config.patch
-        scan = self._made[scans[rng.integers(len(scans))]]
-        return cut(scan.hu, corner, side) - cut(self._normal[normal_at].hu, corner, side)
+    def fields(
+        self, places: Sequence[int], corner: tuple[int, int], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """What one scan of these slices adds to their patches, HU, shape (len(places), side, side)."""
+        number, side = int(rng.integers(len(self.scans[places[0]]))), self._config.patch
+        scans = [self._made[self.scans[place][number]] for place in places]
+        added = [
+            cut(scan.hu, corner, side) - cut(self._normal[place].hu, corner, side)
+            for place, scan in zip(places, scans, strict=True)
+        ]
+        return np.stack(added)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.data.slices import PoolSlice
-from ldct_denoise.volume import Geometry, SliceSource, kernel_of
+from ldct_denoise.volume import Geometry, SliceSource, kernel_of, slice_thickness_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class ShrunkSeries:
     def kernel(self) -> str:
         """The source's."""
         return kernel_of(self.source)
+
+    @property
+    def slice_thickness_mm(self) -> float:
+        """The source's."""
+        return slice_thickness_of(self.source)
 
     @property
     def geometry(self) -> Geometry:

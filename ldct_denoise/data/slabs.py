@@ -13,7 +13,7 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.physics.dose import tube_current_ma
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of, slice_thickness_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ class SlabSeries:
         """The mean of the neighbours', where the source tells them."""
         told = tube_current_ma(self.source)
         return None if told is None else tuple(sliding_window_view(told, self.slices).mean(axis=1).tolist())
+
+    @property
+    def slice_thickness_mm(self) -> float:
+        """From the edge of the first slice that is averaged to that of the last."""
+        return slice_thickness_of(self.source) + (self.slices - 1) * self.source.geometry.slice_spacing_mm
 
     @property
     def geometry(self) -> Geometry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config
-from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
+from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.shrunk import with_shrunk
@@ -24,6 +25,8 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.images import GreyImage
 from ldct_denoise.methods.base import Batch, Needs
+from ldct_denoise.neighbours import draw_stack, places_around
+from ldct_denoise.volume import slice_thickness_of
 
 T = TypeVar("T")
 
@@ -39,16 +42,18 @@ HOLD_BACK = 8
 class ValidationSet:
     """Images to judge by, none of which is trained on, unless the pool is too small to hold any back.
 
+    Every image is a stack, shape (channels, rows, columns), HU: a slice, for a 2.5-D method with those beside it.
+
     Parameters
     ----------
     low : tuple of ndarray
-        Low-dose slices, HU (of held-out patients where there are any).
+        Low-dose slices (of held-out patients where there are any).
     normal : tuple of ndarray
-        Normal-dose slices, HU.
+        Normal-dose slices.
     probes : tuple of (ndarray, ndarray)
-        Normal-dose squares and noise to add to them, HU: what is known without pairs.
+        Normal-dose squares and noise to add to them: what is known without pairs.
     pairs : tuple of (ndarray, ndarray)
-        Low- and normal-dose slices of the same place, HU; of held-out patients only.
+        Low- and normal-dose slices of the same place; of held-out patients only.
     scale : Scale
     picture : Batch, optional
         Patches for the log's pictures.
@@ -81,6 +86,7 @@ def make_training_set(
     needs: Needs,
     report: Callable[[str], None] = lambda message: None,
     scratch: Path = Path("simulated"),
+    neighbours: int = 0,
 ) -> TrainingSet:
     """Cut the pools into patches for a method with these needs.
 
@@ -93,6 +99,8 @@ def make_training_set(
         Told in a line what was measured.
     scratch : Path
         Where simulated scans are kept, unless ``data.cache_dir`` says.
+    neighbours : int
+        Slices on each side that the method sees as well.
 
     Raises
     ------
@@ -111,7 +119,7 @@ def make_training_set(
         if config.data.noise != "simulated" or not pools.low:
             pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
-    normal, held = (normal, _held_out(pools)) if paired else _hold_back(normal, pools)
+    normal, held = (normal, _held_out(pools)) if paired else _hold_back(normal, pools, neighbours)
     trained = normal if paired else with_shrunk(normal, config.data.shrink)
     noise: PoolNoise | SyntheticNoise | None = None
     if config.data.noise == "synthetic" and config.data.synthetic:
@@ -132,11 +140,12 @@ def make_training_set(
         config=config.data,
         scale=config.scale,
         seed=config.training.seed,
+        neighbours=neighbours,
     )
     # A method of pairs is not judged by the very slices that it was told to give.
     judging = noise or _noise_to_judge_by(config, pools, held if paired else held or normal, report)
     validation = replace(
-        _validation(config, pools, held or normal, low, judging, patches),
+        _validation(config, pools, held or normal, low, judging, patches, neighbours),
         imitates=needs is Needs.UNPAIRED and noise is None,
     )
     return TrainingSet(patches, validation, pools, _summary(noise))
@@ -162,15 +171,17 @@ def _second_scans(pools: Pools) -> tuple[PoolSlice, ...]:
     return pool_slices(list({pair.normal.uid: pair.normal for pair in pools.pairs}.values()))
 
 
-def _hold_back(normal: Sequence[PoolSlice], pools: Pools) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
+def _hold_back(
+    normal: Sequence[PoolSlice], pools: Pools, neighbours: int
+) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
     """Normal-dose slices to train on and to judge by: the held-out patients' own, or every eighth of the pool.
 
-    Of slabs, which overlap, the middle eighth of every series.
+    Of slabs, which overlap, and where neighbours are seen, the middle eighth of every series.
     """
     held_out = _held_out(pools)
     if held_out or len(normal) < HOLD_BACK:
         return tuple(normal), held_out
-    if has_slabs(normal):
+    if neighbours or has_slabs(normal):
         return split_middles(normal, HOLD_BACK)
     every_eighth = slice(HOLD_BACK // 2, None, HOLD_BACK)
     kept = list(normal)
@@ -213,6 +224,7 @@ def _validation(
     low: Sequence[PoolSlice],
     noise: PoolNoise | SyntheticNoise | None,
     patches: PatchDataset,
+    neighbours: int,
 ) -> ValidationSet:
     count = config.training.validation_slices
     low = pool_slices(pools.validation_low) or low
@@ -222,11 +234,12 @@ def _validation(
         for i, j in pair.indices
     ]
     chosen = _spread(normal, count)
+    stack = partial(_stack, neighbours=neighbours)
     return ValidationSet(
-        low=() if config.data.synthetic else tuple(decode(item).hu for item in _spread(low, count)),
-        normal=tuple(decode(item).hu for item in chosen),
-        probes=tuple(_probe(item, noise, number) for number, item in enumerate(chosen)) if noise else (),
-        pairs=tuple((decode(a).hu, decode(b).hu) for a, b in _spread(pairs, count)),
+        low=() if config.data.synthetic else tuple(stack(item) for item in _spread(low, count)),
+        normal=tuple(_stack(item, 0) for item in chosen),
+        probes=tuple(_probe(item, noise, n, neighbours) for n, item in enumerate(chosen)) if noise else (),
+        pairs=tuple((stack(a), _stack(b, 0)) for a, b in _spread(pairs, count)),
         scale=config.scale,
         picture=_picture(patches),
     )
@@ -239,19 +252,32 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[place] for place in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
+def _stack(item: PoolSlice, neighbours: int) -> NDArray[np.float32]:
+    """A slice with those beside it, as in use."""
+    geometry = item.source.geometry
+    places = places_around(geometry, item.index, neighbours)
+    return np.stack([decode(PoolSlice(item.source, place)).hu for place in places])
+
+
 def _probe(
-    item: PoolSlice, noise: PoolNoise | SyntheticNoise, number: int
+    item: PoolSlice, noise: PoolNoise | SyntheticNoise, number: int, neighbours: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The middle of a slice, and noise of the pool's middle level to add to it; the same in every run."""
-    hu = decode(item).hu
-    rows, columns = hu.shape
+    hu = _stack(item, neighbours)
+    rows, columns = hu.shape[1:]
     side = min(PROBE, rows, columns)
     top, left = (rows - side) // 2, (columns - side) // 2
     rng = np.random.default_rng(number)
+    clean = hu[:, top : top + side, left : left + side]
     if isinstance(noise, SyntheticNoise):
-        square = hu[top : top + side, left : left + side]
-        return square, noise.probe_for(square, rng)
-    clean, drawn = hu[top : top + side, left : left + side], noise.probe(item.source, side, rng)
+        return clean, noise.probe_for(clean, rng)
+    geometry = item.source.geometry
+    places = places_around(geometry, item.index, neighbours)
+    drawn = noise.probe(item.source, side, rng, len(set(places)))
+    over = draw_stack(
+        lambda _: drawn.hu, places, geometry.offsets_mm[list(places)], slice_thickness_of(item.source)
+    )
+    drawn = Drawn(over, drawn.kept)
     return clean + drawn.in_target, drawn.added
 
 

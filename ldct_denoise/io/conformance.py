@@ -113,7 +113,7 @@ def check_derived(source: Series, output: Path) -> list[str]:
 
 def _source_index(source: Series, image: Dataset) -> int | None:
     items = image.get("SourceImageSequence") or _frame_sources(image)
-    named = {str(item.ReferencedSOPInstanceUID) for item in items}
+    named = {str(item.ReferencedSOPInstanceUID) for item in items[:1]}  # those beside it follow
     described = str(image.get("DerivationDescription") or "")
     for index, slice_ in enumerate(source.slices):
         if slice_.sop_uid in named or (not named and f"source instance {slice_.sop_uid};" in described):

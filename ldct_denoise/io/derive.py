@@ -45,6 +45,7 @@ from ldct_denoise.io.stored import (
 )
 from ldct_denoise.io.transcode import explicit_little_endian, seal
 from ldct_denoise.io.uids import IMPLEMENTATION_CLASS_UID
+from ldct_denoise.neighbours import sources_of
 
 if TYPE_CHECKING:
     from ldct_denoise.io.dicom import Series
@@ -135,7 +136,7 @@ class DerivedWriter:
                 self._require_all()
                 for number, (path, stack) in enumerate(self._stacks.items(), start=1):
                     with _naming(path):
-                        self._write_stack(stack, number)
+                        self._write_stack(path, stack, number)
                 self._folder.publish()
         finally:
             self._folder.discard()
@@ -221,15 +222,21 @@ class DerivedWriter:
         image = explicit_little_endian(own, keep_private=self._keep_private)
         if source.frame is not None:
             image = classic_header(image, source.frame)
-        uid = public_uid(source.sop_uid) if self._deidentify else source.sop_uid
-        self._describe(image, uid if source.frame is None else f"{uid}/{source.frame}")
+        sources = self._sources(index)
+        self._describe(image, "+".join(uid if frame is None else f"{uid}/{frame}" for uid, frame in sources))
         kind = several(image.get("ImageType"))
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
-        refer_to_source(image, header.SOPClassUID, uid, source.frame)
+        refer_to_source(image, header.SOPClassUID, sources)
         if "RescaleType" not in image:
             image.RescaleType = "HU"
         note_lossy(image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells))
         self._save(image, cells, f"{index + 1:04d}.dcm")
+
+    def _sources(self, index: int) -> list[tuple[str, int | None]]:
+        """The images that a slice comes of, each with its frame: its own, then those beside it."""
+        places = sources_of(self._series.geometry, index, self._derivation.neighbours)
+        found = (self._series.slices[place] for place in places)
+        return [(public_uid(one.sop_uid) if self._deidentify else one.sop_uid, one.frame) for one in found]
 
     def _stack(self, path: Path, header: Dataset, cells: NDArray[np.integer]) -> FrameStack:
         """The frames of a multi-frame file, opened at its first frame."""
@@ -240,13 +247,25 @@ class DerivedWriter:
                 self._stacks[path] = FrameStack(header, frames, scratch, cells)
         return self._stacks[path]
 
-    def _write_stack(self, stack: FrameStack, number: int) -> None:
+    def _write_stack(self, path: Path, stack: FrameStack, number: int) -> None:
         """One Enhanced CT image with all the frames that derive from one source file."""
         image = explicit_little_endian(stack.header, keep_private=self._keep_private)
         self._describe(image, stack.identity)
-        describe_frames(image, stack.header, stack.frames, self._derivation)
+        describe_frames(image, stack.header, stack.frames, self._derivation, self._frame_sources(path))
         self._save(image, stack.cells, f"{number:04d}.dcm")
         stack.close()
+
+    def _frame_sources(self, path: Path) -> dict[int, list[int]]:
+        """For each frame of a multi-frame file the frames of that file that it comes of, its own first."""
+        here = {
+            index: slice_.frame for index, slice_ in enumerate(self._series.slices) if Path(slice_.path) == path
+        }
+        reach, geometry = self._derivation.neighbours, self._series.geometry
+        return {
+            frame: [of for place in sources_of(geometry, index, reach) if (of := here.get(place)) is not None]
+            for index, frame in here.items()
+            if frame is not None
+        }
 
     def _describe(self, image: Dataset, source_identity: str) -> None:
         describe(image, self._derivation, self._created, keep_scanner_equipment=self._keep_scanner)

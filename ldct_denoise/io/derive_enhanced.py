@@ -6,7 +6,7 @@ The rules are those of PS3.3 A.38.1 (Enhanced CT Image IOD), C.7.6.16 (functiona
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,13 @@ def is_enhanced(header: Dataset) -> bool:
     return bool(header.get("SOPClassUID") == EnhancedCTImageStorage)
 
 
-def describe_frames(image: Dataset, source: Dataset, frames: Iterable[int], derivation: Derivation) -> None:
+def describe_frames(
+    image: Dataset,
+    source: Dataset,
+    frames: Iterable[int],
+    derivation: Derivation,
+    sources: Mapping[int, Iterable[int]],
+) -> None:
     """Functional groups and evidence of a derived Enhanced CT image.
 
     Parameters
@@ -167,6 +173,8 @@ def describe_frames(image: Dataset, source: Dataset, frames: Iterable[int], deri
         Which frames of the source it holds, counted from 0, ascending.
     derivation : Derivation
         How the pixels came about.
+    sources : dict
+        For each frame the frames of the source that it comes of, its own first.
     """
     kept = list(frames)
     image.NumberOfFrames = len(kept)
@@ -176,7 +184,7 @@ def describe_frames(image: Dataset, source: Dataset, frames: Iterable[int], deri
     if "DerivationImageSequence" in shared:
         del shared.DerivationImageSequence
     for frame, group in zip(kept, image.PerFrameFunctionalGroupsSequence, strict=True):
-        group.DerivationImageSequence = Sequence([_derivation_item(source, frame, derivation)])
+        group.DerivationImageSequence = Sequence([_derivation_item(source, sources[frame], derivation)])
     kinds = []
     for group in (shared, *image.PerFrameFunctionalGroupsSequence):
         for item in group.get("CTImageFrameTypeSequence") or []:
@@ -203,7 +211,7 @@ def _frame_type(source: Dataset, keyword: str) -> list[str]:
     return ["DERIVED", "PRIMARY", flavour, contrast, *kind[4:]]
 
 
-def _derivation_item(source: Dataset, frame: int, derivation: Derivation) -> Dataset:
+def _derivation_item(source: Dataset, frames: Iterable[int], derivation: Derivation) -> Dataset:
     """Derivation Image functional group (PS3.3 C.7.6.16.2.6); its code is required, so it is a private one."""
     code = Dataset()
     simulated = derivation.kind == "simulated"
@@ -213,7 +221,9 @@ def _derivation_item(source: Dataset, frame: int, derivation: Derivation) -> Dat
     item = Dataset()
     item.DerivationDescription = derivation.text
     item.DerivationCodeSequence = Sequence([code])
-    item.SourceImageSequence = Sequence([source_image_item(source.SOPClassUID, source.SOPInstanceUID, frame + 1)])
+    item.SourceImageSequence = Sequence(
+        [source_image_item(source.SOPClassUID, source.SOPInstanceUID, frame + 1) for frame in frames]
+    )
     return item
 
 

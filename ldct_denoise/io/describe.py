@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -105,6 +105,8 @@ class Derivation:
         ``simulated`` marks the images as synthetic data (0008,001C).
     dose : float
         Simulated dose as a fraction of the source's; ``simulated`` only.
+    neighbours : int
+        Slices on each side of a slice's own that its pixels come of as well.
     """
 
     model_name: str
@@ -115,6 +117,7 @@ class Derivation:
     settings: Mapping[str, str] = field(default_factory=dict)
     kind: Literal["denoised", "simulated"] = "denoised"
     dose: float = 1.0
+    neighbours: int = 0
 
     @property
     def label(self) -> str:
@@ -143,6 +146,8 @@ class Derivation:
             else f"noise reduced by a model, strength {100 * self.strength:g}%"
         )
         settings = "".join(f", {key}={value}" for key, value in sorted(self.settings.items()))
+        if self.neighbours:
+            settings += f", with {self.neighbours} slices on each side"
         text = (
             f"{PRODUCT} {ldct_denoise.__version__}: {what}; model {self.model_name}"
             f" sha256 {self.model_checksum or 'none'}; HU {self.low_hu:g}..{self.high_hu:g}{settings};"
@@ -225,11 +230,25 @@ def identify(image: Dataset, derivation: Derivation, source: str, series: str, n
     image.SeriesDescription = series_description(description, derivation.label)
 
 
-def refer_to_source(image: Dataset, class_uid: str, source_uid: str, frame: int | None = None) -> None:
-    """Name the source image in Source Image Sequence; in the description where its UID is no valid one."""
+def refer_to_source(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:
+    """Name the source images in Source Image Sequence; in the description where the first's UID is no valid one.
+
+    Parameters
+    ----------
+    image : Dataset
+        The derived image; changed in place.
+    class_uid : str
+        SOP class of the source images.
+    sources : iterable of (str, int or None)
+        SOP instance, and frame counted from 0: the image's own slice, then those beside it.
+    """
+    named = list(sources)
+    source_uid = named[0][0]
     if UID(source_uid).is_valid:
-        number = None if frame is None else frame + 1
-        image.SourceImageSequence = Sequence([source_image_item(class_uid, source_uid, number)])
+        valid = [(uid, frame) for uid, frame in named if UID(uid).is_valid]
+        image.SourceImageSequence = Sequence(
+            [source_image_item(class_uid, uid, None if frame is None else frame + 1) for uid, frame in valid]
+        )
         return
     if "SourceImageSequence" in image:
         del image.SourceImageSequence

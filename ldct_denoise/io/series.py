@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 
 from ldct_denoise.errors import PartialError
 from ldct_denoise.io.read import Encoding, read_frame, read_head, read_shared_head
-from ldct_denoise.io.select import text
+from ldct_denoise.io.select import number, text
 from ldct_denoise.volume import Geometry, SliceSource
 
 
@@ -115,6 +115,12 @@ class Series:
     def tube_current_ma(self) -> tuple[float | None, ...]:
         """Per slice."""
         return tuple(ref.tube_current_ma for ref in self.slices)
+
+    @property
+    def slice_thickness_mm(self) -> float | None:
+        """Of the first slice, where its header tells."""
+        told = number(self.header(0), "SliceThickness")
+        return told if told is not None and told > 0 else None
 
     def __len__(self) -> int:
         return len(self.slices)

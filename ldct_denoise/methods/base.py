@@ -59,7 +59,7 @@ class Batch:
     Parameters
     ----------
     low : Tensor, shape (n, 1, height, width)
-        Low-dose patches.
+        Low-dose patches; for a method with ``neighbours`` n, 2·n + 1 channels, as of the others.
     normal : Tensor, same shape, optional
         Normal-dose patches: of other patients or places for an unpaired method, the partners of ``low`` for
         a paired one. For ``NOISY_PAIRS`` the second noisy realisation. Absent for ``NOISY``.
@@ -84,6 +84,17 @@ class Batch:
     def randn_like(self, like: Tensor) -> Tensor:
         """Unit Gaussian noise of ``like``'s shape, type and device from this step's randomness."""
         return torch.randn(like.shape, generator=self.generator).to(like)
+
+
+def middle(stack: Tensor) -> Tensor:
+    """The slice in the middle of each stack: of (n, channels, height, width) one channel."""
+    centre = stack.shape[1] // 2
+    return stack[:, centre : centre + 1]
+
+
+def alone(image: Tensor, neighbours: int) -> Tensor:
+    """Stacks of lone slices: each channel is the slice itself, (n, 2·neighbours + 1, height, width)."""
+    return image.expand(-1, 2 * neighbours + 1, -1, -1)
 
 
 Losses = dict[str, Tensor]
@@ -154,21 +165,27 @@ class Method(nn.Module, ABC, Generic[S]):
         self.settings = settings
         self.scale = scale
 
+    @property
+    def neighbours(self) -> int:
+        """Slices on each side of the one to restore that the method sees as well (2.5-D)."""
+        return 0
+
     @abstractmethod
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """Denoise a batch of slices.
 
         Parameters
         ----------
-        image : Tensor, shape (n, 1, height, width)
-            Network units, any height and width.
+        image : Tensor, shape (n, 2·neighbours + 1, height, width)
+            Network units, any height and width; channels are slices in the order of the series, that to restore
+            in their middle (:mod:`ldct_denoise.neighbours`).
         seed : int
             For methods that draw random numbers; the same seed gives the same result.
 
         Returns
         -------
-        Tensor
-            Same shape and units.
+        Tensor, shape (n, 1, height, width)
+            Same units.
         """
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
@@ -194,4 +211,4 @@ class Method(nn.Module, ABC, Generic[S]):
 
     def summary_images(self, batch: Batch) -> Mapping[str, Tensor]:
         """Pictures for the training log, each (n, 1, height, width) in network units."""
-        return {"low": batch.low, "restored": self.restore(batch.low)}
+        return {"low": middle(batch.low), "restored": self.restore(batch.low)}

@@ -25,12 +25,12 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._forms import FormMethod, FormSettings, encoder, generator
-from ldct_denoise.methods.base import Batch, Losses, Needs, Phase
+from ldct_denoise.methods.base import Batch, Losses, Needs, Phase, alone, middle
 from ldct_denoise.networks.blocks import Norm, blur, gaussian_kernel
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tell_apart, tissue_bias
 from ldct_denoise.networks.translation import Code, CodeCritic, MultiscaleEncoder, PaperEncoder
@@ -57,6 +57,12 @@ class Weights(BaseModel):
 class LirSettings(FormSettings):
     """Every point where the paper, its code, or CT asks for a choice."""
 
+    neighbours: int = Field(
+        0,
+        ge=0,
+        le=4,
+        description="multiscale: slices on each side of the one to restore that E_X sees too (2.5-D)",
+    )
     noise_width: int = Field(8, ge=1, description="multiscale: channels of the noise code at each resolution")
     norm: Norm = "batch"
     up_norm: Norm = Field("layer", description="paper: normalisation of the up-sampling blocks")
@@ -87,6 +93,12 @@ class LirSettings(FormSettings):
     restoration_power: float = Field(2.0, ge=1, le=2, description="|error|^power in the restoration term")
     weights: Weights = Weights()  # type: ignore[call-arg]
 
+    @model_validator(mode="after")
+    def _form_has_neighbours(self) -> LirSettings:
+        if self.neighbours and self.form == "paper":
+            raise ValueError("neighbours: the published form sees one slice; set form: multiscale")
+        return self
+
     @property
     def noise_channels(self) -> tuple[int, ...]:
         """Channels of each map of the noise code."""
@@ -115,7 +127,8 @@ class Lir(FormMethod[LirSettings]):
         super().__init__(settings, scale)
         s = settings
         literal = s.schedule == "published"
-        self.e_x, self.e_y = (encoder(s, literal=literal) for _ in range(2))
+        self.e_x = encoder(s, literal=literal, neighbours=s.neighbours)
+        self.e_y = encoder(s, literal=literal)
         self.e_noise = _noise_encoder(s) if s.noise_encoder else None
         make = partial(generator, s, up_norm=s.up_norm, literal=literal)
         self.g_x, self.g_y = make(beside=s.noise_channels if s.noise_encoder else ()), make()
@@ -127,9 +140,14 @@ class Lir(FormMethod[LirSettings]):
 
     # ---- use ------------------------------------------------------------------------------------------------
 
+    @property
+    def neighbours(self) -> int:
+        """As the settings say."""
+        return self.settings.neighbours
+
     def _restore(self, image: Tensor) -> Tensor:
         """G_Y(E_X(x))."""
-        return self._to_y(self.e_x(image), image)
+        return self._to_y(self.e_x(image), middle(image))
 
     def restoration_parameters(self) -> dict[str, Tensor]:
         """E_X and G_Y."""
@@ -154,9 +172,9 @@ class Lir(FormMethod[LirSettings]):
         assert batch.normal is not None
         made = self._pass(batch)
         return {
-            "low": batch.low,
+            "low": middle(batch.low),
             "low_to_normal": made.x_to_y,
-            "normal": batch.normal,
+            "normal": middle(batch.normal),
             "normal_to_low": made.y_to_x,
         }
 
@@ -177,10 +195,10 @@ class Lir(FormMethod[LirSettings]):
         return [] if self.e_noise is None else self.e_noise(image)
 
     def _pass(self, batch: Batch) -> Pass:
-        """Forward translation, eq. 3 and 4."""
-        x, y = batch.low, batch.normal
-        assert y is not None
-        z_x, z_y, n_x = self.e_x(x), self.e_y(y), self._noise_code(x)
+        """Forward translation, eq. 3 and 4; of slices, of which E_X alone sees what stands beside them."""
+        assert batch.normal is not None
+        x, y = middle(batch.low), middle(batch.normal)
+        z_x, z_y, n_x = self.e_x(batch.low), self.e_y(y), self._noise_code(x)
         x_to_y = self._to_y(self._jitter(z_x, batch), x)
         y_to_x = self._to_x(self._jitter(z_y, batch), self._jitter(n_x, batch), y)
         return Pass(z_x, z_y, n_x, x_to_y, y_to_x)
@@ -205,7 +223,7 @@ class Lir(FormMethod[LirSettings]):
         if self._adapts(batch):
             made = self._pass(batch)
             batch.memo["pass"] = _detached(made)
-            losses |= self._translation_losses(batch, made)
+            losses |= self._translation_losses(_of_slices(batch), made)
         return losses
 
     def _adapts(self, batch: Batch) -> bool:
@@ -245,14 +263,14 @@ class Lir(FormMethod[LirSettings]):
         """
         assert batch.normal is not None
         assert batch.noise is not None
-        return (self._restore(batch.normal + batch.noise) - batch.normal) * self.settings.gain
+        return (self._restore(batch.normal + batch.noise) - middle(batch.normal)) * self.settings.gain
 
     def _tissue_bias(self, error: Tensor, batch: Batch) -> Tensor:
         """Of fat and soft tissue, as the smoothed normal-dose patch shows them."""
         assert batch.normal is not None
         ranges = [TISSUES[name][:2] for name in ("fat", "soft-tissue")]
         units = [(self.scale.to_unit(low), self.scale.to_unit(high)) for low, high in ranges]
-        return tissue_bias(error.float(), blur(batch.normal, self._smooth), units)
+        return tissue_bias(error.float(), blur(middle(batch.normal), self._smooth), units)
 
     def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
         """Eq. 5–8: translate back, and compare with where it began."""
@@ -260,7 +278,7 @@ class Lir(FormMethod[LirSettings]):
         z_back = self._jitter(self.e_y(made.x_to_y), batch)
         n_back = self._jitter(self._noise_code(made.y_to_x), batch)
         x_again = self._to_x(z_back, n_back, made.x_to_y)
-        y_again = self._to_y(self._jitter(self.e_x(made.y_to_x), batch), made.y_to_x)
+        y_again = self._to_y(self._jitter(self.e_x(alone(made.y_to_x, self.neighbours)), batch), made.y_to_x)
         return F.l1_loss(x_again, batch.low) + F.l1_loss(y_again, batch.normal)
 
     def _self_reconstruction(self, batch: Batch, made: Pass) -> Tensor:
@@ -300,7 +318,7 @@ class Lir(FormMethod[LirSettings]):
         """What D_R judges: the codes of the generators' own pass, or (published) new ones with their graph."""
         if self.settings.schedule == "published":
             assert batch.normal is not None
-            return self.e_x(batch.low), self.e_y(batch.normal)
+            return self.e_x(batch.low), self.e_y(middle(batch.normal))
         made = self._made(batch)
         return [part.detach() for part in made.z_x], [part.detach() for part in made.z_y]
 
@@ -335,6 +353,12 @@ class Lir(FormMethod[LirSettings]):
         """What learns, but not in this phase."""
         own = set(map(id, phase.parameters))
         return [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+
+
+def _of_slices(batch: Batch) -> Batch:
+    """What is translated: the slice in the middle of each stack."""
+    assert batch.normal is not None
+    return replace(batch, low=middle(batch.low), normal=middle(batch.normal))
 
 
 def _detached(made: Pass) -> Pass:

@@ -101,12 +101,16 @@ class MultiscaleEncoder(nn.Module):
     norm : Norm
     gain, centre : float
         The image is seen as ``(image − centre) · gain``, so that soft tissue is near 0 and 1 is a few hundred HU.
+    inputs : int
+        Channels of the image: slices.
     """
 
-    def __init__(self, widths: tuple[int, ...], blocks: int, norm: Norm, gain: float, centre: float) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], blocks: int, norm: Norm, gain: float, centre: float, inputs: int = 1
+    ) -> None:
         super().__init__()
         self.gain, self.centre = gain, centre
-        levels, inputs = [], 1
+        levels = []
         for width in widths:
             levels.append(
                 nn.Sequential(*(conv(inputs if n == 0 else width, width, 3, norm=norm) for n in range(blocks)))

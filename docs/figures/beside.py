@@ -1,0 +1,78 @@
+"""Prints what neighbouring slices are worth, on series scanned again at a lower dose (docs/experiments.md).
+
+python docs/figures/beside.py FOLDER MODEL … [--every N] [--dose F] [--cache DIR]
+
+Slices that overlap share their noise as they share what they are made of (ldct_denoise/neighbours.py): the
+simulated noise of the series is mixed so. With --every only every so many-th slice is taken.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldct_denoise.apply import ApplySettings, restore_slices
+from ldct_denoise.checkpoint import TrainedModel, load_model
+from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.io.find import find_images
+from ldct_denoise.metrics.fidelity import psnr
+from ldct_denoise.neighbours import mixing, overlap
+from ldct_denoise.physics.simulated import simulated_pool
+from ldct_denoise.volume import SliceSource, Volume, slice_thickness_of
+
+FULL = Window("[-1024, 1024]", 0, 2048)
+Images = NDArray[np.float32]
+
+
+def quarter_dose(full: Volume, source: SliceSource, dose: float, cache: Path) -> Volume:
+    """The series at a lower dose, cut off where stored values are."""
+    (scan,) = simulated_pool([source], (dose, dose), 7, cache)
+    noise = Volume.of(scan).hu - full.hu
+    correlation = overlap(full.geometry.offsets_mm, slice_thickness_of(source))
+    return full.with_hu(np.maximum(full.hu + np.tensordot(mixing(correlation), noise, axes=1), FULL.low_hu))
+
+
+def restored(low: Volume, model: TrainedModel, alone: bool) -> Iterator[NDArray[np.float32]]:
+    """Every slice; each as if there were no other, if wanted."""
+    for index in range(len(low)):
+        one = Volume(low.hu[[index]], low.geometry.select([index])) if alone else low
+        yield from (hu for _, hu in restore_slices(one, model, ApplySettings(), [0 if alone else index]))
+
+
+def main() -> None:
+    """Every series of a folder with every model."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("model", nargs="+")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--dose", type=float, default=0.25)
+    parser.add_argument("--cache", type=Path)
+    asked = parser.parse_args()
+    models = [load_model(name) for name in asked.model]
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in find_images(asked.folder).series:
+            whole = Volume.of(source)
+            low = quarter_dose(whole, source, asked.dose, asked.cache or Path(scratch))
+            kept = range(0, len(whole), asked.every)
+            low, full = (Volume(each.hu[kept], each.geometry.select(kept)) for each in (low, whole))
+            apart_mm = full.geometry.slice_spacing_mm
+            thick_mm = slice_thickness_of(source)
+            print(f"{source.name}: {len(full)} slices of {thick_mm:.3g} mm, {apart_mm:.2g} mm apart")
+            for model in models:
+                for alone in (False, True) if model.method.neighbours else (False,):
+                    gains = [
+                        [psnr(out, normal, each) - psnr(hu, normal, each) for each in (FULL, WINDOWS["abdomen"])]
+                        for hu, normal, out in zip(low.hu, full.hu, restored(low, model, alone), strict=True)
+                    ]
+                    (wide, abdomen), least = np.mean(gains, axis=0), np.min(gains, axis=0)[1]
+                    name = f"{model.name}{', every slice alone' if alone else ''}"
+                    print(f"  {name}: {wide:+.2f} / {abdomen:+.2f} dB, least {least:+.2f} dB (abdomen)")
+
+
+if __name__ == "__main__":
+    main()
