@@ -25,7 +25,7 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
-from ldct_denoise.distributed import World
+from ldct_denoise.distributed import World, emulates_bf16
 from ldct_denoise.distributed import world as join_world
 from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.interrupts import Interrupt, noted_interrupts
@@ -146,6 +146,8 @@ class _Trainer:
         )
         sample = data.patches[0]
         self.stepper.require_losses(run, sample)
+        if self.config.training.precision == "bf16" and emulates_bf16(self.world.device):
+            self._say_first("this CPU has no instructions for bf16, which is slow here: training.precision=fp32")
         for note in (*self.pools.notes, *run.method.notes("noise" in sample)):
             self._say_first(note)
         if resume and resumed is None:

@@ -22,6 +22,7 @@ from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
 from ldct_denoise.data.training_set import make_training_set
+from ldct_denoise.distributed import emulates_bf16
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.mayo import Pair
@@ -388,3 +389,23 @@ def test_pairs_take_part_by_position(tmp_path: Path) -> None:
     from ldct_denoise.data.training_set import _partners
 
     assert _partners(pool, pool_slices(pool.low), pool_slices(pool.normal)) == {0: 2, 1: 1}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_bf16_is_told_to_be_slow_where_the_cpu_has_no_instructions_for_it(
+    precision: str, pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    told: list[str] = []
+    train(
+        tiny(iterations=1, precision=precision),
+        pools,
+        tmp_path / "run",
+        device="cpu",
+        report=lambda progress: told.append(progress.message),
+    )
+    assert any("slow here" in line for line in told) == (precision == "bf16")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert not emulates_bf16(torch.device("cpu"))
