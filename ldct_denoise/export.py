@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ldct_denoise import __version__
 from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ModelError
-from ldct_denoise.methods.base import Method, middle
+from ldct_denoise.methods.base import middle
 from ldct_denoise.output import require_free, write_whole
 
 Format = Literal["onnx", "torchscript", "monai-bundle"]
@@ -132,7 +132,7 @@ def _network(model: TrainedModel) -> HuModel:
 
 def described(model: TrainedModel) -> dict[str, str]:
     """What an export says of itself."""
-    beside, channels = model.method.neighbours, channels_of(model.method)
+    beside, channels = model.method.neighbours, model.method.channels
     order = f"; {beside} slices before, the slice, {beside} after; at an end the last again" if beside else ""
     return {
         "name": model.name,
@@ -209,14 +209,9 @@ def read_onnx(path: Path) -> Run:
     return run
 
 
-def channels_of(method: Method[Any]) -> int:
-    """Slices that a method sees at once."""
-    return 2 * method.neighbours + 1
-
-
 def _example(model: TrainedModel) -> Tensor:
     """What a network is recorded with: two images, sides that no down-sampling divides."""
-    return torch.from_numpy(sample_hu((2, 61, 83), channels=channels_of(model.method)))
+    return torch.from_numpy(sample_hu((2, 61, 83), channels=model.method.channels))
 
 
 def _import(name: str) -> Any:
@@ -278,7 +273,7 @@ def require_same(network: HuModel, run: Run, format: str) -> float:
     """
     largest = 0.0
     for shape in CHECKED:
-        hu = sample_hu(shape, seed=1, channels=channels_of(network.method))
+        hu = sample_hu(shape, seed=1, channels=network.method.channels)
         with torch.inference_mode():
             expected = network(torch.from_numpy(hu)).numpy()
         try:

@@ -113,8 +113,7 @@ def mixing(correlation: NDArray[np.float64]) -> NDArray[np.float32]:
 def draw_stack(
     draw: Callable[[Sequence[int]], NDArray[np.float32]],
     places: Sequence[int],
-    offsets_mm: NDArray[np.float64],
-    thickness_mm: float,
+    correlation: Callable[[Sequence[int]], NDArray[np.float64]],
 ) -> NDArray[np.float32]:
     """Noise of a stack: a field for each slice, the same where it stands again, alike where slices overlap.
 
@@ -124,12 +123,12 @@ def draw_stack(
         From some of ``places``, each once, to as many independent fields, shape (n, rows, columns).
     places : sequence of int
         The stack's slices.
-    offsets_mm : ndarray, shape (len(places),)
-        Where they lie.
-    thickness_mm : float
+    correlation : callable
+        From the same of ``places`` to what their noise has in common (:func:`overlap`); not asked of one alone.
     """
-    once, first, where = np.unique(places, return_index=True, return_inverse=True)
-    fields = draw(once.tolist())
+    distinct, where = np.unique(places, return_inverse=True)
+    once = distinct.tolist()
+    fields = draw(once)
     if len(once) > 1:
-        fields = np.tensordot(mixing(overlap(offsets_mm[first], thickness_mm)), fields, axes=1)
+        fields = np.tensordot(mixing(correlation(once)), fields, axes=1)
     return fields[where]

@@ -51,7 +51,7 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     differences = ", ".join(_differences(model.method, run.method))
     fresh = run.method.restoration_parameters()
     kept = {
-        name: _with_neighbours(weights, fresh.get(name), model.method, run.method)
+        name: _with_neighbours(weights, fresh.get(name), run.method.neighbours)
         for name, weights in model.method.restoration_parameters().items()
     }
     if kept.keys() != fresh.keys() or any(kept[name].shape != fresh[name].shape for name in kept):
@@ -71,12 +71,9 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     return "; ".join(notes)
 
 
-def _with_neighbours(weights: Tensor, wanted: Tensor | None, model: Method[Any], fresh: Method[Any]) -> Tensor:
+def _with_neighbours(weights: Tensor, wanted: Tensor | None, beside: int) -> Tensor:
     """Weights over one slice as weights over a stack, 0 for those beside it: the same images to begin with."""
-    beside = fresh.neighbours
-    if model.neighbours or not beside or wanted is None or weights.ndim != 4:
-        return weights
-    if weights.shape[1] != 1 or wanted.shape[1] != 2 * beside + 1:
+    if wanted is None or weights.ndim != 4 or (weights.shape[1], wanted.shape[1]) != (1, 2 * beside + 1):
         return weights
     return F.pad(weights, (0, 0, 0, 0, beside, beside))
 

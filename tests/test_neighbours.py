@@ -124,9 +124,12 @@ def test_a_slice_that_stands_twice_has_one_noise() -> None:
     def draw(once: list[int]) -> NDArray[np.float32]:
         return np.random.default_rng(0).standard_normal((len(once), 8, 8)).astype(np.float32)
 
-    lone = draw_stack(draw, (4, 4, 4), np.zeros(3), 3.0)
+    def apart(once: list[int]) -> NDArray[np.float64]:
+        return overlap(9.0 * np.array(once), 3.0)
+
+    lone = draw_stack(draw, (4, 4, 4), apart)
     np.testing.assert_array_equal(lone, np.broadcast_to(draw([4]), (3, 8, 8)))
-    first, second, third = draw_stack(draw, (0, 0, 1), np.array([0.0, 0.0, 9.0]), 3.0)
+    first, second, third = draw_stack(draw, (0, 0, 1), apart)
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - third).max() > 0.1
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
 from ldct_denoise.data.slices import PoolSlice
-from ldct_denoise.neighbours import places_around
-from ldct_denoise.volume import slice_thickness_of
+from ldct_denoise.neighbours import overlap, places_around
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, slice_thickness_of
 
 Places = tuple[int, ...]
 
@@ -44,21 +44,19 @@ class Beside:
         if rng.random() < self._lone_share:
             return (position,) * (2 * self._reach + 1)
         item = self._slices[position]
-        stride = max(1, round(rng.uniform(*self._apart_mm) / item.source.geometry.slice_spacing_mm))
+        spacing_mm = max(item.source.geometry.slice_spacing_mm, POSITION_TOLERANCE_MM)
+        stride = max(1, round(rng.uniform(*self._apart_mm) / spacing_mm))
         places = self._stack(item, stride)
         return places[::-1] if rng.random() < 0.5 else places
 
-    def offsets_mm(self, places: Places) -> NDArray[np.float64]:
-        """Where the slices of a stack lie along their series."""
-        items = [self._slices[position] for position in places]
-        return np.array([item.source.geometry.offsets_mm[item.index] for item in items])
-
-    def thickness_mm(self, position: int) -> float:
-        """Of the slices of a slice's series; looked up once."""
-        source = self._slices[position].source
-        if source.uid not in self._thickness_mm:
+    def correlation(self, positions: Sequence[int]) -> NDArray[np.float64]:
+        """What the noise of slices of one series has in common, since they overlap."""
+        items = [self._slices[position] for position in positions]
+        source = items[0].source
+        if source.uid not in self._thickness_mm:  # a header is read for it
             self._thickness_mm[source.uid] = slice_thickness_of(source)
-        return self._thickness_mm[source.uid]
+        offsets_mm = source.geometry.offsets_mm[[item.index for item in items]]
+        return overlap(offsets_mm, self._thickness_mm[source.uid])
 
     def _stack(self, item: PoolSlice, stride: int) -> Places:
         indices = places_around(item.source.geometry, item.index, self._reach, stride)

@@ -6,7 +6,7 @@ interrupted: its randomness derives from (seed, i) alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,22 +143,17 @@ class PatchDataset(Dataset[Sample]):
         self, places: Places, corner: tuple[int, int], clean: NDArray[np.float32], rng: np.random.Generator
     ) -> Drawn | None:
         """Noise for normal-dose patches: what scans add to them, or of a spectrum, or none."""
+        correlation = self._beside_normal.correlation
         if all(place in self._scanned for place in places) and rng.random() >= self._config.broad_share:
-            return Drawn(self._over(places, lambda once: self._scanned.fields(once, corner, rng)), 0.0)
+            scanned = draw_stack(lambda once: self._scanned.fields(once, corner, rng), places, correlation)
+            return Drawn(scanned, 0.0)
         if self._noise is None:
             return None
         if isinstance(self._noise, SyntheticNoise):
             return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
         source, side = self._normal.slices[places[0]].source, self._config.patch
         drawn = self._noise.draw(source, side, rng, len(set(places)))
-        return Drawn(self._over(places, lambda _: drawn.hu), drawn.kept)
-
-    def _over(self, places: Places, draw: Callable[[Sequence[int]], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Noise over a stack of the normal-dose pool."""
-        if len(places) == 1:
-            return draw(places)
-        beside = self._beside_normal
-        return draw_stack(draw, places, beside.offsets_mm(places), beside.thickness_mm(places[0]))
+        return Drawn(draw_stack(lambda _: drawn.hu, places, correlation), drawn.kept)
 
     def _stored(self, clean: NDArray[np.float32], drawn: Drawn) -> dict[str, NDArray[np.float32]]:
         """What a scanner stores of a normal-dose patch, and what noise changes in it."""

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config
-from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
+from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.shrunk import with_shrunk
@@ -25,7 +25,7 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.images import GreyImage
 from ldct_denoise.methods.base import Batch, Needs
-from ldct_denoise.neighbours import draw_stack, places_around
+from ldct_denoise.neighbours import draw_stack, overlap, places_around
 from ldct_denoise.volume import slice_thickness_of
 
 T = TypeVar("T")
@@ -254,8 +254,7 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 
 def _stack(item: PoolSlice, neighbours: int) -> NDArray[np.float32]:
     """A slice with those beside it, as in use."""
-    geometry = item.source.geometry
-    places = places_around(geometry, item.index, neighbours)
+    places = places_around(item.source.geometry, item.index, neighbours)
     return np.stack([decode(PoolSlice(item.source, place)).hu for place in places])
 
 
@@ -271,13 +270,14 @@ def _probe(
     clean = hu[:, top : top + side, left : left + side]
     if isinstance(noise, SyntheticNoise):
         return clean, noise.probe_for(clean, rng)
-    geometry = item.source.geometry
+    source, geometry = item.source, item.source.geometry
     places = places_around(geometry, item.index, neighbours)
-    drawn = noise.probe(item.source, side, rng, len(set(places)))
-    over = draw_stack(
-        lambda _: drawn.hu, places, geometry.offsets_mm[list(places)], slice_thickness_of(item.source)
-    )
-    drawn = Drawn(over, drawn.kept)
+    drawn = noise.probe(source, side, rng, len(set(places)))
+
+    def correlation(once: Sequence[int]) -> NDArray[np.float64]:
+        return overlap(geometry.offsets_mm[once], slice_thickness_of(source))
+
+    drawn = drawn._replace(hu=draw_stack(lambda _: drawn.hu, places, correlation))
     return clean + drawn.in_target, drawn.added
 
 

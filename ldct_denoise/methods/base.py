@@ -170,13 +170,18 @@ class Method(nn.Module, ABC, Generic[S]):
         """Slices on each side of the one to restore that the method sees as well (2.5-D)."""
         return 0
 
+    @property
+    def channels(self) -> int:
+        """Slices that the method sees at once."""
+        return 2 * self.neighbours + 1
+
     @abstractmethod
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """Denoise a batch of slices.
 
         Parameters
         ----------
-        image : Tensor, shape (n, 2·neighbours + 1, height, width)
+        image : Tensor, shape (n, channels, height, width)
             Network units, any height and width; channels are slices in the order of the series, that to restore
             in their middle (:mod:`ldct_denoise.neighbours`).
         seed : int
