@@ -29,13 +29,11 @@ if TYPE_CHECKING:
     help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:strength=0.8). Repeatable.",
 )
 @options.output
-@click.option(
-    "--window",
-    "windows",
-    multiple=True,
-    metavar="NAME|LEVEL,WIDTH",
-    help="Window in HU, as for evaluate. Repeatable; default: full and abdomen.",
-)
+@options.windows
+@options.protocol
+@options.rois
+@options.contrasts
+@options.extended
 @click.option("--include-training-patients", is_flag=True, help="Also patients that a model was trained on.")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, help="Seeds for methods that are random.")
 @click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
@@ -52,6 +50,10 @@ def command(
     models: tuple[str, ...],
     output: Path,
     windows: tuple[str, ...],
+    protocol: str | None,
+    rois: tuple[str, ...],
+    contrasts: tuple[tuple[str, str], ...],
+    extended: bool,
     include_training_patients: bool,
     repeat: int,
     show_patients: bool,
@@ -67,14 +69,14 @@ def command(
     """
     from ldct_denoise.checkpoint import load_model
     from ldct_denoise.compare import compare, compare_on_images, write_comparison
-    from ldct_denoise.evaluate import DEFAULT_WINDOWS
-    from ldct_denoise.intensity import Window
     from ldct_denoise.output import prepare_folder
     from ldct_denoise.restore import ApplySettings
 
     if (dicom_root is None) == (images is None):
         raise click.UsageError("give either --dicom-root or --images")
-    chosen = tuple(Window.parse(text) for text in windows) or DEFAULT_WINDOWS
+    if images and (windows or protocol or rois or contrasts or extended):
+        raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
+    what = options.asked(windows, protocol, rois, contrasts, extended)
     prepare_folder(output, overwrite)
     settings = ApplySettings(device=device, precision=precision, ensemble=ensemble)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
@@ -88,11 +90,11 @@ def command(
             result = compare(
                 dicom_root,
                 loaded,
-                windows=chosen,
                 include_training_patients=include_training_patients,
                 repeat=repeat,
                 settings=settings,
                 progress=bar,
+                **what,
             )
     write_comparison(result, output, overwrite=True, show_patients=show_patients)
     for note in result.notes:

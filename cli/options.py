@@ -38,6 +38,58 @@ ensemble = click.option(
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
+windows = click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="NAME|LEVEL,WIDTH",
+    help="Window in HU: full, abdomen, mediastinum, lung, bone, brain, liver, or LEVEL,WIDTH. Repeatable; "
+    "default: full and abdomen.",
+)
+protocol = click.option(
+    "--protocol", help="Windows of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff."
+)
+rois = click.option(
+    "--roi",
+    "rois",
+    multiple=True,
+    metavar="FILE|X,Y,Z,RADIUS|TISSUE",
+    help="Also measure here: a label volume, DICOM SEG or RTSTRUCT, a ball (LPS mm), or lung, fat, soft-tissue, "
+    "bone. Repeatable.",
+)
+contrasts = click.option(
+    "--cnr",
+    "contrasts",
+    nargs=2,
+    multiple=True,
+    metavar="REGION REGION",
+    help="Contrast-to-noise ratio of two regions, each a ball or a tissue as for --roi. Repeatable.",
+)
+extended = click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
+
+
+def asked(
+    windows: tuple[str, ...],
+    protocol: str | None,
+    rois: tuple[str, ...],
+    contrasts: tuple[tuple[str, str], ...],
+    extended: bool,
+) -> dict[str, Any]:
+    """What the options of measuring say, as ``evaluate`` and ``compare`` take it."""
+    from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS
+    from ldct_denoise.intensity import Window
+    from ldct_denoise.metrics.protocols import find_protocol
+    from ldct_denoise.regions import one_region, parse_regions
+
+    published = find_protocol(protocol) if protocol else None
+    named = (*map(Window.parse, windows), *(published.windows if published else ()))
+    return {
+        "windows": named or DEFAULT_WINDOWS,
+        "regions": (*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))),
+        "contrasts": [(one_region(first), one_region(second)) for first, second in contrasts],
+        "extended": extended,
+        "notes": [published.note] if published else [],
+    }
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ldct_denoise.intensity import Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.images import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.io.mayo import Pair, find_pairs, label_series
-from ldct_denoise.measure import REFERENCE, Place, What, measure_places
+from ldct_denoise.measure import REFERENCE, Place, What, measure_places, unmeasured
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.output import prepare_folder
 from ldct_denoise.regions import Region, WholeImage
@@ -95,9 +95,12 @@ def compare(
     *,
     windows: Sequence[Window] = DEFAULT_WINDOWS,
     regions: Sequence[Region] = DEFAULT_REGIONS,
+    contrasts: Sequence[tuple[Region, Region]] = (),
+    extended: bool = False,
     include_training_patients: bool = False,
     repeat: int = 1,
     settings: ApplySettings = DEFAULTS,
+    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure every model on all paired slices of a root.
@@ -107,7 +110,10 @@ def compare(
     dicom_root : Path
         Low- and normal-dose series, in any of the layouts that ``inspect`` tells.
     models : sequence of TrainedModel
-    windows, regions : sequences
+    windows, regions, contrasts : sequences
+        As in :func:`~ldct_denoise.evaluate.evaluate`; places in mm are measured in every series that reaches them.
+    extended : bool
+        Also MS-SSIM, VIF and GMSD of the whole image.
     include_training_patients : bool
         Keep patients that a model was trained on, and say so; otherwise they are left out for all models, so that
         every model is measured on the same slices.
@@ -115,6 +121,8 @@ def compare(
         Seeds of the methods that draw random numbers; their labels then end in ``-seed0``, ``-seed1``, …
     settings : ApplySettings
         How the models are used; each repeat has a seed of its own.
+    notes : sequence of str
+        What else the reader of the numbers must know.
     progress : callable, optional
         Called with (slices done, slices in all, note).
 
@@ -132,9 +140,9 @@ def compare(
         If ``repeat`` is below 1 or no model is given.
     """
     _check(models, repeat)
-    pairs, notes = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
-    what = What(windows, regions)
-    return _compare_pairs(pairs, notes, models, what, repeat, settings, progress)
+    pairs, left_out = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
+    what = What(windows, regions, contrasts, extended)
+    return _compare_pairs(pairs, [*notes, *left_out], models, what, repeat, settings, progress)
 
 
 def compare_on_images(
@@ -206,6 +214,7 @@ def _compare_pairs(
         "models": {c.label: _facts(c) for c in contestants},
         "noise": noise_entries(noise),
     }
+    notes += unmeasured(what, rows)
     return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(notes), extra)
 
 

@@ -109,6 +109,12 @@ class Evaluation:
         """The models in the order of the table."""
         return tuple(dict.fromkeys(row.model for row in self.rows))
 
+    @property
+    def headline_region(self) -> str:
+        """The region of the first table: the body if it was asked for, else the first."""
+        names = [region.name for region in self.regions]
+        return Body().name if Body().name in names else names[0]
+
     def values(self, model: str, window: str, region: str, metric: str) -> dict[tuple[str, float], float]:
         """One metric by (series, position)."""
         return self._by_key.get((model, window, region, metric), {})

@@ -30,12 +30,13 @@ LUNG_ABOVE_HU = -960.0  # the median of lungs is above this, that of air around 
 LUNG_LEAST_MM2 = 500.0
 LUNG_LEAST_SHARE = 0.6  # of its area, in the convex hull of the body
 
-#: HU ranges of the tissue classes, as (low, high, radius of the opening in mm).
+TISSUE_SMOOTHING_MM = 2.0  # less, and noise decides what counts as tissue
+#: HU ranges of the tissue classes, as (low, high, border in mm): what is no deeper inside is partial volume.
 TISSUES: dict[str, tuple[float, float, float]] = {
-    "lung": (-1000.0, -600.0, 3.0),
-    "fat": (-140.0, -50.0, 1.5),
-    "soft-tissue": (0.0, 120.0, 1.5),
-    "bone": (200.0, 3071.0, 0.8),
+    "lung": (-1000.0, -600.0, 2.0),
+    "fat": (-140.0, -50.0, 2.0),
+    "soft-tissue": (0.0, 120.0, 2.0),
+    "bone": (200.0, 3071.0, 1.0),  # cortical bone is thin
 }
 
 
@@ -273,7 +274,10 @@ def _hull(mask: Mask) -> Mask:
 
 
 def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], body: Mask) -> Mask:
-    """Where a lightly smoothed slice lies in the tissue's HU range, opened so that partial volume is left out.
+    """Where a smoothed slice lies in the tissue's HU range, without the border.
+
+    A border holds partial volume, and there the slice's own noise would choose the pixels, so that any other image
+    of the same place would seem to be shifted in HU.
 
     Raises
     ------
@@ -282,18 +286,19 @@ def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], b
     """
     if tissue not in TISSUES:
         raise ConfigError(f"tissue {tissue!r} is unknown; there are {', '.join(TISSUES)}")
-    low, high, radius_mm = TISSUES[tissue]
+    low, high, border_mm = TISSUES[tissue]
     mask = np.zeros(hu.shape, dtype=bool)
     if not body.any():
         return mask
-    margin_px = math.ceil(4 / min(pixel_spacing_mm))  # what the smoothing reaches
+    margin_px = math.ceil(4 * TISSUE_SMOOTHING_MM / min(pixel_spacing_mm))  # what the smoothing reaches
     box = _grown(bounding_box(body), margin_px)
-    smooth = ndimage.gaussian_filter(np.asarray(hu[box], dtype=np.float32), [1.0 / mm for mm in pixel_spacing_mm])
+    sigma_px = [TISSUE_SMOOTHING_MM / mm for mm in pixel_spacing_mm]
+    smooth = ndimage.gaussian_filter(np.asarray(hu[box], dtype=np.float32), sigma_px)
     raw = (smooth >= low) & (smooth <= high) & body[box]
     if raw.any():
         tight = bounding_box(raw)
-        core = ndimage.distance_transform_edt(np.pad(raw[tight], 1), sampling=pixel_spacing_mm) > radius_mm
-        mask[box][tight] = _within(core, radius_mm, pixel_spacing_mm)[1:-1, 1:-1] & raw[tight]
+        depth_mm = ndimage.distance_transform_edt(np.pad(raw[tight], 1), sampling=pixel_spacing_mm)[1:-1, 1:-1]
+        mask[box][tight] = depth_mm > border_mm
     return mask
 
 

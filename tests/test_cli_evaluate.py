@@ -152,6 +152,32 @@ def test_a_protocol_names_its_numbers(files, capsys):
     assert "Gao" in err
 
 
+def test_compare_measures_where_evaluate_does(files, capsys):
+    for name, folder in (("normal", "full"), ("low", "quarter")):
+        (files / "root" / "P1" / folder).mkdir(parents=True)
+        (files / f"{name}.nii.gz").rename(files / "root" / "P1" / folder / "series.nii.gz")
+    code, out, err = run(
+        capsys, "compare", "--dicom-root", files / "root", "--model", "bilateral", "--output", files / "c",
+        "--window", "abdomen", "--protocol", "corediff", "--roi", "soft-tissue", "--cnr", "0,0,10,12", "20,0,10,6",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "Gao" in err
+    with (files / "c" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["region"] for row in rows if row["window"] == "corediff"} == {"image", "body", "soft-tissue"}
+    assert {row["model"] for row in rows if row["metric"] == "cnr"} == {"input", "bilateral"}
+    assert "soft-tissue" in out
+
+
+@pytest.mark.parametrize("option", [["--roi", "fat"], ["--window", "lung"], ["--extended"]])
+def test_compare_on_images_takes_no_hu(files, capsys, option):
+    code, _, err = run(
+        capsys, "compare", "--images", files, "--model", "bilateral", "--output", files / "c", *option
+    )
+    assert code == 2
+    assert "--dicom-root" in err
+
+
 def test_compare_without_pairs_is_one_line(files, capsys):
     alone = files / "alone"
     alone.mkdir()

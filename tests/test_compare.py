@@ -15,9 +15,11 @@ from ldct_denoise import compare as module
 from ldct_denoise.checkpoint import load_model
 from ldct_denoise.compare import compare, write_comparison
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.evaluate import DEFAULT_REGIONS
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.mayo import Pair
 from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.regions import Sphere, Tissue
 from ldct_denoise.restore import ApplySettings
 from ldct_denoise.volume import Geometry, Volume
 
@@ -59,6 +61,33 @@ def test_every_model_sees_the_same_slices(two_patients, bilateral, tmp_path):
         "again", "abdomen", "body", "rmse"
     )
     assert set(result.extra["seconds_per_slice"]) == {"bilateral", "again"}
+
+
+def test_tissues_balls_and_contrasts_are_measured_and_the_report_still_ranks_by_the_body(
+    two_patients, bilateral, tmp_path
+):
+    inside, outside = Sphere("inside", (48, 48, 0), 8), Sphere("nowhere", (500, 48, 0), 8)
+    result = compare(
+        tmp_path,
+        [bilateral],
+        windows=[WINDOWS["abdomen"]],
+        regions=[*DEFAULT_REGIONS, Tissue("soft-tissue"), inside, outside],
+        contrasts=[(inside, Tissue("soft-tissue"))],
+        extended=True,
+        notes=["of the protocol"],
+    )
+    for region in ("soft-tissue", "inside"):
+        before, after = (result.values(m, "abdomen", region, "rmse") for m in ("input", "bilateral"))
+        assert before
+        assert all(after[key] < before[key] for key in before)
+    assert {z for _, z in result.values("input", "abdomen", "inside", "rmse")} == {0.0, 6.0}  # within 8 mm
+    assert result.values("bilateral", "none", "inside | soft-tissue", "cnr")
+    assert result.values("bilateral", "abdomen", "image", "gmsd")
+    assert result.notes[0] == "of the protocol"
+    assert "nowhere" in result.notes[1]
+    write_comparison(result, tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Region body; means" in page
 
 
 def test_a_slice_costs_its_share_of_the_group_it_is_restored_in(monkeypatch, bilateral, tmp_path):

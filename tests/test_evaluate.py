@@ -31,6 +31,7 @@ from ldct_denoise.regions import (
     one_region,
     parse_regions,
     regions_of_labels,
+    tissue_mask,
 )
 from ldct_denoise.volume import Geometry, Volume
 
@@ -133,8 +134,30 @@ def test_a_body_with_lungs_has_no_holes():
     mask = Body().mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu)
     assert np.mean(mask == body) > 0.985
     lung = Tissue("lung").mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu)
-    assert 0.8 < lung.sum() / (np.pi * 30**2) <= 1.02
+    assert lung.sum() == pytest.approx(np.pi * 27**2, rel=0.02)  # 2 mm of border are none, 1 the blur
     assert not Tissue("bone").mask(geometry(rows=300, columns=300, spacing=(1.0, 1.0)), 0, hu).any()
+
+
+@pytest.mark.parametrize("spacing", [(0.5, 0.5), (0.8, 1.2)])
+def test_a_tissue_ends_before_its_border_so_that_blur_shifts_no_mean(spacing):
+    hu = np.full((200, 200), -100.0)
+    hu[50:150, 60:140] = 60.0
+    body = np.ones(hu.shape, dtype=bool)
+    muscle = tissue_mask(hu, "soft-tissue", spacing, body)
+
+    half = ndimage.gaussian_filter(hu, [2 / mm for mm in spacing]) >= 0
+    far = ndimage.binary_dilation(~half, _disk(2.0, spacing))
+    np.testing.assert_array_equal(muscle, ~far)
+
+    blurred = ndimage.gaussian_filter(hu, [0.7 / mm for mm in spacing])
+    assert abs((blurred - hu)[muscle].mean()) < 0.05
+    assert (blurred - hu)[half].mean() < -0.4  # what the border alone would make of it
+
+
+def _disk(radius_mm, spacing):
+    reach = [int(radius_mm / mm) + 1 for mm in spacing]
+    rows, columns = np.ogrid[-reach[0] : reach[0] + 1, -reach[1] : reach[1] + 1]
+    return (rows * spacing[0]) ** 2 + (columns * spacing[1]) ** 2 <= radius_mm**2
 
 
 @pytest.mark.parametrize("padding", [None, -3024.0])

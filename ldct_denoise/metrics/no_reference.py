@@ -161,13 +161,11 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
     for tissue in TISSUES:
         # Found on the output: chosen on the input, its own noise would decide what counts as tissue.
         mask = tissue_mask(after, tissue, spacing, body)
-        # Away from the border: partial volume and edges are neither noise nor tissue.
-        core = ndimage.binary_erosion(mask, iterations=2)
-        if core.sum() < 400:
+        if mask.sum() < 400:
             continue
-        level = global_noise_level(noise_before, core), global_noise_level(noise_after, core)
+        level = global_noise_level(noise_before, mask), global_noise_level(noise_after, mask)
         sums.levels.setdefault(tissue, []).append(level)
-        sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[core])))
+        sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[mask])))
     for place in soft_squares(before, body, spacing):
         sums.rois.append((before[place], after[place]))
     sums.edges.append(edge_sharpness(before, after, body))

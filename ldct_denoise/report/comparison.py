@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ldct_denoise.evaluate import Evaluation
 
 THUMBNAIL_PX = 144  # of the image, shown pixel for pixel: noise looks as it is
-METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "rmse"}
+METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "RMSE"}
 
 
 def write_comparison_report(evaluation: Evaluation, path: Path, *, show_patients: bool = False) -> None:
@@ -45,7 +45,7 @@ def write_comparison_report(evaluation: Evaluation, path: Path, *, show_patients
 
 def _leaders(evaluation: Evaluation) -> Table:
     """A line for each image: picture, means by window, gain over the input, noise, time, training."""
-    region = evaluation.regions[-1].name
+    region = evaluation.headline_region
     window = evaluation.windows[-1].name
     means = _patient_means(evaluation, region)
     pictures = _thumbnails(evaluation)
@@ -108,7 +108,7 @@ def _seeds(evaluation: Evaluation) -> list[Table]:
     repeated = {name: found for name, found in labels.items() if len(found) > 1}
     if not repeated:
         return []
-    region = evaluation.regions[-1].name
+    region = evaluation.headline_region
     means = _patient_means(evaluation, region)
     rows = []
     for name, found in repeated.items():

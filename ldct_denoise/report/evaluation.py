@@ -78,7 +78,7 @@ def write_report(
 
 def sentences(evaluation: Evaluation) -> list[str]:
     """What the numbers say, in words: each model against the input where there is one."""
-    window, region = evaluation.windows[-1].name, evaluation.regions[-1 if len(evaluation.regions) < 2 else 1].name
+    window, region = evaluation.windows[-1].name, evaluation.headline_region
     said = [
         f"{len(set(evaluation.patients.values()))} patient(s), {len(evaluation.patients)} series, "
         f"{len({row[:2] for row in evaluation.rows})} slices. The figures below: window {window}, region {region}"
