@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldct_denoise.optimizers import Muon, optimizer, orthogonalised
+from ldct_denoise.optimizers import Muon, OptimizerName, optimizer, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(32, 288), (128, 64), (16, 16)])
@@ -47,15 +47,21 @@ def test_nesterov_momentum_of_the_first_steps() -> None:
     torch.testing.assert_close(weight.detach(), expected, atol=0.02, rtol=0)  # bfloat16 inside
 
 
-@pytest.mark.parametrize("shape", [(64,), (1, 32, 3, 3), (32, 1, 3, 3)])
-def test_first_and_last_layers_and_biases_are_adams(shape: tuple[int, ...]) -> None:
-    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
-    muon, adam = Muon([ours], 1e-2, (0.9, 0.99)), torch.optim.Adam([theirs], 1e-2, (0.9, 0.99))
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("muon", (64,)), ("muon", (1, 32, 3, 3)), ("muon", (32, 1, 3, 3)), ("adam", (32, 32, 3, 3))],
+)
+def test_adam_is_adam_and_muon_too_in_first_and_last_layers_and_biases(
+    name: OptimizerName, shape: tuple[int, ...]
+) -> None:
+    network, theirs = nn.ParameterList([torch.ones(shape)]), nn.Parameter(torch.ones(shape))
+    (ours,) = network.parameters()
+    found, adam = optimizer(name, [network], 1e-2, (0.9, 0.99)), torch.optim.Adam([theirs], 1e-2, (0.9, 0.99))
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
         ours.grad = torch.randn(shape, generator=generator)
         theirs.grad = ours.grad.clone()
-        muon.step()
+        found.step()
         adam.step()
     torch.testing.assert_close(ours, theirs)
 
@@ -69,7 +75,8 @@ def test_weight_decay_is_decoupled() -> None:
     assert torch.equal(bias.detach(), torch.full((4,), 0.95))
 
 
-def test_goes_on_from_its_state_to_the_same_weights() -> None:
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_goes_on_from_its_state_to_the_same_weights(name: OptimizerName) -> None:
     def network() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Conv2d(16, 1, 3))
@@ -82,11 +89,11 @@ def test_goes_on_from_its_state_to_the_same_weights() -> None:
             muon.step()
 
     whole = network()
-    steps(whole, optimizer("muon", [whole], 1e-2, (0.9, 0.99)), 0, 6)
+    steps(whole, optimizer(name, [whole], 1e-2, (0.9, 0.99)), 0, 6)
     broken = network()
-    first = optimizer("muon", [broken], 1e-2, (0.9, 0.99))
+    first = optimizer(name, [broken], 1e-2, (0.9, 0.99))
     steps(broken, first, 0, 3)
-    second = optimizer("muon", [broken], 1e-2, (0.9, 0.99))
+    second = optimizer(name, [broken], 1e-2, (0.9, 0.99))
     second.load_state_dict(first.state_dict())
     steps(broken, second, 3, 6)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), broken.parameters(), strict=True))
