@@ -255,7 +255,9 @@ def test_measuring_is_stated_for_300_slices(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-def test_training_sets_the_schedules_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("emulated", [False, True])
+def test_training_sets_the_schedules_side_by_side(monkeypatch: pytest.MonkeyPatch, emulated: bool) -> None:
+    monkeypatch.setattr(training, "emulates_bf16", lambda device: emulated)
     monkeypatch.setattr(training, "peak_memory", lambda prepare, *arguments: (prepare(*arguments)(), 0.2))
     monkeypatch.setattr(training, "loading_figures", list)
     figures = {figure.name: figure for figure in training.benchmark_training(width=4, batch=1, steps=1).figures}
@@ -264,6 +266,8 @@ def test_training_sets_the_schedules_side_by_side(monkeypatch: pytest.MonkeyPatc
     assert figures["our peak memory against the published schedule's"].met
     # Counted, not timed: the generators run again, and the encoders three times.
     assert figures["operations of the published schedule against ours"].value > 1.1
+    assert ("the same with bf16" in figures) is not emulated
+    assert figures["patches that training takes"].note == f"both pools, {'fp32' if emulated else 'bf16'}"
 
 
 def test_benchmark_lists_what_it_measures() -> None:
