@@ -6,7 +6,7 @@ A region gives a mask for any slice of any series, from the slice's place in the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
@@ -58,19 +58,21 @@ class Region(Protocol):
 
 
 def region_masks(regions: Sequence[Region], geometry: Geometry, index: int, hu: Image) -> dict[str, Mask | None]:
-    """Every region's mask in one slice, by name; the body, which several need, is found once.
+    """Every region's mask in one slice, by name; body and smoothed slice, which several need, are made once.
 
     Regions without a pixel in this slice are left out.
     """
-    body: Mask | None = None
+    tissues = {region.tissue for region in regions if isinstance(region, Tissue)}
+    by_hu = bool(tissues) or any(isinstance(region, Body) for region in regions)
+    body = body_mask(hu, geometry.pixel_spacing_mm) if by_hu else np.zeros(hu.shape, dtype=bool)
+    found = tissue_masks(hu, tissues, geometry.pixel_spacing_mm, body)
     masks: dict[str, Mask | None] = {}
     for region in regions:
         mask: Mask | None
-        if isinstance(region, Body | Tissue):
-            body = body_mask(hu, geometry.pixel_spacing_mm) if body is None else body
+        if isinstance(region, Body):
             mask = body
-            if isinstance(region, Tissue):
-                mask = tissue_mask(hu, region.tissue, geometry.pixel_spacing_mm, body)
+        elif isinstance(region, Tissue):
+            mask = found[region.tissue]
         else:
             mask = region.mask(geometry, index, hu)
         if mask is None or mask.any():
@@ -274,7 +276,14 @@ def _hull(mask: Mask) -> Mask:
 
 
 def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], body: Mask) -> Mask:
-    """Where a smoothed slice lies in the tissue's HU range, without the border.
+    """One tissue of :func:`tissue_masks`."""
+    return tissue_masks(hu, [tissue], pixel_spacing_mm, body)[tissue]
+
+
+def tissue_masks(
+    hu: Image, tissues: Collection[str], pixel_spacing_mm: tuple[float, float], body: Mask
+) -> dict[str, Mask]:
+    """Where a smoothed slice lies in each tissue's HU range, without the border.
 
     A border holds partial volume, and there the slice's own noise would choose the pixels, so that any other image
     of the same place would seem to be shifted in HU.
@@ -282,24 +291,26 @@ def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], b
     Raises
     ------
     ConfigError
-        If the tissue is unknown.
+        If a tissue is unknown.
     """
-    if tissue not in TISSUES:
-        raise ConfigError(f"tissue {tissue!r} is unknown; there are {', '.join(TISSUES)}")
-    low, high, border_mm = TISSUES[tissue]
-    mask = np.zeros(hu.shape, dtype=bool)
-    if not body.any():
-        return mask
+    for tissue in tissues:
+        if tissue not in TISSUES:
+            raise ConfigError(f"tissue {tissue!r} is unknown; there are {', '.join(TISSUES)}")
+    masks = {tissue: np.zeros(hu.shape, dtype=bool) for tissue in tissues}
+    if not masks or not body.any():
+        return masks
     margin_px = math.ceil(4 * TISSUE_SMOOTHING_MM / min(pixel_spacing_mm))  # what the smoothing reaches
     box = _grown(bounding_box(body), margin_px)
     sigma_px = [TISSUE_SMOOTHING_MM / mm for mm in pixel_spacing_mm]
     smooth = ndimage.gaussian_filter(np.asarray(hu[box], dtype=np.float32), sigma_px)
-    raw = (smooth >= low) & (smooth <= high) & body[box]
-    if raw.any():
-        tight = bounding_box(raw)
-        depth_mm = ndimage.distance_transform_edt(np.pad(raw[tight], 1), sampling=pixel_spacing_mm)[1:-1, 1:-1]
-        mask[box][tight] = depth_mm > border_mm
-    return mask
+    for tissue, mask in masks.items():
+        low, high, border_mm = TISSUES[tissue]
+        raw = (smooth >= low) & (smooth <= high) & body[box]
+        if raw.any():
+            tight = bounding_box(raw)
+            depth_mm = ndimage.distance_transform_edt(np.pad(raw[tight], 1), sampling=pixel_spacing_mm)
+            mask[box][tight] = depth_mm[1:-1, 1:-1] > border_mm
+    return masks
 
 
 def bounding_box(mask: Mask) -> tuple[slice, slice]:

@@ -23,7 +23,7 @@ from ldct_denoise.metrics.noise import (
     noise_reduction_profile,
 )
 from ldct_denoise.metrics.series_noise import RING_PER_MM, soft_squares
-from ldct_denoise.regions import TISSUES, body_mask, tissue_mask
+from ldct_denoise.regions import TISSUES, body_mask, tissue_masks
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -158,9 +158,8 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
     if not body.any():
         return
     noise_before, noise_after = noise_map(before, spacing), noise_map(after, spacing)
-    for tissue in TISSUES:
-        # Found on the output: chosen on the input, its own noise would decide what counts as tissue.
-        mask = tissue_mask(after, tissue, spacing, body)
+    # Found on the output: chosen on the input, its own noise would decide what counts as tissue.
+    for tissue, mask in tissue_masks(after, TISSUES, spacing, body).items():
         if mask.sum() < 400:
             continue
         level = global_noise_level(noise_before, mask), global_noise_level(noise_after, mask)
