@@ -58,8 +58,10 @@ def command(
     changed. Of a tree, the same command goes on where it stopped (OUTPUT-ledger.jsonl lists what is done), and
     processes that torchrun or Slurm started share the series. Research use only.
     """
-    from ldct_denoise.apply import ApplySettings, WriteSettings, apply
-    from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
+    from ldct_denoise.inference.batch import apply
+    from ldct_denoise.inference.series import WriteSettings
+    from ldct_denoise.inference.slices import ApplySettings
+    from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 
     settings = ApplySettings(strength, device, precision, seed, ensemble=ensemble)  # type: ignore[arg-type]
     with options.progress_bar("denoising") as progress:

@@ -42,7 +42,7 @@ def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: An
     Peak memory is stated for 1000 slices; --slices 1000 denoises them all.
     """
     from ldct_denoise.benchmark.apply import benchmark_apply
-    from ldct_denoise.checkpoint import DEFAULT_MODEL
+    from ldct_denoise.models.trained import DEFAULT_MODEL
 
     _show(partial(benchmark_apply, model or DEFAULT_MODEL, **how), json_path, overwrite)
 

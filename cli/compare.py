@@ -10,7 +10,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from ldct_denoise.io.images import NoiseLaw
+    from ldct_denoise.io.photos import NoiseLaw
 
 
 @click.command()
@@ -67,10 +67,11 @@ def command(
     All see the same slices. Patients of a model's training pools are left out unless asked for. Writes
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
-    from ldct_denoise.checkpoint import load_model
-    from ldct_denoise.compare import compare, compare_on_images, write_comparison
+    from ldct_denoise.evaluation.compare import compare, compare_on_images
+    from ldct_denoise.inference.slices import ApplySettings
+    from ldct_denoise.models.trained import load_model
     from ldct_denoise.output import prepare_folder
-    from ldct_denoise.restore import ApplySettings
+    from ldct_denoise.report.write import write_comparison
 
     if (dicom_root is None) == (images is None):
         raise click.UsageError("give either --dicom-root or --images")

@@ -53,10 +53,11 @@ def command(
 
     Slices are paired by position and orientation. Writes metrics.csv, summary.json and report.html.
     """
-    from ldct_denoise.evaluate import evaluate, images_under, write_evaluation
-    from ldct_denoise.inserts import Insert
-    from ldct_denoise.io.mayo import Dose
+    from ldct_denoise.evaluation.evaluate import evaluate, images_under
+    from ldct_denoise.evaluation.inserts import Insert
+    from ldct_denoise.io.dose_labels import Dose
     from ldct_denoise.output import prepare_folder
+    from ldct_denoise.report.write import write_evaluation
 
     what = options.asked(windows, protocol, rois, contrasts, extended)
     rods = [Insert.parse(text) for text in inserts]

@@ -29,8 +29,9 @@ def command(
     The result takes HU and gives HU, slices of any size from 32×32 on, and is compared with the original before
     it gets its name. ONNX needs: pip install 'ldct-denoise[onnx]'.
     """
-    from ldct_denoise.checkpoint import load_model
-    from ldct_denoise.export import CHECKED, export
+    from ldct_denoise.export.export import export
+    from ldct_denoise.export.verify import CHECKED
+    from ldct_denoise.models.trained import load_model
 
     done = export(load_model(model), format_, output, overwrite=overwrite)
     click.echo(done.path)

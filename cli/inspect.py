@@ -22,7 +22,7 @@ def command(path: Path, as_json: bool, files: bool) -> None:
     PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md says what is read, and why
     files are set aside.
     """
-    from ldct_denoise.inspection import inspect
+    from ldct_denoise.io.inspect import inspect
 
     with options.progress_bar("looking") as bar:
         found = inspect(path, lambda done, total: bar(done, total, ""))

@@ -13,7 +13,7 @@ from . import options
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def command(as_json: bool) -> None:
     """List trained models with how good they are, and methods with the supervision each needs."""
-    from ldct_denoise.catalogue import methods, models
+    from ldct_denoise.models.catalogue import methods, models
 
     trained, known = models(), methods()
     if as_json:

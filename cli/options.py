@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ldct_denoise.training import Progress
+    from ldct_denoise.training.loop import Progress
 
 #: A function of (done, total, note).
 Bar = Callable[[int, int, str], None]
@@ -76,10 +76,10 @@ def asked(
     extended: bool,
 ) -> dict[str, Any]:
     """What the options of measuring say, as ``evaluate`` and ``compare`` take it."""
-    from ldct_denoise.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS
+    from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS
     from ldct_denoise.intensity import Window
     from ldct_denoise.metrics.protocols import find_protocol
-    from ldct_denoise.regions import one_region, parse_regions
+    from ldct_denoise.regions.parse import one_region, parse_regions
 
     published = find_protocol(protocol) if protocol else None
     named = (*map(Window.parse, windows), *(published.windows if published else ()))

@@ -41,8 +41,8 @@ def command(
     Noise-free truth and labels (lesions, inserts) are written beside them as NIfTI, and what the labels stand for
     as CSV. --overwrite removes all that an earlier phantom left in the folder.
     """
-    from ldct_denoise.physics.phantom import make_pool
-    from ldct_denoise.physics.quality import QualityPhantom, make_quality_phantom
+    from ldct_denoise.phantoms.patients import make_pool
+    from ldct_denoise.phantoms.quality import QualityPhantom, make_quality_phantom
 
     with options.progress_bar("scanning") as progress:
         if kind == "patient":

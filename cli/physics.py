@@ -52,10 +52,10 @@ def command(
     Noise power spectrum, resolution by contrast, HU linearity, detectability of a lesion by two observers, and the
     dose at which unprocessed images are as good. Writes summary.json and report.html.
     """
-    from ldct_denoise.apply import ApplySettings
-    from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
+    from ldct_denoise.evaluation.phantom_study import StudySettings, restore_with, study_phantom
+    from ldct_denoise.inference.slices import ApplySettings
+    from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
     from ldct_denoise.output import prepare_folder
-    from ldct_denoise.phantom_study import StudySettings, restore_with, study_phantom
     from ldct_denoise.report.phantom import sentences, write_phantom_report
 
     settings = StudySettings(dose=dose, lesion_hu=lesion, realisations=realisations, seed=seed)

@@ -70,7 +70,7 @@ def command(
     from ldct_denoise.distributed import choose_device
     from ldct_denoise.physics.noise import NoiseModel
     from ldct_denoise.physics.scanner import DEFAULT_SCANNER
-    from ldct_denoise.physics.simulated import Simulation, simulate
+    from ldct_denoise.physics.simulate_series import Simulation, simulate
 
     given = {"electronic_noise_ma": electronic_noise, "bow_tie": bow_tie, "modulation": modulation}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

@@ -58,7 +58,7 @@ def command(
 
     settings = load_config(config, changes)
     pools = _pools(settings, dicom_root, low, normal, images)
-    from ldct_denoise.training import train
+    from ldct_denoise.training.loop import train
 
     with options.progress_bar("training") as bar:
         model = train(

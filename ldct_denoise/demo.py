@@ -7,21 +7,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ldct_denoise.apply import ApplySettings, WriteSettings, apply_series
-from ldct_denoise.checkpoint import load_model
 from ldct_denoise.config import load_config
 from ldct_denoise.data.pools import pools_from_root
 from ldct_denoise.errors import OutputError
-from ldct_denoise.evaluate import Evaluation, evaluate, write_evaluation
+from ldct_denoise.evaluation.evaluate import evaluate
+from ldct_denoise.evaluation.results import Evaluation
+from ldct_denoise.inference.series import WriteSettings, apply_series
+from ldct_denoise.inference.slices import ApplySettings
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.io.files import open_file
+from ldct_denoise.io.dose_labels import Dose, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.mayo import Dose, label_series
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.models.trained import load_model
 from ldct_denoise.output import prepare_folder
-from ldct_denoise.physics.phantom import make_pool
-from ldct_denoise.physics.studies import PARTIAL
+from ldct_denoise.phantoms.folder import PARTIAL
+from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.report.pictures import save_comparison
-from ldct_denoise.training import Progress, train
+from ldct_denoise.report.write import write_evaluation
+from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.volume import SliceSource
 
 PATIENTS = ("L001", "L002", "L003")

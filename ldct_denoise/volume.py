@@ -247,3 +247,7 @@ class Volume:
         for index in range(len(source)):
             hu[index] = source.read_hu(index)
         return cls(hu, source.geometry, source.uid, source.patient, source.name)
+
+
+Mask = NDArray[np.bool_]
+Image = NDArray[np.floating]

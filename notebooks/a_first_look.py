@@ -19,8 +19,8 @@ import tempfile
 from pathlib import Path
 
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.mayo import find_pairs, label_series
-from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.io.dose_labels import find_pairs, label_series
+from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.report.interactive import review
 
 root = Path(tempfile.mkdtemp()) / "patients"

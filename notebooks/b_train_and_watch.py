@@ -21,16 +21,16 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from ldct_denoise.apply import restore_slices
-from ldct_denoise.checkpoint import load_model
+from ldct_denoise.inference.slices import restore_slices
+from ldct_denoise.models.trained import load_model
 from ldct_denoise.config import load_config
 from ldct_denoise.data.pools import pools_from_root
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.mayo import find_pairs, label_series
-from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.io.dose_labels import find_pairs, label_series
+from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.report.interactive import slice_figure
-from ldct_denoise.training import train
+from ldct_denoise.training.loop import train
 
 work = Path(tempfile.mkdtemp())
 make_pool(work / "patients", patients=3, slices=4, size=256)

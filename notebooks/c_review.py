@@ -22,10 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_denoise.apply import restore_slices
-from ldct_denoise.checkpoint import load_model
-from ldct_denoise.physics.phantom import Patient, with_noise
-from ldct_denoise.regions import Sphere
+from ldct_denoise.inference.slices import restore_slices
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.phantoms.patients import Patient, with_noise
+from ldct_denoise.regions.regions import Sphere
 from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 
 truth = Patient(seed=3, slices=8, size=256).truth()

@@ -18,10 +18,11 @@
 import tempfile
 from pathlib import Path
 
-from ldct_denoise.checkpoint import load_model
-from ldct_denoise.compare import compare, write_comparison
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.evaluation.compare import compare
+from ldct_denoise.report.write import write_comparison
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.physics.phantom import make_pool
+from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.report.interactive import slice_figure
 
 work = Path(tempfile.mkdtemp())

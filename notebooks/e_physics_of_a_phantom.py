@@ -19,10 +19,10 @@
 # %%
 import matplotlib.pyplot as plt
 
-from ldct_denoise.apply import ApplySettings
-from ldct_denoise.checkpoint import load_model
+from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.models.trained import load_model
 from ldct_denoise.metrics.noise import noise_reduction_profile
-from ldct_denoise.phantom_study import StudySettings, restore_with, statement, study_phantom
+from ldct_denoise.evaluation.phantom_study import StudySettings, restore_with, statement, study_phantom
 
 model = load_model("tv")  # a shipped model, a run folder, a .safetensors file, or a method without training
 study = study_phantom(restore_with(model, ApplySettings()), StudySettings(dose=0.25, realisations=6))

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
-from ldct_denoise.io.uids import derived_uid
+from ldct_denoise.io.dicom.uids import derived_uid
 
 ROWS, COLUMNS = 6, 8
 

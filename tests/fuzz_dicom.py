@@ -27,9 +27,11 @@ import pydicom
 import pydicom.data
 
 from ldct_denoise.errors import LdctDenoiseError
-from ldct_denoise.io.archive import list_files
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom.archive import list_files
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 HANG_S, MEMORY_BYTES = 10, 2 << 30

@@ -22,7 +22,7 @@ import pydicom
 import pytest
 import yaml
 
-from ldct_denoise.io.create import write_series
+from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.volume import Geometry, Volume
 
 NAME, IDENTIFIER = "SECRETNAME", "SECRET-ID-4711"

@@ -18,17 +18,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series, derivation_of, restore_slices
-from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
+from ldct_denoise.inference.batch import apply
+from ldct_denoise.inference.series import WriteSettings, apply_series, derivation_of
+from ldct_denoise.inference.slices import ApplySettings, restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.create import write_series
-from ldct_denoise.io.deidentify import public_uid
-from ldct_denoise.io.dicom import Series, scan
-from ldct_denoise.io.files import open_file, write_volume
+from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.deidentify import public_uid
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.volume_files import open_file, write_volume
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import Geometry, Volume
 
 

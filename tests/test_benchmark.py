@@ -19,7 +19,6 @@ from ldct_denoise.cli.main import cli
 from torch import Tensor
 
 from ldct_denoise import methods
-from ldct_denoise.apply import ApplySettings, apply_series
 from ldct_denoise.benchmark import apply as bench_apply
 from ldct_denoise.benchmark import measuring, subject, training
 from ldct_denoise.benchmark.engines import engine_figures
@@ -27,13 +26,15 @@ from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, 
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.peers import PEERS, parameter_count
 from ldct_denoise.benchmark.training import loading_figures
-from ldct_denoise.checkpoint import TrainedModel, load_model, save_model
 from ldct_denoise.errors import InputError, ModelError, OutputError
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.slices import ApplySettings
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derive import DerivedWriter
-from ldct_denoise.io.dicom import Series
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.models.trained import TrainedModel, load_model, save_model
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldct_denoise.io.files import open_file, write_volume
+from ldct_denoise.io.volume_files import open_file, write_volume
 from ldct_denoise.volume import Geometry, Volume
 
 main = importlib.import_module("ldct_denoise.cli.main").main

@@ -12,8 +12,8 @@ import pytest
 from dicom_files import write_ct
 from test_io_derive_enhanced import make_enhanced
 
-from ldct_denoise.io.files import write_volume
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.volume import Volume
 
 main = importlib.import_module("ldct_denoise.cli.main").main

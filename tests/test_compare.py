@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from ldct_denoise import compare as module
-from ldct_denoise.checkpoint import load_model
-from ldct_denoise.compare import compare, write_comparison
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.evaluate import DEFAULT_REGIONS
+from ldct_denoise.evaluation import compare as module
+from ldct_denoise.evaluation.compare import compare
+from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS
+from ldct_denoise.inference.slices import ApplySettings
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.io.mayo import Pair
+from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.metrics.statistics import Bootstrap
-from ldct_denoise.regions import Sphere, Tissue
-from ldct_denoise.restore import ApplySettings
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.regions.regions import Sphere, Tissue
+from ldct_denoise.report.write import write_comparison
 from ldct_denoise.volume import Geometry, Volume
 
 

@@ -13,26 +13,18 @@ from scipy import ndimage
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
-from ldct_denoise.evaluate import evaluate, write_evaluation
-from ldct_denoise.inserts import Insert
+from ldct_denoise.evaluation.evaluate import evaluate
+from ldct_denoise.evaluation.inserts import Insert
 from ldct_denoise.intensity import WINDOWS, Window
-from ldct_denoise.io.files import write_volume
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice
-from ldct_denoise.pairing import best_match, match_slices
-from ldct_denoise.regions import (
-    Body,
-    LabelRegion,
-    Sphere,
-    Tissue,
-    WholeImage,
-    body_mask,
-    named_apart,
-    one_region,
-    parse_regions,
-    regions_of_labels,
-    tissue_mask,
-)
+from ldct_denoise.regions.body import body_mask
+from ldct_denoise.regions.parse import named_apart, one_region, parse_regions, regions_of_labels
+from ldct_denoise.regions.regions import Body, LabelRegion, Sphere, Tissue, WholeImage
+from ldct_denoise.regions.tissues import tissue_mask
+from ldct_denoise.report.write import write_evaluation
+from ldct_denoise.slice_matching import best_match, match_slices
 from ldct_denoise.volume import Geometry, Volume
 
 
@@ -298,7 +290,7 @@ def test_segments_of_a_dicom_seg_are_regions(tmp_path):
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
 
-    from ldct_denoise.io.create import write_series
+    from ldct_denoise.io.derived.create import write_series
 
     normal, _, _ = patient()
     write_series(

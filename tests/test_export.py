@@ -15,14 +15,15 @@ import pytest
 import torch
 
 from ldct_denoise import methods
-from ldct_denoise.apply import restore_slices
-from ldct_denoise.checkpoint import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.errors import ModelError, OutputError
-from ldct_denoise.export import export, read_onnx, read_torchscript
+from ldct_denoise.export.export import export
+from ldct_denoise.export.formats import read_onnx, read_torchscript
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.create import write_series
+from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.methods.base import Needs
+from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.volume import Geometry, Volume
 
 LIMIT_HU = 0.1

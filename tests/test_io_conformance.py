@@ -12,9 +12,11 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.conformance import check_derived
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.conformance import check_derived
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 
 MODEL = Derivation("lir-ct", "ab" * 32)
 PYDICOM_CT = ("CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm")

@@ -12,11 +12,12 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.io import deidentify
-from ldct_denoise.io.create import write_series
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.describe import code_item
-from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.io.derived import deidentify
+from ldct_denoise.io.derived.attributes import Derivation, code_item
+from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.volume import Geometry, Volume
 
 SECRET = "SECRET"

@@ -16,13 +16,15 @@ from pydicom import Dataset, dcmread, filewriter
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
-from ldct_denoise.io.conformance import check_derived
-from ldct_denoise.io.create import write_series
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.describe import describe
-from ldct_denoise.io.dicom import Series, scan
-from ldct_denoise.io.stored import PixelFormat, padding_range
-from ldct_denoise.io.uids import derived_uid
+from ldct_denoise.io.derived.attributes import Derivation, describe
+from ldct_denoise.io.derived.conformance import check_derived
+from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.derived.pixel_values import PixelFormat
+from ldct_denoise.io.dicom.padding import padding_range
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import Geometry, Volume
 
 MODEL = Derivation("lir-ct", "ab" * 32, strength=0.75)

@@ -11,8 +11,8 @@ import pytest
 from pydicom import dcmread
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.create import write_series
-from ldct_denoise.io.uids import derived_uid
+from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import Geometry, Volume
 
 STUDY = derived_uid("study")

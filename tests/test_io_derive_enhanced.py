@@ -16,10 +16,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.conformance import check_derived
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.dicom import scan
-from ldct_denoise.io.uids import derived_uid
+from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.conformance import check_derived
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import Geometry
 
 MODEL = Derivation("lir-ct", "ab" * 32)

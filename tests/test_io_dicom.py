@@ -23,11 +23,15 @@ from pydicom.uid import (
 from test_apply import model
 from test_io_derive_enhanced import FRAMES, frame_groups, make_enhanced
 
-from ldct_denoise.apply import ApplySettings, WriteSettings, apply, apply_series
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.dicom import Inventory, Series, scan
-from ldct_denoise.io.facts import Memory
+from ldct_denoise.inference.batch import apply
+from ldct_denoise.inference.series import WriteSettings, apply_series
+from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Inventory, Series
+from ldct_denoise.io.dicom.stack_identity import Memory
 
 
 def series_of(path: Path) -> list[Series]:

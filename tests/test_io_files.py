@@ -23,11 +23,12 @@ from pydicom import dcmread
 from pydicom.fileset import FileSet
 
 from ldct_denoise.errors import InputError, OutputError
-from ldct_denoise.inspection import inspect
-from ldct_denoise.io import archive, find
-from ldct_denoise.io.dicom import scan
-from ldct_denoise.io.files import open_file, write_volume
+from ldct_denoise.io import find
+from ldct_denoise.io.dicom import archive
+from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.inspect import inspect
+from ldct_denoise.io.volume_files import open_file, write_volume
 from ldct_denoise.volume import Geometry, Volume
 
 

@@ -15,9 +15,9 @@ from fuzz_dicom import cut, drop, flip, repeat, run_cases, word
 from pydicom.fileset import FileSet
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom import scan
-from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.volume import Volume
 
 #: (seed, case) of ``fuzz_dicom.py`` in which GDCM ended the process.

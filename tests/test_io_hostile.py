@@ -29,9 +29,11 @@ from pydicom.uid import (
 from test_io_derive_enhanced import make_enhanced
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io import isolated
-from ldct_denoise.io.derive import Derivation, DerivedWriter
-from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.dicom import decoder_process as isolated
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 
 
 def reason(path: Path) -> str:

@@ -10,10 +10,11 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage
 
-from ldct_denoise.contours import ContourRegion
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.structures import is_structure_set, read_structures
-from ldct_denoise.regions import parse_regions, region_masks
+from ldct_denoise.io.dicom.rtstruct import is_structure_set, read_structures
+from ldct_denoise.regions.contours import ContourRegion
+from ldct_denoise.regions.parse import parse_regions
+from ldct_denoise.regions.regions import region_masks
 from ldct_denoise.volume import Geometry
 
 RADIUS, CENTRE = 20.0, np.array([3.2, -7.1, 0.0])

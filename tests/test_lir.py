@@ -20,7 +20,7 @@ from ldct_denoise.methods.lir import Lir
 from ldct_denoise.networks.blocks import JoinConv2d, Padding, UpConv2d
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tissue_bias
 from ldct_denoise.networks.translation import CodeCritic
-from ldct_denoise.training_step import Stepper, begin_run
+from ldct_denoise.training.step import Stepper, begin_run
 
 SMALL = {"width": 4, "critic_width": 4, "norm": "none", "up_norm": "none", "code_noise": 0.0}
 MULTISCALE = {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.0}

@@ -9,9 +9,9 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
+from ldct_denoise.methods._classical import estimated_sigma, tissue_sigma
 from ldct_denoise.methods.anscombe_bm3d import anscombe, estimated_peak, unbiased_inverse
-from ldct_denoise.networks.classical import estimated_sigma, tissue_sigma
-from ldct_denoise.networks.collaborative import Stage, _block_transform, _distances, _haar, bm3d
+from ldct_denoise.networks.bm3d import Stage, _block_transform, _distances, _haar, bm3d
 
 WIENER = Stage(group=32, match=0.64, transform="dct")
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldct_denoise.apply import restore_slices
-from ldct_denoise.catalogue import models
-from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model, shipped_models
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
+from ldct_denoise.models.catalogue import models
+from ldct_denoise.models.trained import DEFAULT_MODEL, load_model, shipped_models
 
 
 def test_the_default_model_ships_and_is_small() -> None:

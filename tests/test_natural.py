@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from ldct_denoise.checkpoint import load_model
-from ldct_denoise.compare import compare_on_images
 from ldct_denoise.config import load_config
 from ldct_denoise.data.pools import Pools, pools_from_images
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.io.images import NoisyImage, noise_for, open_images
+from ldct_denoise.evaluation.compare import compare_on_images
+from ldct_denoise.io.photos import NoisyImage, noise_for, open_images
 from ldct_denoise.methods.base import Needs
-from ldct_denoise.training import train
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 
 

@@ -14,22 +14,23 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from ldct_denoise import methods
-from ldct_denoise.apply import ApplySettings, WriteSettings, apply_series, derivation_of
-from ldct_denoise.checkpoint import TrainedModel, load_model
 from ldct_denoise.config import Config, parse_config
+from ldct_denoise.context_slices import StackReader, draw_stack, mixing, overlap, places_around, sources_of
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, ModelError
-from ldct_denoise.export import export, read_torchscript
+from ldct_denoise.export.export import export
+from ldct_denoise.export.formats import read_torchscript
+from ldct_denoise.inference.series import WriteSettings, apply_series, derivation_of
+from ldct_denoise.inference.slices import ApplySettings, restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.conformance import check_derived
-from ldct_denoise.io.create import write_series
+from ldct_denoise.io.derived.conformance import check_derived
+from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.methods.base import Batch, Needs, alone, middle
 from ldct_denoise.methods.lir import Lir
-from ldct_denoise.neighbours import StackReader, draw_stack, mixing, overlap, places_around, sources_of
-from ldct_denoise.restore import restore_slices
-from ldct_denoise.training import train
+from ldct_denoise.models.trained import TrainedModel, load_model
+from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 from tests.test_io_derive_enhanced import make_enhanced
 from tests.test_training import tiny, volume, weights
@@ -185,7 +186,7 @@ def test_noise_is_drawn_for_every_slice_of_a_stack() -> None:
 
 
 def test_partners_are_stacked_alike() -> None:
-    from ldct_denoise.io.mayo import Pair
+    from ldct_denoise.io.dose_labels import Pair
 
     low, normal = numbered(8), numbered(8).with_hu(numbered(8).hu + 100)
     low, normal = (Volume(v.hu, v.geometry, uid, "P", uid) for v, uid in ((low, "L"), (normal, "N")))

@@ -15,18 +15,18 @@ import numpy as np
 import pydicom
 import pytest
 
-from ldct_denoise.apply import apply_series
 from ldct_denoise.errors import InputError, OutputError
-from ldct_denoise.io.conformance import check_derived
-from ldct_denoise.io.dicom import scan
-from ldct_denoise.io.instance import identify_instance
-from ldct_denoise.node import work
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.io.derived.conformance import check_derived
+from ldct_denoise.io.dicom.instance import identify_instance
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.node import worker as work
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import Delivery, Record, Spool, requeue
-from ldct_denoise.node.work import MAX_ATTEMPTS, Worker
+from ldct_denoise.node.worker import MAX_ATTEMPTS, Worker
 from tests.dicom_files import write_ct
 from tests.node_peers import (
     IDENTIFIER,
@@ -134,7 +134,7 @@ def test_a_full_disk_is_waited_for(
     node = start(**to_archive(archive))
     with monkeypatch.context() as full:
         full.setattr(node.spool, "is_tight", lambda size=0: size == 0)
-        full.setattr("ldct_denoise.node.work.apply_series", no_space)
+        full.setattr("ldct_denoise.node.worker.apply_series", no_space)
         storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
         wait_for(lambda: len(attempts_to_write) >= 5)
         assert node.spool.counts()["dead-letter"] == 0

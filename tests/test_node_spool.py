@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.instance import Identity
+from ldct_denoise.io.dicom.instance import Identity
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.rules import Complete, Limits
 from ldct_denoise.node.spool import Delivery, Incoming, Spool, requeue, series_key

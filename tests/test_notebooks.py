@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.regions import Sphere
+from ldct_denoise.regions.regions import Sphere
 from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 from ldct_denoise.report.pictures import decode_hu
 from ldct_denoise.volume import Geometry, Volume

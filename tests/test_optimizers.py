@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldct_denoise.optimizers import Muon, OptimizerName, optimizer, orthogonalised
+from ldct_denoise.networks.optimizers import Muon, OptimizerName, optimizer, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(32, 288), (128, 64), (16, 16)])

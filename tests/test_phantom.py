@@ -12,10 +12,10 @@ from ldct_denoise.cli.phantom import command
 from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError, OutputError
-from ldct_denoise.io.files import open_file
 from ldct_denoise.io.find import find_images
-from ldct_denoise.physics.phantom import SLICE_MM, SYSTEM_BLUR_PX, Patient, make_pool, scan, stack_geometry
-from ldct_denoise.physics.quality import (
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.phantoms.patients import SLICE_MM, SYSTEM_BLUR_PX, Patient, make_pool, scan, stack_geometry
+from ldct_denoise.phantoms.quality import (
     FIELD_MM,
     MATERIALS_HU,
     WIRE_AT_MM,

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.phantom_study import BLUR_MM, SPACING_MM, StudySettings, study_phantom
+from ldct_denoise.evaluation.phantom_study import BLUR_MM, SPACING_MM, StudySettings, study_phantom
 from ldct_denoise.report.phantom import sentences
 
 SETTINGS = StudySettings(realisations=8, doses=(0.25, 0.5, 1.0))

@@ -11,10 +11,10 @@ import pytest
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.find import find_images
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
-from ldct_denoise.physics.local import noise_level
+from ldct_denoise.physics.local_noise import noise_level
 from ldct_denoise.physics.noise import NoiseModel, periodograms, radial, tissue_squares
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
-from ldct_denoise.physics.simulated import simulated_pool
+from ldct_denoise.physics.simulate_series import simulated_pool
 from ldct_denoise.physics.texture import Texture, noise_texture
 from ldct_denoise.volume import Geometry, Volume
 

@@ -7,14 +7,8 @@ import pytest
 import torch
 
 from ldct_denoise.physics import torch_projection
-from ldct_denoise.physics.projection import (
-    ParallelGeometry,
-    back_project,
-    fan_noise,
-    filter_channels,
-    project,
-    resample,
-)
+from ldct_denoise.physics.projection import back_project, fan_noise, filter_channels, project, resample
+from ldct_denoise.physics.rays import ParallelGeometry
 
 GEOMETRY = ParallelGeometry(128, 128, (2.0, 2.0), 180, 2.0)
 

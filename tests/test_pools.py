@@ -14,21 +14,21 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config, DataConfig, load_config
+from ldct_denoise.data.downscaled import ShrunkSeries, with_shrunk
 from ldct_denoise.data.noise import PoolNoise, broad_fields, measure_pool_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
-from ldct_denoise.data.shrunk import ShrunkSeries, with_shrunk
-from ldct_denoise.data.slabs import SlabSeries, with_slabs
 from ldct_denoise.data.slices import PoolSlice, SliceStore, decode, pool_slices
+from ldct_denoise.data.thick_slices import SlabSeries, with_slabs
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import ConfigError, InputError, OutputError
-from ldct_denoise.io.files import write_volume
-from ldct_denoise.io.mayo import Pair
+from ldct_denoise.io.dose_labels import Pair
+from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.methods.base import Needs
+from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
-from ldct_denoise.physics.phantom import make_pool
-from ldct_denoise.training import train
+from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 
 

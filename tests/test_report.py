@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldct_denoise.evaluate import Evaluation, evaluate
+from ldct_denoise.evaluation.evaluate import evaluate
+from ldct_denoise.evaluation.results import Evaluation
+from ldct_denoise.evaluation.tables import Measurement, paired_statistics
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.regions import Body, Sphere, WholeImage
-from ldct_denoise.report import write_apply_report, write_report
+from ldct_denoise.regions.regions import Body, Sphere, WholeImage
+from ldct_denoise.report.apply import write_apply_report
 from ldct_denoise.report.charts import line_chart
-from ldct_denoise.report.evaluation import sentences
+from ldct_denoise.report.evaluation import sentences, write_report
 from ldct_denoise.report.interactive import BlindedReading
 from ldct_denoise.report.page import _cell
 from ldct_denoise.report.pdf import write_summary_pdf
 from ldct_denoise.report.pictures import crop_box, decode_hu, encode_hu, save_comparison
-from ldct_denoise.tables import Measurement, paired_statistics
 from ldct_denoise.volume import Geometry, Volume
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

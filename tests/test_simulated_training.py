@@ -16,7 +16,7 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.methods.base import Needs
-from ldct_denoise.training import train
+from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 
 SIDE = 128

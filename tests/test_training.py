@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file
 
 from ldct_denoise import methods
-from ldct_denoise.checkpoint import load_model
 from ldct_denoise.config import Config, load_config, parse_config
 from ldct_denoise.data import slices as slices_module
 from ldct_denoise.data.patches import PatchDataset, batches
@@ -25,10 +24,11 @@ from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.distributed import emulates_bf16
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.mayo import Pair
+from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.methods.base import Needs
-from ldct_denoise.training import train
-from ldct_denoise.training_step import learning_rate_factor
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.training.loop import train
+from ldct_denoise.training.step import learning_rate_factor
 from ldct_denoise.volume import Geometry, Volume
 
 

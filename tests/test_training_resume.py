@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 import torch
 
-from ldct_denoise.checkpoint import load_model, load_state, save_state
 from ldct_denoise.config import Config, load_config
 from ldct_denoise.data.pools import Pools, pools_from_root
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, ModelError, OutputError, TrainingError
-from ldct_denoise.interrupts import noted_interrupts
-from ldct_denoise.io.files import write_volume
+from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.methods.lir import Lir
-from ldct_denoise.training import Progress, train
-from ldct_denoise.training_log import TrainingLog
-from ldct_denoise.training_step import Stepper
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.training.log import TrainingLog
+from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.signals import noted_interrupts
+from ldct_denoise.training.state import load_state, save_state
+from ldct_denoise.training.step import Stepper
 from tests.test_training import tiny, volume, weights
 
 
@@ -401,8 +402,8 @@ def test_srun_alone_is_refused(pools: Pools, tmp_path: Path, monkeypatch: pytest
 def test_a_batch_that_does_not_divide_is_told_with_its_parts(pools: Pools, tmp_path: Path) -> None:
     from contextlib import nullcontext
 
-    from ldct_denoise import training
     from ldct_denoise.distributed import World
+    from ldct_denoise.training import loop as training
 
     two = World(0, 2, torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patched:

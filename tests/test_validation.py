@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ldct_denoise.validation import CriticWatch, Evidence
+from ldct_denoise.training.validation import CriticWatch, Evidence
 
 
 def evidence(**changes: object) -> Evidence:

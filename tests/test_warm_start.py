@@ -10,12 +10,13 @@ import torch
 from click.testing import CliRunner
 from ldct_denoise.cli.main import cli
 
-from ldct_denoise.checkpoint import load_model, load_state
 from ldct_denoise.config import Config, load_config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, ModelError, TrainingError
-from ldct_denoise.training import Progress, train
-from ldct_denoise.training_step import Stepper
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.state import load_state
+from ldct_denoise.training.step import Stepper
 from tests.test_training import tiny, volume, weights
 
 

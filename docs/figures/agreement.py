@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from ldct_denoise.validation import Evidence
+from ldct_denoise.training.validation import Evidence
 
 #: What may choose → the evidence that it looks at.
 RULES = {

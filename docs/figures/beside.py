@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.apply import ApplySettings, restore_slices
-from ldct_denoise.checkpoint import TrainedModel, load_model
+from ldct_denoise.context_slices import mixing, overlap
+from ldct_denoise.inference.slices import ApplySettings, restore_slices
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
-from ldct_denoise.neighbours import mixing, overlap
-from ldct_denoise.physics.phantom import Patient, with_noise
-from ldct_denoise.physics.simulated import simulated_pool
+from ldct_denoise.models.trained import TrainedModel, load_model
+from ldct_denoise.phantoms.patients import Patient, with_noise
+from ldct_denoise.physics.simulate_series import simulated_pool
 from ldct_denoise.volume import SliceSource, Volume, slice_thickness_of
 
 FULL = Window("[-1024, 1024]", 0, 2048)

@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldct_denoise.apply import ApplySettings, restore_slices
-from ldct_denoise.checkpoint import load_model
+from ldct_denoise.inference.slices import ApplySettings, restore_slices
 from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.mayo import Pair, find_pairs, label_series
 from ldct_denoise.metrics.fidelity import psnr
-from ldct_denoise.networks.hold import Hold
-from ldct_denoise.regions import body_mask
+from ldct_denoise.models.trained import load_model
+from ldct_denoise.networks.low_pass import Hold
+from ldct_denoise.regions.body import body_mask
 from ldct_denoise.volume import Volume
 
 Image = NDArray[np.float32]

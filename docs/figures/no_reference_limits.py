@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldct_denoise.io.dose_labels import find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.mayo import find_pairs, label_series
 from ldct_denoise.metrics.no_reference import JUDGED_TISSUES, no_reference_report
 
 Image = NDArray[np.float32]

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldct_denoise.apply import apply_series
 from ldct_denoise.benchmark.engines import engine_figures
 from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, fastest, timed
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.peers import PEERS, parameter_count
 from ldct_denoise.benchmark.subject import MATRIX, Repeated, patient, write_patient
-from ldct_denoise.checkpoint import TrainedModel, load_model
 from ldct_denoise.distributed import choose_device
 from ldct_denoise.errors import ModelError
-from ldct_denoise.io.dicom import Series
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.slices import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, ready, restore_slices
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods.base import Method, alone
-from ldct_denoise.restore import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, ready, restore_slices
+from ldct_denoise.models.trained import TrainedModel, load_model
 
 Say = Callable[[str], None]
 #: Goals: of RED-CNN's speed, of the network's own rate, GiB above the model.
@@ -264,7 +264,7 @@ def _long_series(folder: Path) -> Iterator[Path]:
 
 def prepare_apply(model_name: str, place: Path, output: Path, device: str, strength: float) -> Callable[[], float]:
     """Load the model; gives the work of denoising what lies at ``place``. Runs in a process of its own."""
-    from ldct_denoise.io.dicom import scan
+    from ldct_denoise.io.dicom.scan import scan
 
     model = load_model(model_name)
     model.method.to(choose_device(device))

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ldct_denoise.benchmark.figures import Figure, fastest, timed
-from ldct_denoise.checkpoint import TrainedModel
 from ldct_denoise.errors import ModelError
-from ldct_denoise.export import HuModel, read_onnx, write_onnx
+from ldct_denoise.export.formats import read_onnx, write_onnx
+from ldct_denoise.export.network import HuModel
 from ldct_denoise.methods.base import alone
+from ldct_denoise.models.trained import TrainedModel
 
 Run = Callable[[], object]
 

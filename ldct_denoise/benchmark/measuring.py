@@ -10,9 +10,9 @@ import torch
 from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, timed
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.subject import patient
-from ldct_denoise.evaluate import evaluate
+from ldct_denoise.evaluation.evaluate import evaluate
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.regions import one_region
+from ldct_denoise.regions.parse import one_region
 
 #: Seconds for so many slices on two cores.
 GOAL, SLICES = 60.0, 300

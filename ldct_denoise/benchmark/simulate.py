@@ -9,7 +9,7 @@ import torch
 
 from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, timed
 from ldct_denoise.benchmark.subject import MATRIX, patient
-from ldct_denoise.physics.simulated import Simulation, simulated_slices
+from ldct_denoise.physics.simulate_series import Simulation, simulated_slices
 
 #: Seconds a slice on two cores.
 GOAL = 2.0

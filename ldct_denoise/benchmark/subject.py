@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.io.create import write_series
-from ldct_denoise.io.dicom import Series, scan
-from ldct_denoise.physics.phantom import Patient, with_noise
+from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.phantoms.patients import Patient, with_noise
 from ldct_denoise.volume import Geometry, Volume
 
 #: Slices that differ.

@@ -17,8 +17,8 @@ from ldct_denoise.config import Config, load_config
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.slices import pool_slices
 from ldct_denoise.distributed import World, choose_device, emulates_bf16
-from ldct_denoise.io.dicom import Series
-from ldct_denoise.training_step import Stepper, begin_run
+from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.training.step import Stepper, begin_run
 
 Say = Callable[[str], None]
 #: Goals: steps a second against the published schedule, without and with bf16 where the device gains from it.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.images import NoiseLaw, noise_for
+from ldct_denoise.io.photos import NoiseLaw, noise_for
 from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise
 from ldct_denoise.volume import SliceSource, kernel_of
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
-from ldct_denoise.data.beside import Beside, Places
+from ldct_denoise.context_slices import draw_stack
+from ldct_denoise.data.context import Beside, Places
+from ldct_denoise.data.downscaled import whole
 from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise
-from ldct_denoise.data.scanned import ScannedNoise
-from ldct_denoise.data.shrunk import whole
+from ldct_denoise.data.simulated_noise import ScannedNoise
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, cut
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.neighbours import draw_stack
 
 if TYPE_CHECKING:
     from monai.transforms import Compose

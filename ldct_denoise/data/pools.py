@@ -10,9 +10,9 @@ import numpy as np
 
 from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
+from ldct_denoise.io.dose_labels import Dose, LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.images import open_images
-from ldct_denoise.io.mayo import Dose, LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.io.photos import open_images
 from ldct_denoise.methods.base import Needs
 from ldct_denoise.volume import SliceSource, kernel_of
 

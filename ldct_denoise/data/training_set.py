@@ -14,18 +14,18 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config
+from ldct_denoise.context_slices import draw_stack, overlap, places_around
+from ldct_denoise.data.downscaled import with_shrunk
 from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
 from ldct_denoise.data.patches import PatchDataset
 from ldct_denoise.data.pools import Pools
-from ldct_denoise.data.shrunk import with_shrunk
-from ldct_denoise.data.simulated import with_simulated_low
-from ldct_denoise.data.slabs import has_slabs, split_middles, with_slabs
+from ldct_denoise.data.simulated_low_dose import with_simulated_low
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
+from ldct_denoise.data.thick_slices import has_slabs, split_middles, with_slabs
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.images import GreyImage
+from ldct_denoise.io.photos import GreyImage
 from ldct_denoise.methods.base import Batch, Needs
-from ldct_denoise.neighbours import draw_stack, overlap, places_around
 from ldct_denoise.volume import slice_thickness_of
 
 T = TypeVar("T")

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.archive import list_files
-from ldct_denoise.io.dicom import Inventory, SetAside, scan_files
-from ldct_denoise.io.files import holds_labels, is_denoised, is_volume_file, open_file
-from ldct_denoise.io.read import one_line
+from ldct_denoise.io.dicom.archive import list_files
+from ldct_denoise.io.dicom.scan import scan_files
+from ldct_denoise.io.dicom.series import Inventory, SetAside
+from ldct_denoise.io.quiet import one_line
+from ldct_denoise.io.volume_files import holds_labels, is_denoised, is_volume_file, open_file
 from ldct_denoise.volume import SliceSource
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch, LearnedSettings, Losses, Method, middle
 from ldct_denoise.networks.blocks import Norm, Padding, on_multiple
-from ldct_denoise.networks.hold import Hold
 from ldct_denoise.networks.losses import Adversarial, judge, tell_apart
+from ldct_denoise.networks.low_pass import Hold
 from ldct_denoise.networks.translation import (
     CriticInput,
     ImageCritic,

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from ldct_denoise.methods._classical import each_image
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.methods.bm3d import Bm3dSettings, filtered
-from ldct_denoise.networks.classical import each_image
 
 #: Means up to this are inverted by the tabulated expectation, larger ones by the asymptotic inverse.
 _LARGEST_TABULATED = 100.0

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.optimizers import OptimizerName, optimizer
+from ldct_denoise.networks.optimizers import OptimizerName, optimizer
 
 
 class Needs(StrEnum):
@@ -183,7 +183,7 @@ class Method(nn.Module, ABC, Generic[S]):
         ----------
         image : Tensor, shape (n, channels, height, width)
             Network units, any height and width; channels are slices in the order of the series, that to restore
-            in their middle (:mod:`ldct_denoise.neighbours`).
+            in their middle (:mod:`ldct_denoise.context_slices`).
         seed : int
             For methods that draw random numbers; the same seed gives the same result.
 

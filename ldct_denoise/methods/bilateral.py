@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.networks.blocks import reflect_pad
-from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma
 
 
 class BilateralSettings(SigmaSettings):

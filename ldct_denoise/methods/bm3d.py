@@ -12,9 +12,9 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
+from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
 from ldct_denoise.methods.base import Method, Needs
-from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma
-from ldct_denoise.networks.collaborative import Stage, bm3d
+from ldct_denoise.networks.bm3d import Stage, bm3d
 
 
 class Bm3dSettings(SigmaSettings):

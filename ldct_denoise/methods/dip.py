@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
+from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.networks.blocks import conv, on_multiple
-from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma
-from ldct_denoise.optimizers import OptimizerName, optimizer
+from ldct_denoise.networks.optimizers import OptimizerName, optimizer
 
 
 class DipSettings(SigmaSettings):

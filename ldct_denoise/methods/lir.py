@@ -35,7 +35,7 @@ from ldct_denoise.networks.blocks import Norm, blur, gaussian_kernel
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tell_apart, tissue_bias
 from ldct_denoise.networks.translation import Code, CodeCritic, MultiscaleEncoder, PaperEncoder
 from ldct_denoise.networks.vgg import Vgg19Features
-from ldct_denoise.regions import TISSUES
+from ldct_denoise.regions.tissues import TISSUES
 
 
 class Weights(BaseModel):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
+from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma, on_array
 from ldct_denoise.methods.base import Method, Needs
-from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma, on_array
 
 
 class NlmSettings(SigmaSettings):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
 
+from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma, on_array
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.networks.blocks import on_multiple
-from ldct_denoise.networks.classical import SigmaSettings, each_image, noise_sigma, on_array
 
 #: Images are padded to multiples of this, so that the longest filters fit.
 _SMALLEST = 32

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.intensity import Window
-from ldct_denoise.regions import bounding_box
+from ldct_denoise.regions.tissues import bounding_box
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]

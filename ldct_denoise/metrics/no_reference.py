@@ -23,7 +23,8 @@ from ldct_denoise.metrics.noise import (
     noise_reduction_profile,
 )
 from ldct_denoise.metrics.series_noise import RING_PER_MM, soft_squares
-from ldct_denoise.regions import TISSUES, body_mask, tissue_masks
+from ldct_denoise.regions.body import body_mask
+from ldct_denoise.regions.tissues import TISSUES, tissue_masks
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]

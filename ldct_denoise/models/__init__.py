@@ -1,1 +1,1 @@
-"""The models that ship with the package, each with its card."""
+"""Trained models: load, save, list; the models that ship."""

@@ -7,10 +7,10 @@ import threading
 import time
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.instance import identify_instance
+from ldct_denoise.io.dicom.instance import identify_instance
 from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.destinations import Unreachable, sender_to
 from ldct_denoise.node.rules import Rules
-from ldct_denoise.node.send import Unreachable, sender_to
 from ldct_denoise.node.spool import Delivery, Spool
 
 log = logging.getLogger("ldct_denoise.node")

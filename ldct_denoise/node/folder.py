@@ -14,12 +14,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ldct_denoise.apply import ApplySettings, WriteSettings, apply_series
-from ldct_denoise.checkpoint import DEFAULT_MODEL, load_model
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
-from ldct_denoise.io.dicom import Series, scan
+from ldct_denoise.inference.series import WriteSettings, apply_series
+from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.staging import StagedFolder
-from ldct_denoise.node.discreet import discreet
+from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
+from ldct_denoise.node.log_privacy import discreet
 
 TASK_FILE = "task.json"
 

@@ -23,7 +23,7 @@ from pydantic import (
 
 from ldct_denoise.config import read_mapping
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.io.instance import check_keywords
+from ldct_denoise.io.dicom.instance import check_keywords
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {

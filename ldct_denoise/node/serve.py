@@ -14,13 +14,13 @@ from typing import Any
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
-from ldct_denoise.node.discreet import discreet
-from ldct_denoise.node.receive import Receiver, server_tls
+from ldct_denoise.node.destinations import sender_to
+from ldct_denoise.node.log_privacy import discreet
 from ldct_denoise.node.rules import Rules
-from ldct_denoise.node.send import sender_to
 from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.status import StatusServer
-from ldct_denoise.node.work import Worker
+from ldct_denoise.node.storage_scp import Receiver, server_tls
+from ldct_denoise.node.worker import Worker
 
 log = logging.getLogger("ldct_denoise.node")
 

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.facts import Memory
-from ldct_denoise.io.instance import Identity
+from ldct_denoise.io.dicom.instance import Identity
+from ldct_denoise.io.dicom.stack_identity import Memory
 from ldct_denoise.node.rules import Limits
 from ldct_denoise.output import write_whole
 

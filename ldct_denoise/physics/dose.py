@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.physics.local import noise_level, noise_surface
+from ldct_denoise.physics.local_noise import noise_level, noise_surface
 from ldct_denoise.physics.noise import (
     LEAST_VARIANCE,
     MOST_SLICES,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.physics.projection import ParallelGeometry, project
+from ldct_denoise.physics.projection import project
+from ldct_denoise.physics.rays import ParallelGeometry
 
 Image = NDArray[np.float32]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 if TYPE_CHECKING:
-    from ldct_denoise.physics.projection import ParallelGeometry
+    from ldct_denoise.physics.rays import ParallelGeometry
 
 Image = NDArray[np.float32]
 #: Samples that are worked on at once.

@@ -12,11 +12,11 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.metrics.contrast import slice_step_mm
 from ldct_denoise.metrics.no_reference import JUDGED_TISSUES, NoReferenceReport, no_reference_report, structure_map
 from ldct_denoise.metrics.noise import noise_map
-from ldct_denoise.pairing import match_slices
-from ldct_denoise.regions import body_mask
+from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Light, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slides
+from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
 MEASURED_SLICES = 24

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldct_denoise.measure import REFERENCE
+from ldct_denoise.evaluation.measure import REFERENCE
 from ldct_denoise.report.evaluation import mean_hu_offset, write_report
 from ldct_denoise.report.page import Picture, Table
 from ldct_denoise.report.pictures import png_uri
 
 if TYPE_CHECKING:
-    from ldct_denoise.evaluate import Evaluation
+    from ldct_denoise.evaluation.results import Evaluation
 
 THUMBNAIL_PX = 144  # of the image, shown pixel for pixel: noise looks as it is
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "RMSE"}
@@ -28,7 +28,7 @@ def write_comparison_report(evaluation: Evaluation, path: Path, *, show_patients
     Parameters
     ----------
     evaluation : Evaluation
-        From :func:`~ldct_denoise.compare.compare`.
+        From :func:`~ldct_denoise.evaluation.compare.compare`.
     path : Path
         Replaced, whole or not at all.
     show_patients : bool

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldct_denoise.measure import REFERENCE, UNCLIPPED
+from ldct_denoise.evaluation.measure import REFERENCE, UNCLIPPED
+from ldct_denoise.evaluation.tables import numbered, summarise_patients
 from ldct_denoise.metrics.statistics import Bootstrap
-from ldct_denoise.regions import region_masks
+from ldct_denoise.regions.regions import region_masks
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Table, write_page
 from ldct_denoise.report.physics import insert_charts, insert_tables, noise_charts, noise_tables
 from ldct_denoise.report.pictures import slide
-from ldct_denoise.tables import numbered, summarise_patients
 
 if TYPE_CHECKING:
-    from ldct_denoise.evaluate import Evaluation, SeriesImages
+    from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 
 #: One metric by (series, position).
 Values = Mapping[tuple[str, float], float]

@@ -15,7 +15,7 @@ from ldct_denoise.report.page import versions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ldct_denoise.evaluate import Evaluation
+    from ldct_denoise.evaluation.results import Evaluation
 
 A4_INCHES = (8.27, 11.69)
 WORD_LINES = 20

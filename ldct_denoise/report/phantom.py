@@ -10,13 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from ldct_denoise import __version__
+from ldct_denoise.evaluation.phantom_study import (
+    LESION_SIGMA_MM,
+    SPACING_MM,
+    PhantomImage,
+    PhantomStudy,
+    statement,
+)
+from ldct_denoise.evaluation.tables import Entry, finite
 from ldct_denoise.metrics.noise import noise_reduction_profile
 from ldct_denoise.output import prepare_folder, write_whole
-from ldct_denoise.phantom_study import LESION_SIGMA_MM, SPACING_MM, PhantomImage, PhantomStudy, statement
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
 from ldct_denoise.report.pictures import slide
-from ldct_denoise.tables import Entry, finite
 
 DEFINITIONS = (
     ("phantom", "a disk of 50 HU with four rods, simulated; every slice has new noise with a kernel's spectrum. A "

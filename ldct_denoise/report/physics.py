@@ -9,7 +9,7 @@ from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import ChartSection, Table
 
 if TYPE_CHECKING:
-    from ldct_denoise.evaluate import Evaluation
+    from ldct_denoise.evaluation.results import Evaluation
 
 MAX_SERIES = 4  # with charts; the numbers of the others are in the table
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.intensity import Window
 from ldct_denoise.output import write_whole
-from ldct_denoise.regions import Region, region_masks
+from ldct_denoise.regions.regions import Region, region_masks
 from ldct_denoise.volume import SliceSource
 
 Image = NDArray[np.floating]

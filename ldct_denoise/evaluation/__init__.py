@@ -1,0 +1,1 @@
+"""Measure images: which series against which, where, and the tables of results."""

@@ -1,0 +1,1 @@
+"""Export trained models: ONNX, TorchScript, MONAI bundle."""

@@ -1,0 +1,120 @@
+"""Hand a trained model on: ONNX, TorchScript or a MONAI bundle; HU in, HU out, slices of any size.
+
+What is written is read back by its own engine and compared with the original on several sizes before it gets its
+name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ldct_denoise.errors import ModelError
+from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run, described
+from ldct_denoise.export.verify import sample_hu
+from ldct_denoise.models.trained import TrainedModel
+
+Format = Literal["onnx", "torchscript", "monai-bundle"]
+
+
+def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None:
+    """Record the network, with its description as the extra file ``model.json``."""
+    with _recorded(model, "torchscript"):
+        traced = torch.jit.trace(network, _example(model), check_trace=False)
+        whole = io.BytesIO()  # a file's name would have to end as torch likes it
+        torch.jit.save(traced, whole, _extra_files={"model.json": json.dumps(described(model)).encode()})
+    path.write_bytes(whole.getvalue())
+
+
+def read_torchscript(path: Path) -> Run:
+    """The function of a TorchScript file."""
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loaded = torch.jit.load(file, map_location="cpu").eval()
+
+    @torch.inference_mode()
+    def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = loaded(torch.tensor(hu)).numpy()
+        return result
+
+    return run
+
+
+def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
+    """Record the network as one ONNX file with free batch, rows and columns, and its description as metadata."""
+    onnx = _import("onnx")
+    _import("onnxscript")
+    sides = {2: torch.export.Dim("rows", min=SMALLEST_SIDE), 3: torch.export.Dim("columns", min=SMALLEST_SIDE)}
+    with _recorded(model, "onnx"):
+        program = torch.onnx.export(
+            network,
+            (_example(model),),
+            input_names=["hu"],
+            output_names=["restored_hu"],
+            dynamic_shapes={"hu": {0: torch.export.Dim("n"), **sides}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, described(model))
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+
+
+def read_onnx(path: Path) -> Run:
+    """The function of an ONNX file, by ONNX Runtime."""
+    runtime = _import("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4  # it would print what it raises as well
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = session.run(None, {"hu": hu})[0]
+        return result
+
+    return run
+
+
+def _example(model: TrainedModel) -> Tensor:
+    """What a network is recorded with: two images, sides that no down-sampling divides."""
+    return torch.from_numpy(sample_hu((2, 61, 83), channels=model.method.channels))
+
+
+def _import(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ModelError(f"{name} is not installed; pip install 'ldct-denoise[onnx]'") from None
+
+
+@contextmanager
+def _recorded(model: TrainedModel, format: str) -> Iterator[None]:
+    """Within: the recorders' remarks are silenced, and their errors told in a line."""
+    noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in noisy]
+    try:
+        for logger in noisy:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model {model.name!r}: cannot be exported to {format} ({reason})") from error
+    finally:
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Denoise slices, series and trees of series with a trained model."""

@@ -1,0 +1,1 @@
+"""Write derived series: attributes, pixel values, encoding, identity."""

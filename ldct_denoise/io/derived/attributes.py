@@ -1,0 +1,329 @@
+"""What a derived CT image says about itself, attribute by attribute.
+
+``docs/dicom.md`` gives the reason and the clause of the standard for each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.tag import Tag
+from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+import ldct_denoise
+from ldct_denoise.io.dicom.uids import derived_uid
+from ldct_denoise.io.dicom.values import EARLIER, PRODUCT, several
+
+MAX_DESCRIPTION = 1024  # characters of a Short Text, PS3.5 6.2
+
+
+MAX_LABEL = 64  # characters of a Long String
+#: Transfer syntaxes that always lose something, and Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1).
+LOSSY_METHODS = {
+    JPEGBaseline8Bit: "ISO_10918_1",
+    JPEGExtended12Bit: "ISO_10918_1",
+    JPEGLSNearLossless: "ISO_14495_1",
+}
+MAX_SERIES_NUMBER = 2**31 - 1
+#: Offsets from UTC that a place on Earth can have; others are taken for none.
+ZONE = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
+
+#: General Equipment (PS3.3 C.7.5.1) that an item of Contributing Equipment (C.12.1, Table C.12-1) can hold.
+EQUIPMENT = (
+    "Manufacturer",
+    "InstitutionName",
+    "InstitutionAddress",
+    "StationName",
+    "InstitutionalDepartmentName",
+    "InstitutionalDepartmentTypeCodeSequence",
+    "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+    "DeviceUID",
+    "UDISequence",
+    "SpatialResolution",
+    "DateOfLastCalibration",
+    "TimeOfLastCalibration",
+)
+#: Of the above, what stays at the top as well: the place, which the processing shares with the scanner.
+SHARED_PLACE = ("InstitutionName", "InstitutionAddress")
+#: General Equipment of the scanner that the item has no room for.
+SCANNER_ONLY = ("GantryID", "DateOfManufacture", "DateOfInstallation")
+
+#: True of the source image only, or made false by new pixels.
+STALE = (
+    "InstanceCreatorUID",
+    "InstanceCoercionDateTime",
+    "AvailableTransferSyntaxUID",
+    "SmallestPixelValueInSeries",
+    "LargestPixelValueInSeries",
+    "SmallestImagePixelValueInPlane",
+    "LargestImagePixelValueInPlane",
+    "IconImageSequence",
+    "DigitalSignaturesSequence",
+    "MACParametersSequence",
+    "EncryptedAttributesSequence",
+    "SOPInstanceStatus",
+    "SOPAuthorizationDateTime",
+    "SOPAuthorizationComment",
+    "AuthorizationEquipmentCertificationNumber",
+    "StorageMediaFileSetID",
+    "StorageMediaFileSetUID",
+    "ReferencedPerformedProcedureStepSequence",
+    "PerformedProcedureStepStartDate",
+    "PerformedProcedureStepStartTime",
+    "PerformedProcedureStepEndDate",
+    "PerformedProcedureStepEndTime",
+    "PerformedProcedureStepID",
+    "PerformedProcedureStepDescription",
+)
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How the new pixels came about.
+
+    Parameters
+    ----------
+    model_name, model_checksum : str
+        Which model (or simulation), and the SHA-256 of its parameters.
+    strength : float
+        1 for the model's output, 0 for the input, between for a blend.
+    low_hu, high_hu : float
+        HU range that the model may change.
+    settings : mapping of str
+        Whatever else decides the pixels; enters description and UIDs.
+    kind : {"denoised", "simulated"}
+        ``simulated`` marks the images as synthetic data (0008,001C).
+    dose : float
+        Simulated dose as a fraction of the source's; ``simulated`` only.
+    neighbours : int
+        Slices on each side of a slice's own that its pixels come of as well.
+    """
+
+    model_name: str
+    model_checksum: str = ""
+    strength: float = 1.0
+    low_hu: float = -1024.0
+    high_hu: float = 3072.0
+    settings: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["denoised", "simulated"] = "denoised"
+    dose: float = 1.0
+    neighbours: int = 0
+
+    @property
+    def label(self) -> str:
+        """What the series description says was done."""
+        if self.kind == "simulated":
+            return f"simulated {100 * self.dose:g}% dose"
+        return ascii_text(f"LDCT-denoised {self.model_name} {100 * self.strength:g}%")
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """All that decides the pixels, for the UIDs."""
+        settings = sorted((str(key), str(value)) for key, value in self.settings.items())
+        numbers = (float(self.strength), float(self.low_hu), float(self.high_hu), float(self.dose))
+        return (PRODUCT, self.kind, self.model_name, self.model_checksum, *numbers, settings)
+
+    def uid(self, source_uid: str) -> str:
+        """The new UID of what had ``source_uid``."""
+        return derived_uid(source_uid, *self.identity)
+
+    @property
+    def text(self) -> str:
+        """Derivation Description (0008,2111): ASCII, at most 1024 characters."""
+        what = (
+            f"low dose simulated ({100 * self.dose:g}% of the source's)"
+            if self.kind == "simulated"
+            else f"noise reduced by a model, strength {100 * self.strength:g}%"
+        )
+        settings = "".join(f", {key}={value}" for key, value in sorted(self.settings.items()))
+        if self.neighbours:
+            settings += f", with {self.neighbours} slices on each side"
+        text = (
+            f"{PRODUCT} {ldct_denoise.__version__}: {what}; model {self.model_name}"
+            f" sha256 {self.model_checksum or 'none'}; HU {self.low_hu:g}..{self.high_hu:g}{settings};"
+            " research use only, not for primary diagnosis"
+        )
+        return ascii_text(text)[:MAX_DESCRIPTION]
+
+
+def ascii_text(text: str) -> str:
+    """Printable ASCII without the backslash, which separates values (PS3.5 6.2)."""
+    return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)
+
+
+def code_item(value: str, meaning: str) -> Dataset:
+    """A code of the DICOM Controlled Terminology (PS3.16 Annex D)."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
+    return item
+
+
+def describe(image: Dataset, derivation: Derivation, created: datetime, *, keep_scanner_equipment: bool) -> None:
+    """Turn the copied header of a source image into that of the derived image (all but identity and pixels)."""
+    for keyword in STALE:
+        if keyword in image:
+            delattr(image, keyword)
+    _set_derivation(image, derivation)
+    _set_equipment(image, derivation, keep_scanner_equipment)
+    _set_dates(image, created)
+    if not any(
+        keyword in image for keyword in ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
+    ):
+        _admit_unknown_laterality(image)
+    image.ContentQualification = "RESEARCH"
+    if derivation.kind == "simulated":
+        image.SyntheticData = "YES"
+
+
+def series_number(source: object) -> int:
+    """Source's × 100 + 1, where that fits into an Integer String."""
+    number = 100 * abs(source if isinstance(source, int) else 0) + 1
+    return number if number <= MAX_SERIES_NUMBER else 1
+
+
+def series_description(source: str, label: str) -> str:
+    """Source's description, cut so that it fits with ``label`` into 64 characters."""
+    room = MAX_LABEL - len(label) - 1
+    return f"{source.strip()[: max(room, 0)].rstrip()} {label}".strip()[:MAX_LABEL]
+
+
+def source_image_item(class_uid: str, instance_uid: str, frame: int | None = None) -> Dataset:
+    """An item of Source Image Sequence (PS3.3 C.12.4.1.2); ``frame`` counts from 1."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = class_uid
+    item.ReferencedSOPInstanceUID = instance_uid
+    if frame is not None:
+        item.ReferencedFrameNumber = frame
+    item.PurposeOfReferenceCodeSequence = Sequence(
+        [code_item("121322", "Source image for image processing operation")]
+    )
+    item.SpatialLocationsPreserved = "YES"
+    return item
+
+
+def identify(image: Dataset, derivation: Derivation, source: str, series: str, number: int) -> None:
+    """Give the image its own instance and series.
+
+    ``source`` and ``series`` tell what it derives from; equal ones give equal UIDs.
+    """
+    image.SOPInstanceUID = derivation.uid(source)
+    image.SeriesInstanceUID = derivation.uid(series)
+    image.SeriesNumber = number
+    description = " ".join(map(str, several(image.get("SeriesDescription"))))
+    image.SeriesDescription = series_description(description, derivation.label)
+
+
+def refer_to_source(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:
+    """Name the source images in Source Image Sequence; in the description where the first's UID is no valid one.
+
+    Parameters
+    ----------
+    image : Dataset
+        The derived image; changed in place.
+    class_uid : str
+        SOP class of the source images.
+    sources : iterable of (str, int or None)
+        SOP instance, and frame counted from 0: the image's own slice, then those beside it.
+    """
+    named = list(sources)
+    source_uid = named[0][0]
+    if UID(source_uid).is_valid:
+        valid = [(uid, frame) for uid, frame in named if UID(uid).is_valid]
+        image.SourceImageSequence = Sequence(
+            [source_image_item(class_uid, uid, None if frame is None else frame + 1) for uid, frame in valid]
+        )
+        return
+    if "SourceImageSequence" in image:
+        del image.SourceImageSequence
+    text, *earlier = str(image.DerivationDescription).split(EARLIER)
+    text = EARLIER.join([f"{text}; source instance {ascii_text(source_uid)};", *earlier])
+    image.DerivationDescription = text[:MAX_DESCRIPTION]
+
+
+def note_lossy(image: Dataset, syntax: UID, ratio: float) -> None:
+    """Say that the source had been lossy compressed where it does not say so itself (PS3.3 C.7.6.1.1.5)."""
+    if syntax not in LOSSY_METHODS or image.get("LossyImageCompression") == "01":
+        return
+    image.LossyImageCompression = "01"
+    image.LossyImageCompressionRatio = f"{ratio:.2f}"
+    image.LossyImageCompressionMethod = LOSSY_METHODS[syntax]
+
+
+def _set_derivation(image: Dataset, derivation: Derivation) -> None:
+    earlier = str(image.get("DerivationDescription") or "").strip()
+    text = derivation.text
+    if image.get("BurnedInAnnotation") == "YES":
+        text += "; the source has burned-in annotation, which was processed like the image"
+    text = f"{text}{EARLIER}{earlier}" if earlier else text
+    image.DerivationDescription = text[:MAX_DESCRIPTION]
+
+
+def _set_equipment(image: Dataset, derivation: Derivation, keep_scanner: bool) -> None:
+    """PS3.3 C.12.1.1.5: ours on top and the scanner as a contributor, or the other way round on request."""
+    ours = _our_equipment(derivation)
+    if keep_scanner:
+        contributor = deepcopy(ours)
+        contributor.PurposeOfReferenceCodeSequence = Sequence([code_item("109102", "Processing Equipment")])
+        contributor.ContributionDescription = derivation.label
+    else:
+        contributor = _scanner_equipment(image)
+        for keyword in (*EQUIPMENT, *SCANNER_ONLY):
+            if keyword in image and keyword not in SHARED_PLACE:
+                delattr(image, keyword)
+        image.update(ours)
+    earlier = list(image.get("ContributingEquipmentSequence") or [])
+    image.ContributingEquipmentSequence = Sequence([*earlier, contributor])
+
+
+def _our_equipment(derivation: Derivation) -> Dataset:
+    ours = Dataset()
+    ours.Manufacturer = PRODUCT
+    ours.ManufacturerModelName = ascii_text(derivation.model_name)[:MAX_LABEL]
+    checksum = derivation.model_checksum[:32] or "none"
+    ours.DeviceSerialNumber = derivation.model_checksum[:MAX_LABEL] or "none"
+    ours.SoftwareVersions = [f"{PRODUCT} {ldct_denoise.__version__}", f"model sha256 {checksum}"]
+    return ours
+
+
+def _scanner_equipment(image: Dataset) -> Dataset:
+    """The source's General Equipment, complete, as a contributor."""
+    item = Dataset()
+    for keyword in EQUIPMENT:
+        if keyword in image:
+            tag = Tag(keyword)
+            item[tag] = deepcopy(image.get_item(tag))  # not decoded: byte for byte
+    if not str(image.get("Manufacturer") or "").strip():
+        item.Manufacturer = "UNKNOWN"
+    original = several(image.get("ImageType"))[:1] != ["DERIVED"]
+    purpose = ("109101", "Acquisition Equipment") if original else ("109102", "Processing Equipment")
+    item.PurposeOfReferenceCodeSequence = Sequence([code_item(*purpose)])
+    return item
+
+
+def _admit_unknown_laterality(image: Dataset) -> None:
+    """Laterality is Type 2C (PS3.3 C.7.3.1): empty where it cannot be told whether the body part is paired."""
+    told = ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
+    if any(keyword in image for keyword in told):
+        return
+    if str(image.get("BodyPartExamined") or "PARTIALBODY").strip() == "PARTIALBODY":
+        image.Laterality = ""
+
+
+def _set_dates(image: Dataset, created: datetime) -> None:
+    """Creation, content and series: now, in the zone that the image's other times are in (PS3.3 C.12.1)."""
+    offset = str(image.get("TimezoneOffsetFromUTC") or "").strip()
+    if ZONE.fullmatch(offset):
+        minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        created = created.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
+    for part in ("InstanceCreation", "Content", "Series"):
+        setattr(image, f"{part}Date", created.strftime("%Y%m%d"))
+        setattr(image, f"{part}Time", created.strftime("%H%M%S.%f"))

@@ -1,0 +1,164 @@
+"""Write a CT series that was made, not acquired: phantoms and test images as valid CT Image Storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.valuerep import format_number_as_ds
+
+import ldct_denoise
+from ldct_denoise.errors import OutputError
+from ldct_denoise.io.dicom.uids import IMPLEMENTATION_CLASS_UID, derived_uid
+from ldct_denoise.volume import SliceSource
+
+#: Stored values are HU + 1024 in 16 signed bits, as most scanners write them.
+RESCALE_INTERCEPT_HU = -1024
+EXPOSURE_TIME_MS = 500
+
+
+def write_series(
+    source: SliceSource,
+    folder: Path,
+    *,
+    patient_id: str,
+    study_uid: str,
+    series_uid: str | None,
+    series_number: int,
+    description: str,
+    kernel: str = "",
+    kvp: float = 120.0,
+    tube_current_ma: Sequence[float] | None = None,
+    synthetic: bool = True,
+    frame_of_reference_uid: str | None = None,
+    file_name: str = "1-{index:03d}.dcm",
+) -> Path:
+    """Write ``source`` as a new CT series from scratch; the same arguments give the same files.
+
+    HU are rounded to whole numbers.
+
+    Parameters
+    ----------
+    source : SliceSource
+        Geometry and HU.
+    folder : Path
+        Where the files go; made where it is missing.
+    patient_id, study_uid, description, kernel : str
+        What the files say; plain ASCII, at most 64 (kernel 16) characters.
+    series_uid : str, optional
+        Without it, made from study, number, description and patient.
+    series_number : int
+        Series Number.
+    kvp : float
+        Tube voltage, kV.
+    tube_current_ma : sequence of float, optional
+        Tube current of each slice, mA; the exposure (mAs) follows from a rotation of 0.5 s.
+    synthetic : bool
+        Whether Synthetic Data (0008,001C) says YES.
+    frame_of_reference_uid : str, optional
+        Without it, made from the study: the series of a study share one space.
+    file_name : str
+        Format of the file names; ``index`` counts from 1.
+
+    Returns
+    -------
+    Path
+        ``folder``.
+
+    Raises
+    ------
+    OutputError
+        If ``folder`` cannot be written, or a file of that name is there already.
+    """
+    series_uid = series_uid or derived_uid("series", study_uid, patient_id, series_number, description)
+    common = Dataset()
+    _describe_patient(common, patient_id, study_uid)
+    common.FrameOfReferenceUID = frame_of_reference_uid or derived_uid("frame of reference", study_uid)
+    common.SeriesInstanceUID = series_uid
+    common.SeriesNumber = series_number
+    common.SeriesDescription = description[:64]
+    common.ConvolutionKernel = kernel
+    common.KVP = _decimal(kvp)
+    if synthetic:
+        common.SyntheticData = "YES"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for index in range(len(source)):
+            image = _image(common, source, index)
+            if tube_current_ma is not None:
+                _describe_exposure(image, tube_current_ma[index])
+            path = folder / file_name.format(index=index + 1)
+            image.save_as(path, enforce_file_format=True, overwrite=False)
+    except FileExistsError as error:
+        raise OutputError(f"{error.filename or folder}: exists already; choose an empty folder") from None
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+    return folder
+
+
+def _describe_patient(dataset: Dataset, patient_id: str, study_uid: str) -> None:
+    """Patient, study and equipment; unknown attributes of Type 2 stay empty (PS3.3 A.3)."""
+    dataset.SOPClassUID = CTImageStorage
+    dataset.Modality = "CT"
+    dataset.PatientID = patient_id
+    dataset.PatientName = f"Synthetic^{patient_id}"
+    dataset.StudyInstanceUID = study_uid
+    dataset.StudyID = "1"
+    for keyword in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber"):
+        setattr(dataset, keyword, "")
+    dataset.ReferringPhysicianName = ""
+    dataset.PositionReferenceIndicator = ""
+    dataset.PatientPosition = "HFS"
+    dataset.BodyPartExamined = "ABDOMEN"
+    dataset.Manufacturer = "ldct-denoise"
+    dataset.ManufacturerModelName = "simulated CT"
+    dataset.SoftwareVersions = ldct_denoise.__version__
+    dataset.ContentQualification = "RESEARCH"
+
+
+def _image(common: Dataset, source: SliceSource, index: int) -> Dataset:
+    geometry = source.geometry
+    image = Dataset()
+    image.update(common)
+    image.SOPInstanceUID = derived_uid("image", common.SeriesInstanceUID, index)
+    image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    image.AcquisitionNumber = 1
+    image.InstanceNumber = index + 1
+    image.ImagePositionPatient = [_decimal(value) for value in geometry.positions_mm[index]]
+    directions = (*geometry.row_direction, *geometry.column_direction)
+    image.ImageOrientationPatient = [_decimal(value) for value in directions]
+    image.PixelSpacing = [_decimal(value) for value in geometry.pixel_spacing_mm]
+    image.SliceThickness = _decimal(geometry.slice_spacing_mm)
+    image.SliceLocation = _decimal(geometry.offsets_mm[index])
+    _set_pixels(image, source.read_hu(index))
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    image.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    image.file_meta.ImplementationVersionName = f"LDCTDENOISE{ldct_denoise.__version__}"[:16]
+    return image
+
+
+def _set_pixels(image: Dataset, hu: NDArray[np.float32]) -> None:
+    image.SamplesPerPixel = 1
+    image.PhotometricInterpretation = "MONOCHROME2"
+    image.Rows, image.Columns = hu.shape
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
+    image.RescaleIntercept, image.RescaleSlope, image.RescaleType = RESCALE_INTERCEPT_HU, 1, "HU"
+    image.WindowCenter, image.WindowWidth = 40, 400
+    stored = np.clip(np.rint(hu.astype(np.float64) - RESCALE_INTERCEPT_HU), -32768, 32767)
+    image.PixelData = stored.astype("<i2").tobytes()
+
+
+def _describe_exposure(image: Dataset, current_ma: float) -> None:
+    image.XRayTubeCurrent = round(current_ma)
+    image.ExposureTime = EXPOSURE_TIME_MS
+    image.Exposure = round(current_ma * EXPOSURE_TIME_MS / 1000)
+
+
+def _decimal(value: float) -> str:
+    """A Decimal String (at most 16 characters, PS3.5 6.2)."""
+    return str(format_number_as_ds(float(value)))

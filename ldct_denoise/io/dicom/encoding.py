@@ -1,0 +1,104 @@
+"""How an image's pixels are encoded, and the largest image accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    UID,
+)
+
+from ldct_denoise.errors import InputError
+from ldct_denoise.io.dicom.padding import padding_range
+
+#: No CT slice has more rows or columns; what says so is broken or hostile.
+LARGEST_SIDE = 8192
+MOST_FRAMES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the frames of a file are stored; equal for most files of a series, which share one.
+
+    Parameters
+    ----------
+    syntax : str
+        Transfer Syntax UID.
+    padding : tuple of 2 int, optional
+        Lowest and highest stored value that are padding.
+    """
+
+    syntax: str
+    rows: int
+    columns: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    pixel_representation: int
+    photometric: str
+    padding: tuple[int, int] | None
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one uncompressed frame."""
+        return self.rows * self.columns * self.bits_allocated // 8
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether frames are encapsulated."""
+        return bool(UID(self.syntax).is_compressed)
+
+    @classmethod
+    def of(cls, header: Dataset) -> Encoding:
+        """The encoding that a header states.
+
+        Raises
+        ------
+        InputError
+            With the reason alone, where no CT image is stored like this.
+        """
+        rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+        if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE):
+            raise InputError(f"impossible size of {rows}×{columns} pixels")
+        frames = int(header.get("NumberOfFrames") or 1)
+        if not 0 < frames <= MOST_FRAMES:
+            raise InputError(f"impossible number of {frames} frames")
+        allocated, representation = int(header.BitsAllocated), int(header.get("PixelRepresentation") or 0)
+        stored = int(header.get("BitsStored") or allocated)
+        told = header.get("HighBit")
+        high = stored - 1 if told is None else int(told)
+        if allocated not in (8, 16, 32) or not 0 < stored <= high + 1 <= allocated or representation not in (0, 1):
+            raise InputError(f"impossible pixels of {stored} bits in {allocated}")
+        if high != stored - 1:  # PS3.5 8.1.1; programs read such files differently
+            raise InputError(f"values that are not in the low bits (Bits Stored {stored}, High Bit {high})")
+        syntax, photometric = header.file_meta.TransferSyntaxUID, header.get("PhotometricInterpretation")
+        return cls(
+            str(syntax), rows, columns, frames, allocated, stored, high, representation,
+            str(photometric or "MONOCHROME2"), padding_range(header),
+        )  # fmt: skip
+
+    @property
+    def attributes(self) -> dict[str, int | str]:
+        """How the pixels are stored, by keyword."""
+        return {
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": self.photometric,
+            "Rows": self.rows,
+            "Columns": self.columns,
+            "BitsAllocated": self.bits_allocated,
+            "BitsStored": self.bits_stored,
+            "HighBit": self.high_bit,
+            "PixelRepresentation": self.pixel_representation,
+        }
+
+    def image(self, value: bytes) -> Dataset:
+        """The least that pydicom needs to decode one frame."""
+        image = Dataset()
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = UID(self.syntax)
+        for keyword, told in self.attributes.items():
+            setattr(image, keyword, told)
+        image.NumberOfFrames, image.PixelData = 1, value
+        return image

@@ -1,0 +1,155 @@
+"""Trained models and interrupted runs on disk: whole or not there, and loaded without pickle's dangers."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ldct_denoise import __version__, methods
+from ldct_denoise.config import assignment, recipes
+from ldct_denoise.errors import ConfigError, ModelError
+from ldct_denoise.intensity import Scale
+from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.output import write_whole
+
+#: The model that `apply` uses when none is named.
+DEFAULT_MODEL = "lir-ct"
+MODEL_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A denoiser ready for use.
+
+    Parameters
+    ----------
+    name : str
+        What it is called: a shipped model's or method's name, or its run folder's.
+    method : Method
+        In evaluation mode, on the CPU.
+    method_name : str
+    scale : Scale
+        Its HU range.
+    card : dict
+        Data, seed, versions, figures: what its file's metadata hold.
+    checksum : str
+        SHA-256 of its file, or of its method's name and settings where nothing was trained.
+    """
+
+    name: str
+    method: Method[Any]
+    method_name: str
+    scale: Scale
+    card: Mapping[str, Any] = field(default_factory=dict)
+    checksum: str = ""
+
+    @property
+    def training_patients(self) -> frozenset[str]:
+        """Patients that it has seen, or the model that its training began with; nobody without a name is one."""
+        told = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))
+        return frozenset(chain.from_iterable(told)) - {""}
+
+
+def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[str, Any]) -> None:
+    """Write what :meth:`Method.restore` needs, with its architecture, HU range and card in the metadata."""
+    tensors = {key: value.detach().contiguous().cpu() for key, value in method.restoration_parameters().items()}
+    metadata = {
+        "format": "ldct-denoise model 1",
+        "version": __version__,
+        "method": method_name,
+        "settings": json.dumps(_for_use(method)),
+        "range_hu": json.dumps([method.scale.low_hu, method.scale.high_hu]),
+        "card": json.dumps(dict(card)),
+    }
+    write_whole(path, lambda part: save_file(tensors, part, metadata))
+
+
+def _for_use(method: Method[Any]) -> dict[str, Any]:
+    """The settings, without what only training reads from this machine."""
+    settings: dict[str, Any] = method.settings.model_dump(mode="json")
+    if "vgg_weights" in settings:
+        settings["vgg_weights"] = None
+    return settings
+
+
+def shipped_models() -> dict[str, Path]:
+    """The models inside the package, by name."""
+    folder = Path(str(importlib.resources.files("ldct_denoise.models")))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def load_model(name: str | Path) -> TrainedModel:
+    """A model by shipped name, ``.safetensors`` file, run folder, or the name of a method that needs no training.
+
+    Such a method takes its settings after a colon: ``bm3d:sigma_hu=100,strength=0.8``.
+
+    Raises
+    ------
+    ModelError, ConfigError
+        If there is no such model, or its file cannot be used; a setting that is unknown or impossible.
+    """
+    text = str(name)
+    if text in shipped_models():
+        return _read(shipped_models()[text], text)
+    path = Path(text)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise ModelError(f"{path}: holds no {MODEL_FILE}; give the --output folder of a training run")
+        return _read(path / MODEL_FILE, path.resolve().name)
+    if path.is_file():
+        return _read(path, path.stem)
+    if text.partition(":")[0] in methods.names():
+        return _untrained(text)
+    raise ModelError(
+        f"model {text!r}: neither a shipped model ({', '.join(shipped_models()) or 'none'}), a file, "
+        "a run folder, nor a method; see `ldct-denoise models`"
+    )
+
+
+def _untrained(text: str) -> TrainedModel:
+    name, _, settings = text.partition(":")
+    if methods.find(name).needs is not Needs.NOTHING:
+        recipe = name if name in recipes() else f"{name}-ct"
+        raise ModelError(
+            f"model {name!r}: this method must be trained first: ldct-denoise train --config {recipe} …"
+        )
+    method = methods.build(name, _settings(text, settings), Scale()).eval()
+    digest = hashlib.sha256(json.dumps([__version__, name, method.settings.model_dump(mode="json")]).encode())
+    return TrainedModel(text, method, name, method.scale, {}, digest.hexdigest())
+
+
+def _settings(text: str, settings: str) -> dict[str, Any]:
+    """``key=value,key=value`` after a method's name."""
+    form = f"settings as {text.partition(':')[0]}:KEY=VALUE,KEY=VALUE"
+    try:
+        return dict(assignment(part, f"model {text!r}", form) for part in settings.split(",") if part)
+    except ConfigError as error:
+        raise ModelError(str(error)) from None
+
+
+def _read(path: Path, name: str) -> TrainedModel:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a model file ({str(error).splitlines()[0]})") from None
+    if metadata.get("format") != "ldct-denoise model 1":
+        raise ModelError(f"{path}: a safetensors file, but not written by ldct-denoise train")
+    scale = Scale(*json.loads(metadata["range_hu"]))
+    method = methods.build(metadata["method"], json.loads(metadata["settings"]), scale)
+    wanted = method.restoration_parameters()
+    if wanted.keys() != tensors.keys() or any(wanted[key].shape != tensors[key].shape for key in wanted):
+        raise ModelError(f"{path}: its weights do not fit method {metadata['method']} of version {__version__}")
+    method.load_state_dict(tensors, strict=False)
+    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    return TrainedModel(name, method.eval(), metadata["method"], scale, json.loads(metadata["card"]), checksum)

@@ -1,0 +1,315 @@
+"""The node's ear: C-STORE and C-ECHO, written to the spool as received, before success is answered.
+
+pynetdicom speaks the protocol. Around it stand the limits that it lacks: addresses are checked before a byte
+is read, sockets time out, a PDU or an object has a largest size, a TLS handshake holds up nobody else, and
+connections that never ask for an association take no association's place.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from socketserver import BaseServer
+from typing import Any
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.sop_class import Verification
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+
+from ldct_denoise.errors import ConfigError, InputError, OutputError
+from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, identify_instance
+from ldct_denoise.node.completion import Completion
+from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.rules import Rules, ServerTLS
+from ldct_denoise.node.spool import Spool
+
+log = logging.getLogger("ldct_denoise.node")
+
+#: C-STORE status (PS3.4 B.2.3).
+SUCCESS, OUT_OF_RESOURCES, NOT_AS_ANNOUNCED, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
+#: Open connections per allowed association; what is beyond is closed at once.
+CONNECTIONS_PER_ASSOCIATION = 4
+MIB = 2**20
+
+
+class Receiver:
+    """Listens, and fills the spool.
+
+    Parameters
+    ----------
+    rules : Rules
+    spool : Spool
+    completion : Completion
+        Told which association brought which series.
+    counters : Counters
+
+    Raises
+    ------
+    ConfigError
+        If the address cannot be listened on, or the TLS files cannot be used.
+    """
+
+    def __init__(self, rules: Rules, spool: Spool, completion: Completion, counters: Counters) -> None:
+        self._rules, self._spool, self._completion, self._counters = rules, spool, completion, counters
+        entity = _Entity(rules)
+        try:
+            self._server = entity.make_server(
+                (rules.host, rules.port),
+                ssl_context=server_tls(rules.tls) if rules.tls else None,
+                evt_handlers=[
+                    (evt.EVT_REQUESTED, self._requested),
+                    (evt.EVT_C_STORE, self._store),
+                    (evt.EVT_RELEASED, self._ended, [True]),
+                    (evt.EVT_ABORTED, self._ended, [False]),
+                    (evt.EVT_CONN_CLOSE, self._closed),
+                ],
+                server_class=_Server,
+                rules=rules,
+                refused=lambda reason: counters.add("associations", end=reason),
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"host {rules.host}, port {rules.port}: cannot be listened on ({error.strerror})"
+            ) from None
+        self._thread = threading.Thread(target=self._server.serve_forever, name="receive", daemon=True)
+
+    def start(self) -> None:
+        """Take connections."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether connections are taken."""
+        return self._thread.is_alive()
+
+    @property
+    def open_associations(self) -> int:
+        """How many there are."""
+        return sum(association.is_established for association in self._server.active_associations)
+
+    def stop(self, grace_s: float) -> None:
+        """Take no more connections; let those open finish for a while, then abort them."""
+        self._server.shutdown()
+        until = time.monotonic() + grace_s
+        while self.open_associations and time.monotonic() < until:
+            time.sleep(0.05)
+        for association in self._server.active_associations:
+            association.abort(block=False)
+
+    def _requested(self, event: Any) -> None:
+        """Refuse callers that are on no list (PS3.8 9.3.4: permanent, calling AE title not recognised)."""
+        caller = str(event.assoc.requestor.primitive.calling_ae_title)
+        host = event.assoc.requestor.address_info.address
+        if not any(peer.allows(caller, host) for peer in self._rules.accept):
+            log.warning("refused a caller from %s: its AE title is not allowed from there", host)
+            self._counters.add("associations", end="caller refused")
+            event.assoc.acse.send_reject(0x01, 0x01, 0x03)
+            event.assoc.kill()
+
+    def _store(self, event: Any) -> int:
+        """Keep an image; success only when it is safe on disk."""
+        try:
+            data = event.encoded_dataset()
+            identity = identify_instance(data)
+            if identity.sop_uid != str(event.request.AffectedSOPInstanceUID):
+                return self._refuse(NOT_AS_ANNOUNCED, "not the announced image")
+            key = self._spool.receive(identity, data)
+        except InputError as error:
+            log.warning("%s", error)
+            return self._refuse(NOT_UNDERSTOOD, "header")
+        except OutputError as error:
+            log.error("%s", error)
+            return self._refuse(OUT_OF_RESOURCES, "no room")
+        except Exception as error:  # whatever a hostile caller found must not end the association's thread
+            log.error("an image was refused: %s", type(error).__name__)
+            return self._refuse(NOT_UNDERSTOOD, "error")
+        self._completion.arrived(key, id(event.assoc))
+        self._counters.add("images_received")
+        return SUCCESS
+
+    def _refuse(self, status: int, reason: str) -> int:
+        self._counters.add("images_refused", reason=reason)
+        return status
+
+    def _ended(self, event: Any, released: bool) -> None:
+        self._completion.ended(id(event.assoc), released)
+        self._counters.add("associations", end="released" if released else "aborted")
+
+    def _closed(self, event: Any) -> None:
+        """The connection is gone; after a release this changes nothing."""
+        if not event.assoc.is_released:
+            self._completion.ended(id(event.assoc), False)
+
+
+class _Entity(AE):  # type: ignore[misc]
+    """The application entity: what it takes, and from how many at once."""
+
+    def __init__(self, rules: Rules) -> None:
+        super().__init__(rules.ae_title)
+        limits = rules.limits
+        self.require_called_aet = True
+        self.maximum_associations = limits.associations
+        self.acse_timeout = limits.negotiation_s
+        self.dimse_timeout = self.network_timeout = limits.idle_s
+        self.maximum_pdu_size = limits.pdu_kib * 1024
+        for storage_class in STORAGE_CLASSES:
+            self.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+        self.add_supported_context(Verification)
+
+    @property
+    def active_associations(self) -> list[Association]:
+        """Those that were granted: a silent connection takes no place (the base counts it)."""
+        granted = [a for a in super().active_associations if a.is_established]
+        asking = threading.current_thread()
+        if isinstance(asking, Association) and asking.is_acceptor and not asking.is_established:
+            granted.append(asking)
+        return granted
+
+
+class _Server(ThreadedAssociationServer):  # type: ignore[misc]
+    """Looks at the caller's address first, and never waits for one caller in the thread that serves all."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, *given: Any, rules: Rules, refused: Callable[[str], None], **named: Any) -> None:
+        self._rules, self._refused = rules, refused
+        super().__init__(*given, request_handler=_Handler, **named)
+
+    @property
+    def limits(self) -> Any:
+        """The limits in force."""
+        return self._rules.limits
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """A connection with a time limit; its TLS handshake comes later, in its own thread."""
+        connection, address = self.socket.accept()
+        connection.settimeout(self._rules.limits.negotiation_s)
+        if self.ssl_context:
+            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether to listen to this address at all."""
+        if not any(peer.allows_host(client_address[0]) for peer in self._rules.accept):
+            log.warning("closed a connection from %s: no allowed host", client_address[0])
+            self._refused("host refused")
+            return False
+        if len(self.active_associations) >= CONNECTIONS_PER_ASSOCIATION * self._rules.limits.associations:
+            self._refused("too many connections")
+            return False
+        return True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that failed before it was an association: count it, no traceback."""
+        self._refused("broken connection")
+
+    def shutdown(self) -> None:
+        """Take no more connections."""
+        BaseServer.shutdown(self)
+        self.server_close()
+
+
+class _Handler(RequestHandler):  # type: ignore[misc]
+    """One connection."""
+
+    def setup(self) -> None:
+        """The TLS handshake, within the negotiation's time."""
+        if isinstance(self.request, ssl.SSLSocket):
+            self.request.do_handshake()
+
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        association.dul.socket = _LimitedSocket(association.dul.socket, self.server.limits)
+        association.dimse = _Dimse(association)
+        return association
+
+
+class _Dimse(DIMSEServiceProvider):  # type: ignore[misc]
+    """Ends an association over a message that makes no sense; without it such a message ends a thread instead."""
+
+    def receive_primitive(self, primitive: Any) -> None:
+        """Take a part of a message."""
+        try:
+            super().receive_primitive(primitive)
+        except Exception as error:  # what the message broke can be anything
+            log.warning("an association is aborted: a message that makes no sense (%s)", type(error).__name__)
+            self.dul.event_queue.put("Evt19")  # PS3.8 9.2.1: unrecognised or invalid PDU
+
+
+class _LimitedSocket(AssociationSocket):  # type: ignore[misc]
+    """Reads PDUs of bounded size in bounded time.
+
+    Parameters
+    ----------
+    plain : AssociationSocket
+        Takes its place.
+    limits : Limits
+    """
+
+    def __init__(self, plain: AssociationSocket, limits: Any) -> None:
+        self.__dict__.update(plain.__dict__)
+        self._limits = limits
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Exactly so many bytes, or fewer at the end of the connection.
+
+        Raises
+        ------
+        OSError
+            If they are too many, or take too long; pynetdicom then closes the connection.
+        """
+        if nr_bytes > self._limits.pdu_kib * 1024:
+            raise OSError(f"a PDU of {nr_bytes} bytes")
+        message = self.assoc.dimse.message
+        if message is not None:
+            held = message.data_set.tell() + message.encoded_command_set.tell()
+            if held + nr_bytes > self._limits.image_mib * MIB:
+                raise OSError(f"an object of more than {self._limits.image_mib} MiB")
+        connection = self.socket
+        if connection is None:
+            raise OSError("closed")
+        received = bytearray(nr_bytes)
+        view, count = memoryview(received), 0
+        limits = self._limits
+        until = time.monotonic() + (limits.idle_s if self.assoc.is_established else limits.negotiation_s)
+        while count < nr_bytes:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("a PDU took too long")
+            connection.settimeout(left)
+            size = connection.recv_into(view[count:])
+            if not size:
+                break
+            count += size
+        connection.settimeout(self._limits.idle_s)
+        view.release()
+        return received[:count]
+
+
+def server_tls(settings: ServerTLS) -> ssl.SSLContext:
+    """TLS 1.2 or later (PS3.15 B.9, B.10); callers show a certificate where an authority is named.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(settings.certificate, settings.key)
+        if settings.authority:
+            context.load_verify_locations(settings.authority)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise ConfigError(
+            f"tls: {settings.certificate} and its key cannot be used ({error.strerror or error})"
+        ) from None
+    return context

@@ -1,0 +1,1 @@
+"""Synthetic patients and image-quality phantoms with known truth."""

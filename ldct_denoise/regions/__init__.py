@@ -1,0 +1,1 @@
+"""Where to measure: body, tissues, spheres, label volumes, contours."""

@@ -1,0 +1,193 @@
+"""Where to measure: image, body, tissues, spheres, label volumes.
+
+A region gives a mask for any slice of any series, from the slice's place in the patient and the reference's HU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from ldct_denoise.regions.body import body_mask
+from ldct_denoise.regions.tissues import tissue_mask, tissue_masks
+from ldct_denoise.volume import Geometry, Image, Mask, Volume
+
+
+class Region(Protocol):
+    """A named place; ``None`` as mask means the whole slice."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in the tables."""
+        ...
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """True where the slice ``index`` of ``geometry``, with reference values ``hu``, belongs to the region."""
+        ...
+
+    def renamed(self, name: str) -> Region:
+        """The same region under another name."""
+        ...
+
+
+def region_masks(regions: Sequence[Region], geometry: Geometry, index: int, hu: Image) -> dict[str, Mask | None]:
+    """Every region's mask in one slice, by name; body and smoothed slice, which several need, are made once.
+
+    Regions without a pixel in this slice are left out.
+    """
+    tissues = {region.tissue for region in regions if isinstance(region, Tissue)}
+    by_hu = bool(tissues) or any(isinstance(region, Body) for region in regions)
+    body = body_mask(hu, geometry.pixel_spacing_mm) if by_hu else np.zeros(hu.shape, dtype=bool)
+    found = tissue_masks(hu, tissues, geometry.pixel_spacing_mm, body)
+    masks: dict[str, Mask | None] = {}
+    for region in regions:
+        mask: Mask | None
+        if isinstance(region, Body):
+            mask = body
+        elif isinstance(region, Tissue):
+            mask = found[region.tissue]
+        else:
+            mask = region.mask(geometry, index, hu)
+        if mask is None or mask.any():
+            masks[region.name] = mask
+    return masks
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """Every pixel."""
+
+    name: str = "image"
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """No mask."""
+        return None
+
+    def renamed(self, name: str) -> WholeImage:
+        """The same region under another name."""
+        return WholeImage(name)
+
+
+@dataclass(frozen=True)
+class Body:
+    """The patient without the air around and without the table."""
+
+    name: str = "body"
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """See :func:`body_mask`."""
+        return body_mask(hu, geometry.pixel_spacing_mm)
+
+    def renamed(self, name: str) -> Body:
+        """The same region under another name."""
+        return Body(name)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """A tissue class by HU inside the body.
+
+    Parameters
+    ----------
+    tissue : str
+        A key of :data:`TISSUES`.
+    name : str
+        The tissue's own unless said.
+    """
+
+    tissue: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.tissue)
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """See :func:`tissue_mask`."""
+        body = body_mask(hu, geometry.pixel_spacing_mm)
+        return tissue_mask(hu, self.tissue, geometry.pixel_spacing_mm, body)
+
+    def renamed(self, name: str) -> Tissue:
+        """The same tissue under another name."""
+        return Tissue(self.tissue, name)
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """A ball in patient coordinates.
+
+    Parameters
+    ----------
+    centre_mm : tuple of 3 floats
+        LPS.
+    radius_mm : float
+        Larger than 0.
+    """
+
+    name: str
+    centre_mm: tuple[float, float, float]
+    radius_mm: float
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """Pixels whose centre lies in the ball."""
+        along, down, across = in_plane_mm(geometry, index, self.centre_mm)
+        row_mm, column_mm = geometry.pixel_spacing_mm
+        rows = (np.arange(geometry.rows) * row_mm - down)[:, None]
+        columns = (np.arange(geometry.columns) * column_mm - along)[None, :]
+        mask: Mask = rows**2 + columns**2 + across**2 <= self.radius_mm**2
+        return mask
+
+    def renamed(self, name: str) -> Sphere:
+        """The same ball under another name."""
+        return replace(self, name=name)
+
+
+class LabelRegion:
+    """One label of a label volume, brought onto the series by the nearest voxel."""
+
+    def __init__(self, name: str, labels: Volume, value: int) -> None:
+        self.name = name
+        self._labels, self._value = labels, value
+        self._to_index = np.linalg.inv(labels.geometry.affine)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same label of the same voxels and place, as of a file that is read twice."""
+        return (
+            isinstance(other, LabelRegion)
+            and (self.name, self._value) == (other.name, other._value)
+            and np.array_equal(self._to_index, other._to_index)
+            and np.array_equal(self._labels.hu, other._labels.hu)
+        )
+
+    def renamed(self, name: str) -> LabelRegion:
+        """The same region under another name."""
+        return LabelRegion(name, self._labels, self._value)
+
+    def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
+        """Pixels whose centre's nearest label voxel has this region's value."""
+        here = geometry.positions_mm[index]
+        start = self._to_index[:3, :3] @ here + self._to_index[:3, 3]
+        down = self._to_index[:3, :3] @ np.asarray(geometry.column_direction) * geometry.pixel_spacing_mm[0]
+        along = self._to_index[:3, :3] @ np.asarray(geometry.row_direction) * geometry.pixel_spacing_mm[1]
+        rows, columns = np.arange(geometry.rows)[:, None], np.arange(geometry.columns)[None, :]
+        voxel = [
+            np.floor(start[axis] + down[axis] * rows + along[axis] * columns + 0.5).astype(int)
+            for axis in range(3)
+        ]
+        shape = self._labels.hu.shape
+        inside = np.logical_and.reduce([(v >= 0) & (v < n) for v, n in zip(voxel, shape, strict=True)])
+        values = self._labels.hu[tuple(np.clip(v, 0, n - 1) for v, n in zip(voxel, shape, strict=True))]
+        mask: Mask = inside & (np.rint(values) == self._value)
+        return mask
+
+
+def in_plane_mm(geometry: Geometry, index: int, point_mm: Sequence[float]) -> tuple[float, float, float]:
+    """A point seen from a slice's first voxel: mm along the row, down the column, and across the plane."""
+    offset = np.asarray(point_mm, dtype=np.float64) - geometry.positions_mm[index]
+    return (
+        float(offset @ np.asarray(geometry.row_direction)),
+        float(offset @ np.asarray(geometry.column_direction)),
+        float(offset @ geometry.normal),
+    )

@@ -1,0 +1,105 @@
+"""Write the result files of an evaluation or comparison: CSV, JSON, HTML and PDF."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ldct_denoise import __version__
+from ldct_denoise.evaluation.results import Evaluation
+from ldct_denoise.evaluation.tables import Measurement
+from ldct_denoise.output import prepare_folder, write_whole
+
+if TYPE_CHECKING:
+    from ldct_denoise.evaluation.results import Evaluation
+from ldct_denoise.evaluation.tables import numbered, summarise_patients
+
+
+def write_comparison(
+    evaluation: Evaluation, output: Path, *, overwrite: bool = False, show_patients: bool = False
+) -> None:
+    """Write ``metrics.csv``, ``summary.json`` and ``report.html``.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something and must not be overwritten.
+    """
+    from ldct_denoise.report.comparison import write_comparison_report
+
+    prepare_folder(output, overwrite)
+    write_tables(evaluation, output, show_patients=show_patients)
+    write_comparison_report(evaluation, output / "report.html", show_patients=show_patients)
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    show_patients: bool = False,
+    pdf: bool = False,
+) -> None:
+    """Write ``metrics.csv``, ``summary.json`` and ``report.html`` into a folder, each whole or not at all.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    output : Path
+        Made if it is not there.
+    overwrite : bool
+        Write into a folder that holds something.
+    show_patients : bool
+        Name the patients in the report.
+    pdf : bool
+        Also ``summary.pdf``, one page.
+
+    Raises
+    ------
+    OutputError
+        If the folder holds something and must not be overwritten.
+    """
+    from ldct_denoise.report.evaluation import write_report
+    from ldct_denoise.report.pdf import write_summary_pdf
+
+    prepare_folder(output, overwrite)
+    write_tables(evaluation, output, show_patients=show_patients)
+    write_report(evaluation, output / "report.html", show_patients=show_patients)
+    if pdf:
+        write_summary_pdf(evaluation, output / "summary.pdf")
+
+
+COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "value")
+
+
+def write_tables(evaluation: Evaluation, output: Path, *, show_patients: bool = False) -> None:
+    """Write ``metrics.csv`` and ``summary.json`` into a folder that is there."""
+    write_whole(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
+    names = numbered(evaluation.patients, show_patients)
+    summary = {
+        "software": f"ldct-denoise {__version__}",
+        "notes": list(evaluation.notes),
+        "windows": {w.name: {"low_hu": w.low_hu, "high_hu": w.high_hu} for w in evaluation.windows},
+        "regions": [region.name for region in evaluation.regions],
+        "series": len(evaluation.patients),
+        "patients": len(names),
+        "summary": evaluation.summary(),
+        "per_patient": [
+            {**entry, "patient": names[str(entry["patient"])]}
+            for entry in summarise_patients(evaluation.rows, evaluation.patients)
+        ],
+        **evaluation.extra,
+    }
+    text = json.dumps(summary, indent=1, allow_nan=False)
+    write_whole(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+
+
+def _write_csv(rows: Iterable[Measurement], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow([row.series, f"{row.position_mm:.3f}", *row[2:6], f"{row.value:.7g}"])

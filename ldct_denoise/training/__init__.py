@@ -1,0 +1,1 @@
+"""Train a method: loop, step, validation, run folder."""
