@@ -14,15 +14,16 @@ from pathlib import Path
 
 import atheris
 
-sys.path[:0] = [str(Path(__file__).resolve().parent)]
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent)]
 # Dictionaries are long and have no branches.
 TABLES = ["pydicom._dicom_dict", "pydicom._private_dict", "pydicom._uid_dict", "pydicom._storage_sopclass_uids"]
 with atheris.instrument_imports(include=["pydicom", "ldct_denoise.io"], exclude=TABLES):
     import pydicom.data
-    from dicom_files import ct_image
-    from fuzz_dicom import HANG_S, MEMORY_BYTES, WRITE_EVERY, seeds, try_file
     from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian
-    from test_io_derive_enhanced import make_enhanced
+
+    from tests.dicom_files import ct_image
+    from tests.enhanced_file import make_enhanced
+    from tests.fuzz_dicom import HANG_S, MEMORY_BYTES, WRITE_EVERY, seeds, try_file
 
     assert pydicom.data
 

@@ -29,43 +29,16 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_file, write_volume
-from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.volume import Geometry, Volume
-
-
-class Shift(Method[base.Settings]):
-    """Adds a number of HU everywhere: 0 is the identity."""
-
-    Settings = base.Settings
-    needs, title, reference = Needs.NOTHING, "shift", "none"
-
-    def __init__(self, shift_hu: float, scale: Scale) -> None:
-        super().__init__(base.Settings(), scale)
-        self.shift_hu = shift_hu
-
-    def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        return image + self.shift_hu / self.scale.width_hu
-
-
-WHOLE = Scale()
-
-
-def model(shift_hu: float = 0.0, scale: Scale = WHOLE) -> TrainedModel:
-    return TrainedModel("shift", Shift(shift_hu, scale), "shift", scale, {}, "0" * 64)
-
-
-def volume(shape: tuple[int, int, int] = (3, 37, 50), low: float = -1024, high: float = 1500) -> Volume:
-    hu = np.random.default_rng(0).integers(low, high, shape).astype(np.float32)
-    positions = np.arange(shape[0])[:, None] * [0, 0, 2.5] + [-20, -30, 100]
-    return Volume(hu, Geometry(positions, (1, 0, 0), (0, 1, 0), (0.8, 0.7), *shape[1:]), "1.2.3", "P", "test")
+from ldct_denoise.volume import Volume
+from tests.conftest import ROOT
+from tests.synthetic import DEFAULT_SCALE, Shift, random_volume, run_program, shift_model
 
 
 @pytest.fixture
 def series(tmp_path: Path) -> Series:
     write_series(
-        volume(),
+        random_volume(),
         tmp_path / "in",
         patient_id="P1",
         study_uid="1.2.3",
@@ -79,7 +52,7 @@ def series(tmp_path: Path) -> Series:
 
 
 def test_an_identity_model_gives_every_stored_value_back(series: Series, tmp_path: Path) -> None:
-    apply_series(series, model(), tmp_path / "out")
+    apply_series(series, shift_model(), tmp_path / "out")
     derived = scan(tmp_path / "out", include_derived=True).series[0]
     for index in range(len(series)):
         np.testing.assert_array_equal(derived.read_stored(index), series.read_stored(index))
@@ -96,7 +69,7 @@ def test_identity_on_every_real_encoding(shared_data: Path, tmp_path: Path) -> N
             before = source.read_stored(0)
         except InputError:
             continue
-        apply_series(source, model(), tmp_path / str(tried))
+        apply_series(source, shift_model(), tmp_path / str(tried))
         after = scan(tmp_path / str(tried), include_derived=True).series[0].read_stored(0)
         np.testing.assert_array_equal(after, before, err_msg=file.name)
         tried += 1
@@ -104,8 +77,8 @@ def test_identity_on_every_real_encoding(shared_data: Path, tmp_path: Path) -> N
 
 
 def test_strength_blends_and_the_range_is_respected() -> None:
-    source = volume(low=-1024, high=3000)
-    narrow = model(10, Scale(-1000, 1000))
+    source = random_volume(low=-1024, high=3000)
+    narrow = shift_model(10, Scale(-1000, 1000))
     for strength in (0.0, 0.4, 1.0):
         for index, hu in restore_slices(source, narrow, ApplySettings(strength)):
             given = source.read_hu(index)
@@ -125,8 +98,8 @@ class Lopsided(Shift):
 
 
 def test_the_ensemble_turns_each_slice_and_back() -> None:
-    source, once = volume(), ApplySettings()
-    lopsided = TrainedModel("lopsided", Lopsided(0, WHOLE), "lopsided", WHOLE, {}, "0" * 64)
+    source, once = random_volume(), ApplySettings()
+    lopsided = TrainedModel("lopsided", Lopsided(0, DEFAULT_SCALE), "lopsided", DEFAULT_SCALE, {}, "0" * 64)
     every = ApplySettings(ensemble=True)
     for (index, even), (_, uneven) in zip(
         restore_slices(source, lopsided, every), restore_slices(source, lopsided, once), strict=True
@@ -134,33 +107,33 @@ def test_the_ensemble_turns_each_slice_and_back() -> None:
         given = source.read_hu(index)
         assert np.abs(uneven - given).max() > 20
         np.testing.assert_allclose(even, given, atol=0.01)
-    for index, hu in restore_slices(source, model(), every):  # the identity stays the identity, to the bit
+    for index, hu in restore_slices(source, shift_model(), every):  # the identity stays the identity, to the bit
         np.testing.assert_array_equal(hu, source.read_hu(index))
-    narrow = model(scale=Scale(-1000, 2000))  # in its units a sum of floats would be rounded
+    narrow = shift_model(scale=Scale(-1000, 2000))  # in its units a sum of floats would be rounded
     for (_, even), (_, straight) in zip(
         restore_slices(source, narrow, every), restore_slices(source, narrow, once), strict=True
     ):
         np.testing.assert_array_equal(even, straight)
-    assert derivation_of(model(), every).settings != derivation_of(model(), once).settings
+    assert derivation_of(shift_model(), every).settings != derivation_of(shift_model(), once).settings
 
 
 def test_nifti_in_nifti_out_with_place_and_type_kept(tmp_path: Path) -> None:
     data = np.random.default_rng(1).integers(-1000, 1000, (21, 34, 5)).astype(np.int16)
     affine = np.array([[-0.7, 0, 0, 80], [0, -0.8, 0, 90], [0, 0, 2.5, -40], [0, 0, 0, 1.0]])
     nibabel.save(nibabel.Nifti1Image(data, affine), tmp_path / "in.nii.gz")
-    written = apply(tmp_path / "in.nii.gz", model(7), tmp_path / "out.nii.gz")
+    written = apply(tmp_path / "in.nii.gz", shift_model(7), tmp_path / "out.nii.gz")
     out = nibabel.load(written[0])
     np.testing.assert_allclose(out.affine, affine, atol=1e-5)
     assert out.get_data_dtype() == np.int16
     np.testing.assert_array_equal(np.asarray(out.dataobj), data + 7)
     with pytest.raises(OutputError, match="overwrite"):
-        apply(tmp_path / "in.nii.gz", model(7), tmp_path / "out.nii.gz")
+        apply(tmp_path / "in.nii.gz", shift_model(7), tmp_path / "out.nii.gz")
     with pytest.raises(ConfigError, match="not DICOM"):
-        apply(tmp_path / "in.nii.gz", model(), tmp_path / "dicom", writing=WriteSettings(format="dicom"))
+        apply(tmp_path / "in.nii.gz", shift_model(), tmp_path / "dicom", writing=WriteSettings(format="dicom"))
 
 
 def test_dicom_to_nifti(series: Series, tmp_path: Path) -> None:
-    written = apply_series(series, model(), tmp_path / "out", writing=WriteSettings(format="nifti"))
+    written = apply_series(series, shift_model(), tmp_path / "out", writing=WriteSettings(format="nifti"))
     back = find_images(written, include_derived=True).series[0]
     np.testing.assert_array_equal(Volume.of(back).hu, Volume.of(series).hu)
     np.testing.assert_allclose(back.geometry.affine, series.geometry.affine, atol=1e-4)
@@ -168,8 +141,8 @@ def test_dicom_to_nifti(series: Series, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.nii.gz", "x.nrrd", "x.mha"])
 def test_the_input_is_never_written_over(tmp_path: Path, name: str) -> None:
-    given, method = tmp_path / name, Shift(7, WHOLE)
-    write_volume(given, volume(), volume().geometry)
+    given, method = tmp_path / name, Shift(7, DEFAULT_SCALE)
+    write_volume(given, random_volume(), random_volume().geometry)
     before = given.read_bytes()
     link = tmp_path / f"link-{name}"
     link.symlink_to(given)
@@ -177,27 +150,30 @@ def test_the_input_is_never_written_over(tmp_path: Path, name: str) -> None:
     for output in (tmp_path, given, link):
         with pytest.raises(OutputError, match="is the input"):
             apply(
-                given, TrainedModel("m", method, "m", WHOLE, {}, ""), output, writing=WriteSettings(overwrite=True)
+                given,
+                TrainedModel("m", method, "m", DEFAULT_SCALE, {}, ""),
+                output,
+                writing=WriteSettings(overwrite=True),
             )
     assert given.read_bytes() == before
 
 
 def test_the_format_is_told_by_the_name(series: Series, tmp_path: Path) -> None:
     for name in ("out.nii.gz", "out.nrrd"):
-        assert apply(tmp_path / "in", model(), tmp_path / name) == [tmp_path / name]
+        assert apply(tmp_path / "in", shift_model(), tmp_path / name) == [tmp_path / name]
         np.testing.assert_array_equal(open_file(tmp_path / name).read_hu(1), series.read_hu(1))
     with pytest.raises(OutputError, match=r"two files; name it \.mha"):
-        apply(tmp_path / "in", model(), tmp_path / "out.mhd")
+        apply(tmp_path / "in", shift_model(), tmp_path / "out.mhd")
 
 
 def test_an_mhd_becomes_an_mha(tmp_path: Path) -> None:
     import SimpleITK as sitk
 
-    write_volume(tmp_path / "v.mha", volume(), volume().geometry)
+    write_volume(tmp_path / "v.mha", random_volume(), random_volume().geometry)
     sitk.WriteImage(sitk.ReadImage(str(tmp_path / "v.mha")), str(tmp_path / "v.mhd"))
-    (written,) = apply(tmp_path / "v.mhd", model(7), tmp_path / "out")
+    (written,) = apply(tmp_path / "v.mhd", shift_model(7), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [written.name] == ["v.mha"]
-    np.testing.assert_array_equal(open_file(written).read_hu(1), volume().hu[1] + 7)
+    np.testing.assert_array_equal(open_file(written).read_hu(1), random_volume().hu[1] + 7)
 
 
 class Mean(Shift):
@@ -208,11 +184,11 @@ class Mean(Shift):
 
 
 def test_what_is_no_number_stays_and_does_not_spread(tmp_path: Path) -> None:
-    hu = volume().hu.copy()
+    hu = random_volume().hu.copy()
     hu[1, 3, 4], hu[1, 5, 6], hu[2, 7, 8] = np.nan, np.inf, -np.inf
-    source = volume().with_hu(hu)
-    lopsided = TrainedModel("mean", Mean(0, WHOLE), "mean", WHOLE, {}, "")
-    clean = volume().with_hu(np.where(np.isfinite(hu), hu, WHOLE.low_hu))
+    source = random_volume().with_hu(hu)
+    lopsided = TrainedModel("mean", Mean(0, DEFAULT_SCALE), "mean", DEFAULT_SCALE, {}, "")
+    clean = random_volume().with_hu(np.where(np.isfinite(hu), hu, DEFAULT_SCALE.low_hu))
     known = np.isfinite(hu)
     for settings in (ApplySettings(), ApplySettings(guard_range=False), ApplySettings(precision="bf16")):
         for (index, out), (_, expected) in zip(
@@ -221,15 +197,15 @@ def test_what_is_no_number_stays_and_does_not_spread(tmp_path: Path) -> None:
             np.testing.assert_array_equal(out[known[index]], expected[known[index]])
             np.testing.assert_array_equal(out[~known[index]], hu[index][~known[index]])
     with pytest.raises(ModelError, match="slice 0: shift gives no numbers"):
-        next(restore_slices(volume(), model(np.nan)))
+        next(restore_slices(random_volume(), shift_model(np.nan)))
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nrrd", "v.mha"])
 def test_a_volume_is_not_denoised_twice(tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
     for number in (1, 2):
-        write_volume(tmp_path / "in" / f"{number}{name}", volume(), volume().geometry)
-    assert len(apply(tmp_path / "in", model(7), tmp_path / "in" / "out")) == 2
+        write_volume(tmp_path / "in" / f"{number}{name}", random_volume(), random_volume().geometry)
+    assert len(apply(tmp_path / "in", shift_model(7), tmp_path / "in" / "out")) == 2
     found = find_images(tmp_path / "in")
     assert sorted(source.name for source in found.series) == [f"1{name}", f"2{name}"]
     reasons = {item.path.suffix: item.reason for item in found.set_aside if item.path.suffix != ".jsonl"}
@@ -241,11 +217,11 @@ def test_colour_is_no_volume_to_denoise(tmp_path: Path) -> None:
     colour = np.zeros((4, 5, 6), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
     nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "rgb.nii.gz")
     with pytest.raises(InputError, match=r"rgb\.nii\.gz: colour"):
-        apply(tmp_path / "rgb.nii.gz", model(), tmp_path / "out")
+        apply(tmp_path / "rgb.nii.gz", shift_model(), tmp_path / "out")
 
 
 def test_a_volume_takes_no_setting_that_only_dicom_has(series: Series, tmp_path: Path) -> None:
-    write_volume(tmp_path / "in.nii", volume(), volume().geometry)
+    write_volume(tmp_path / "in.nii", random_volume(), random_volume().geometry)
     for told, writing in {
         "--deidentify": WriteSettings(deidentify=True),
         "--compress": WriteSettings(compress="rle"),
@@ -254,32 +230,32 @@ def test_a_volume_takes_no_setting_that_only_dicom_has(series: Series, tmp_path:
         "--classic": WriteSettings(classic=True),
     }.items():
         with pytest.raises(ConfigError, match=told):
-            apply(tmp_path / "in.nii", model(), tmp_path / "out.nii", writing=writing)
+            apply(tmp_path / "in.nii", shift_model(), tmp_path / "out.nii", writing=writing)
     with pytest.raises(ConfigError, match="--classic"):
-        apply(tmp_path / "in", model(), tmp_path / "out.nii", writing=WriteSettings(classic=True))
+        apply(tmp_path / "in", shift_model(), tmp_path / "out.nii", writing=WriteSettings(classic=True))
     assert not (tmp_path / "out.nii").exists()
 
 
 def test_a_deidentified_volume_has_another_name_and_nothing_burned_in(series: Series, tmp_path: Path) -> None:
     writing = WriteSettings(format="nifti", deidentify=True)
-    (written,) = apply(tmp_path / "in", model(), tmp_path / "out", writing=writing)
+    (written,) = apply(tmp_path / "in", shift_model(), tmp_path / "out", writing=writing)
     assert written.name == f"{public_uid(series.uid)}.nii.gz"
     last = sorted((tmp_path / "in").iterdir())[-1]
     image = pydicom.dcmread(last)
     image.BurnedInAnnotation = "YES"
     image.save_as(last)
     with pytest.raises(InputError, match="burned-in"):
-        apply(tmp_path / "in", model(), tmp_path / "again", writing=writing)
+        apply(tmp_path / "in", shift_model(), tmp_path / "again", writing=writing)
     assert not (tmp_path / "again").exists()
 
 
 def test_a_tree_of_several_series_with_one_broken(tmp_path: Path) -> None:
     for number in (1, 2):
         write_series(
-            volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
+            random_volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
             series_number=number, description="t",
         )  # fmt: skip
-    written = apply(tmp_path / "in", model(), tmp_path / "out")
+    written = apply(tmp_path / "in", shift_model(), tmp_path / "out")
     assert sorted(path.name for path in written) == ["1.2.3.1", "1.2.3.2"]
     broken = sorted((tmp_path / "in" / "2").iterdir())[0]
     dataset = pydicom.dcmread(broken)
@@ -289,7 +265,7 @@ def test_a_tree_of_several_series_with_one_broken(tmp_path: Path) -> None:
     if any(str(broken) == str(item.path) for item in inventory.set_aside):
         return  # noticed already when it was found
     with pytest.raises(PartialError) as told:
-        apply(tmp_path / "in", model(), tmp_path / "again")
+        apply(tmp_path / "in", shift_model(), tmp_path / "again")
     assert broken.name in told.value.failures[0]
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["1.2.3.1"]
 
@@ -301,16 +277,16 @@ def test_a_slice_that_cannot_be_read_is_told_after_the_others_were_done(
 ) -> None:
     for number in range(1, count + 1):
         write_series(
-            volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
+            random_volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
             series_number=number, description="t",
         )  # fmt: skip
     (tmp_path / "in" / "readme.txt").write_text("by right left out")
     shutil.copy(next((tmp_path / "in" / "1").iterdir()), tmp_path / "in" / "copy.dcm")
-    assert len(apply(tmp_path / "in", model(), tmp_path / "whole")) == count
+    assert len(apply(tmp_path / "in", shift_model(), tmp_path / "whole")) == count
     broken = sorted((tmp_path / "in" / "1").iterdir())[1]
     broken.write_bytes(broken.read_bytes()[: int(keep * broken.stat().st_size)])
     with pytest.raises(PartialError) as told:
-        apply(tmp_path / "in", model(), tmp_path / "out")
+        apply(tmp_path / "in", shift_model(), tmp_path / "out")
     (line,) = told.value.failures
     assert line.startswith(f"{broken}: ")
     assert line.endswith("; its series lacks it")
@@ -320,11 +296,11 @@ def test_a_slice_that_cannot_be_read_is_told_after_the_others_were_done(
 def test_a_killed_apply_leaves_nothing_under_a_final_name(series: Series, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\nfrom test_apply import model\n"
-        "from ldct_denoise.apply import apply_series\nfrom ldct_denoise.io.dicom import scan\n"
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\nfrom tests.synthetic import shift_model\n"
+        "from ldct_denoise.inference.series import apply_series\nfrom ldct_denoise.io.dicom.scan import scan\n"
         "def slow(done, total, name):\n    print(done, flush=True)\n    time.sleep(30 if done == 2 else 0)\n"
-        "apply_series(scan(Path(sys.argv[1])).series[0], model(), Path(sys.argv[2]), progress=slow)\n"
+        "apply_series(scan(Path(sys.argv[1])).series[0], shift_model(), Path(sys.argv[2]), progress=slow)\n"
     )
     command = [sys.executable, str(script), str(tmp_path / "in"), str(tmp_path / "out")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -335,23 +311,23 @@ def test_a_killed_apply_leaves_nothing_under_a_final_name(series: Series, tmp_pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out").exists()
-    apply_series(series, model(), tmp_path / "out")
+    apply_series(series, shift_model(), tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
 
 
 def test_nothing_to_denoise_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty folder"):
-        apply(tmp_path / "empty", model(), tmp_path / "out")
+        apply(tmp_path / "empty", shift_model(), tmp_path / "out")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "notes.txt").write_text("nothing")
     with pytest.raises(InputError, match=r"no CT series.*notes\.txt"):
-        apply(tmp_path / "text", model(), tmp_path / "out")
+        apply(tmp_path / "text", shift_model(), tmp_path / "out")
 
 
 def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -> None:
     settings = ApplySettings(seed=7, ensemble=True)
-    apply_series(series, model(1), tmp_path / "out", settings, writing=WriteSettings(report=True))
+    apply_series(series, shift_model(1), tmp_path / "out", settings, writing=WriteSettings(report=True))
     report = (tmp_path / "out-report.html").read_text(encoding="utf-8")
     assert "<html" in report.lower()
     told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and turns<")
@@ -362,9 +338,9 @@ def test_another_report_is_not_written_over_unasked(series: Series, tmp_path: Pa
     report = tmp_path / "out-report.html"
     report.write_text("mine")
     with pytest.raises(OutputError, match=r"out-report\.html: exists"):
-        apply_series(series, model(), tmp_path / "out", writing=WriteSettings(report=True))
+        apply_series(series, shift_model(), tmp_path / "out", writing=WriteSettings(report=True))
     assert (report.read_text(), (tmp_path / "out").exists()) == ("mine", False)
-    apply_series(series, model(), tmp_path / "out", writing=WriteSettings(report=True, overwrite=True))
+    apply_series(series, shift_model(), tmp_path / "out", writing=WriteSettings(report=True, overwrite=True))
     assert "<html" in report.read_text(encoding="utf-8").lower()
 
 
@@ -376,14 +352,14 @@ def test_a_report_that_fails_leaves_the_series(
 
     monkeypatch.setattr("ldct_denoise.report.apply.write_apply_report", nothing)
     with pytest.raises(PartialError, match=r"out: written, but not its report \(nothing to measure\)") as told:
-        apply(tmp_path / "in", model(), tmp_path / "out", writing=WriteSettings(report=True))
+        apply(tmp_path / "in", shift_model(), tmp_path / "out", writing=WriteSettings(report=True))
     assert told.value.written == (tmp_path / "out",)
     assert told.value.failures == ()
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
     lost = sorted((tmp_path / "in").iterdir())[-1]
     lost.write_bytes(lost.read_bytes()[:-100])
     with pytest.raises(PartialError, match="but not its report") as told:
-        apply(tmp_path / "in", model(), tmp_path / "again", writing=WriteSettings(report=True))
+        apply(tmp_path / "in", shift_model(), tmp_path / "again", writing=WriteSettings(report=True))
     assert [line.split(":")[0] for line in told.value.failures] == [str(lost)]
 
 
@@ -391,7 +367,7 @@ def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
     from ldct_denoise import methods
 
     method = methods.build("lir", {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none"}, Scale()).eval()
-    source = volume((1, 61, 83))
+    source = random_volume((1, 61, 83))
     restored = dict(restore_slices(source, TrainedModel("n", method, "lir", Scale(), {}, "")))
     assert restored[0].shape == (61, 83)
     with torch.inference_mode():
@@ -400,22 +376,17 @@ def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
     np.testing.assert_allclose(restored[0], expected, atol=0.01)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ldct_denoise.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_command_line_prints_what_was_written_though_something_is_missing(tmp_path: Path, count: int) -> None:
     for number in range(1, count + 1):
         write_series(
-            volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
+            random_volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
             series_number=number, description="t",
         )  # fmt: skip
     broken = sorted((tmp_path / "in" / "1").iterdir())[1]
     broken.write_bytes(broken.read_bytes()[:-100])
     output = tmp_path / "out"
-    result = run("apply", tmp_path / "in", "--output", output, "--model", "bilateral")
+    result = run_program("apply", tmp_path / "in", "--output", output, "--model", "bilateral")
     assert result.returncode == 1
     assert "error: " in result.stderr
     written = [output] if count == 1 else [output / "1.2.3.1", output / "1.2.3.2"]
@@ -423,7 +394,7 @@ def test_the_command_line_prints_what_was_written_though_something_is_missing(tm
 
 
 def test_the_command_line_tells_errors_in_one_line(tmp_path: Path) -> None:
-    write_volume(tmp_path / "in.nii", volume(), volume().geometry)
+    write_volume(tmp_path / "in.nii", random_volume(), random_volume().geometry)
     for arguments, told in (
         (("apply", tmp_path / "none", "--output", tmp_path / "o"), "none"),
         (("apply", tmp_path / "in.nii", "--output", tmp_path / "o.nii", "--model", "no-such"), "no-such"),
@@ -438,7 +409,7 @@ def test_the_command_line_tells_errors_in_one_line(tmp_path: Path) -> None:
         ),
         (("train", "--dicom-root", tmp_path, "--output", tmp_path / "run"), "no normal-dose series"),
     ):
-        result = run(*arguments)
+        result = run_program(*arguments)
         lines = result.stderr.strip().splitlines()
         assert result.returncode == 2, arguments
         assert len(lines) == 1, lines

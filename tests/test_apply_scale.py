@@ -37,7 +37,9 @@ from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
-from ldct_denoise.volume import Geometry, Volume
+from tests.synthetic import random_volume
+
+SHAPE = (3, 40, 36)
 
 
 class Counting(Method[base.Settings]):
@@ -59,18 +61,12 @@ def model(method: Method | None = None, checksum: str = "0" * 64) -> TrainedMode
     return TrainedModel("counting", method or Counting(), "counting", Scale(), {}, checksum)
 
 
-def volume(slices: int = 3, seed: int = 0) -> Volume:
-    hu = np.random.default_rng(seed).integers(-1000, 1500, (slices, 40, 36)).astype(np.float32)
-    positions = np.arange(slices)[:, None] * [0, 0, 2.5] + [-20, -30, 100]
-    return Volume(hu, Geometry(positions, (1, 0, 0), (0, 1, 0), (0.8, 0.7), 40, 36), "1.2.3", "P", "test")
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Four series of three slices."""
     for number in range(1, 5):
         write_series(
-            volume(seed=number), tmp_path / "in" / str(number), patient_id="SECRET^NAME", study_uid="1.2.3",
+            random_volume(SHAPE, -1000, seed=number), tmp_path / "in" / str(number), patient_id="SECRET^NAME", study_uid="1.2.3",
             series_uid=f"1.2.3.{number}", series_number=number, description="t",
         )  # fmt: skip
     return tmp_path / "in"
@@ -233,7 +229,7 @@ def test_several_series_do_not_go_into_one_file(tree: Path, tmp_path: Path) -> N
 )
 def test_settings_of_dicom_are_for_the_dicom_of_a_tree(tree: Path, tmp_path: Path, told: dict[str, Any]) -> None:
     """As `phantom` writes it: the truth lies beside the series, as a volume."""
-    write_volume(tree / "truth.nii", volume(), volume().geometry)
+    write_volume(tree / "truth.nii", random_volume(SHAPE, -1000), random_volume(SHAPE, -1000).geometry)
     writing = WriteSettings(**told)
     assert len(apply(tree, model(), tmp_path / "out", writing=writing)) == 5
     images = [pydicom.dcmread(file) for file in (tmp_path / "out").rglob("*.dcm")]
@@ -248,7 +244,7 @@ def test_settings_of_dicom_are_for_the_dicom_of_a_tree(tree: Path, tmp_path: Pat
 
 
 def test_a_deidentified_tree_leaves_its_volumes_out(tree: Path, tmp_path: Path) -> None:
-    write_volume(tree / "truth.nii", volume(), volume().geometry)
+    write_volume(tree / "truth.nii", random_volume(SHAPE, -1000), random_volume(SHAPE, -1000).geometry)
     with pytest.raises(PartialError, match="4 of 5 series denoised") as told:
         apply(tree, model(), tmp_path / "out", writing=WriteSettings(compress="rle", deidentify=True))
     assert [line.count("--deidentify") for line in told.value.failures] == [1]
@@ -354,7 +350,7 @@ def test_the_share_is_told_by_torchrun_or_slurm(monkeypatch: pytest.MonkeyPatch)
 
 def test_several_writers_leave_whole_lines(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from ldct_denoise.ledger import Entry, Ledger\n"
+        "import sys; from pathlib import Path; from ldct_denoise.inference.ledger import Entry, Ledger\n"
         "ledger = Ledger(Path(sys.argv[1]))\n"
         "for n in range(50): ledger.add(Entry(f'{sys.argv[2]}-{n}', '1.2', 'm', 'c', {'long': 'x' * 3000}, 'o', 1))\n"
     )
@@ -367,7 +363,7 @@ def test_several_writers_leave_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_fit_to_each_slice_tells_how_far_it_is(tmp_path: Path) -> None:
-    write_series(volume(2), tmp_path / "in", patient_id="P", study_uid="1.2.3", series_uid="1.2.3.9",
+    write_series(random_volume((2, 40, 36), -1000), tmp_path / "in", patient_id="P", study_uid="1.2.3", series_uid="1.2.3.9",
                  series_number=1, description="t")  # fmt: skip
     source = scan(tmp_path / "in").series[0]
     assert isinstance(source, Series)
@@ -391,15 +387,15 @@ def test_bf16_is_refused_where_it_changes_too_much() -> None:
             return torch.nn.functional.conv2d(image, self.weight)
 
     with pytest.raises(ModelError, match=r"bf16: changes .* HU on average"):
-        next(iter(restore_slices(volume(), model(Steep()), ApplySettings(precision="bf16"))))
-    source = volume()
+        next(iter(restore_slices(random_volume(SHAPE, -1000), model(Steep()), ApplySettings(precision="bf16"))))
+    source = random_volume(SHAPE, -1000)
     exact = dict(restore_slices(source, model(Steep())))
     np.testing.assert_allclose(exact[1], source.read_hu(1), atol=0.01)
 
 
 def test_bf16_of_the_shipped_model_stays_close() -> None:
     """Its first convolution sees HU in float32; without that the difference is five times as large."""
-    shipped, source = load_model(DEFAULT_MODEL), volume(1)
+    shipped, source = load_model(DEFAULT_MODEL), random_volume((1, 40, 36), -1000)
     source = source.with_hu(np.random.default_rng(0).normal(-700, 40, source.hu.shape))  # lung and its noise
     exact, fast = (
         next(iter(restore_slices(source, shipped, ApplySettings(precision=precision))))[1]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +33,7 @@ from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Needs
 from ldct_denoise.models.trained import TrainedModel, load_model, save_model
+from tests.synthetic import run_program
 
 CPU = torch.device("cpu")
 
@@ -230,14 +229,9 @@ def test_patches_come_from_dicom_the_cache_and_memory() -> None:
     assert all(figure.value > 1 for figure in figures)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ldct_denoise.cli", "benchmark", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.mark.slow
 def test_the_command_line_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    done = run("simulate", "--slices", 2, "--json", tmp_path / "figures.json")
+    done = run_program("benchmark", "simulate", "--slices", 2, "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
     assert "simulation of a 512×512 slice" in done.stdout
     told = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
@@ -272,7 +266,7 @@ def test_training_sets_the_schedules_side_by_side(monkeypatch: pytest.MonkeyPatc
 
 
 def test_benchmark_lists_what_it_measures() -> None:
-    done = run("--help")
+    done = run_program("benchmark", "--help")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("apply", "training", "simulate", "measuring"))
 

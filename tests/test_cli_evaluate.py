@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 from dataclasses import replace
 
@@ -12,18 +11,7 @@ import pytest
 
 from ldct_denoise.io.volume_files import open_file, write_volume
 from ldct_denoise.volume import Geometry, Volume
-
-main = importlib.import_module("ldct_denoise.cli.main").main
-
-
-def run(capsys, *arguments):
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        code = stopped.code or 0
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+from tests.synthetic import run_cli
 
 
 @pytest.fixture
@@ -41,7 +29,7 @@ def files(tmp_path):
 
 
 def test_evaluate_writes_what_the_contract_names(files, capsys):
-    code, out, err = run(
+    code, out, err = run_cli(
         capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--input", files / "low.nii.gz",
         "--output", files / "e", "--window", "abdomen", "--window", "0,2000", "--roi", "0,0,10,12", "--pdf",
     )  # fmt: skip
@@ -70,7 +58,7 @@ def volumes(files, names, apart_mm):
 
 
 def measured(files, capsys, *, reference="ref"):
-    code, _, err = run(
+    code, _, err = run_cli(
         capsys, "evaluate", files / "den", "--reference", files / reference, "--input", files / "low",
         "--output", files / "e", "--window", "full", "--overwrite", "--show-patients",
     )  # fmt: skip
@@ -99,7 +87,7 @@ def test_volumes_of_one_place_are_told_apart_by_their_file_names(files, capsys):
     assert bias == pytest.approx([0], abs=0.5)
     (files / "ref" / "B_full.nii.gz").rename(files / "ref" / "C.nii.gz")
     (files / "ref" / "A_full.nii.gz").rename(files / "ref" / "D.nii.gz")
-    code, _, err = run(
+    code, _, err = run_cli(
         capsys, "evaluate", files / "den", "--reference", files / "ref", "--output", files / "e", "--overwrite"
     )
     assert code == 2
@@ -112,7 +100,7 @@ def test_a_tree_of_both_doses_is_reference_and_input(files, capsys):
     for name, as_ in (("normal", "full"), ("low", "low")):
         (files / f"{name}.nii.gz").rename(files / "tree" / f"{as_}.nii.gz")
     tree = files / "tree"
-    code, _, err = run(
+    code, _, err = run_cli(
         capsys, "evaluate", files / "out.nii.gz", "--reference", tree, "--input", tree, "--output", files / "e"
     )
     assert code == 0, err
@@ -125,25 +113,25 @@ def test_a_tree_of_both_doses_is_reference_and_input(files, capsys):
 
 def test_evaluate_does_not_overwrite_and_says_what_is_wrong(files, capsys):
     arguments = ["evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e"]
-    assert run(capsys, *arguments)[0] == 0
-    code, _, err = run(capsys, *arguments)
+    assert run_cli(capsys, *arguments)[0] == 0
+    code, _, err = run_cli(capsys, *arguments)
     assert code == 2
     assert err.startswith("error: ")
     assert "--overwrite" in err
-    assert run(capsys, *arguments, "--overwrite")[0] == 0
+    assert run_cli(capsys, *arguments, "--overwrite")[0] == 0
     for extra, word in (
         (["--window", "belly"], "belly"),
         (["--roi", "1,2"], "1,2"),
         (["--protocol", "x"], "corediff"),
     ):
-        code, _, err = run(capsys, *arguments, "--overwrite", *extra)
+        code, _, err = run_cli(capsys, *arguments, "--overwrite", *extra)
         assert code == 2
         assert word in err
         assert err.count("\n") == 1
 
 
 def test_a_protocol_names_its_numbers(files, capsys):
-    code, out, err = run(
+    code, out, err = run_cli(
         capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e",
         "--protocol", "corediff",
     )  # fmt: skip
@@ -156,7 +144,7 @@ def test_compare_measures_where_evaluate_does(files, capsys):
     for name, folder in (("normal", "full"), ("low", "quarter")):
         (files / "root" / "P1" / folder).mkdir(parents=True)
         (files / f"{name}.nii.gz").rename(files / "root" / "P1" / folder / "series.nii.gz")
-    code, out, err = run(
+    code, out, err = run_cli(
         capsys, "compare", "--dicom-root", files / "root", "--model", "bilateral", "--output", files / "c",
         "--window", "abdomen", "--protocol", "corediff", "--roi", "soft-tissue", "--cnr", "0,0,10,12", "20,0,10,6",
     )  # fmt: skip
@@ -171,7 +159,7 @@ def test_compare_measures_where_evaluate_does(files, capsys):
 
 @pytest.mark.parametrize("option", [["--roi", "fat"], ["--window", "lung"], ["--extended"]])
 def test_compare_on_images_takes_no_hu(files, capsys, option):
-    code, _, err = run(
+    code, _, err = run_cli(
         capsys, "compare", "--images", files, "--model", "bilateral", "--output", files / "c", *option
     )
     assert code == 2
@@ -182,14 +170,16 @@ def test_compare_without_pairs_is_one_line(files, capsys):
     alone = files / "alone"
     alone.mkdir()
     (files / "normal.nii.gz").rename(alone / "normal.nii.gz")
-    code, _, err = run(capsys, "compare", "--dicom-root", alone, "--model", "bilateral", "--output", files / "c")
+    code, _, err = run_cli(
+        capsys, "compare", "--dicom-root", alone, "--model", "bilateral", "--output", files / "c"
+    )
     assert code == 2
     assert err.strip().startswith("error: ")
     assert err.strip().count("\n") == 0
 
 
 def test_contrast_and_inserts_from_the_command_line(files, capsys):
-    code, _, err = run(
+    code, _, err = run_cli(
         capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--input", files / "low.nii.gz",
         "--output", files / "e", "--window", "full", "--cnr", "0,0,10,12", "20,0,10,6", "--insert", "0,0,10,40,40",
     )  # fmt: skip
@@ -201,7 +191,7 @@ def test_contrast_and_inserts_from_the_command_line(files, capsys):
     contrast = {entry["model"]: entry["contrast_hu"] for entry in summary["inserts"]}
     assert contrast == pytest.approx({"input": 1040, "candidate": 1040, "reference": 1040}, rel=0.02)
     for option, value, word in (("--insert", "1,2", "NOMINAL_HU"), ("--insert", "0,0,500,9", "no slice within")):
-        code, _, err = run(
+        code, _, err = run_cli(
             capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e",
             "--overwrite", option, value,
         )  # fmt: skip
@@ -217,7 +207,7 @@ def test_what_is_given_twice_counts_once_and_what_lies_nowhere_is_said(files, ca
         (files / name).mkdir()
         write_volume(files / name / "mask.nii.gz", Volume(labels, place), place, labels=True)
     lesion, background = files / "lesion" / "mask.nii.gz", files / "background" / "mask.nii.gz"
-    code, _, err = run(
+    code, _, err = run_cli(
         capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e",
         "--window", "40,400", "--window", "40,400.0", "--roi", lesion, "--roi", "0,0,-10,2", "--cnr", lesion, background,
         "--cnr", lesion, background,

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-from dicom_files import write_ct
-from test_io_derive_enhanced import make_enhanced
 
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.volume import Volume
+from tests.dicom_files import write_ct
+from tests.enhanced_file import make_enhanced
+from tests.synthetic import run_cli
 
-main = importlib.import_module("ldct_denoise.cli.main").main
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "inspect.md"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stopped:
-        code = int(stopped.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture
@@ -47,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def test_json_has_the_fields_of_the_document(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run(capsys, "inspect", tree, "--json")
+    code, out, err = run_cli(capsys, "inspect", tree, "--json")
     found = json.loads(out)
     assert (code, err.strip()) == (0, "")
     (example,) = re.findall(r"```json\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
@@ -60,7 +49,7 @@ def test_json_has_the_fields_of_the_document(tree: Path, capsys: pytest.CaptureF
 
 
 def test_what_is_told_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(run(capsys, "inspect", tree, "--json")[1])
+    found = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
     doses = {(one["patient"], one["dose"], one["slices"]) for one in found["series"] if one["patient"] == "L096"}
     assert doses == {("L096", "low", 3), ("L096", "normal", 3)}
     (enhanced,) = (one for one in found["series"] if one["frames_of_one_file"])
@@ -74,7 +63,7 @@ def test_what_is_told_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixt
 
 
 def test_reasons_are_those_of_the_document(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = json.loads(run(capsys, "inspect", tree, "--json")[1])
+    found = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
     reasons = {Path(item["file"]).name: item["reason"] for item in found["set_aside"]}
     assert reasons == {
         "scout": "a localizer",
@@ -87,7 +76,7 @@ def test_reasons_are_those_of_the_document(tree: Path, capsys: pytest.CaptureFix
 
 
 def test_the_table_and_every_file_by_name(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "inspect", tree, "--files")
+    code, out, _ = run_cli(capsys, "inspect", tree, "--files")
     assert code == 0
     assert "quarter_3mm" in out
     assert "1 low/normal pairs of series, 3 slice pairs" in out
@@ -97,8 +86,8 @@ def test_the_table_and_every_file_by_name(tree: Path, capsys: pytest.CaptureFixt
 
 def test_a_zip_of_the_study_tells_the_same(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "tree"), "zip", tree))
-    there = json.loads(run(capsys, "inspect", tree, "--json")[1])
-    here = json.loads(run(capsys, "inspect", archive, "--json")[1])
+    there = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
+    here = json.loads(run_cli(capsys, "inspect", archive, "--json")[1])
     for one in (*here["series"], *there["series"]):
         one["folder"] = str(Path(one["folder"])).replace(str(archive), str(tree))
         if one["folder"].endswith(".nii.gz"):
@@ -116,7 +105,7 @@ def test_what_cannot_be_looked_at_gets_one_line(
         path.mkdir()
     elif make == "bad.zip":
         path.write_bytes(b"PK\x03\x04" + b"x" * 100)
-    code, out, err = run(capsys, "inspect", path)
+    code, out, err = run_cli(capsys, "inspect", path)
     assert code == 2
     assert out == ""
     assert str(path) in err
@@ -124,7 +113,7 @@ def test_what_cannot_be_looked_at_gets_one_line(
 
 def test_everything_in_the_shared_data_passes(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("dicom_cases", "ct"):
-        code, out, _ = run(capsys, "inspect", shared_data / name, "--json")
+        code, out, _ = run_cli(capsys, "inspect", shared_data / name, "--json")
         found = json.loads(out)
         assert code == 0
         files = sum(path.is_file() for path in (shared_data / name).rglob("*"))

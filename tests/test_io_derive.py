@@ -555,8 +555,8 @@ def test_what_cannot_be_encoded_names_the_source_and_the_cause(tmp_path: Path) -
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     source = make_source(tmp_path / "in")
     script = (
-        "import sys, time; from pathlib import Path; from ldct_denoise.io.dicom import scan;"
-        "from ldct_denoise.io.derive import *; s = scan(Path(sys.argv[1])).series[0];"
+        "import sys, time; from pathlib import Path; from ldct_denoise.io.dicom.scan import scan;"
+        "from ldct_denoise.io.derived.derived_series import DerivedWriter; from ldct_denoise.io.derived.attributes import Derivation; s = scan(Path(sys.argv[1])).series[0];"
         "w = DerivedWriter(s, Path(sys.argv[2]), Derivation('m')); w.write(0, s.read_hu(0)); print('half', flush=True);"
         "time.sleep(60)"
     )

@@ -10,7 +10,6 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from dicom_files import ROWS, cells, ct_image, write_ct
 from pydicom import dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -20,8 +19,6 @@ from pydicom.uid import (
     MRImageStorage,
     XRayRadiationDoseSRStorage,
 )
-from test_apply import model
-from test_io_derive_enhanced import FRAMES, frame_groups, make_enhanced
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.inference.batch import apply
@@ -32,6 +29,9 @@ from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Inventory, Series
 from ldct_denoise.io.dicom.stack_identity import Memory
+from tests.dicom_files import ROWS, cells, ct_image, write_ct
+from tests.enhanced_file import FRAMES, frame_groups, make_enhanced
+from tests.synthetic import shift_model
 
 
 def series_of(path: Path) -> list[Series]:
@@ -296,7 +296,9 @@ def test_enhanced_in_enhanced_out_through_apply(
 ) -> None:
     make_enhanced(tmp_path / "in" / "enhanced")
     (series,) = series_of(tmp_path / "in")
-    apply_series(series, model(), tmp_path / "out", ApplySettings(strength), WriteSettings(compress=compress))
+    apply_series(
+        series, shift_model(), tmp_path / "out", ApplySettings(strength), WriteSettings(compress=compress)
+    )
     (path,) = (tmp_path / "out").iterdir()
     assert dcmread(path).SOPClassUID == EnhancedCTImageStorage
     (back,) = scan(tmp_path / "out", include_derived=True).series
@@ -308,7 +310,7 @@ def test_enhanced_in_enhanced_out_through_apply(
 def test_enhanced_in_classic_out_through_apply(tmp_path: Path) -> None:
     make_enhanced(tmp_path / "in" / "enhanced")
     (series,) = series_of(tmp_path / "in")
-    apply_series(series, model(), tmp_path / "out", ApplySettings(0), WriteSettings(classic=True))
+    apply_series(series, shift_model(), tmp_path / "out", ApplySettings(0), WriteSettings(classic=True))
     (back,) = scan(tmp_path / "out", include_derived=True).series
     assert [ref.frame for ref in back.slices] == [None] * FRAMES
     np.testing.assert_array_equal(back.geometry.positions_mm, series.geometry.positions_mm)
@@ -508,7 +510,7 @@ def test_every_real_ct_image_comes_back_bit_for_bit(shared_data: Path, tmp_path:
         assert inventory.series or inventory.set_aside
         for series in inventory.series:
             output = tmp_path / str(tried)
-            apply_series(series, model(), output, ApplySettings(strength=0))
+            apply_series(series, shift_model(), output, ApplySettings(strength=0))
             (back,) = scan(output, include_derived=True).series
             np.testing.assert_array_equal(back.read_stored(0), series.read_stored(0), err_msg=path.name)
             shutil.rmtree(output)
@@ -531,7 +533,7 @@ def test_a_zip_and_a_disc_through_apply(tmp_path: Path) -> None:
     for number in range(3):
         write_ct(tmp_path / "in" / str(number), number)
     archive = Path(shutil.make_archive(str(tmp_path / "in"), "zip", tmp_path / "in"))
-    apply(archive, model(), tmp_path / "out", ApplySettings(0))
+    apply(archive, shift_model(), tmp_path / "out", ApplySettings(0))
     (back,) = scan(tmp_path / "out", include_derived=True).series
     for number in range(3):
         np.testing.assert_array_equal(back.read_stored(number), cells(number))

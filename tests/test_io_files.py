@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import cells, write_ct
 from pydicom import dcmread
 from pydicom.fileset import FileSet
 
@@ -30,6 +29,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.inspect import inspect
 from ldct_denoise.io.volume_files import open_file, write_volume
 from ldct_denoise.volume import Geometry, Volume
+from tests.dicom_files import cells, write_ct
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import write_ct
-from fuzz_dicom import cut, drop, flip, repeat, run_cases, word
 from pydicom.fileset import FileSet
 
 from ldct_denoise.errors import InputError
@@ -19,6 +17,8 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.volume import Volume
+from tests.dicom_files import write_ct
+from tests.fuzz_dicom import cut, drop, flip, repeat, run_cases, word
 
 #: (seed, case) of ``fuzz_dicom.py`` in which GDCM ended the process.
 ENDED_THE_PROCESS = [(0, 3933), (0, 5490), (0, 6557), (0, 6565), (0, 7103), (0, 7547), (0, 9029)]

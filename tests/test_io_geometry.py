@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import COLUMNS, ROWS, ct_image, write_ct
 
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.volume_files import open_file, write_volume
 from ldct_denoise.volume import Geometry, Volume
+from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
 
 
 def series_of(path: Path) -> list[Series]:

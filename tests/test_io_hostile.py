@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import COLUMNS, ROWS, ct_image, write_ct
-from fuzz_dicom import nested_sequence, try_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     UID,
@@ -26,7 +24,6 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from test_io_derive_enhanced import make_enhanced
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.derived.attributes import Derivation
@@ -34,6 +31,9 @@ from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom import decoder_process as isolated
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
+from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
+from tests.enhanced_file import make_enhanced
+from tests.fuzz_dicom import nested_sequence, try_file
 
 
 def reason(path: Path) -> str:

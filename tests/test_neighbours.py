@@ -32,8 +32,8 @@ from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
-from tests.test_io_derive_enhanced import make_enhanced
-from tests.test_training import tiny, volume, weights
+from tests.enhanced_file import make_enhanced
+from tests.synthetic import saved_weights, tiny_config, water_disc
 
 SMALL = {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.0}
 
@@ -172,7 +172,7 @@ def test_a_share_of_the_patches_is_alone_and_distances_are_in_mm() -> None:
 
 
 def test_noise_is_drawn_for_every_slice_of_a_stack() -> None:
-    low, normal = volume("A", 60, 1, slices=4), volume("B", 20, 2, slices=16)
+    low, normal = water_disc("A", 60, 1, slices=4), water_disc("B", 20, 2, slices=16)
     config = beside(noise="measured", neighbours_mm=[3, 3])
     patches = make_training_set(config, Pools((low,), (normal,)), Needs.UNPAIRED, neighbours=1).patches
     noise = [patches[n]["noise"] for n in range(30)]
@@ -233,20 +233,22 @@ def test_every_loss_is_of_the_slice_in_the_middle() -> None:
 
 
 def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> None:
-    pools = Pools((volume("P1low", 60, 1, 6),), (volume("P2normal", 20, 2, 12),))
-    flat = tiny(iterations=2)
+    pools = Pools((water_disc("P1low", 60, 1, 6),), (water_disc("P2normal", 20, 2, 12),))
+    flat = tiny_config(iterations=2)
     train(flat, pools, tmp_path / "flat", device="cpu")
-    content = tiny(iterations=1, learning_rate=1e-30, start_from=str(tmp_path / "flat")).model_dump(mode="json")
+    content = tiny_config(iterations=1, learning_rate=1e-30, start_from=str(tmp_path / "flat")).model_dump(
+        mode="json"
+    )
     content["settings"]["neighbours"] = 2
     train(parse_config(content, "test"), pools, tmp_path / "deep", device="cpu")
-    source = volume("P9", 40, 3, 5)
+    source = water_disc("P9", 40, 3, 5)
     before, after = (
         np.stack([hu for _, hu in restore_slices(source, load_model(tmp_path / run))]) for run in ("flat", "deep")
     )
     np.testing.assert_allclose(after, before, atol=0.01)
     content["training"] |= {"learning_rate": 1e-3, "iterations": 3, "start_from": None}
     train(parse_config(content, "test"), pools, tmp_path / "anew", device="cpu")
-    assert weights(tmp_path / "anew")["e_x.levels.0.0.0.weight"].shape[1] == 5
+    assert saved_weights(tmp_path / "anew")["e_x.levels.0.0.0.weight"].shape[1] == 5
     content["training"]["start_from"] = str(tmp_path / "anew")
     content["settings"]["neighbours"] = 0
     with pytest.raises(ConfigError, match="another shape"):
@@ -258,7 +260,7 @@ def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_every_slice_is_restored_with_those_beside_it(ensemble: bool) -> None:
-    source, trained = volume("A", 40, 0, 5), model()
+    source, trained = water_disc("A", 40, 0, 5), model()
     settings = ApplySettings(ensemble=ensemble)
     every = dict(restore_slices(source, trained, settings))
     assert list(every) == list(range(5))
@@ -277,16 +279,16 @@ def test_every_slice_is_restored_with_those_beside_it(ensemble: bool) -> None:
 
 
 def test_what_is_no_number_beside_a_slice_stays_there() -> None:
-    hu = volume("A", 40, 0, 3).hu.copy()
+    hu = water_disc("A", 40, 0, 3).hu.copy()
     hu[0, 10, 10] = np.nan
-    restored = dict(restore_slices(volume("A", 40, 0, 3).with_hu(hu), model()))
+    restored = dict(restore_slices(water_disc("A", 40, 0, 3).with_hu(hu), model()))
     assert np.isnan(restored[0][10, 10])
     assert np.isfinite(restored[1]).all()
 
 
 def derived(folder: Path, slices: int) -> list[Dataset]:
     write_series(
-        volume("A", 40, 0, slices),
+        water_disc("A", 40, 0, slices),
         folder / "in",
         patient_id="P1",
         study_uid="1.2.3",
@@ -346,7 +348,7 @@ def test_an_exported_model_takes_stacks(tmp_path: Path) -> None:
     trained = model()
     export(trained, "torchscript", tmp_path / "model.ts")
     run = read_torchscript(tmp_path / "model.ts")
-    source = volume("A", 40, 0, 3)
+    source = water_disc("A", 40, 0, 3)
     given = run(source.hu[None, [0, 1, 2]])
     assert given.shape == (1, 1, 96, 96)
     np.testing.assert_allclose(given[0, 0], dict(restore_slices(source, trained))[1], atol=0.1)

@@ -28,6 +28,7 @@ from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import Delivery, Record, Spool, requeue
 from ldct_denoise.node.worker import MAX_ATTEMPTS, Worker
 from tests.dicom_files import write_ct
+from tests.enhanced_file import make_enhanced
 from tests.node_peers import (
     IDENTIFIER,
     LOOPBACK,
@@ -43,7 +44,6 @@ from tests.node_peers import (
     tool,
     wait_for,
 )
-from tests.test_io_derive_enhanced import make_enhanced
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 Start = Callable[..., Node]

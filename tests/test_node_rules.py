@@ -14,7 +14,7 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.dicom.instance import values_of
 from ldct_denoise.node.rules import Retry, Rule, Rules, load_rules
 from tests.conftest import ROOT
-from tests.test_io_derive_enhanced import make_enhanced
+from tests.enhanced_file import make_enhanced
 
 GOOD: dict[str, Any] = {
     "spool": "/nowhere",

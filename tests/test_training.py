@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ldct_denoise import methods
-from ldct_denoise.config import Config, load_config, parse_config
+from ldct_denoise.config import load_config
 from ldct_denoise.data import slices as slices_module
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
@@ -29,49 +28,27 @@ from ldct_denoise.methods.base import Needs
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.training.step import learning_rate_factor
-from ldct_denoise.volume import Geometry, Volume
-
-
-def volume(uid: str, sigma_hu: float, seed: int = 0, slices: int = 3, side: int = 96) -> Volume:
-    """A water disc in air with white noise."""
-    rng = np.random.default_rng(seed)
-    row, column = np.mgrid[:side, :side] - side / 2
-    disc = np.where(row**2 + column**2 < (0.42 * side) ** 2, 0.0, -1000.0)
-    hu = disc + sigma_hu * rng.standard_normal((slices, side, side))
-    positions = np.arange(slices)[:, None] * [0, 0, 3.0]
-    return Volume(hu, Geometry(positions, (1, 0, 0), (0, 1, 0), (0.7, 0.7), side, side), uid, uid[:2], uid)
+from tests.conftest import ROOT
+from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture
 def pools() -> Pools:
-    return Pools((volume("P1low", 60, 1),), (volume("P2normal", 20, 2),))
-
-
-def tiny(**training: object) -> Config:
-    settings = {
-        "form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.5,
-        "weights": {"semantic": 0.0},
-    }  # fmt: skip
-    base = {"iterations": 6, "batch": 4, "ema": 0.9, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
-    return parse_config({"settings": settings, "data": {"patch": 32}, "training": base | training}, "test")
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "model.safetensors")
+    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
 
 
 def test_a_stopped_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(tiny(select="last"), pools, whole, device="cpu")
+    train(tiny_config(select="last"), pools, whole, device="cpu")
 
     def stop(progress: object) -> None:
         if progress.step == 4 and not progress.message:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny(select="last"), pools, broken, device="cpu", report=stop)
-    train(tiny(select="last"), pools, broken, device="cpu", resume=True)
-    expected, got = weights(whole), weights(broken)
+        train(tiny_config(select="last"), pools, broken, device="cpu", report=stop)
+    train(tiny_config(select="last"), pools, broken, device="cpu", resume=True)
+    expected, got = saved_weights(whole), saved_weights(broken)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     rows = [
@@ -85,19 +62,19 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Pat
     """SIGKILL in the middle of a step; what is left on disk is whole, and the run goes on from it."""
     script = tmp_path / "run.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\nfrom test_training import tiny, volume\n"
-        "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training import train\nimport os\n"
-        "pools = Pools((volume('P1low', 60, 1),), (volume('P2normal', 20, 2),))\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\nfrom tests.synthetic import tiny_config, water_disc\n"
+        "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training.loop import train\nimport os\n"
+        "pools = Pools((water_disc('P1low', 60, 1),), (water_disc('P2normal', 20, 2),))\n"
         "def die(p):\n    if p.step == 5: os.kill(os.getpid(), 9)\n"
-        f"train(tiny(select='last'), pools, Path({str(tmp_path / 'killed')!r}), device='cpu', report=die)\n"
+        f"train(tiny_config(select='last'), pools, Path({str(tmp_path / 'killed')!r}), device='cpu', report=die)\n"
     )
     result = subprocess.run([sys.executable, str(script)], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
     assert result.returncode == -9
     torch.set_num_threads(1)
-    train(tiny(select="last"), pools, tmp_path / "killed", device="cpu", resume=True)
-    train(tiny(select="last"), pools, tmp_path / "whole", device="cpu")
-    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    train(tiny_config(select="last"), pools, tmp_path / "killed", device="cpu", resume=True)
+    train(tiny_config(select="last"), pools, tmp_path / "whole", device="cpu")
+    expected, got = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "killed")
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
 
@@ -105,11 +82,11 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Pat
 def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from pathlib import Path\nfrom test_training import tiny, volume\n"
-        "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training import train\n"
-        "pools = Pools((volume('P1low', 60, 1),), (volume('P2normal', 20, 2),))\n"
-        "config = tiny(select='last')\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\nfrom tests.synthetic import tiny_config, water_disc\n"
+        "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training.loop import train\n"
+        "pools = Pools((water_disc('P1low', 60, 1),), (water_disc('P2normal', 20, 2),))\n"
+        "config = tiny_config(select='last')\n"
         "config = config.model_copy(update={'settings': config.settings | {'code_noise': 0.0}})\n"
         "train(config, pools, Path(sys.argv[1]), device='cpu')\n"
     )
@@ -117,28 +94,28 @@ def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(script), str(tmp_path / "one")], env=environment, check=True)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     subprocess.run([*launcher, str(script), str(tmp_path / "two")], env=environment, check=True)
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    one, two = saved_weights(tmp_path / "one"), saved_weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=2e-3, atol=2e-5)
 
 
 def test_parts_of_a_batch_equal_the_whole(pools: Pools, tmp_path: Path) -> None:
     for parts in (1, 2):
-        config = tiny(accumulate=parts, iterations=2, select="last")
+        config = tiny_config(accumulate=parts, iterations=2, select="last")
         config = config.model_copy(update={"settings": config.settings | {"code_noise": 0.0}})
         train(config, pools, tmp_path / str(parts), device="cpu")
-    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    one, two = saved_weights(tmp_path / "1"), saved_weights(tmp_path / "2")
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=2e-3, atol=2e-5)
 
 
 def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(tiny(), pools, run, device="cpu")
+    train(tiny_config(), pools, run, device="cpu")
     assert {"config.yaml", "training.csv", "checkpoint.pt", "model.safetensors", "tensorboard"} == {
         path.name for path in run.iterdir()
     }
-    assert load_config(str(run / "config.yaml")) == tiny()
+    assert load_config(str(run / "config.yaml")) == tiny_config()
     names = {row["name"] for row in csv.DictReader((run / "training.csv").open())}
     assert {
         "adversarial_x",
@@ -152,23 +129,23 @@ def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
     model = load_model(run)
     assert model.scale == Scale(-1024, 3072)
     assert model.training_patients == {"P1", "P2"}
-    assert all(key.startswith(("e_x.", "g_y.")) for key in weights(run))
+    assert all(key.startswith(("e_x.", "g_y.")) for key in saved_weights(run))
     image = torch.rand(1, 1, 30, 41)
     with torch.inference_mode():
         assert model.method.restore(image).shape == image.shape
 
 
 def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> None:
-    train(tiny(iterations=1), pools, tmp_path, device="cpu")
+    train(tiny_config(iterations=1), pools, tmp_path, device="cpu")
     with pytest.raises(OutputError, match="--resume"):
-        train(tiny(iterations=1), pools, tmp_path, device="cpu")
+        train(tiny_config(iterations=1), pools, tmp_path, device="cpu")
     with pytest.raises(ConfigError, match=r"training\.batch was 4, is 2"):
-        train(tiny(iterations=2, batch=2), pools, tmp_path, device="cpu", resume=True)
+        train(tiny_config(iterations=2, batch=2), pools, tmp_path, device="cpu", resume=True)
 
 
 def test_a_run_says_which_terms_are_off(pools: Pools, tmp_path: Path) -> None:
     said: list[str] = []
-    config = tiny(iterations=1)
+    config = tiny_config(iterations=1)
     settings = config.settings | {"weights": {"semantic": 1.0, "kl": 0.0}}
     config = config.model_copy(update={"settings": settings})
     train(config, pools, tmp_path, device="cpu", report=lambda progress: said.append(progress.message))
@@ -177,9 +154,9 @@ def test_a_run_says_which_terms_are_off(pools: Pools, tmp_path: Path) -> None:
 
 
 def test_normal_dose_without_noise_is_nothing_to_compare_with(pools: Pools, tmp_path: Path) -> None:
-    water = volume("P2normal", 0)
+    water = water_disc("P2normal", 0)
     for name, hu in (("zero", np.zeros_like(water.hu)), ("forty", np.full_like(water.hu, 40))):
-        train(tiny(), Pools(pools.low, (water.with_hu(hu),)), tmp_path / name, device="cpu")
+        train(tiny_config(), Pools(pools.low, (water.with_hu(hu),)), tmp_path / name, device="cpu")
         names = {row["name"] for row in csv.DictReader((tmp_path / name / "training.csv").open())}
         assert "validation/noise_ratio" not in names
         assert "validation/score" in names
@@ -187,17 +164,17 @@ def test_normal_dose_without_noise_is_nothing_to_compare_with(pools: Pools, tmp_
 
 def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools, tmp_path: Path) -> None:
     """A normal-dose slice with noise as the low-dose pool has it: what the training does not know is told right."""
-    data = make_training_set(tiny(), pools, Needs.UNPAIRED)
+    data = make_training_set(tiny_config(), pools, Needs.UNPAIRED)
     assert "noise" not in data.patches[0]
     assert data.validation.imitates  # what only looks like normal dose
-    assert not make_training_set(tiny(), pools, Needs.NOISY).validation.imitates
+    assert not make_training_set(tiny_config(), pools, Needs.NOISY).validation.imitates
     excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.normal_noise
     added = np.array([noise.std() for _, noise in data.validation.probes])
     share = (
         0.5**2 - (1 - 0.5**2) * (20 / excess_hu) ** 2
     )  # what the target keeps, less what it has (data/noise.py)
     assert added == pytest.approx(excess_hu * 0.75**0.5 * (1 - share), rel=0.1)  # level: middle of 0.5 to 1.5
-    train(tiny(), pools, tmp_path, device="cpu")
+    train(tiny_config(), pools, tmp_path, device="cpu")
     gains = [row for row in csv.DictReader((tmp_path / "training.csv").open()) if "probe_gain" in row["name"]]
     assert len(gains) == 2
 
@@ -206,17 +183,17 @@ def test_noise_to_judge_by_is_found_in_whatever_series_has_some(pools: Pools) ->
     (low,) = pools.low
     bare = [replace(low.with_hu(low.hu - 600), uid=f"P1bare{number}") for number in range(20)]
     many = Pools((*bare[:7], low, *bare[7:]), pools.normal)
-    assert make_training_set(tiny(), many, Needs.UNPAIRED).validation.probes
+    assert make_training_set(tiny_config(), many, Needs.UNPAIRED).validation.probes
 
 
 def test_pairs_are_judged_on_held_out_patients_or_not_at_all(pools: Pools) -> None:
     (low,), (normal,) = pools.low, pools.normal
     pair = Pair("P1", "", low, normal, ((0, 0), (1, 1)))
-    other = Pair("P9", "", volume("P9low", 60, 3), volume("P9normal", 20, 4), ((0, 0),))
-    alone = make_training_set(tiny(), Pools((low,), (normal,), (pair,)), Needs.PAIRED).validation
+    other = Pair("P9", "", water_disc("P9low", 60, 3), water_disc("P9normal", 20, 4), ((0, 0),))
+    alone = make_training_set(tiny_config(), Pools((low,), (normal,), (pair,)), Needs.PAIRED).validation
     assert alone.probes == ()
     held = Pools((low,), (normal,), (pair,), (other.low,), (other,), (other.normal,))
-    (probe,) = make_training_set(tiny(), held, Needs.PAIRED).validation.probes
+    (probe,) = make_training_set(tiny_config(), held, Needs.PAIRED).validation.probes
     assert np.corrcoef(probe[0].ravel(), other.normal.hu[0].ravel())[0, 1] > 0.99
 
 
@@ -224,14 +201,19 @@ def test_a_model_is_kept_where_nothing_can_judge_it(pools: Pools, tmp_path: Path
     """No uniform tissue in the low dose to measure its noise in."""
     (low,), said = pools.low, []
     bare = Pools((low.with_hu(low.hu - 600),), pools.normal)
-    train(tiny(iterations=2, validate_every=1), bare, tmp_path, report=lambda event: said.append(event.message))
+    train(
+        tiny_config(iterations=2, validate_every=1),
+        bare,
+        tmp_path,
+        report=lambda event: said.append(event.message),
+    )
     assert load_model(tmp_path).card["step"] == 2
     assert any("nothing to judge by" in message for message in said)
 
 
 def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
-        train(tiny(learning_rate=1e30), pools, tmp_path, device="cpu")
+        train(tiny_config(learning_rate=1e30), pools, tmp_path, device="cpu")
 
 
 def test_unknown_and_impossible_settings_are_named() -> None:
@@ -274,7 +256,7 @@ def test_a_base_that_is_none_is_told(text: str, message: str, tmp_path: Path) ->
 def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> None:
     def dataset() -> PatchDataset:
         low, normal = pool_slices(pools.low), pool_slices(pools.normal)
-        config = tiny().data
+        config = tiny_config().data
         return PatchDataset(
             low, normal, partners={}, paired=False, noise=None, config=config, scale=Scale(), seed=3
         )
@@ -291,13 +273,13 @@ def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> No
 
 
 def test_patches_come_from_the_body_and_partners_are_not_drawn_together() -> None:
-    low, normal = volume("A", 0, slices=2), volume("B", 0, slices=2)
-    config = tiny().data
+    low, normal = water_disc("A", 0, slices=2), water_disc("B", 0, slices=2)
+    config = tiny_config().data
     make = {"config": config, "scale": Scale(), "seed": 0, "noise": None}
     unpaired = PatchDataset(pool_slices([low]), pool_slices([normal]), partners={0: 0, 1: 1}, paired=False, **make)
     assert np.mean([float((unpaired[n]["low"] > 0.2).float().mean()) for n in range(50)]) > 0.7
     marked = [
-        volume(uid, 0, slices=2).with_hu(np.full((2, 96, 96), 0) + np.array([0, 500])[:, None, None])
+        water_disc(uid, 0, slices=2).with_hu(np.full((2, 96, 96), 0) + np.array([0, 500])[:, None, None])
         for uid in "AB"
     ]
     unpaired = PatchDataset(
@@ -315,7 +297,7 @@ def test_patches_come_from_the_body_and_partners_are_not_drawn_together() -> Non
 
 
 def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_same(tmp_path: Path) -> None:
-    slices = pool_slices([volume("A", 10, slices=6)])
+    slices = pool_slices([water_disc("A", 10, slices=6)])
     store = SliceStore(slices, memory_slices=2)
     cached = SliceStore(slices, memory_slices=1, cache_dir=tmp_path / "cache")
     for position in (0, 3, 5, 0, 1):
@@ -330,7 +312,7 @@ def test_a_cached_slice_is_not_decoded_again_and_is_known_wherever_it_stands(
     decoded: list[str] = []
     decode = slices_module.decode
     monkeypatch.setattr(slices_module, "decode", lambda item: decoded.append(item.key) or decode(item))
-    slices = pool_slices([volume("A", 10, slices=3)])
+    slices = pool_slices([water_disc("A", 10, slices=3)])
     for order in (slices, slices[::-1], slices[1:]):
         store = SliceStore(order, memory_slices=1, cache_dir=tmp_path)
         for position, item in enumerate(order):
@@ -350,7 +332,7 @@ def test_body_blocks_fill_the_lungs_and_leave_the_air() -> None:
 
 
 def test_learning_rate_schedules() -> None:
-    settings = tiny().training
+    settings = tiny_config().training
     halve = settings.model_copy(update={"decay": "halve", "decay_every": 100})
     assert [learning_rate_factor(halve, step, 0) for step in (0, 99, 100, 250)] == [1, 1, 0.5, 0.25]
     exponential = settings.model_copy(update={"decay": "exponential", "decay_every": 100})
@@ -384,7 +366,7 @@ def test_a_method_without_training_takes_settings_in_its_name() -> None:
 
 
 def test_pairs_take_part_by_position(tmp_path: Path) -> None:
-    low, normal = volume("P1low", 60), volume("P1normal", 20)
+    low, normal = water_disc("P1low", 60), water_disc("P1normal", 20)
     pool = Pools((low,), (normal,), pairs=(Pair("P1", "", low, normal, ((0, 2), (1, 1))),))
     from ldct_denoise.data.training_set import _partners
 
@@ -400,7 +382,7 @@ def test_bf16_is_told_to_be_slow_where_the_cpu_has_no_instructions_for_it(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     told: list[str] = []
     train(
-        tiny(iterations=1, precision=precision),
+        tiny_config(iterations=1, precision=precision),
         pools,
         tmp_path / "run",
         device="cpu",

@@ -25,16 +25,17 @@ from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.training.signals import noted_interrupts
 from ldct_denoise.training.state import load_state, save_state
 from ldct_denoise.training.step import Stepper
-from tests.test_training import tiny, volume, weights
+from tests.conftest import ROOT
+from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture
 def pools() -> Pools:
-    return Pools((volume("P1low", 60, 1),), (volume("P2normal", 20, 2),))
+    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
 
 
 def last(**training: object) -> Config:
-    return tiny(select="last", **training)
+    return tiny_config(select="last", **training)
 
 
 def changed(config: Config, section: str, **changes: object) -> Config:
@@ -78,7 +79,7 @@ def test_ctrl_c_within_a_step_waits_for_its_end(
     assert signal.getsignal(signal.SIGINT) is before
     assert load_state(broken / "checkpoint.pt")["step"] == 5
     train(last(), pools, broken, device="cpu", resume=True)
-    expected, got = weights(whole), weights(broken)
+    expected, got = saved_weights(whole), saved_weights(broken)
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     assert rows(whole) == rows(broken)  # the critics' running means too
 
@@ -157,10 +158,10 @@ def test_burst_weights_replace_neither_model_nor_checkpoint(
 ) -> None:
     burst_at(monkeypatch, 4, value)
     with pytest.raises(TrainingError, match=r"--set training\.learning_rate"):
-        train(tiny(ema=0, validate_every=2, checkpoint_every=2), pools, tmp_path, device="cpu")
+        train(tiny_config(ema=0, validate_every=2, checkpoint_every=2), pools, tmp_path, device="cpu")
     assert load_state(tmp_path / "checkpoint.pt")["step"] == 2
     assert load_model(tmp_path).card["step"] == 2
-    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path).values())
+    assert all(torch.isfinite(tensor).all() for tensor in saved_weights(tmp_path).values())
 
 
 def test_weights_that_burst_between_validations_are_not_saved(
@@ -168,7 +169,7 @@ def test_weights_that_burst_between_validations_are_not_saved(
 ) -> None:
     burst_at(monkeypatch, 4)
     with pytest.raises(TrainingError, match="after step 4"):
-        train(tiny(ema=0, validate_every=6, checkpoint_every=2), pools, tmp_path, device="cpu")
+        train(tiny_config(ema=0, validate_every=6, checkpoint_every=2), pools, tmp_path, device="cpu")
     assert load_state(tmp_path / "checkpoint.pt")["step"] == 2
 
 
@@ -176,7 +177,7 @@ def test_weights_that_burst_between_validations_are_not_saved(
 
 
 def mistyped() -> Config:
-    return tiny().model_copy(update={"settings": {"widht": 3}})
+    return tiny_config().model_copy(update={"settings": {"widht": 3}})
 
 
 def test_a_mistyped_setting_costs_nothing(pools: Pools, tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_what_changes_no_result_may_change(pools: Pools, tmp_path: Path) -> None
     other = changed(last(), "data", workers=1, memory_slices=1, cache_dir=str(tmp_path / "cache"))
     train(other, pools, tmp_path / "run", device="cpu", resume=True)
     train(last(), pools, tmp_path / "whole", device="cpu")
-    expected, got = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    expected, got = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "run")
     assert all(torch.equal(expected[key], got[key]) for key in expected)
     assert load_config(str(tmp_path / "run" / "config.yaml")) == other
 
@@ -269,9 +270,15 @@ def test_what_would_be_another_run_is_named(pools: Pools, tmp_path: Path, other:
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (Pools((volume("Q1low", 60, 1),), (volume("Q2normal", 20, 2),)), "training_patients was .*P1.*, is .*Q1"),
-        (Pools((volume("P1low", 60, 1, 4),), (volume("P2normal", 20, 2),)), "low_slices was 3, is 4"),
-        (Pools((volume("P1other", 60, 1),), (volume("P2normal", 20, 2),)), "other series of the same patients"),
+        (
+            Pools((water_disc("Q1low", 60, 1),), (water_disc("Q2normal", 20, 2),)),
+            "training_patients was .*P1.*, is .*Q1",
+        ),
+        (Pools((water_disc("P1low", 60, 1, 4),), (water_disc("P2normal", 20, 2),)), "low_slices was 3, is 4"),
+        (
+            Pools((water_disc("P1other", 60, 1),), (water_disc("P2normal", 20, 2),)),
+            "other series of the same patients",
+        ),
     ],
     ids=["patients", "slices", "series"],
 )
@@ -367,11 +374,11 @@ def test_tensorboard_keeps_the_step_that_a_run_goes_on_from(pools: Pools, tmp_pa
 def test_all_processes_go_by_one_clock(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r})\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "import os, time\nfrom pathlib import Path\nfrom types import SimpleNamespace\n"
-        "from tests.test_training import tiny, volume\n"
-        "from ldct_denoise import training\nfrom ldct_denoise.data.pools import Pools\n"
-        "pools = Pools((volume('P1low', 60, 1),), (volume('P2normal', 20, 2),))\n"
+        "from tests.synthetic import tiny_config, water_disc\n"
+        "from ldct_denoise.training import loop as training\nfrom ldct_denoise.data.pools import Pools\n"
+        "pools = Pools((water_disc('P1low', 60, 1),), (water_disc('P2normal', 20, 2),))\n"
         "rank = int(os.environ['RANK'])\n"
         "training.time = SimpleNamespace(monotonic=lambda: time.monotonic() * (1 + 0.5 * rank))\n"
         "plain = training.Stepper.step\n"
@@ -379,7 +386,7 @@ def test_all_processes_go_by_one_clock(tmp_path: Path) -> None:
         "    print(f'{done:.12g}', file=told)\n"
         "    return plain(self, run, sample, done)\n"
         "training.Stepper.step = step\n"
-        "config = tiny(iterations=100000, minutes=0.05, validate_every=100000, checkpoint_every=100000)\n"
+        "config = tiny_config(iterations=100000, minutes=0.05, validate_every=100000, checkpoint_every=100000)\n"
         f"with open({str(tmp_path)!r} + f'/{{rank}}.txt', 'w') as told:\n"
         f"    training.train(config, pools, Path({str(tmp_path / 'run')!r}), device='cpu')\n"
     )
@@ -409,4 +416,4 @@ def test_a_batch_that_does_not_divide_is_told_with_its_parts(pools: Pools, tmp_p
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training, "join_world", lambda device: nullcontext(two))
         with pytest.raises(LdctDenoiseError, match=r"2 processes with 4 parts each.*multiple of 8"):
-            train(tiny(accumulate=4), pools, tmp_path / "run", device="cpu")
+            train(tiny_config(accumulate=4), pools, tmp_path / "run", device="cpu")

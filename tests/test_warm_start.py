@@ -17,27 +17,27 @@ from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.training.state import load_state
 from ldct_denoise.training.step import Stepper
-from tests.test_training import tiny, volume, weights
+from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture
 def pools() -> Pools:
-    return Pools((volume("P1low", 60, 1),), (volume("P2normal", 20, 2),))
+    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
 
 
 @pytest.fixture
 def others() -> Pools:
-    return Pools((volume("P3low", 60, 3),), (volume("P4normal", 20, 4),))
+    return Pools((water_disc("P3low", 60, 3),), (water_disc("P4normal", 20, 4),))
 
 
 @pytest.fixture
 def first(pools: Pools, tmp_path: Path) -> Path:
-    train(tiny(iterations=2), pools, tmp_path / "first", device="cpu")
+    train(tiny_config(iterations=2), pools, tmp_path / "first", device="cpu")
     return tmp_path / "first"
 
 
 def started(first: Path | str, **training: object) -> Config:
-    return tiny(start_from=str(first), **training)
+    return tiny_config(start_from=str(first), **training)
 
 
 def changed(config: Config, **settings: object) -> Config:
@@ -49,7 +49,7 @@ def changed(config: Config, **settings: object) -> Config:
 def test_a_run_begins_with_exactly_those_weights(first: Path, others: Pools, tmp_path: Path) -> None:
     """At a rate that moves no float32 weight they are those kept, though E_Y and the critics are new."""
     train(started(first, iterations=1, learning_rate=1e-30), others, tmp_path / "second", device="cpu")
-    before, after = weights(first), weights(tmp_path / "second")
+    before, after = saved_weights(first), saved_weights(tmp_path / "second")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -57,7 +57,7 @@ def test_a_run_begins_with_exactly_those_weights(first: Path, others: Pools, tmp
 def test_it_trains_on_from_there(first: Path, others: Pools, tmp_path: Path) -> None:
     """One step at 1e-5 leaves every weight within a few 1e-5 of where it began, and moves some."""
     train(started(first, iterations=1, learning_rate=1e-5, select="last", ema=0.0), others, tmp_path / "second")
-    before, after = weights(first), weights(tmp_path / "second")
+    before, after = saved_weights(first), saved_weights(tmp_path / "second")
     moved = max(float((before[name] - after[name]).abs().max()) for name in before)
     assert 1e-6 < moved < 1e-3
 
@@ -67,7 +67,7 @@ def test_what_it_began_with_is_kept_where_training_makes_it_worse(
 ) -> None:
     with contextlib.suppress(TrainingError):  # to diverge is one way of getting worse
         train(started(first, iterations=3, learning_rate=3.0, ema=0.0), others, tmp_path / "second", device="cpu")
-    before, after = weights(first), weights(tmp_path / "second")
+    before, after = saved_weights(first), saved_weights(tmp_path / "second")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert load_model(tmp_path / "second").card["step"] == 0
 
@@ -114,7 +114,7 @@ def test_a_note_where_slices_to_judge_by_may_have_been_trained_on(
 
 def test_the_card_says_what_was_seen_over_all_generations(first: Path, others: Pools, tmp_path: Path) -> None:
     train(started(first, iterations=1), others, tmp_path / "second", device="cpu")
-    late = Pools((volume("P5low", 60, 5),), (volume("P6normal", 20, 6),))
+    late = Pools((water_disc("P5low", 60, 5),), (water_disc("P6normal", 20, 6),))
     train(started(tmp_path / "second", iterations=1), late, tmp_path / "third", device="cpu")
     second, third = (load_model(tmp_path / run) for run in ("second", "third"))
     assert second.card["started_from"] == {
@@ -133,7 +133,9 @@ def test_a_patient_without_a_name_is_not_taken_for_another() -> None:
 
 def test_patients_it_has_seen_cannot_be_held_out(first: Path, tmp_path: Path) -> None:
     held = Pools(
-        (volume("P3low", 60, 3),), (volume("P4normal", 20, 4),), validation_low=(volume("P1again", 60, 1),)
+        (water_disc("P3low", 60, 3),),
+        (water_disc("P4normal", 20, 4),),
+        validation_low=(water_disc("P1again", 60, 1),),
     )
     with pytest.raises(ConfigError, match=r"first was trained on P1, held out here"):
         train(started(first), held, tmp_path / "second", device="cpu")
