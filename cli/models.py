@@ -33,8 +33,8 @@ def command(as_json: bool) -> None:
     table = Table(
         title="Methods (train --config RECIPE, or apply --model NAME where none is needed)", title_justify="left"
     )
-    for heading in ("name", "needs", "what it is", "recipes"):
+    for heading in ("name", "supervision", "what it is", "recipes"):
         table.add_column(heading, overflow="fold")
     for method in known:
-        table.add_row(method.name, method.needs, method.title, ", ".join(method.recipes))
+        table.add_row(method.name, method.supervision, method.title, ", ".join(method.recipes))
     console.print(table)

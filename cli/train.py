@@ -81,9 +81,9 @@ def _pools(
 
     if sum((root is not None, bool(low or normal), images is not None)) != 1:
         raise click.UsageError("give either --dicom-root, or --low and --normal, or --images")
-    needs, seed = methods.find(config.method).needs, config.training.seed
+    supervision, seed = methods.find(config.method).supervision, config.training.seed
     if images is not None:
-        return pools_from_images(images, needs, seed)
+        return pools_from_images(images, supervision, seed)
     if root is not None:
-        return pools_from_root(root, config.data, seed, needs)
-    return pools_from_paths(low, normal, config.data, seed, needs)
+        return pools_from_root(root, config.data, seed, supervision)
+    return pools_from_paths(low, normal, config.data, seed, supervision)

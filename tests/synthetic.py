@@ -17,7 +17,7 @@ from torch import Tensor
 from ldct_denoise.config import Config, parse_config
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import Geometry, Volume
 
@@ -58,7 +58,7 @@ class Shift(Method[base.Settings]):
     """Adds a number of HU everywhere: 0 is the identity."""
 
     Settings = base.Settings
-    needs, title, reference = Needs.NOTHING, "shift", "none"
+    supervision, title, reference = Supervision.NONE, "shift", "none"
 
     def __init__(self, shift_hu: float, scale: Scale) -> None:
         super().__init__(base.Settings(), scale)

@@ -35,7 +35,7 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from tests.synthetic import random_volume
 
@@ -46,7 +46,7 @@ class Counting(Method[base.Settings]):
     """Adds 3 HU, and counts what it is given."""
 
     Settings = base.Settings
-    needs, title, reference = Needs.NOTHING, "counting", "none"
+    supervision, title, reference = Supervision.NONE, "counting", "none"
 
     def __init__(self) -> None:
         super().__init__(base.Settings(), Scale())

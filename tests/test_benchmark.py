@@ -31,7 +31,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import TrainedModel, load_model, save_model
 from tests.synthetic import run_program
 
@@ -130,7 +130,7 @@ class Waiting(Method[base.Settings]):
     """A network that goes on with a slice only when two more have been read and the one before last is written."""
 
     Settings = base.Settings
-    needs, title, reference = Needs.NOTHING, "waiting", "none"
+    supervision, title, reference = Supervision.NONE, "waiting", "none"
     slices = 12
 
     def watch(self) -> Waiting:

@@ -22,7 +22,7 @@ from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.volume import Geometry, Volume
 
@@ -92,7 +92,7 @@ def test_torchscript_can_move_to_another_device(shipped: TrainedModel, tmp_path:
 
 
 NARROW = {"redcnn": {"channels": 8}, "rednet": {"channels": 8}, "dncnn": {"channels": 8}, "invdn": {"growth": 4}}
-LEARNED = [name for name in methods.names() if methods.find(name).needs is not Needs.NOTHING]
+LEARNED = [name for name in methods.names() if methods.find(name).supervision is not Supervision.NONE]
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -114,7 +114,9 @@ def test_every_trained_method_exports_or_says_why_not(name: str, tmp_path: Path)
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.find(name).needs is Needs.NOTHING])
+@pytest.mark.parametrize(
+    "name", [name for name in methods.names() if methods.find(name).supervision is Supervision.NONE]
+)
 def test_methods_without_a_network_say_so(name: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is no network"):
         export(load_model(name), "onnx", tmp_path / "model.onnx")

@@ -11,7 +11,7 @@ from ldct_denoise import methods
 from ldct_denoise.config import load_config, recipes
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods.base import Batch, Method, Needs
+from ldct_denoise.methods.base import Batch, Method, Supervision
 
 GAN = {"width": 4, "blocks": 2, "critic_width": 4}
 #: Settings that make a method small; those that are not here are quick as they are.
@@ -43,7 +43,7 @@ FORMS = [
     ("unit", GAN | {"form": "multiscale", "adversarial": "log"}),
 ]
 CASES = [(name, SMALL.get(name, {})) for name in methods.names()] + FORMS
-TRAINED = [case for case in CASES if methods.find(case[0]).needs is not Needs.NOTHING]
+TRAINED = [case for case in CASES if methods.find(case[0]).supervision is not Supervision.NONE]
 
 
 def build(name: str, settings: dict[str, Any]) -> Method[Any]:
@@ -59,9 +59,9 @@ def image(*shape: int, seed: int = 0) -> torch.Tensor:
     return clean + 0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def batch(needs: Needs, step: int = 0) -> Batch:
+def batch(supervision: Supervision, step: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(100 + step)
-    normal = None if needs is Needs.NOISY else image(2, 1, 64, 64, seed=2 * step + 1)
+    normal = None if supervision is Supervision.SELF else image(2, 1, 64, 64, seed=2 * step + 1)
     return Batch(image(2, 1, 64, 64, seed=2 * step), normal, None, generator)
 
 
@@ -71,7 +71,7 @@ def train(method: Method[Any], steps: int) -> dict[str, float]:
     method.train()
     shown: dict[str, float] = {}
     for step in range(steps):
-        one = batch(method.needs, step)
+        one = batch(method.supervision, step)
         for phase in phases:
             own = [p for group in phase.optimizer.param_groups for p in group["params"]]
             others = [p for p in method.parameters() if all(p is not q for q in own)]
@@ -129,7 +129,7 @@ def test_does_not_touch_the_global_generator(name: str, settings: dict[str, Any]
     before = torch.random.get_rng_state()
     with torch.inference_mode():
         method.restore(image(1, 1, 24, 24))
-    if method.needs is not Needs.NOTHING:
+    if method.supervision is not Supervision.NONE:
         train(method, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -147,7 +147,7 @@ def test_says_what_it_is_and_refuses_unknown_settings(name: str) -> None:
     cls = methods.find(name)
     assert cls.title
     assert cls.reference
-    assert isinstance(cls.needs, Needs)
+    assert isinstance(cls.supervision, Supervision)
     with pytest.raises(ConfigError, match="no_such_setting"):
         methods.build(name, {"no_such_setting": 1}, Scale())
 
@@ -199,5 +199,5 @@ def test_what_is_kept_is_all_that_restoration_needs(name: str, settings: dict[st
 def test_summary_pictures_have_the_shape_of_images(name: str, settings: dict[str, Any]) -> None:
     method = build(name, settings).eval()
     with torch.no_grad():
-        pictures = method.summary_images(batch(method.needs))
+        pictures = method.summary_images(batch(method.supervision))
     assert all(picture.shape == (2, 1, 64, 64) for picture in pictures.values())

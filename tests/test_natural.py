@@ -16,7 +16,7 @@ from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation.compare import compare_on_images
 from ldct_denoise.io.photos import NoisyImage, noise_for, open_images
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
@@ -56,7 +56,7 @@ def test_poisson_noise_is_turned_with_the_grey_values_that_it_belongs_to() -> No
     config = load_config("natural-poisson", ["data.synthetic_sigma=[8,8]", "training.validation_slices=1"])
     place = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 64, 64)
     pools = Pools((Volume(grey, place, "a"),), (Volume(grey, place, "b"), Volume(grey, place, "c")))
-    patches = make_training_set(config, pools, Needs.UNPAIRED).patches
+    patches = make_training_set(config, pools, Supervision.UNPAIRED).patches
     samples = [patches[number] for number in range(60)]
     clean, noise = (torch.stack([one[name] for one in samples]).numpy() * 255 for name in ("normal", "noise"))
     assert noise[clean < 100].var() == pytest.approx(80, rel=0.05)
@@ -66,14 +66,14 @@ def test_poisson_noise_is_turned_with_the_grey_values_that_it_belongs_to() -> No
 def test_photographs_without_noise_or_number_teach_nothing(folder: Path, tmp_path: Path) -> None:
     config = load_config("redcnn", ["data.patch=32"])
     with pytest.raises(ConfigError, match=r"data\.synthetic"):
-        make_training_set(config, pools_from_images(folder, Needs.PAIRED), Needs.PAIRED)
+        make_training_set(config, pools_from_images(folder, Supervision.SUPERVISED), Supervision.SUPERVISED)
     with pytest.raises(ConfigError, match=r"needs data\.synthetic"):
         load_config("lir-ct", ["data.noise=synthetic"])
     alone = tmp_path / "one"
     alone.mkdir()
     shutil.copy(next(folder.iterdir()), alone)
     with pytest.raises(InputError, match="one image"):
-        pools_from_images(alone, Needs.UNPAIRED)
+        pools_from_images(alone, Supervision.UNPAIRED)
 
 
 def test_two_images_of_one_name_are_two_images(folder: Path, tmp_path: Path) -> None:
@@ -84,14 +84,18 @@ def test_two_images_of_one_name_are_two_images(folder: Path, tmp_path: Path) -> 
 
 
 def test_unpaired_pools_share_no_image_and_paired_ones_are_partners(folder: Path) -> None:
-    pools = pools_from_images(folder, Needs.UNPAIRED)
+    pools = pools_from_images(folder, Supervision.UNPAIRED)
     assert not {s.uid for s in pools.low} & {s.uid for s in pools.normal}
     assert len(pools.low) == len(pools.normal) == 3
     config = load_config("natural-lir", ["data.patch=32"])
-    sample = make_training_set(config, pools_from_images(folder, Needs.PAIRED), Needs.PAIRED).patches[0]
+    sample = make_training_set(
+        config, pools_from_images(folder, Supervision.SUPERVISED), Supervision.SUPERVISED
+    ).patches[0]
     noise = (sample["low"] - sample["normal"]) * 255
     assert 4 < float(noise.std()) < 52
-    twice = make_training_set(config, pools_from_images(folder, Needs.NOISY_PAIRS), Needs.NOISY_PAIRS).patches[0]
+    twice = make_training_set(
+        config, pools_from_images(folder, Supervision.NOISE2NOISE), Supervision.NOISE2NOISE
+    ).patches[0]
     assert float((twice["low"] - twice["normal"]).std()) * 255 > 5
     assert float(np.diff(twice["normal"].numpy()).std()) * 255 > 5
     with pytest.raises(InputError, match="no image files"):
@@ -107,7 +111,7 @@ def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
         "settings.critic_width=4",
     ]
     config = load_config("natural-lir", changes)
-    train(config, pools_from_images(folder, Needs.UNPAIRED), tmp_path / "run", device="cpu")
+    train(config, pools_from_images(folder, Supervision.UNPAIRED), tmp_path / "run", device="cpu")
     result = compare_on_images(folder, [load_model(tmp_path / "run")], sigma=25)
     values = result.values("input", "grey", "image", "psnr")
     assert len(values) == 6
@@ -122,7 +126,7 @@ def test_a_method_that_draws_no_noise_is_judged_by_the_law_of_the_low_pool(folde
     said: list[str] = []
     train(
         load_config("cyclegan", changes),
-        pools_from_images(folder, Needs.UNPAIRED),
+        pools_from_images(folder, Supervision.UNPAIRED),
         tmp_path / "run",
         device="cpu",
         report=lambda event: said.append(event.message),

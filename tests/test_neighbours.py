@@ -27,7 +27,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.methods.base import Batch, Needs, alone, middle
+from ldct_denoise.methods.base import Batch, Supervision, center_slice, repeat_slice
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.training.loop import train
@@ -45,7 +45,7 @@ def geometry(*positions_mm: float, side: int = 32) -> Geometry:
 
 def lir(**settings: object) -> Lir:
     torch.manual_seed(0)
-    method = methods.build("lir", SMALL | {"neighbours": 1} | settings, Scale())
+    method = methods.build("lir", SMALL | {"context_slices": 1} | settings, Scale())
     with torch.no_grad():
         method.g_y.last.weight.mul_(100)  # fresh, it changes next to nothing
     return method.eval()
@@ -145,7 +145,7 @@ def slices_of(patch: torch.Tensor) -> list[int]:
 def test_patches_are_stacks_of_the_pool_alone() -> None:
     """What is held back to judge by (the middle eighth) is not seen beside what is trained on either."""
     source = numbered(24)
-    made = make_training_set(beside(), Pools((source,), (source,)), Needs.UNPAIRED, neighbours=1)
+    made = make_training_set(beside(), Pools((source,), (source,)), Supervision.UNPAIRED, neighbours=1)
     held = {10, 11, 12, 13}
     judged = [round(float(stack.mean())) for stack in made.validation.normal]
     assert set(judged) < held
@@ -162,9 +162,9 @@ def test_patches_are_stacks_of_the_pool_alone() -> None:
 def test_a_share_of_the_patches_is_alone_and_distances_are_in_mm() -> None:
     source = numbered(24)
     pools = Pools((source,), (source,))
-    lone = make_training_set(beside(lone_share=1.0), pools, Needs.UNPAIRED, neighbours=1).patches
+    lone = make_training_set(beside(lone_share=1.0), pools, Supervision.UNPAIRED, neighbours=1).patches
     assert all(len(set(slices_of(lone[n]["low"]))) == 1 for n in range(20))
-    far = make_training_set(beside(neighbours_mm=[3, 3]), pools, Needs.UNPAIRED, neighbours=1).patches
+    far = make_training_set(beside(neighbours_mm=[3, 3]), pools, Supervision.UNPAIRED, neighbours=1).patches
     apart = {abs(a - b) for n in range(60) for a, b in [slices_of(far[n]["low"])[:2]]}
     assert apart == {0, 3}
     with pytest.raises(ConfigError, match="neighbours_mm"):
@@ -174,7 +174,7 @@ def test_a_share_of_the_patches_is_alone_and_distances_are_in_mm() -> None:
 def test_noise_is_drawn_for_every_slice_of_a_stack() -> None:
     low, normal = water_disc("A", 60, 1, slices=4), water_disc("B", 20, 2, slices=16)
     config = beside(noise="measured", neighbours_mm=[3, 3])
-    patches = make_training_set(config, Pools((low,), (normal,)), Needs.UNPAIRED, neighbours=1).patches
+    patches = make_training_set(config, Pools((low,), (normal,)), Supervision.UNPAIRED, neighbours=1).patches
     noise = [patches[n]["noise"] for n in range(30)]
     assert {tuple(each.shape) for each in noise} == {(3, 32, 32)}
     inner = [each for each in noise if not torch.equal(each[0], each[1]) and not torch.equal(each[1], each[2])]
@@ -191,7 +191,9 @@ def test_partners_are_stacked_alike() -> None:
     low, normal = numbered(8), numbered(8).with_hu(numbered(8).hu + 100)
     low, normal = (Volume(v.hu, v.geometry, uid, "P", uid) for v, uid in ((low, "L"), (normal, "N")))
     pair = Pair("P", "", low, normal, tuple((n, n) for n in range(8)))
-    patches = make_training_set(beside(), Pools((low,), (normal,), (pair,)), Needs.PAIRED, neighbours=1).patches
+    patches = make_training_set(
+        beside(), Pools((low,), (normal,), (pair,)), Supervision.SUPERVISED, neighbours=1
+    ).patches
     for sample in (patches[n] for n in range(20)):
         assert [n - 100 for n in slices_of(sample["normal"])] == slices_of(sample["low"])
 
@@ -206,14 +208,14 @@ def test_lir_sees_the_slices_beside_and_gives_that_in_the_middle() -> None:
         other = method.restore(torch.cat([stack[:, :2], stack[:, :1]], 1))
     assert out.shape == (2, 1, 32, 32)
     assert float((out - other).abs().max()) > 1e-4
-    assert float((out - middle(stack)).abs().max()) < float((out - stack[:, :1]).abs().max())
+    assert float((out - center_slice(stack)).abs().max()) < float((out - stack[:, :1]).abs().max())
     with pytest.raises(ConfigError, match="one slice"):
-        methods.build("lir", {"neighbours": 1}, Scale())
+        methods.build("lir", {"context_slices": 1}, Scale())
 
 
 def test_every_loss_is_of_the_slice_in_the_middle() -> None:
     """With weights over the slices beside it 0, each loss is what the method of one slice has."""
-    one, three = lir(neighbours=0, weights={"restoration": 1.0}), lir(weights={"restoration": 1.0})
+    one, three = lir(context_slices=0, weights={"restoration": 1.0}), lir(weights={"restoration": 1.0})
     state = one.state_dict()
     first = "e_x.levels.0.0.0.weight"
     state[first] = torch.nn.functional.pad(state[first], (0, 0, 0, 0, 1, 1))
@@ -221,13 +223,13 @@ def test_every_loss_is_of_the_slice_in_the_middle() -> None:
     random = torch.Generator().manual_seed(1)
     low, normal, noise = (torch.rand(2, 3, 32, 32, generator=random) for _ in range(3))
     stacks = Batch(low, normal, 0.1 * noise, random)
-    slices = Batch(middle(low), middle(normal), 0.1 * middle(noise), random)
+    slices = Batch(center_slice(low), center_slice(normal), 0.1 * center_slice(noise), random)
     for theirs, ours in zip(one.phases(1e-4), three.phases(1e-4), strict=True):
         expected, given = theirs.loss(slices), ours.loss(stacks)
         assert expected.keys() == given.keys()
         for name, loss in expected.items():
             torch.testing.assert_close(given[name], loss)
-    torch.testing.assert_close(three.restore(low), one.restore(middle(low)))
+    torch.testing.assert_close(three.restore(low), one.restore(center_slice(low)))
     shown = three.summary_images(stacks)
     assert {image.shape[1] for image in shown.values()} == {1}
 
@@ -239,7 +241,7 @@ def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> N
     content = tiny_config(iterations=1, learning_rate=1e-30, start_from=str(tmp_path / "flat")).model_dump(
         mode="json"
     )
-    content["settings"]["neighbours"] = 2
+    content["settings"]["context_slices"] = 2
     train(parse_config(content, "test"), pools, tmp_path / "deep", device="cpu")
     source = water_disc("P9", 40, 3, 5)
     before, after = (
@@ -250,7 +252,7 @@ def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> N
     train(parse_config(content, "test"), pools, tmp_path / "anew", device="cpu")
     assert saved_weights(tmp_path / "anew")["e_x.levels.0.0.0.weight"].shape[1] == 5
     content["training"]["start_from"] = str(tmp_path / "anew")
-    content["settings"]["neighbours"] = 0
+    content["settings"]["context_slices"] = 0
     with pytest.raises(ConfigError, match="another shape"):
         train(parse_config(content, "test"), pools, tmp_path / "back", device="cpu")
 
@@ -311,7 +313,7 @@ def test_a_derived_image_names_every_slice_that_it_comes_of(tmp_path: Path) -> N
     own = [named(image)[0] for image in images]
     assert [sorted(map(own.index, named(image))) for image in images] == [[0, 1], [0, 1, 2], [1, 2]]
     assert all("with 1 slices on each side" in image.DerivationDescription for image in images)
-    assert derivation_of(model(neighbours=0), ApplySettings()).neighbours == 0
+    assert derivation_of(model(context_slices=0), ApplySettings()).neighbours == 0
     # Of a series that lacks the last slice, the one before it is another image, with a UID of its own.
     sorted((tmp_path / "three" / "in").glob("*.dcm"))[-1].unlink()
     (rest,) = find_images(tmp_path / "three" / "in").series
@@ -354,7 +356,7 @@ def test_an_exported_model_takes_stacks(tmp_path: Path) -> None:
     np.testing.assert_allclose(given[0, 0], dict(restore_slices(source, trained))[1], atol=0.1)
     with pytest.raises(ModelError, match="beside each other"):
         export(trained, "monai-bundle", tmp_path / "bundle")
-    assert alone(torch.zeros(2, 1, 4, 4), 2).shape == (2, 5, 4, 4)
+    assert repeat_slice(torch.zeros(2, 1, 4, 4), 2).shape == (2, 5, 4, 4)
 
 
 def test_an_onnx_export_takes_stacks(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.io.volume_files import write_volume
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
@@ -68,7 +68,7 @@ def test_patients_are_split_and_test_patients_kept_out_of_everything(tree: Path)
 
 def test_noise2void_needs_no_normal_dose(tree: Path) -> None:
     low = next(tree.glob("L001/*/2.0*"))
-    pools = pools_from_paths([low], [], DataConfig(), needs=Needs.NOISY)
+    pools = pools_from_paths([low], [], DataConfig(), supervision=Supervision.SELF)
     assert (len(pools.low), len(pools.normal)) == (1, 0)
 
 
@@ -206,7 +206,7 @@ def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:
     white = rng.standard_normal((2, 1, 128, 128)).astype(np.float32)
     clean, low = Volume(0.01 * white[0], geometry), Volume(40 * white[1], geometry)
     given = {"noise": "measured", "noise_range": (1.0, 1.0), "normal_noise": 0.5, "keep_noise": True, "patch": 32}
-    made = make_training_set(Config(method="lir", data=given), Pools((low,), (clean,)), Needs.UNPAIRED)
+    made = make_training_set(Config(method="lir", data=given), Pools((low,), (clean,)), Supervision.UNPAIRED)
     for number in range(4):
         sample = made.patches[number]
         target_hu, added_hu = made.validation.scale.to_hu(sample["normal"]), sample["noise"] * 4096
@@ -223,7 +223,7 @@ def test_nothing_lies_below_the_scanners_floor(below_floor: str) -> None:
 
     def noisy_hu(**more: object) -> np.ndarray:
         made = make_training_set(
-            Config(method="lir", data={**given, **more}), Pools((low,), (air,)), Needs.UNPAIRED
+            Config(method="lir", data={**given, **more}), Pools((low,), (air,)), Supervision.UNPAIRED
         )
         found = [made.patches[number] for number in range(8)]
         noisy = torch.stack([sample["normal"] + sample["noise"] for sample in found])
@@ -298,7 +298,7 @@ def test_slabs_to_judge_by_share_no_slice_with_those_trained_on() -> None:
     config = Config(
         data={"noise": "none", "slabs_mm": (3.0, 9.0), "patch": 32}, training={"validation_slices": 99}
     )
-    made = make_training_set(config, pools, Needs.UNPAIRED)
+    made = make_training_set(config, pools, Supervision.UNPAIRED)
 
     def read(hu: NDArray[np.float32], slices: int) -> set[int]:
         return {place for place in range(19) if round(float(hu[..., 0, 0].item()) * slices) >> place & 1}
@@ -317,13 +317,15 @@ def test_the_normal_pool_holds_each_slice_again_and_none_that_is_held_back(tree:
     config = Config(data=DataConfig(shrink=(0.7,), validation_fraction=0.0))
     plain = config.model_copy(update={"data": config.data.model_copy(update={"shrink": ()})})
     pools = pools_from_root(tree, config.data)
-    once = make_training_set(plain, pools, Needs.UNPAIRED).patches._normal.slices
-    twice = make_training_set(config, pools, Needs.UNPAIRED).patches._normal.slices
+    once = make_training_set(plain, pools, Supervision.UNPAIRED).patches._normal.slices
+    twice = make_training_set(config, pools, Supervision.UNPAIRED).patches._normal.slices
     assert twice[: len(once)] == once
     assert [(item.source.source.uid, item.index) for item in twice[len(once) :]] == [
         (item.source.uid, item.index) for item in once
     ]
-    assert len(make_training_set(config, pools, Needs.PAIRED).patches._normal) == sum(map(len, pools.normal))
+    assert len(make_training_set(config, pools, Supervision.SUPERVISED).patches._normal) == sum(
+        map(len, pools.normal)
+    )
 
 
 def test_a_shrunk_copy_is_never_shown_with_the_partner_of_its_slice() -> None:
@@ -332,7 +334,7 @@ def test_a_shrunk_copy_is_never_shown_with_the_partner_of_its_slice() -> None:
     low, normal = Volume(filled, _even(3, 64), "low"), Volume(filled, _even(3, 64), "normal")
     pair = Pair("", "", low, normal, ((0, 0), (1, 1), (2, 2)))
     config = Config(data={"noise": "none", "patch": 32, "shrink": (0.8, 0.6)})
-    patches = make_training_set(config, Pools((low,), (normal,), (pair,)), Needs.UNPAIRED).patches
+    patches = make_training_set(config, Pools((low,), (normal,), (pair,)), Supervision.UNPAIRED).patches
     shown = {
         tuple(round(config.scale.to_hu(float(patches[n][name].mean()))) for name in ("low", "normal"))
         for n in range(80)
@@ -346,7 +348,7 @@ def test_noise_in_air_is_cut_off_in_its_own_place() -> None:
     noisy = (body + 60 * np.random.default_rng(0).standard_normal(body.shape)).astype(np.float32)
     pools = Pools((Volume(noisy, _even(9, 96), "low"),), (Volume(body, _even(9, 96), "normal"),))
     config = Config(data={"noise": "broad", "patch": 32, "floor_hu": -1024.0, "keep_noise": False})
-    patches = make_training_set(config, pools, Needs.UNPAIRED).patches
+    patches = make_training_set(config, pools, Supervision.UNPAIRED).patches
     stored = [config.scale.to_hu((patches[n]["normal"] + patches[n]["noise"]).numpy()) for n in range(40)]
     assert np.min(stored) == pytest.approx(-1024, abs=0.01)
 
@@ -399,7 +401,7 @@ def test_arrays_without_names_can_be_held_back() -> None:
         return Volume(np.full((5, 32, 32), hu, np.float32), geometry)
 
     config = Config(method="lir", data={"noise": "none", "patch": 32})
-    made = make_training_set(config, Pools((series(5.0),), (series(100.0), series(0.0))), Needs.UNPAIRED)
+    made = make_training_set(config, Pools((series(5.0),), (series(100.0), series(0.0))), Supervision.UNPAIRED)
     means_hu = [made.validation.scale.to_hu(made.patches[number]["normal"]).mean() for number in range(30)]
     assert {round(float(mean)) for mean in means_hu} == {0, 100}
 

@@ -15,7 +15,7 @@ from ldct_denoise.config import Config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 
@@ -96,7 +96,7 @@ def test_every_kind_of_method_trains_from_normal_dose_alone(
 
 
 def test_paired_methods_get_the_series_itself_as_target(pools: Pools, tmp_path: Path) -> None:
-    made = make_training_set(config("redcnn"), pools, Needs.PAIRED, scratch=tmp_path)
+    made = make_training_set(config("redcnn"), pools, Supervision.SUPERVISED, scratch=tmp_path)
     scale = made.validation.scale
     added = np.concatenate([_added(made.patches[n], scale.width_hu) for n in range(20)])
     assert abs(added.mean()) < 3
@@ -104,7 +104,7 @@ def test_paired_methods_get_the_series_itself_as_target(pools: Pools, tmp_path: 
 
 
 def test_noise2noise_gets_two_scans_of_independent_noise(pools: Pools, tmp_path: Path) -> None:
-    made = make_training_set(config("noise2noise"), pools, Needs.NOISY_PAIRS, scratch=tmp_path)
+    made = make_training_set(config("noise2noise"), pools, Supervision.NOISE2NOISE, scratch=tmp_path)
     for pair in made.pools.pairs:
         source = next(s for s in pools.normal if s.patient == pair.patient)
         inner = slice(40, 88)
@@ -118,7 +118,7 @@ def test_noise2noise_gets_two_scans_of_independent_noise(pools: Pools, tmp_path:
 
 def test_doses_are_drawn_from_the_range_and_another_seed_draws_others(pools: Pools, tmp_path: Path) -> None:
     drawn = [
-        [scan.dose for scan in make_training_set(c, pools, Needs.UNPAIRED, scratch=tmp_path).pools.low]
+        [scan.dose for scan in make_training_set(c, pools, Supervision.UNPAIRED, scratch=tmp_path).pools.low]
         for c in (config("lir", **LIR), config("lir", **LIR), _seeded(7))
     ]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -133,7 +133,7 @@ def _seeded(seed: int) -> Config:
 
 def test_held_out_patients_are_simulated_to_validate_on(pools: Pools, tmp_path: Path) -> None:
     held_out = Pools((), pools.normal[:1], validation_normal=pools.normal[1:])
-    made = make_training_set(config("redcnn"), held_out, Needs.PAIRED, scratch=tmp_path)
+    made = make_training_set(config("redcnn"), held_out, Supervision.SUPERVISED, scratch=tmp_path)
     (low,), (normal,) = made.validation.pairs[0]
     np.testing.assert_array_equal(normal, pools.normal[1].read_hu(0))
     assert 12 < (low - normal)[40:88, 40:88].std() < 40
@@ -148,7 +148,7 @@ def test_an_impossible_range_is_named(dose: list[float]) -> None:
 
 def test_noise2noise_needs_two_scans(pools: Pools, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 or more"):
-        make_training_set(config("noise2noise", scans=1), pools, Needs.NOISY_PAIRS, scratch=tmp_path)
+        make_training_set(config("noise2noise", scans=1), pools, Supervision.NOISE2NOISE, scratch=tmp_path)
 
 
 def _added(sample: dict[str, object], width_hu: float) -> np.ndarray:
@@ -157,7 +157,7 @@ def _added(sample: dict[str, object], width_hu: float) -> np.ndarray:
 
 def test_lir_gets_the_noise_of_a_simulated_scan_in_its_own_place(pools: Pools, tmp_path: Path) -> None:
     made = make_training_set(
-        config("lir", noise="simulated", augment=False, **LIR), pools, Needs.UNPAIRED, scratch=tmp_path
+        config("lir", noise="simulated", augment=False, **LIR), pools, Supervision.UNPAIRED, scratch=tmp_path
     )
     scale = made.validation.scale
     scans = np.concatenate([[scan.read_hu(0), scan.read_hu(1)] for scan in made.pools.low])
@@ -174,7 +174,7 @@ def test_lir_gets_the_noise_of_a_simulated_scan_in_its_own_place(pools: Pools, t
 
 def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools: Pools, tmp_path: Path) -> None:
     real = Pools((normal_dose("P3", 3),), pools.normal)
-    made = make_training_set(config("lir", noise="simulated", **LIR), real, Needs.UNPAIRED, scratch=tmp_path)
+    made = make_training_set(config("lir", noise="simulated", **LIR), real, Supervision.UNPAIRED, scratch=tmp_path)
     assert [source.patient for source in made.pools.low] == ["P3"]
     scans = made.patches._scanned.scans
     assert {number: len(found) for number, found in scans.items()} == {0: 2, 1: 2, 2: 2, 3: 2}
@@ -188,12 +188,12 @@ def test_scans_of_slabs_have_the_noise_of_thicker_slices(pools: Pools, tmp_path:
     slabs = plain.model_copy(update={"data": plain.data.model_copy(update={"slabs_mm": (6.0,)})})
 
     def added_hu(settings: Config) -> float:
-        made = make_training_set(settings, pools, Needs.UNPAIRED, scratch=tmp_path)
+        made = make_training_set(settings, pools, Supervision.UNPAIRED, scratch=tmp_path)
         first = made.patches._normal.slices[0].source
         return float((made.pools.low[0].read_hu(0) - first.read_hu(0))[40:88, 40:88].std())
 
     assert added_hu(slabs) == pytest.approx(added_hu(plain) / np.sqrt(2), rel=0.15)
-    paired = make_training_set(slabs, pools, Needs.PAIRED, scratch=tmp_path)
+    paired = make_training_set(slabs, pools, Supervision.SUPERVISED, scratch=tmp_path)
     assert paired.pools.normal == pools.normal
 
 

@@ -24,7 +24,7 @@ from ldct_denoise.distributed import emulates_bf16
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.dose_labels import Pair
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.training.step import learning_rate_factor
@@ -164,10 +164,10 @@ def test_normal_dose_without_noise_is_nothing_to_compare_with(pools: Pools, tmp_
 
 def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools, tmp_path: Path) -> None:
     """A normal-dose slice with noise as the low-dose pool has it: what the training does not know is told right."""
-    data = make_training_set(tiny_config(), pools, Needs.UNPAIRED)
+    data = make_training_set(tiny_config(), pools, Supervision.UNPAIRED)
     assert "noise" not in data.patches[0]
     assert data.validation.imitates  # what only looks like normal dose
-    assert not make_training_set(tiny_config(), pools, Needs.NOISY).validation.imitates
+    assert not make_training_set(tiny_config(), pools, Supervision.SELF).validation.imitates
     excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.normal_noise
     added = np.array([noise.std() for _, noise in data.validation.probes])
     share = (
@@ -183,17 +183,17 @@ def test_noise_to_judge_by_is_found_in_whatever_series_has_some(pools: Pools) ->
     (low,) = pools.low
     bare = [replace(low.with_hu(low.hu - 600), uid=f"P1bare{number}") for number in range(20)]
     many = Pools((*bare[:7], low, *bare[7:]), pools.normal)
-    assert make_training_set(tiny_config(), many, Needs.UNPAIRED).validation.probes
+    assert make_training_set(tiny_config(), many, Supervision.UNPAIRED).validation.probes
 
 
 def test_pairs_are_judged_on_held_out_patients_or_not_at_all(pools: Pools) -> None:
     (low,), (normal,) = pools.low, pools.normal
     pair = Pair("P1", "", low, normal, ((0, 0), (1, 1)))
     other = Pair("P9", "", water_disc("P9low", 60, 3), water_disc("P9normal", 20, 4), ((0, 0),))
-    alone = make_training_set(tiny_config(), Pools((low,), (normal,), (pair,)), Needs.PAIRED).validation
+    alone = make_training_set(tiny_config(), Pools((low,), (normal,), (pair,)), Supervision.SUPERVISED).validation
     assert alone.probes == ()
     held = Pools((low,), (normal,), (pair,), (other.low,), (other,), (other.normal,))
-    (probe,) = make_training_set(tiny_config(), held, Needs.PAIRED).validation.probes
+    (probe,) = make_training_set(tiny_config(), held, Supervision.SUPERVISED).validation.probes
     assert np.corrcoef(probe[0].ravel(), other.normal.hu[0].ravel())[0, 1] > 0.99
 
 

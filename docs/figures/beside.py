@@ -85,7 +85,7 @@ def main() -> None:
             low, reference = (Volume(each.hu[kept], each.geometry.select(kept)) for each in both)
             print(f"{name}: {len(low)} slices, {low.geometry.slice_spacing_mm:.2g} mm apart")
             for model in models:
-                for alone in (False, True) if model.method.neighbours else (False,):
+                for alone in (False, True) if model.method.context_slices else (False,):
                     measure(model, low, reference, alone)
 
 

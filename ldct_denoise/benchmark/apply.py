@@ -24,7 +24,7 @@ from ldct_denoise.errors import ModelError
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.slices import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, ready, restore_slices
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.methods.base import Method, alone
+from ldct_denoise.methods.base import Method, repeat_slice
 from ldct_denoise.models.trained import TrainedModel, load_model
 
 Say = Callable[[str], None]
@@ -120,7 +120,7 @@ def network_figures(model: TrainedModel, source: Repeated, rounds: int, device: 
 
 @torch.inference_mode()
 def _restored(method: Method[Any], image: Tensor) -> Tensor:
-    restored: Tensor = method.restore(alone(image, method.neighbours))
+    restored: Tensor = method.restore(repeat_slice(image, method.context_slices))
     return restored
 
 

@@ -14,7 +14,7 @@ from ldct_denoise.benchmark.figures import Figure, fastest, timed
 from ldct_denoise.errors import ModelError
 from ldct_denoise.export.formats import read_onnx, write_onnx
 from ldct_denoise.export.network import HuModel
-from ldct_denoise.methods.base import alone
+from ldct_denoise.methods.base import repeat_slice
 from ldct_denoise.models.trained import TrainedModel
 
 Run = Callable[[], object]
@@ -29,7 +29,7 @@ def engine_figures(model: TrainedModel, image: Tensor, rounds: int, device: torc
         Network units, on the device.
     """
     network = _Hu(model).to(device)
-    hu = model.scale.to_hu(alone(image, model.method.neighbours))
+    hu = model.scale.to_hu(repeat_slice(image, model.method.context_slices))
     engines: dict[str, Callable[[], Run]] = {
         "channels-last": lambda: _channels_last(network, hu),
         "torch.compile": lambda: _compiled(network, hu),

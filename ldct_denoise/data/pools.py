@@ -13,7 +13,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dose_labels import Dose, LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import open_images
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.volume import SliceSource, kernel_of
 
 
@@ -63,7 +63,9 @@ class Pools:
         }
 
 
-def pools_from_root(root: Path, config: DataConfig, seed: int = 0, needs: Needs = Needs.UNPAIRED) -> Pools:
+def pools_from_root(
+    root: Path, config: DataConfig, seed: int = 0, supervision: Supervision = Supervision.UNPAIRED
+) -> Pools:
     """Pools from one tree whose series tell their dose (Mayo 2016, TCIA, or folders named low/normal).
 
     Raises
@@ -77,11 +79,15 @@ def pools_from_root(root: Path, config: DataConfig, seed: int = 0, needs: Needs 
     notes = inventory.notes(root)
     if unknown:
         notes.append(f"{unknown} series of unknown dose are in no pool; `ldct-denoise inspect {root}` shows which")
-    return replace(_split(labelled, config, seed, str(root), needs), notes=tuple(notes))
+    return replace(_split(labelled, config, seed, str(root), supervision), notes=tuple(notes))
 
 
 def pools_from_paths(
-    low: Sequence[Path], normal: Sequence[Path], config: DataConfig, seed: int = 0, needs: Needs = Needs.UNPAIRED
+    low: Sequence[Path],
+    normal: Sequence[Path],
+    config: DataConfig,
+    seed: int = 0,
+    supervision: Supervision = Supervision.UNPAIRED,
 ) -> Pools:
     """Pools from explicit low-dose and normal-dose paths; what a path is called does not matter.
 
@@ -93,10 +99,10 @@ def pools_from_paths(
     notes: list[str] = []
     labelled = [*_label_all(low, Dose.LOW, config, notes), *_label_all(normal, Dose.NORMAL, config, notes)]
     where = f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}"
-    return replace(_split(labelled, config, seed, where, needs), notes=tuple(dict.fromkeys(notes)))
+    return replace(_split(labelled, config, seed, where, supervision), notes=tuple(dict.fromkeys(notes)))
 
 
-def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:
+def pools_from_images(folder: Path, supervision: Supervision, seed: int = 0) -> Pools:
     """Pools of grey images; noise is added to the low pool's patches when they are cut.
 
     For unpaired methods the images fall at random into two halves, as in the paper; for others all are in both.
@@ -107,9 +113,9 @@ def pools_from_images(folder: Path, needs: Needs, seed: int = 0) -> Pools:
         If there is none, or one alone for two pools.
     """
     images = open_images(folder)
-    if needs is Needs.UNPAIRED and len(images) < 2:
+    if supervision is Supervision.UNPAIRED and len(images) < 2:
         raise InputError(f"{folder}: one image; an unpaired method needs some for each of its two pools")
-    if needs is not Needs.UNPAIRED:
+    if supervision is not Supervision.UNPAIRED:
         pairs = tuple(Pair(image.patient, "", image, image, ((0, 0),)) for image in images)
         return Pools(images, images, pairs)
     order = np.random.default_rng(seed).permutation(len(images))
@@ -129,13 +135,15 @@ def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: lis
     return found
 
 
-def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, where: str, needs: Needs) -> Pools:
+def _split(
+    labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, where: str, supervision: Supervision
+) -> Pools:
     everyone = sorted({item.patient for item in labelled})
     for setting in ("test_patients", "validation_patients"):
         for name in sorted({*getattr(config, setting)} - {*everyone}):
             raise InputError(f"{where}: data.{setting}: no patient {name!r}; there are {', '.join(everyone)}")
     labelled = [item for item in labelled if item.patient not in config.test_patients]
-    held_out = {*config.validation_patients} or _draw(labelled, config.validation_fraction, seed, needs)
+    held_out = {*config.validation_patients} or _draw(labelled, config.validation_fraction, seed, supervision)
     training = [item for item in labelled if item.patient not in held_out]
     validation = [item for item in labelled if item.patient in held_out]
     pools = Pools(
@@ -147,7 +155,7 @@ def _split(labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, wh
         validation_normal=_of(validation, Dose.NORMAL),
     )
     simulated = config.simulated_dose is not None
-    if not pools.normal and (needs is not Needs.NOISY or simulated):
+    if not pools.normal and (supervision is not Supervision.SELF or simulated):
         raise InputError(f"{where}: no normal-dose series is left to train on; {_hint(config)}")
     if not pools.low and not simulated:
         simulate = "or simulate it: --set data.simulated_dose=[0.2,0.3]"
@@ -163,13 +171,13 @@ def _hint(config: DataConfig) -> str:
     return f"`ldct-denoise inspect` shows how each dose was told{left_out}"
 
 
-def _draw(labelled: Sequence[LabelledSeries], fraction: float, seed: int, needs: Needs) -> set[str]:
+def _draw(labelled: Sequence[LabelledSeries], fraction: float, seed: int, supervision: Supervision) -> set[str]:
     """Patients to hold out, none of whom a pool is alone from; none of fewer than five."""
     patients = sorted({item.patient for item in labelled})
     if len(patients) < 5 or not fraction:
         return set()
     count = max(1, round(fraction * len(patients)))
-    needed = (Dose.LOW,) if needs is Needs.NOISY else (Dose.LOW, Dose.NORMAL)
+    needed = (Dose.LOW,) if supervision is Supervision.SELF else (Dose.LOW, Dose.NORMAL)
     doses = {dose: {item.patient for item in labelled if item.dose is dose} for dose in needed}
     held_out: set[str] = set()
     for patient in np.random.default_rng(seed).permutation(patients).tolist():

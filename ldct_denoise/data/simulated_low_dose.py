@@ -10,13 +10,13 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.dose_labels import Pair
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.physics.simulate_series import SimulatedSeries, simulated_pool
 from ldct_denoise.volume import SliceSource
 
 
 def with_simulated_low(
-    pools: Pools, config: Config, needs: Needs, cache_dir: Path, report: Callable[[str], None]
+    pools: Pools, config: Config, supervision: Supervision, cache_dir: Path, report: Callable[[str], None]
 ) -> Pools:
     """Pools whose low-dose series are simulated from the normal-dose ones, ``data.simulated_scans`` of each.
 
@@ -30,7 +30,7 @@ def with_simulated_low(
     pools : Pools
     config : Config
         With ``data.simulated_dose``.
-    needs : Needs
+    supervision : Supervision
         Of the method.
     cache_dir : Path
         Where the scans are kept.
@@ -46,7 +46,7 @@ def with_simulated_low(
     """
     low, high = config.data.simulated_dose or (1.0, 1.0)
     scans = config.data.simulated_scans
-    if needs is Needs.NOISY_PAIRS and scans < 2:
+    if supervision is Supervision.NOISE2NOISE and scans < 2:
         raise ConfigError("data.simulated_scans: noise2noise pairs two scans of each series; give 2 or more")
 
     def simulate(sources: Sequence[SliceSource], scan: int) -> list[SimulatedSeries]:
@@ -56,7 +56,9 @@ def with_simulated_low(
         f"simulating {scans} x {len(pools.normal)} series at {low:g}-{high:g} of their dose; kept in {cache_dir}"
     )
     made = [simulate(pools.normal, scan) for scan in range(scans)]
-    found = replace(pools, low=tuple(scan for scans_ in made for scan in scans_), pairs=_pairs(made, pools, needs))
+    found = replace(
+        pools, low=tuple(scan for scans_ in made for scan in scans_), pairs=_pairs(made, pools, supervision)
+    )
     if pools.validation_low or not pools.validation_normal:
         return found
     held_out = simulate(pools.validation_normal, scans)
@@ -64,9 +66,9 @@ def with_simulated_low(
     return replace(found, validation_low=tuple(held_out), validation_pairs=pairs)
 
 
-def _pairs(made: Sequence[Sequence[SimulatedSeries]], pools: Pools, needs: Needs) -> tuple[Pair, ...]:
+def _pairs(made: Sequence[Sequence[SimulatedSeries]], pools: Pools, supervision: Supervision) -> tuple[Pair, ...]:
     """Each scan with the series that it was made from, or for Noise2Noise with the next scan of it."""
-    if needs is Needs.NOISY_PAIRS:
+    if supervision is Supervision.NOISE2NOISE:
         following = [*made[1:], made[0]]
         return tuple(
             _pair(a, b)

@@ -25,7 +25,7 @@ from ldct_denoise.data.thick_slices import has_slabs, split_middles, with_slabs
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.photos import GreyImage
-from ldct_denoise.methods.base import Batch, Needs
+from ldct_denoise.methods.base import Batch, Supervision
 from ldct_denoise.volume import slice_thickness_of
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class TrainingSet:
 def make_training_set(
     config: Config,
     pools: Pools,
-    needs: Needs,
+    supervision: Supervision,
     report: Callable[[str], None] = lambda message: None,
     scratch: Path = Path("simulated"),
     neighbours: int = 0,
@@ -109,13 +109,13 @@ def make_training_set(
     """
     if not config.data.synthetic and any(isinstance(source, GreyImage) for source in (*pools.low, *pools.normal)):
         raise ConfigError("photographs have no noise to learn from: set data.synthetic, gaussian or poisson")
-    paired = needs in (Needs.PAIRED, Needs.NOISY_PAIRS)
+    paired = supervision in (Supervision.SUPERVISED, Supervision.NOISE2NOISE)
     if not paired:
         pools = with_slabs(pools, config.data.slabs_mm)
     simulated: Pools | None = None
     if config.data.simulated_dose is not None:
         cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
-        simulated = with_simulated_low(pools, config, needs, cache, report)
+        simulated = with_simulated_low(pools, config, supervision, cache, report)
         if config.data.noise != "simulated" or not pools.low:
             pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
@@ -127,14 +127,14 @@ def make_training_set(
     elif config.data.noise != "none" and not paired:
         series = {source.uid: source for source in (*pools.normal, *(item.source for item in trained))}
         noise = measure_pool_noise(pools.low, list(series.values()), config.data, report)
-    targets = _second_scans(pools) if needs is Needs.NOISY_PAIRS else trained
+    targets = _second_scans(pools) if supervision is Supervision.NOISE2NOISE else trained
     partners = _partners(pools, low, targets)
     patches = PatchDataset(
-        low if needs is not Needs.NOTHING else (),
-        targets if needs is not Needs.NOISY else (),
+        low if supervision is not Supervision.NONE else (),
+        targets if supervision is not Supervision.SELF else (),
         partners=partners,
         paired=paired,
-        twice_noisy=needs is Needs.NOISY_PAIRS,
+        twice_noisy=supervision is Supervision.NOISE2NOISE,
         noise=noise,
         scans=_scans(simulated, normal) if simulated and config.data.noise == "simulated" else None,
         config=config.data,
@@ -146,7 +146,7 @@ def make_training_set(
     judging = noise or _noise_to_judge_by(config, pools, held if paired else held or normal, report)
     validation = replace(
         _validation(config, pools, held or normal, low, judging, patches, neighbours),
-        imitates=needs is Needs.UNPAIRED and noise is None,
+        imitates=supervision is Supervision.UNPAIRED and noise is None,
     )
     return TrainingSet(patches, validation, pools, _summary(noise))
 

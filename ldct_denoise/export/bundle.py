@@ -38,7 +38,7 @@ def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite:
     ------
     ModelError, OutputError
     """
-    if model.method.neighbours:
+    if model.method.context_slices:
         raise ModelError(
             f"model {model.name!r}: sees slices beside each other, which MONAI's bundles run one by one; "
             "export to onnx or torchscript"

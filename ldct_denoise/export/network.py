@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldct_denoise import __version__
-from ldct_denoise.methods.base import middle
+from ldct_denoise.methods.base import center_slice
 from ldct_denoise.models.trained import TrainedModel
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -38,14 +38,14 @@ class HuModel(nn.Module):
         low, high = self.scale.low_hu, self.scale.high_hu
         # One that is no number would spread over all that the network sees.
         seen = torch.where(torch.isfinite(hu), hu, low).clamp(low, high)
-        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(seen))) - middle(seen)
-        own = middle(hu)
+        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(seen))) - center_slice(seen)
+        own = center_slice(hu)
         return own + torch.where((own >= low) & (own <= high), change, torch.zeros_like(change))
 
 
 def described(model: TrainedModel) -> dict[str, str]:
     """What an export says of itself."""
-    beside, channels = model.method.neighbours, model.method.channels
+    beside, channels = model.method.context_slices, model.method.channels
     order = f"; {beside} slices before, the slice, {beside} after; at an end the last again" if beside else ""
     return {
         "name": model.name,

@@ -243,7 +243,7 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
         strength=settings.strength,
         low_hu=model.scale.low_hu,
         high_hu=model.scale.high_hu,
-        neighbours=model.method.neighbours,
+        neighbours=model.method.context_slices,
         settings={"precision": settings.precision, "seed": str(settings.seed)}
         | ({"ensemble": "mean of 8 flips and turns"} if settings.ensemble else {}),
     )

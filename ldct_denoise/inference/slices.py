@@ -121,13 +121,13 @@ def restore_slices(
     scale, strength = model.scale, np.float32(settings.strength)
     if settings.precision == "bf16":
         _require_close(source, model, device, settings)
-    stacks = _read_ahead(StackReader(source, method.neighbours), wanted)
+    stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
     for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
         read = np.stack([stack for _, stack in group])
         seen = _filled(scale, read)
         seen = _within(scale, seen) if settings.guard_range else seen
-        own = read[:, method.neighbours]
-        correction = _restore(method, scale, seen, device, settings) - seen[:, method.neighbours]
+        own = read[:, method.context_slices]
+        correction = _restore(method, scale, seen, device, settings) - seen[:, method.context_slices]
         correction[~(scale.covers(own) if settings.guard_range else np.isfinite(own))] = 0
         for (index, _), hu, change in zip(group, own, correction, strict=True):
             if not np.isfinite(change).all():
@@ -196,7 +196,7 @@ def _require_close(
     """Compare the precisions on the middle slice; without weights there is none: a fit in bf16 is another fit."""
     if next(model.method.parameters(), None) is None:
         return
-    stack = StackReader(source, model.method.neighbours).read_hu(len(source) // 2)
+    stack = StackReader(source, model.method.context_slices).read_hu(len(source) // 2)
     seen = _within(model.scale, _filled(model.scale, stack[None]))
     exact, fast = (
         _restore(model.method, model.scale, seen, device, replace(settings, precision=precision))

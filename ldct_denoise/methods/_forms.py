@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods.base import Batch, LearnedSettings, Losses, Method, middle
+from ldct_denoise.methods.base import Batch, LearnedSettings, Losses, Method, center_slice
 from ldct_denoise.networks.blocks import Norm, Padding, on_multiple
 from ldct_denoise.networks.losses import Adversarial, judge, tell_apart
 from ldct_denoise.networks.low_pass import Hold
@@ -89,7 +89,7 @@ class FormMethod(Method[S]):
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
         """Low to normal dose."""
         restored = on_multiple(self._restore, image, self.settings.multiple, self._least)
-        return restored if self._hold is None else self._hold(restored, middle(image))
+        return restored if self._hold is None else self._hold(restored, center_slice(image))
 
     @property
     def _least(self) -> int:
@@ -115,7 +115,7 @@ class FormMethod(Method[S]):
     def _critic_losses(self, batch: Batch, y_to_x: Tensor, x_to_y: Tensor) -> Losses:
         """The critics' side: real is 1, translated is 0."""
         assert batch.normal is not None
-        x, y = middle(batch.low), middle(batch.normal)
+        x, y = center_slice(batch.low), center_slice(batch.normal)
         sides = (("critic_x", self.d_x, x, y_to_x), ("critic_y", self.d_y, y, x_to_y))
         form = self.settings.adversarial
         return {name: tell_apart(critic(real), critic(fake.detach()), form) for name, critic, real, fake in sides}
@@ -127,7 +127,7 @@ class FormMethod(Method[S]):
 
 
 def encoder(
-    s: FormSettings, blocks: int | None = None, *, literal: bool = False, neighbours: int = 0
+    s: FormSettings, blocks: int | None = None, *, literal: bool = False, context_slices: int = 0
 ) -> nn.Module:
     """An encoder of the chosen form.
 
@@ -138,11 +138,11 @@ def encoder(
         Residual blocks instead of the settings', in the published form.
     literal : bool
         The published form's convolutions as they are written down, without the products that can be saved.
-    neighbours : int
+    context_slices : int
         Slices on each side that the multiscale form sees as well.
     """
     if s.form == "multiscale":
-        return MultiscaleEncoder(s.widths, s.blocks, s.norm, s.gain, s.centre, 2 * neighbours + 1)
+        return MultiscaleEncoder(s.widths, s.blocks, s.norm, s.gain, s.centre, 2 * context_slices + 1)
     return PaperEncoder(s.width, s.blocks if blocks is None else blocks, s.norm, s.padding, literal=literal)
 
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ldct_denoise.methods._classical import each_image
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.methods.bm3d import Bm3dSettings, filtered
 
 #: Means up to this are inverted by the tabulated expectation, larger ones by the asymptotic inverse.
@@ -35,7 +35,7 @@ class AnscombeBm3d(Method[AnscombeBm3dSettings]):
     """Variance-stabilised BM3D; ``sigma_hu`` is not used, ``strength`` multiplies the stabilised σ of 1."""
 
     Settings = AnscombeBm3dSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "Anscombe transform and BM3D, for Poisson noise"
     reference = "Mäkitalo, Foi: Optimal inversion of the Anscombe transformation, IEEE TIP 2011"
 

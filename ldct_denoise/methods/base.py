@@ -20,14 +20,14 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.networks.optimizers import OptimizerName, optimizer
 
 
-class Needs(StrEnum):
-    """The supervision that a method is trained with."""
+class Supervision(StrEnum):
+    """Training data that a method requires."""
 
-    NOTHING = "nothing"  # no training: restores from the image alone
-    NOISY = "noisy"  # low-dose images only
-    NOISY_PAIRS = "noisy pairs"  # two noisy realisations of the same anatomy
+    NONE = "none"  # no training: each image is denoised on its own
+    SELF = "self"  # low-dose images only
+    NOISE2NOISE = "noise2noise"  # two noise realisations of the same anatomy
     UNPAIRED = "unpaired"  # a low-dose and a normal-dose pool, no pairs
-    PAIRED = "paired"  # low-dose images with their normal-dose partners
+    SUPERVISED = "supervised"  # low-dose images, each with its normal-dose image
 
 
 class Settings(BaseModel):
@@ -58,11 +58,12 @@ class Batch:
 
     Parameters
     ----------
-    low : Tensor, shape (n, 1, height, width)
-        Low-dose patches; for a method with ``neighbours`` n, 2·n + 1 channels, as of the others.
+    low : Tensor, shape (n, channels, height, width)
+        Low-dose patches. ``channels`` is 1, or 2·c + 1 for a method with c ``context_slices``; the same holds for
+        ``normal`` and ``noise``.
     normal : Tensor, same shape, optional
-        Normal-dose patches: of other patients or places for an unpaired method, the partners of ``low`` for
-        a paired one. For ``NOISY_PAIRS`` the second noisy realisation. Absent for ``NOISY``.
+        Normal-dose patches: of other patients or positions for ``UNPAIRED``, of the same position for
+        ``SUPERVISED``, the second noise realisation for ``NOISE2NOISE``. None for ``SELF``.
     noise : Tensor, same shape, optional
         Zero-mean noise fields with the low-dose pool's own power spectrum (network units) that a method may
         add to ``normal``; present only where the pool's noise was measured (``data.noise`` setting).
@@ -86,15 +87,15 @@ class Batch:
         return torch.randn(like.shape, generator=self.generator).to(like)
 
 
-def middle(stack: Tensor) -> Tensor:
-    """The slice in the middle of each stack: of (n, channels, height, width) one channel."""
-    centre = stack.shape[1] // 2
-    return stack[:, centre : centre + 1]
+def center_slice(stack: Tensor) -> Tensor:
+    """Return the center slice of stacks (n, channels, height, width), shape (n, 1, height, width)."""
+    center = stack.shape[1] // 2
+    return stack[:, center : center + 1]
 
 
-def alone(image: Tensor, neighbours: int) -> Tensor:
-    """Stacks of lone slices: each channel is the slice itself, (n, 2·neighbours + 1, height, width)."""
-    return image.expand(-1, 2 * neighbours + 1, -1, -1)
+def repeat_slice(image: Tensor, context_slices: int) -> Tensor:
+    """Return stacks that repeat one slice, shape (n, 2·context_slices + 1, height, width)."""
+    return image.expand(-1, 2 * context_slices + 1, -1, -1)
 
 
 Losses = dict[str, Tensor]
@@ -141,7 +142,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class Method(nn.Module, ABC, Generic[S]):
-    """A denoiser: trained (or not) on what it ``needs``, then used through :meth:`restore`.
+    """A denoiser: trained with its ``supervision``, then used through :meth:`restore`.
 
     Class attributes say what the catalogue shows; see the conformance tests for what is asked of each.
 
@@ -154,7 +155,7 @@ class Method(nn.Module, ABC, Generic[S]):
     """
 
     Settings: ClassVar[type[Settings]]
-    needs: ClassVar[Needs]
+    supervision: ClassVar[Supervision]
     title: ClassVar[str]
     reference: ClassVar[str]
     #: Whether restoring the same image twice needs the ``seed`` argument to give the same result.
@@ -166,14 +167,14 @@ class Method(nn.Module, ABC, Generic[S]):
         self.scale = scale
 
     @property
-    def neighbours(self) -> int:
-        """Slices on each side of the one to restore that the method sees as well (2.5-D)."""
+    def context_slices(self) -> int:
+        """Adjacent slices on each side that the method also takes as input (2.5-D)."""
         return 0
 
     @property
     def channels(self) -> int:
         """Slices that the method sees at once."""
-        return 2 * self.neighbours + 1
+        return 2 * self.context_slices + 1
 
     @abstractmethod
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
@@ -216,4 +217,4 @@ class Method(nn.Module, ABC, Generic[S]):
 
     def summary_images(self, batch: Batch) -> Mapping[str, Tensor]:
         """Pictures for the training log, each (n, 1, height, width) in network units."""
-        return {"low": middle(batch.low), "restored": self.restore(batch.low)}
+        return {"low": center_slice(batch.low), "restored": self.restore(batch.low)}

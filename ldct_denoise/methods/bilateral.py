@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.networks.blocks import reflect_pad
 
 
@@ -28,7 +28,7 @@ class Bilateral(Method[BilateralSettings]):
     """Edge-preserving local average."""
 
     Settings = BilateralSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "bilateral filter"
     reference = "Tomasi, Manduchi: Bilateral filtering for gray and color images, ICCV 1998"
 

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.networks.bm3d import Stage, bm3d
 
 
@@ -41,7 +41,7 @@ class Bm3d(Method[Bm3dSettings]):
     """Block matching and 3-D filtering of each slice."""
 
     Settings = Bm3dSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "block matching and 3-D filtering"
     reference = (
         "Dabov et al.: Image denoising by sparse 3-D transform-domain collaborative filtering, IEEE TIP 2007"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._forms import encoder, generator
 from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
-from ldct_denoise.methods.base import Batch, Losses, Needs
+from ldct_denoise.methods.base import Batch, Losses, Supervision
 
 
 class Translator(nn.Module):
@@ -46,7 +46,7 @@ class CycleGan(TranslationGan[CycleGanSettings]):
     """Cycle-consistent adversarial networks."""
 
     Settings = CycleGanSettings
-    needs = Needs.UNPAIRED
+    supervision = Supervision.UNPAIRED
     title = "cycle-consistent adversarial networks, unpaired"
     reference = (
         "Zhu, Park, Isola, Efros: Unpaired image-to-image translation using cycle-consistent networks, ICCV 2017"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.networks.blocks import conv, on_multiple
 from ldct_denoise.networks.optimizers import OptimizerName, optimizer
 
@@ -90,7 +90,7 @@ class Dip(Method[DipSettings]):
     """
 
     Settings = DipSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "deep image prior, fitted to each slice"
     reference = "Ulyanov, Vedaldi, Lempitsky: Deep image prior, CVPR 2018"
     is_random = True

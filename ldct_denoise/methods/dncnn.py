@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import nn
 
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Batch, Losses, Needs
+from ldct_denoise.methods.base import Batch, Losses, Supervision
 from ldct_denoise.networks.residual import DnCnn
 
 
@@ -31,7 +31,7 @@ class DnCnnMethod(Regression[DnCnnSettings]):
     """Predicts the noise; trained on pairs."""
 
     Settings = DnCnnSettings
-    needs = Needs.PAIRED
+    supervision = Supervision.SUPERVISED
     title = "residual CNN with batch normalisation, supervised"
     reference = "Zhang et al.: Beyond a Gaussian denoiser: residual learning of deep CNN, IEEE TIP 2017"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._forms import encoder, generator
 from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
-from ldct_denoise.methods.base import Batch, Losses, Needs
+from ldct_denoise.methods.base import Batch, Losses, Supervision
 from ldct_denoise.networks.blocks import ResidualBlock, conv
 from ldct_denoise.networks.translation import Code
 from ldct_denoise.networks.vgg import Vgg19Features
@@ -70,7 +70,7 @@ class DrNet(TranslationGan[DrNetSettings]):
     """Disentangled content and degradation."""
 
     Settings = DrNetSettings
-    needs = Needs.UNPAIRED
+    supervision = Supervision.UNPAIRED
     title = "disentangled content and degradation, unpaired"
     reference = (
         "Lu, Chen, Chellappa: Unsupervised domain-specific deblurring via disentangled representations, CVPR 2019"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Batch, Losses, Method, Needs, Phase
+from ldct_denoise.methods.base import Batch, Losses, Method, Phase, Supervision
 from ldct_denoise.networks.blocks import on_multiple
 from ldct_denoise.networks.invertible import InvertibleNetwork
 
@@ -42,7 +42,7 @@ class InvDn(Method[InvDnSettings]):
     """Invertible denoising network."""
 
     Settings = InvDnSettings
-    needs = Needs.PAIRED
+    supervision = Supervision.SUPERVISED
     title = "invertible network with a resampled latent, supervised"
     reference = "Liu et al.: Invertible denoising network: a light solution for real noise removal, CVPR 2021"
     is_random = True

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._forms import FormMethod, FormSettings, encoder, generator
-from ldct_denoise.methods.base import Batch, Losses, Needs, Phase, alone, middle
+from ldct_denoise.methods.base import Batch, Losses, Phase, Supervision, center_slice, repeat_slice
 from ldct_denoise.networks.blocks import Norm, blur, gaussian_kernel
 from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tell_apart, tissue_bias
 from ldct_denoise.networks.translation import Code, CodeCritic, MultiscaleEncoder, PaperEncoder
@@ -57,11 +57,8 @@ class Weights(BaseModel):
 class LirSettings(FormSettings):
     """Every point where the paper, its code, or CT asks for a choice."""
 
-    neighbours: int = Field(
-        0,
-        ge=0,
-        le=4,
-        description="multiscale: slices on each side of the one to restore that E_X sees too (2.5-D)",
+    context_slices: int = Field(
+        0, ge=0, le=4, description="multiscale: adjacent slices on each side that E_X also takes as input (2.5-D)"
     )
     noise_width: int = Field(8, ge=1, description="multiscale: channels of the noise code at each resolution")
     norm: Norm = "batch"
@@ -94,9 +91,9 @@ class LirSettings(FormSettings):
     weights: Weights = Weights()  # type: ignore[call-arg]
 
     @model_validator(mode="after")
-    def _form_has_neighbours(self) -> LirSettings:
-        if self.neighbours and self.form == "paper":
-            raise ValueError("neighbours: the published form sees one slice; set form: multiscale")
+    def _form_has_context(self) -> LirSettings:
+        if self.context_slices and self.form == "paper":
+            raise ValueError("context_slices: the published form sees one slice; set form: multiscale")
         return self
 
     @property
@@ -119,7 +116,7 @@ class Lir(FormMethod[LirSettings]):
     """Invariant-representation GAN."""
 
     Settings = LirSettings
-    needs = Needs.UNPAIRED
+    supervision = Supervision.UNPAIRED
     title = "invariant-representation GAN, unpaired"
     reference = "Du, Chen, Yang: Learning Invariant Representation for Unsupervised Image Restoration, CVPR 2020"
 
@@ -127,7 +124,7 @@ class Lir(FormMethod[LirSettings]):
         super().__init__(settings, scale)
         s = settings
         literal = s.schedule == "published"
-        self.e_x = encoder(s, literal=literal, neighbours=s.neighbours)
+        self.e_x = encoder(s, literal=literal, context_slices=s.context_slices)
         self.e_y = encoder(s, literal=literal)
         self.e_noise = _noise_encoder(s) if s.noise_encoder else None
         make = partial(generator, s, up_norm=s.up_norm, literal=literal)
@@ -141,13 +138,13 @@ class Lir(FormMethod[LirSettings]):
     # ---- use ------------------------------------------------------------------------------------------------
 
     @property
-    def neighbours(self) -> int:
+    def context_slices(self) -> int:
         """As the settings say."""
-        return self.settings.neighbours
+        return self.settings.context_slices
 
     def _restore(self, image: Tensor) -> Tensor:
         """G_Y(E_X(x))."""
-        return self._to_y(self.e_x(image), middle(image))
+        return self._to_y(self.e_x(image), center_slice(image))
 
     def restoration_parameters(self) -> dict[str, Tensor]:
         """E_X and G_Y."""
@@ -172,9 +169,9 @@ class Lir(FormMethod[LirSettings]):
         assert batch.normal is not None
         made = self._pass(batch)
         return {
-            "low": middle(batch.low),
+            "low": center_slice(batch.low),
             "low_to_normal": made.x_to_y,
-            "normal": middle(batch.normal),
+            "normal": center_slice(batch.normal),
             "normal_to_low": made.y_to_x,
         }
 
@@ -197,7 +194,7 @@ class Lir(FormMethod[LirSettings]):
     def _pass(self, batch: Batch) -> Pass:
         """Forward translation, eq. 3 and 4; of slices, of which E_X alone sees what stands beside them."""
         assert batch.normal is not None
-        x, y = middle(batch.low), middle(batch.normal)
+        x, y = center_slice(batch.low), center_slice(batch.normal)
         z_x, z_y, n_x = self.e_x(batch.low), self.e_y(y), self._noise_code(x)
         x_to_y = self._to_y(self._jitter(z_x, batch), x)
         y_to_x = self._to_x(self._jitter(z_y, batch), self._jitter(n_x, batch), y)
@@ -263,14 +260,14 @@ class Lir(FormMethod[LirSettings]):
         """
         assert batch.normal is not None
         assert batch.noise is not None
-        return (self._restore(batch.normal + batch.noise) - middle(batch.normal)) * self.settings.gain
+        return (self._restore(batch.normal + batch.noise) - center_slice(batch.normal)) * self.settings.gain
 
     def _tissue_bias(self, error: Tensor, batch: Batch) -> Tensor:
         """Of fat and soft tissue, as the smoothed normal-dose patch shows them."""
         assert batch.normal is not None
         ranges = [TISSUES[name][:2] for name in ("fat", "soft-tissue")]
         units = [(self.scale.to_unit(low), self.scale.to_unit(high)) for low, high in ranges]
-        return tissue_bias(error.float(), blur(middle(batch.normal), self._smooth), units)
+        return tissue_bias(error.float(), blur(center_slice(batch.normal), self._smooth), units)
 
     def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
         """Eq. 5–8: translate back, and compare with where it began."""
@@ -278,7 +275,9 @@ class Lir(FormMethod[LirSettings]):
         z_back = self._jitter(self.e_y(made.x_to_y), batch)
         n_back = self._jitter(self._noise_code(made.y_to_x), batch)
         x_again = self._to_x(z_back, n_back, made.x_to_y)
-        y_again = self._to_y(self._jitter(self.e_x(alone(made.y_to_x, self.neighbours)), batch), made.y_to_x)
+        y_again = self._to_y(
+            self._jitter(self.e_x(repeat_slice(made.y_to_x, self.context_slices)), batch), made.y_to_x
+        )
         return F.l1_loss(x_again, batch.low) + F.l1_loss(y_again, batch.normal)
 
     def _self_reconstruction(self, batch: Batch, made: Pass) -> Tensor:
@@ -318,7 +317,7 @@ class Lir(FormMethod[LirSettings]):
         """What D_R judges: the codes of the generators' own pass, or (published) new ones with their graph."""
         if self.settings.schedule == "published":
             assert batch.normal is not None
-            return self.e_x(batch.low), self.e_y(middle(batch.normal))
+            return self.e_x(batch.low), self.e_y(center_slice(batch.normal))
         made = self._made(batch)
         return [part.detach() for part in made.z_x], [part.detach() for part in made.z_y]
 
@@ -358,7 +357,7 @@ class Lir(FormMethod[LirSettings]):
 def _of_slices(batch: Batch) -> Batch:
     """What is translated: the slice in the middle of each stack."""
     assert batch.normal is not None
-    return replace(batch, low=middle(batch.low), normal=middle(batch.normal))
+    return replace(batch, low=center_slice(batch.low), normal=center_slice(batch.normal))
 
 
 def _detached(made: Pass) -> Pass:

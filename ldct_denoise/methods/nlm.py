@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma, on_array
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 
 
 class NlmSettings(SigmaSettings):
@@ -25,7 +25,7 @@ class NonLocalMeans(Method[NlmSettings]):
     """Average of the pixels whose surroundings look alike."""
 
     Settings = NlmSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "non-local means"
     reference = "Buades, Coll, Morel: A non-local algorithm for image denoising, CVPR 2005"
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Batch, Losses, Needs
+from ldct_denoise.methods.base import Batch, Losses, Supervision
 from ldct_denoise.networks.residual import UNet
 
 
@@ -32,7 +32,7 @@ class Noise2Noise(Regression[Noise2NoiseSettings]):
     """U-Net from one noisy realisation to another."""
 
     Settings = Noise2NoiseSettings
-    needs = Needs.NOISY_PAIRS
+    supervision = Supervision.NOISE2NOISE
     title = "learning from pairs of noisy realisations"
     reference = "Lehtinen et al.: Noise2Noise: Learning image restoration without clean data, ICML 2018"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Batch, Losses, Needs
+from ldct_denoise.methods.base import Batch, Losses, Supervision
 from ldct_denoise.networks.residual import UNet
 
 
@@ -40,7 +40,7 @@ class Noise2Void(Regression[Noise2VoidSettings]):
     """U-Net that predicts hidden pixels from their surroundings."""
 
     Settings = Noise2VoidSettings
-    needs = Needs.NOISY
+    supervision = Supervision.SELF
     title = "blind-spot learning from single noisy images"
     reference = "Krull, Buchholz, Jug: Noise2Void – learning denoising from single noisy images, CVPR 2019"
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.networks.residual import RedCnn
 
 
@@ -26,7 +26,7 @@ class RedCnnMethod(Regression[RedCnnSettings]):
     """Ten layers of 5×5 kernels, trained on pairs."""
 
     Settings = RedCnnSettings
-    needs = Needs.PAIRED
+    supervision = Supervision.SUPERVISED
     title = "residual encoder–decoder CNN, supervised"
     reference = (
         "Chen et al.: Low-dose CT with a residual encoder-decoder convolutional neural network, IEEE TMI 2017"

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.networks.residual import RedNet
 
 
@@ -25,7 +25,7 @@ class RedNetMethod(Regression[RedNetSettings]):
     """Thirty layers of 3×3 kernels, trained on pairs."""
 
     Settings = RedNetSettings
-    needs = Needs.PAIRED
+    supervision = Supervision.SUPERVISED
     title = "very deep encoder–decoder with symmetric skips, supervised"
     reference = (
         "Mao, Shen, Yang: Image restoration using very deep convolutional encoder-decoder networks, NIPS 2016"

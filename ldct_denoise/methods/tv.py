@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma, on_array
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 
 
 class TvSettings(SigmaSettings):
@@ -25,7 +25,7 @@ class TotalVariation(Method[TvSettings]):
     """Piecewise smooth fit."""
 
     Settings = TvSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "total variation"
     reference = "Chambolle: An algorithm for total variation minimization and applications, JMIV 2004"
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Needs
+from ldct_denoise.methods.base import Supervision
 from ldct_denoise.networks.translation import MultiscaleEncoder, MultiscaleGenerator
 
 
@@ -42,7 +42,7 @@ class UNetMethod(Regression[UNetSettings]):
     """LIR's restoration network, supervised."""
 
     Settings = UNetSettings
-    needs = Needs.PAIRED
+    supervision = Supervision.SUPERVISED
     title = "LIR's restoration network (residual U-Net), supervised"
     reference = "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015; here as in LIR's multiscale form"
 

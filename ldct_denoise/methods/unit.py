@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._forms import encoder, generator
 from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
-from ldct_denoise.methods.base import Batch, Losses, Needs
+from ldct_denoise.methods.base import Batch, Losses, Supervision
 from ldct_denoise.networks.blocks import ResidualBlock
 from ldct_denoise.networks.translation import Code
 
@@ -35,7 +35,7 @@ class Unit(TranslationGan[UnitSettings]):
     """Shared-latent-space translation."""
 
     Settings = UnitSettings
-    needs = Needs.UNPAIRED
+    supervision = Supervision.UNPAIRED
     title = "variational autoencoders with a shared latent space, unpaired"
     reference = "Liu, Breuel, Kautz: Unsupervised image-to-image translation networks, NIPS 2017"
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma, on_array
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.networks.blocks import on_multiple
 
 #: Images are padded to multiples of this, so that the longest filters fit.
@@ -42,7 +42,7 @@ class Wavelet(Method[WaveletSettings]):
     """Soft threshold of wavelet coefficients, chosen for each subband."""
 
     Settings = WaveletSettings
-    needs = Needs.NOTHING
+    supervision = Supervision.NONE
     title = "wavelet shrinkage (BayesShrink)"
     reference = (
         "Chang, Yu, Vetterli: Adaptive wavelet thresholding for image denoising and compression, IEEE TIP 2000"

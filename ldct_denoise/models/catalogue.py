@@ -25,7 +25,7 @@ class MethodEntry:
     """A method: its name, the supervision it needs, one line on what it is, its source, recipes that train it."""
 
     name: str
-    needs: str
+    supervision: str
     title: str
     reference: str
     recipes: tuple[str, ...]
@@ -69,9 +69,9 @@ def _method(name: str, its_recipes: tuple[str, ...]) -> MethodEntry:
                 continue
             if isinstance(target, ast.Name) and target.id in ("title", "reference") and value is not None:
                 told[target.id] = str(ast.literal_eval(value))
-            if isinstance(target, ast.Name) and target.id == "needs" and isinstance(value, ast.Attribute):
-                told["needs"] = value.attr.lower().replace("_", " ")
-    return MethodEntry(name, told["needs"], told["title"], told["reference"], its_recipes)
+            if isinstance(target, ast.Name) and target.id == "supervision" and isinstance(value, ast.Attribute):
+                told["supervision"] = value.attr.lower().replace("_", " ")
+    return MethodEntry(name, told["supervision"], told["title"], told["reference"], its_recipes)
 
 
 def models() -> list[ModelEntry]:

@@ -11,14 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ldct_denoise import __version__, methods
 from ldct_denoise.config import assignment, recipes
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.output import write_whole
 
 #: The model that `apply` uses when none is named.
@@ -42,7 +44,7 @@ class TrainedModel:
     card : dict
         Data, seed, versions, figures: what its file's metadata hold.
     checksum : str
-        SHA-256 of its file, or of its method's name and settings where nothing was trained.
+        SHA-256 of all that decides its output (:func:`model_checksum`). It is part of the UIDs of derived series.
     """
 
     name: str
@@ -117,7 +119,7 @@ def load_model(name: str | Path) -> TrainedModel:
 
 def _untrained(text: str) -> TrainedModel:
     name, _, settings = text.partition(":")
-    if methods.find(name).needs is not Needs.NOTHING:
+    if methods.find(name).supervision is not Supervision.NONE:
         recipe = name if name in recipes() else f"{name}-ct"
         raise ModelError(
             f"model {name!r}: this method must be trained first: ldct-denoise train --config {recipe} …"
@@ -151,5 +153,30 @@ def _read(path: Path, name: str) -> TrainedModel:
     if wanted.keys() != tensors.keys() or any(wanted[key].shape != tensors[key].shape for key in wanted):
         raise ModelError(f"{path}: its weights do not fit method {metadata['method']} of version {__version__}")
     method.load_state_dict(tensors, strict=False)
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-    return TrainedModel(name, method.eval(), metadata["method"], scale, json.loads(metadata["card"]), checksum)
+    card, checksum = json.loads(metadata["card"]), model_checksum(metadata, tensors)
+    return TrainedModel(name, method.eval(), metadata["method"], scale, card, checksum)
+
+
+def model_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over all that decides a model's output: method, settings, HU range, weights.
+
+    Renaming a setting changes the digest but not the output, so UIDs of derived series should not change either. A
+    file whose settings were renamed therefore has the entry ``published_as``: a mapping of its new digest to the
+    checksum that it was published with. It does not apply to other weights, since their digest is another.
+
+    Parameters
+    ----------
+    metadata : mapping
+        Metadata of a model file.
+    tensors : mapping
+        Its weights by name.
+    """
+    digest = hashlib.sha256()
+    for key in ("method", "settings", "range_hu"):
+        digest.update(metadata[key].encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    published: dict[str, str] = json.loads(metadata.get("published_as", "{}"))
+    return published.get(digest.hexdigest(), digest.hexdigest())

@@ -51,7 +51,7 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     differences = ", ".join(_differences(model.method, run.method))
     fresh = run.method.restoration_parameters()
     kept = {
-        name: _with_neighbours(weights, fresh.get(name), run.method.neighbours)
+        name: _with_neighbours(weights, fresh.get(name), run.method.context_slices)
         for name, weights in model.method.restoration_parameters().items()
     }
     if kept.keys() != fresh.keys() or any(kept[name].shape != fresh[name].shape for name in kept):

@@ -27,7 +27,7 @@ from ldct_denoise.data.training_set import TrainingSet, make_training_set
 from ldct_denoise.distributed import World, emulates_bf16
 from ldct_denoise.distributed import world as join_world
 from ldct_denoise.errors import ConfigError, OutputError
-from ldct_denoise.methods.base import Method, Needs
+from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import MODEL_FILE, save_model
 from ldct_denoise.output import write_whole
 from ldct_denoise.training.fine_tuning import warm_start
@@ -140,10 +140,10 @@ class _Trainer:
         data = make_training_set(
             self.config,
             self.pools,
-            needs_of(self.config),
+            supervision_of(self.config),
             self._say_first,
             self.output / SCRATCH,
-            run.method.neighbours,
+            run.method.context_slices,
         )
         sample = data.patches[0]
         self.stepper.require_losses(run, sample)
@@ -311,6 +311,6 @@ def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in losses.items()}
 
 
-def needs_of(config: Config) -> Needs:
+def supervision_of(config: Config) -> Supervision:
     """The supervision that the configured method is trained with."""
-    return methods.find(config.method).needs
+    return methods.find(config.method).supervision
