@@ -321,7 +321,7 @@ window.addEventListener("load", async () => {
   const wait = (ms) => new Promise((done) => setTimeout(done, ms));
   let exported = null;
   URL.createObjectURL = (blob) => { exported = blob.text(); return "#"; };
-  for (const choice of ["A", "equal", "B"]) { document.querySelector(`[data-choice=${choice}]`).click(); await wait(200); }
+  for (const choice of ["A", "equal", "B"]) { await wait(200); document.querySelector(`[data-choice=${choice}]`).click(); }
   const state = document.getElementById("rating-state").textContent;
   document.getElementById("export").click();
   document.title = "RESULT" + JSON.stringify({ state, text: await exported });

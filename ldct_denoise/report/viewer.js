@@ -1,8 +1,11 @@
 "use strict";
 // Slices in real HU: decode, window, draw side by side with one zoom; and tables that sort. No library, no network.
+// `view` is what the reader asked for; `shown` is the slice on the screen, from which every number is read. They differ
+// while a slice is being decoded.
 
 const slides = JSON.parse(document.getElementById("slides").textContent);
 const view = { slide: 0, level: 40, width: 400, zoom: 1, x: 0, y: 0, circle: null };  // x, y: shift in image pixels
+let shown = null, draws = 0;
 const find = (id) => document.getElementById(id);
 
 async function inflate(text) {
@@ -26,12 +29,15 @@ async function decodeMask(text, count) {
   return mask;
 }
 
-async function load(slide) {
-  if (slide.ready) return slide;
+function load(slide) {  // once for each slice, however often it is asked for
+  slide.loading ??= decode(slide);
+  return slide.loading;
+}
+
+async function decode(slide) {
   slide.hu = {}; slide.regions = {};
   for (const [name, text] of Object.entries(slide.panels)) slide.hu[name] = await decodeHu(text, slide.rows, slide.columns);
   for (const [name, text] of Object.entries(slide.masks)) slide.regions[name] = await decodeMask(text, slide.rows * slide.columns);
-  slide.ready = true;
   return slide;
 }
 
@@ -110,7 +116,11 @@ function outline(data, slide) {
 }
 
 async function draw() {
-  const slide = await load(slides[view.slide]), panels = panelsOf(slide), holder = find("panels");
+  const turn = ++draws, holder = find("panels");
+  if (shown !== slides[view.slide]) setShown(shown, true);
+  const slide = await load(slides[view.slide]);
+  if (turn !== draws) return;  // a later draw shows the slice and the window that are wanted now
+  const panels = panelsOf(slide);
   while (holder.children.length > panels.length) holder.lastChild.remove();
   while (holder.children.length < panels.length) {
     const figure = document.createElement("figure");
@@ -125,11 +135,19 @@ async function draw() {
   readCircle(slide);
   find("slice-label").textContent = slide.label;
   find("level").value = Math.round(view.level); find("width").value = Math.round(view.width);
-  document.body.dataset.drawn = String(view.slide);
+  setShown(slide, false);
+}
+
+function setShown(slide, waiting) {  // nothing can be rated while another slice is on the screen than the one asked for
+  if (slide !== shown) find("cursor").textContent = "";
+  shown = slide;
+  find("panels").setAttribute("aria-busy", String(waiting));
+  find("rating")?.querySelectorAll("[data-choice]").forEach((button) => { button.disabled = waiting; });
+  document.body.dataset.drawn = waiting ? "" : String(slides.indexOf(slide));
 }
 
 function pixel(canvas, event) {
-  const box = canvas.getBoundingClientRect(), slide = slides[view.slide];
+  const box = canvas.getBoundingClientRect(), slide = shown;
   return [view.x + ((event.clientX - box.left) / box.width) * slide.columns / view.zoom,
     view.y + ((event.clientY - box.top) / box.height) * slide.rows / view.zoom];
 }
@@ -156,8 +174,8 @@ function listen(canvas) {
     draw();
   });
   canvas.addEventListener("pointermove", (event) => {
-    const slide = slides[view.slide], [x, y] = pixel(canvas, event).map(Math.floor);
-    if (slide.ready && x >= 0 && y >= 0 && x < slide.columns && y < slide.rows) {
+    const slide = shown, [x, y] = pixel(canvas, event).map(Math.floor);
+    if (x >= 0 && y >= 0 && x < slide.columns && y < slide.rows) {
       const values = Object.entries(slide.hu).map(([name, hu]) => `${name} ${hu[y * slide.columns + x]}`);
       find("cursor").textContent = `row ${y + slide.origin[0]}, column ${x + slide.origin[1]}: ${values.join(" | ")} HU`;
     }

@@ -1,0 +1,141 @@
+"""The report's viewer shows, and reads HU from, the slice that was asked for last, however slowly slices decode."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldct_denoise.report.interactive import BlindedReading, review
+from ldct_denoise.volume import Geometry, Volume
+from tests.chromium import Chromium
+
+#: The first slices decode slowest, so that their decoding ends after that of slices that were asked for later.
+SLOW = """
+{
+  let streams = 0;
+  const fast = Response.prototype.arrayBuffer;
+  Response.prototype.arrayBuffer = async function () {
+    const delay = Math.max(20, 400 - 60 * streams++);
+    await new Promise((done) => setTimeout(done, delay));
+    return fast.call(this);
+  };
+}
+"""
+SLICES, ROWS, COLUMNS = 8, 96, 96
+
+
+def flat_slices(offset_hu: float) -> Volume:
+    """Every slice has one value, from which its index can be read: 100 × index, and an offset."""
+    geometry = Geometry(
+        np.arange(SLICES)[:, None] * np.array([0, 0, 2.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), ROWS, COLUMNS
+    )
+    hu = np.zeros((SLICES, ROWS, COLUMNS)) + 100 * np.arange(SLICES)[:, None, None] + offset_hu
+    return Volume(hu, geometry, f"{offset_hu}", "patient", "flat")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("review") / "review.html"
+    path.write_text(review({"input": flat_slices(0), "output": flat_slices(7)}).html)
+    return path
+
+
+GREY = """document.querySelectorAll("#panels canvas")[0].getContext("2d").getImageData(48, 48, 1, 1).data[0]"""
+
+
+def shown_hu(browser: Chromium) -> float:
+    """HU of the first panel's pixels as drawn, by the window of level 400 and width 1000 (a grey level is 4 HU)."""
+    return browser.run(GREY) / 255 * 1000 - 100
+
+
+def open_fresh(page: Path) -> Chromium:
+    """A browser whose page has been asked for its first slice, which is still being decoded."""
+    browser = Chromium(900, 1600)
+    browser.open(page.as_uri(), before=SLOW)
+    browser.run("view.level = 400, view.width = 1000, document.getElementById('preset').value = ''")
+    return browser
+
+
+@pytest.mark.parametrize("notches", [(3, -3), (5, -2), (7, -7, 4), (1, 1, 1, -1)])
+def test_fast_wheel_turns_end_at_the_right_slice(page, notches):
+    with open_fresh(page) as browser:
+        browser.wait("document.querySelector('#panels canvas')")
+        x, y = browser.middle("#panels canvas")
+        for turn in notches:
+            browser.wheel(x, y, turn)
+        wanted = sum(notches)
+        browser.wait(f"document.body.dataset.drawn === '{wanted}'")
+        browser.run("new Promise((done) => setTimeout(done, 1500))")  # whatever still decodes has ended
+        assert browser.run("view.slide") == wanted
+        assert browser.run("document.body.dataset.drawn") == str(wanted)
+        assert browser.run("document.getElementById('slice-label').textContent") == f"z = {2 * wanted:.1f} mm"
+        assert shown_hu(browser) == pytest.approx(100 * wanted, abs=4)
+        browser.mouse("mouseMoved", x + 1, y + 1)
+        text = browser.run("document.getElementById('cursor').textContent")
+        assert text.endswith(f"input {100 * wanted} | output {100 * wanted + 7} HU")
+        assert browser.failures == []
+
+
+def test_the_cursor_reads_the_slice_that_is_shown(page):
+    """While another slice decodes, the picture and the read-out stay together."""
+    with open_fresh(page) as browser:
+        browser.wait("document.body.dataset.drawn === '0'")
+        x, y = browser.middle("#panels canvas")
+        browser.run("goto(6)")
+        for step in range(40):
+            browser.mouse("mouseMoved", x + step % 5, y)
+            grey, text = browser.run(f"[{GREY}, document.getElementById('cursor').textContent]")
+            read_hu = int(re.search(r"input (-?\d+)", text)[1])
+            assert grey / 255 * 1000 - 100 == pytest.approx(read_hu, abs=4)
+            if read_hu == 600:
+                break
+        assert read_hu == 600
+        assert browser.failures == []
+
+
+def test_a_slice_is_decoded_once(page):
+    """However often it is asked for while it is being decoded."""
+    with open_fresh(page) as browser:
+        browser.wait("document.body.dataset.drawn === '0'")
+        counted = "let decoded = 0; const plain = decodeHu; decodeHu = (...all) => (decoded++, plain(...all));"
+        browser.run(f"{counted} for (let i = 0; i < 20; i++) goto(5)")
+        browser.wait("document.body.dataset.drawn === '5'")
+        assert browser.run("decoded") == 2  # of input and output
+
+
+def test_a_rating_is_of_the_pair_that_was_shown(tmp_path):
+    """Wheel and buttons in fast turns: a button rates the pair on the screen, or nothing while none is."""
+    first, second = flat_slices(0), flat_slices(7)
+    path = tmp_path / "reading.html"
+    BlindedReading(first, second, ("a", "b"), range(SLICES), seed=1).write_page(path)
+    with open_fresh(path) as browser:
+        browser.run("""{
+            window.exported = null;
+            URL.createObjectURL = (blob) => { exported = blob.text(); return "#"; };
+            window.log = [];
+            for (const button of document.querySelectorAll("[data-choice]")) button.addEventListener("click", () => {
+              const canvas = document.querySelector("#panels canvas");
+              const grey = canvas?.getContext("2d").getImageData(48, 48, 1, 1).data[0];
+              log.push([button.disabled, Math.round((grey / 255 * 1000 - 100) / 100)]);
+            }, { capture: true });
+        }""")
+        browser.wait("document.body.dataset.drawn === '0'")
+        x, y = browser.middle("#panels canvas")
+        choose = browser.middle("[data-choice=A]")
+        for turn in (2, -1, 3, -2):
+            browser.wheel(x, y, turn)
+            browser.click(*choose)
+        browser.run("new Promise((done) => setTimeout(done, 1500))")
+        browser.click(*choose)
+        browser.run("document.getElementById('export').click()")
+        rows = list(csv.DictReader(io.StringIO(browser.run("exported"))))
+        seen = json.loads(browser.run("JSON.stringify(log)"))
+        assert {int(row["reading"]) for row in rows} == {index for disabled, index in seen if not disabled}
+        assert rows
+        assert browser.failures == []
