@@ -12,7 +12,7 @@
 # # Compare methods
 #
 # Several denoisers on the same slices, with paired statistics. The command line does the same:
-# `ldct-denoise compare --dicom-root … --model fast --model bilateral --output …`
+# `ldct-denoise compare --dicom-root … --model lir-ct-small --model bilateral --output …`
 
 # %%
 import tempfile
@@ -27,7 +27,7 @@ from ldct_denoise.report.interactive import slice_figure
 
 work = Path(tempfile.mkdtemp())
 make_pool(work / "patients", patients=2, slices=3, size=256)
-models = [load_model("fast"), load_model("bilateral")]
+models = [load_model("lir-ct-small"), load_model("bilateral")]
 result = compare(work / "patients", models, windows=[WINDOWS["abdomen"]])
 
 # %%

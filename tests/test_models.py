@@ -23,6 +23,10 @@ def test_the_default_model_ships_and_is_small() -> None:
     assert "patients" in entry.trained_on
 
 
+def test_fast_is_an_alias_of_the_small_model() -> None:
+    assert load_model("fast").name == "lir-ct-small"
+
+
 @pytest.mark.parametrize("name", shipped_models())
 def test_the_models_saw_no_mayo_image(name: str) -> None:
     patients = load_model(name).training_patients

@@ -240,7 +240,7 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     assert (mine.data.patch, mine.data.noise) == (96, "measured")
     assert mine.settings["weights"] == theirs.settings["weights"] | {"tissue": 3.0}
     assert mine.training == theirs.training
-    assert load_config("lir-fast").settings == theirs.settings | {"width": 16, "blocks": 1}
+    assert load_config("lir-ct-small").settings == theirs.settings | {"width": 16, "blocks": 1}
 
 
 @pytest.mark.parametrize(

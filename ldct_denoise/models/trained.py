@@ -25,6 +25,8 @@ from ldct_denoise.output import write_whole
 
 #: The model that `apply` uses when none is named.
 DEFAULT_MODEL = "lir-ct"
+#: Short names of shipped models.
+ALIASES = {"fast": "lir-ct-small"}
 MODEL_FILE = "model.safetensors"
 
 
@@ -99,7 +101,7 @@ def load_model(name: str | Path) -> TrainedModel:
     ModelError, ConfigError
         If there is no such model, or its file cannot be used; a setting that is unknown or impossible.
     """
-    text = str(name)
+    text = ALIASES.get(str(name), str(name))
     if text in shipped_models():
         return _read(shipped_models()[text], text)
     path = Path(text)
