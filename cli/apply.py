@@ -22,7 +22,7 @@ from . import options
 @options.device
 @options.precision
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
-@options.ensemble
+@options.tta
 @click.option("--report", is_flag=True, help="Also measure input against output: OUTPUT-report.html.")
 @click.option(
     "--format",
@@ -31,12 +31,16 @@ from . import options
 )
 @click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), help="Lossless compression (DICOM).")
 @click.option(
-    "--private", type=click.Choice(["keep", "drop"]), default="keep", show_default=True, help="Private attributes."
+    "--private-tags",
+    type=click.Choice(["keep", "remove"]),
+    default="keep",
+    show_default=True,
+    help="Private attributes.",
 )
 @click.option(
-    "--keep-scanner-equipment", is_flag=True, help="Manufacturer stays the scanner's, for sites that select by it."
+    "--keep-manufacturer", is_flag=True, help="Manufacturer stays the scanner's, for sites that select by it."
 )
-@click.option("--classic", is_flag=True, help="Write Enhanced CT as classic CT images.")
+@click.option("--convert-enhanced", is_flag=True, help="Write Enhanced CT as classic CT images.")
 @click.option(
     "--deidentify", is_flag=True, help="Take the patient out (DICOM PS3.15 basic profile), for those who share."
 )
@@ -49,7 +53,7 @@ def command(
     device: str,
     precision: str,
     seed: int,
-    ensemble: bool,
+    tta: bool,
     **writing: Any,
 ) -> None:
     """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
@@ -63,7 +67,7 @@ def command(
     from ldct_denoise.inference.slices import ApplySettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 
-    settings = ApplySettings(strength, device, precision, seed, ensemble=ensemble)  # type: ignore[arg-type]
+    settings = ApplySettings(strength, device, precision, seed, tta=tta)  # type: ignore[arg-type]
     with options.progress_bar("denoising") as progress:
         loaded, writes = load_model(model or DEFAULT_MODEL), WriteSettings(**writing)
         written = apply(series, loaded, output, settings, writes, progress, partial(click.echo, err=True))

@@ -88,10 +88,10 @@ def _show(measure: Callable[..., Benchmark], json_path: Path | None, overwrite: 
 
     from rich.table import Table
 
-    from ldct_denoise.output import require_free, write_whole
+    from ldct_denoise.output import atomic_write, check_writable
 
     if json_path is not None:
-        require_free(json_path, overwrite)
+        check_writable(json_path, overwrite)
     measured = measure(say=partial(click.echo, err=True))
     machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items() if value)
     table = Table(title=f"{measured.what}: {measured.when}; {machine}", title_justify="left")
@@ -104,4 +104,4 @@ def _show(measure: Callable[..., Benchmark], json_path: Path | None, overwrite: 
     options.console().print(table)
     if json_path is not None:
         text = json.dumps(measured.as_json(), indent=2, allow_nan=False)
-        write_whole(json_path, lambda part: part.write_text(text, encoding="utf-8"))
+        atomic_write(json_path, lambda part: part.write_text(text, encoding="utf-8"))

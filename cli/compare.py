@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @options.extended
 @click.option("--include-training-patients", is_flag=True, help="Also patients that a model was trained on.")
 @click.option("--repeat", type=click.IntRange(min=1), default=1, help="Seeds for methods that are random.")
-@click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
-@options.ensemble
+@click.option("--include-patient-ids", is_flag=True, help="Name the patients in the report.")
+@options.tta
 @options.device
 @options.precision
 @options.overwrite
@@ -56,8 +56,8 @@ def command(
     extended: bool,
     include_training_patients: bool,
     repeat: int,
-    show_patients: bool,
-    ensemble: bool,
+    include_patient_ids: bool,
+    tta: bool,
     device: str,
     precision: str,
     overwrite: bool,
@@ -70,16 +70,16 @@ def command(
     from ldct_denoise.evaluation.compare import compare, compare_on_images
     from ldct_denoise.inference.slices import ApplySettings
     from ldct_denoise.models.trained import load_model
-    from ldct_denoise.output import prepare_folder
+    from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_comparison
 
     if (dicom_root is None) == (images is None):
         raise click.UsageError("give either --dicom-root or --images")
     if images and (windows or protocol or rois or contrasts or extended):
         raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
-    what = options.asked(windows, protocol, rois, contrasts, extended)
-    prepare_folder(output, overwrite)
-    settings = ApplySettings(device=device, precision=precision, ensemble=ensemble)  # type: ignore[arg-type]
+    what = options.measurement_options(windows, protocol, rois, contrasts, extended)
+    make_output_folder(output, overwrite)
+    settings = ApplySettings(device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
         if dicom_root is None:
@@ -97,7 +97,7 @@ def command(
                 progress=bar,
                 **what,
             )
-    write_comparison(result, output, overwrite=True, show_patients=show_patients)
+    write_comparison(result, output, overwrite=True, include_patient_ids=include_patient_ids)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo("\n".join(result.lines()))

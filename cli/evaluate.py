@@ -32,7 +32,7 @@ from . import options
 )
 @options.extended
 @click.option("--pdf", is_flag=True, help="Also summary.pdf: one page for the file.")
-@click.option("--show-patients", is_flag=True, help="Name the patients in the report.")
+@click.option("--include-patient-ids", is_flag=True, help="Name the patients in the report.")
 @options.overwrite
 def command(
     candidate: Path,
@@ -46,7 +46,7 @@ def command(
     inserts: tuple[str, ...],
     extended: bool,
     pdf: bool,
-    show_patients: bool,
+    include_patient_ids: bool,
     overwrite: bool,
 ) -> None:
     """Measure CANDIDATE (a series, folder or volume) against its reference.
@@ -56,12 +56,12 @@ def command(
     from ldct_denoise.evaluation.evaluate import evaluate, images_under
     from ldct_denoise.evaluation.inserts import Insert
     from ldct_denoise.io.dose_labels import Dose
-    from ldct_denoise.output import prepare_folder
+    from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_evaluation
 
-    what = options.asked(windows, protocol, rois, contrasts, extended)
+    what = options.measurement_options(windows, protocol, rois, contrasts, extended)
     rods = [Insert.parse(text) for text in inserts]
-    prepare_folder(output, overwrite)
+    make_output_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
             images_under(candidate),
@@ -71,7 +71,7 @@ def command(
             progress=lambda done, total: bar(done, total, ""),
             **what,
         )
-    write_evaluation(result, output, overwrite=True, show_patients=show_patients, pdf=pdf)
+    write_evaluation(result, output, overwrite=True, include_patient_ids=include_patient_ids, pdf=pdf)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo("\n".join(result.lines()))

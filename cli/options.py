@@ -33,8 +33,8 @@ precision = click.option(
     show_default=True,
     help="bf16 is faster where the device has it.",
 )
-ensemble = click.option(
-    "--ensemble", is_flag=True, help="Mean over eight flips and turns: a little better, eight times slower."
+tta = click.option(
+    "--tta", is_flag=True, help="Test-time augmentation: average over 8 flips and rotations (8× slower)."
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
@@ -68,7 +68,7 @@ contrasts = click.option(
 extended = click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
 
 
-def asked(
+def measurement_options(
     windows: tuple[str, ...],
     protocol: str | None,
     rois: tuple[str, ...],

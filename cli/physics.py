@@ -55,11 +55,11 @@ def command(
     from ldct_denoise.evaluation.phantom_study import StudySettings, restore_with, study_phantom
     from ldct_denoise.inference.slices import ApplySettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
-    from ldct_denoise.output import prepare_folder
+    from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.phantom import sentences, write_phantom_report
 
     settings = StudySettings(dose=dose, lesion_hu=lesion, realisations=realisations, seed=seed)
-    prepare_folder(output, overwrite)
+    make_output_folder(output, overwrite)
     loaded = load_model(model or DEFAULT_MODEL)
     with options.progress_bar("measuring") as bar:
         found = study_phantom(

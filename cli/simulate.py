@@ -23,11 +23,15 @@ from . import options
     help="Of the rays.",
 )
 @click.option(
-    "--source-distance", type=click.FloatRange(100, 2000), default=595.0, show_default=True, metavar="MM",
-    help="Fan: from the source to the centre of rotation.",
-)  # fmt: skip
+    "--source-isocenter-distance",
+    type=click.FloatRange(100, 2000),
+    default=595.0,
+    show_default=True,
+    metavar="MM",
+    help="Distance of the X-ray source from the isocenter (fan geometry only).",
+)
 @click.option(
-    "--kernel-model", type=options.EXISTING, help="Noise spectrum of the kernel.  [default: measured in NORMAL]"
+    "--noise-model", type=options.EXISTING, help="Noise spectrum of the kernel.  [default: measured in NORMAL]"
 )
 @click.option(
     "--electronic-noise", type=click.FloatRange(0), default=None, metavar="MA",
@@ -37,7 +41,10 @@ from . import options
     "--bow-tie", type=click.FloatRange(0, 1), default=None, help="0: no bow-tie filter; 1: a strong one."
 )
 @click.option(
-    "--modulation", type=click.FloatRange(0, 1), default=None, help="Of the tube current with the angle; 0: none."
+    "--tube-current-modulation",
+    type=click.FloatRange(0, 1),
+    default=None,
+    help="Of the tube current with the angle; 0: none.",
 )
 @click.option(
     "--format", "format_", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]"
@@ -50,11 +57,11 @@ def command(
     output: Path,
     seed: int,
     geometry: Literal["parallel", "fan"],
-    source_distance: float,
-    kernel_model: Path | None,
+    source_isocenter_distance: float,
+    noise_model: Path | None,
     electronic_noise: float | None,
     bow_tie: float | None,
-    modulation: float | None,
+    tube_current_modulation: float | None,
     format_: Literal["dicom", "nifti"] | None,
     device: str,
     overwrite: bool,
@@ -72,10 +79,10 @@ def command(
     from ldct_denoise.physics.scanner import DEFAULT_SCANNER
     from ldct_denoise.physics.simulate_series import Simulation, simulate
 
-    given = {"electronic_noise_ma": electronic_noise, "bow_tie": bow_tie, "modulation": modulation}
+    given = {"electronic_noise_ma": electronic_noise, "bow_tie": bow_tie, "modulation": tube_current_modulation}
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_distance, **changed)
-    model = NoiseModel.load(kernel_model) if kernel_model else None
+    scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_isocenter_distance, **changed)
+    model = NoiseModel.load(noise_model) if noise_model else None
     simulation = Simulation(dose, seed, scanner, model)
     with options.progress_bar("simulating") as progress:
         written = simulate(

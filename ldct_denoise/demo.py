@@ -19,8 +19,8 @@ from ldct_denoise.io.dose_labels import Dose, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_file
 from ldct_denoise.models.trained import load_model
-from ldct_denoise.output import prepare_folder
-from ldct_denoise.phantoms.folder import PARTIAL
+from ldct_denoise.output import make_output_folder
+from ldct_denoise.phantoms.folder import PARTIAL_PREFIX
 from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.report.pictures import save_comparison
 from ldct_denoise.report.write import write_evaluation
@@ -78,7 +78,7 @@ def run_demo(
     OutputError
         If ``output`` holds files and ``overwrite`` is not given, or anything that no demo makes.
     """
-    prepare_folder(output, overwrite)
+    make_output_folder(output, overwrite)
     _remove_earlier(output)
     say("making three synthetic patients at normal and quarter dose")
     patients = output / "patients"
@@ -112,7 +112,7 @@ def _remove_earlier(output: Path) -> None:
     patients = output / MADE[0]
     strange = [item for item in output.iterdir() if item.name not in MADE or item.is_symlink()]
     inside = patients.iterdir() if patients.is_dir() else ()
-    strange += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL)]
+    strange += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL_PREFIX)]
     if strange:
         raise OutputError(f"{output}: holds {strange[0].name}, which no demo made; give another folder")
     for item in output.iterdir():

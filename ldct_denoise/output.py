@@ -10,7 +10,7 @@ from pathlib import Path
 from ldct_denoise.errors import OutputError
 
 
-def prepare_folder(output: Path, overwrite: bool) -> None:
+def make_output_folder(output: Path, overwrite: bool) -> None:
     """Make the folder; refuse one that holds something, unless told to overwrite.
 
     Raises
@@ -28,7 +28,7 @@ def prepare_folder(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output}: cannot be made ({error.strerror}); give a folder you may write") from None
 
 
-def require_free(path: Path, overwrite: bool) -> None:
+def check_writable(path: Path, overwrite: bool) -> None:
     """Refuse a place where a file cannot be written or must not be, before anything is computed for it.
 
     Raises
@@ -45,7 +45,7 @@ def require_free(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path}: cannot be written, since {above} takes no files; give another place")
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, and give it its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The whole name ends the temporary one: writers tell the format by it.
@@ -59,7 +59,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
-def folders(output: Path, uids: Iterable[str]) -> Iterator[Path]:
+def series_subfolders(output: Path, uids: Iterable[str]) -> Iterator[Path]:
     """A subfolder for each of several series, named by its UID; further stacks of one UID are numbered."""
     seen: dict[str, int] = {}
     for uid in uids:

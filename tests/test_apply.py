@@ -97,10 +97,10 @@ class Lopsided(Shift):
         return image + 10 / self.scale.width_hu * (rows[:, None] + 2 * columns)
 
 
-def test_the_ensemble_turns_each_slice_and_back() -> None:
+def test_tta_turns_each_slice_and_back() -> None:
     source, once = random_volume(), ApplySettings()
     lopsided = TrainedModel("lopsided", Lopsided(0, DEFAULT_SCALE), "lopsided", DEFAULT_SCALE, {}, "0" * 64)
-    every = ApplySettings(ensemble=True)
+    every = ApplySettings(tta=True)
     for (index, even), (_, uneven) in zip(
         restore_slices(source, lopsided, every), restore_slices(source, lopsided, once), strict=True
     ):
@@ -225,14 +225,14 @@ def test_a_volume_takes_no_setting_that_only_dicom_has(series: Series, tmp_path:
     for told, writing in {
         "--deidentify": WriteSettings(deidentify=True),
         "--compress": WriteSettings(compress="rle"),
-        "--private drop": WriteSettings(private="drop"),
-        "--keep-scanner-equipment": WriteSettings(keep_scanner_equipment=True),
-        "--classic": WriteSettings(classic=True),
+        "--private-tags remove": WriteSettings(private_tags="remove"),
+        "--keep-manufacturer": WriteSettings(keep_manufacturer=True),
+        "--convert-enhanced": WriteSettings(convert_enhanced=True),
     }.items():
         with pytest.raises(ConfigError, match=told):
             apply(tmp_path / "in.nii", shift_model(), tmp_path / "out.nii", writing=writing)
-    with pytest.raises(ConfigError, match="--classic"):
-        apply(tmp_path / "in", shift_model(), tmp_path / "out.nii", writing=WriteSettings(classic=True))
+    with pytest.raises(ConfigError, match="--convert-enhanced"):
+        apply(tmp_path / "in", shift_model(), tmp_path / "out.nii", writing=WriteSettings(convert_enhanced=True))
     assert not (tmp_path / "out.nii").exists()
 
 
@@ -326,11 +326,11 @@ def test_nothing_to_denoise_is_told(tmp_path: Path) -> None:
 
 
 def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -> None:
-    settings = ApplySettings(seed=7, ensemble=True)
+    settings = ApplySettings(seed=7, tta=True)
     apply_series(series, shift_model(1), tmp_path / "out", settings, writing=WriteSettings(report=True))
     report = (tmp_path / "out-report.html").read_text(encoding="utf-8")
     assert "<html" in report.lower()
-    told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and turns<")
+    told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and rotations<")
     assert [text for text in told if text not in report] == []
 
 

@@ -155,7 +155,7 @@ def test_the_ledger_tells_what_lies_there_last(tree: Path, tmp_path: Path) -> No
     assert again.slices == 0
 
 
-@pytest.mark.parametrize("changed", [{"private": "drop"}, {"keep_scanner_equipment": True}])
+@pytest.mark.parametrize("changed", [{"private_tags": "remove"}, {"keep_manufacturer": True}])
 def test_what_a_series_does_not_tell_is_not_taken_for_done(
     tree: Path, tmp_path: Path, changed: dict[str, Any]
 ) -> None:
@@ -225,7 +225,7 @@ def test_several_series_do_not_go_into_one_file(tree: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "told",
-    [{"compress": "rle"}, {"private": "drop"}, {"classic": True}, {"keep_scanner_equipment": True}],
+    [{"compress": "rle"}, {"private_tags": "remove"}, {"convert_enhanced": True}, {"keep_manufacturer": True}],
 )
 def test_settings_of_dicom_are_for_the_dicom_of_a_tree(tree: Path, tmp_path: Path, told: dict[str, Any]) -> None:
     """As `phantom` writes it: the truth lies beside the series, as a volume."""

@@ -60,7 +60,7 @@ def volumes(files, names, apart_mm):
 def measured(files, capsys, *, reference="ref"):
     code, _, err = run_cli(
         capsys, "evaluate", files / "den", "--reference", files / reference, "--input", files / "low",
-        "--output", files / "e", "--window", "full", "--overwrite", "--show-patients",
+        "--output", files / "e", "--window", "full", "--overwrite", "--include-patient-ids",
     )  # fmt: skip
     assert code == 0, err
     assert "not measured" not in err

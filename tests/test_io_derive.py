@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread, filewriter
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
-from ldct_denoise.io.derived.attributes import Derivation, describe
+from ldct_denoise.io.derived.attributes import Derivation, set_derivation_attributes
 from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.derived.derived_series import DerivedWriter
@@ -279,7 +279,7 @@ def test_equipment_is_ours_and_the_scanner_contributes(derived: Dataset) -> None
 
 def test_the_scanner_can_stay_in_general_equipment(tmp_path: Path) -> None:
     series = only_series(make_source(tmp_path / "in"))
-    image = dcmread(derive(series, tmp_path / "out", keep_scanner_equipment=True) / "0001.dcm")
+    image = dcmread(derive(series, tmp_path / "out", keep_manufacturer=True) / "0001.dcm")
     assert (image.Manufacturer, image.StationName) == ("SCANNERS Inc", "CT1")
     (item,) = image.ContributingEquipmentSequence
     assert item.Manufacturer == "ldct-denoise"
@@ -313,7 +313,7 @@ def test_a_description_of_several_values_becomes_one(tmp_path: Path) -> None:
 def test_a_time_zone_that_no_place_has_is_taken_for_none(zone: str) -> None:
     image = Dataset()
     image.TimezoneOffsetFromUTC = zone
-    describe(image, MODEL, CREATED, keep_scanner_equipment=False)
+    set_derivation_attributes(image, MODEL, CREATED, keep_manufacturer=False)
     assert (image.ContentDate, image.ContentTime) == ("20261121", "120000.000000")
 
 
@@ -410,7 +410,7 @@ def test_private_attributes_are_dropped_on_request(tmp_path: Path) -> None:
     image = dcmread(source / "1-001.dcm")
     image.private_block(0x0099, "OTHER", create=True).add_new(1, "LO", "x")
     image.save_as(source / "1-001.dcm")
-    image = dcmread(derive(only_series(source), tmp_path / "out", private="drop") / "0001.dcm")
+    image = dcmread(derive(only_series(source), tmp_path / "out", private_tags="remove") / "0001.dcm")
     assert not any(tag.is_private for tag in image.keys())  # noqa: SIM118
 
 

@@ -106,7 +106,7 @@ def test_one_frame_changes_by_its_own_slope(series: Frames, tmp_path: Path) -> N
 
 
 def test_classic_on_request(series: Frames, tmp_path: Path) -> None:
-    files = sorted(derive(series, tmp_path / "out", classic=True).iterdir())
+    files = sorted(derive(series, tmp_path / "out", convert_enhanced=True).iterdir())
     assert len(files) == FRAMES
     source = dcmread(series.slices[0].path)
     for frame, path in enumerate(files):
@@ -127,7 +127,7 @@ def test_classic_on_request(series: Frames, tmp_path: Path) -> None:
 def test_dciodvfy_finds_no_error(series: Frames, tmp_path: Path) -> None:
     assert errors(Path(series.slices[0].path)) == set()
     assert errors(derive(series, tmp_path / "out") / "0001.dcm") == set()
-    for path in derive(series, tmp_path / "classic", classic=True).iterdir():
+    for path in derive(series, tmp_path / "classic", convert_enhanced=True).iterdir():
         assert errors(path) == set()
 
 
@@ -138,7 +138,7 @@ def test_an_image_type_of_one_value(series: Frames, tmp_path: Path) -> None:
     image.save_as(path)
     (output,) = derive(series, tmp_path / "out").iterdir()
     assert list(dcmread(output).ImageType) == ["DERIVED", "PRIMARY", "VOLUME", "FILTERED"]
-    first = sorted(derive(series, tmp_path / "classic", classic=True).iterdir())[0]
+    first = sorted(derive(series, tmp_path / "classic", convert_enhanced=True).iterdir())[0]
     assert list(dcmread(first).ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
 
 

@@ -310,7 +310,7 @@ def test_enhanced_in_enhanced_out_through_apply(
 def test_enhanced_in_classic_out_through_apply(tmp_path: Path) -> None:
     make_enhanced(tmp_path / "in" / "enhanced")
     (series,) = series_of(tmp_path / "in")
-    apply_series(series, shift_model(), tmp_path / "out", ApplySettings(0), WriteSettings(classic=True))
+    apply_series(series, shift_model(), tmp_path / "out", ApplySettings(0), WriteSettings(convert_enhanced=True))
     (back,) = scan(tmp_path / "out", include_derived=True).series
     assert [ref.frame for ref in back.slices] == [None] * FRAMES
     np.testing.assert_array_equal(back.geometry.positions_mm, series.geometry.positions_mm)

@@ -260,17 +260,17 @@ def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> N
 # ---- use ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ensemble", [False, True])
-def test_every_slice_is_restored_with_those_beside_it(ensemble: bool) -> None:
+@pytest.mark.parametrize("tta", [False, True])
+def test_every_slice_is_restored_with_those_beside_it(tta: bool) -> None:
     source, trained = water_disc("A", 40, 0, 5), model()
-    settings = ApplySettings(ensemble=ensemble)
+    settings = ApplySettings(tta=tta)
     every = dict(restore_slices(source, trained, settings))
     assert list(every) == list(range(5))
     some = list(restore_slices(source, trained, settings, [3, 1]))
     assert [index for index, _ in some] == [3, 1]
     for index, hu in some:
         np.testing.assert_array_equal(hu, every[index])
-    if not ensemble:
+    if not tta:
         stack = torch.from_numpy(Scale().to_unit(source.hu[[0, 0, 1]].clip(-1024, 3072)))[None]
         with torch.inference_mode():
             expected = Scale().to_hu(trained.method.restore(stack))[0, 0].numpy()
@@ -323,16 +323,18 @@ def test_a_derived_image_names_every_slice_that_it_comes_of(tmp_path: Path) -> N
     assert same == [True, False]
 
 
-@pytest.mark.parametrize("classic", [False, True])
-def test_frames_of_enhanced_ct_name_those_beside_them(classic: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("convert_enhanced", [False, True])
+def test_frames_of_enhanced_ct_name_those_beside_them(convert_enhanced: bool, tmp_path: Path) -> None:
     make_enhanced(tmp_path / "in" / "enhanced.dcm")
     (source,) = find_images(tmp_path / "in").series
-    written = apply_series(source, model(), tmp_path / "out", writing=WriteSettings(classic=classic))
+    written = apply_series(
+        source, model(), tmp_path / "out", writing=WriteSettings(convert_enhanced=convert_enhanced)
+    )
     assert check_derived(source, written) == []
     images = [dcmread(path) for path in sorted(written.glob("*.dcm"))]
     items = (
         [image.SourceImageSequence for image in images]
-        if classic
+        if convert_enhanced
         else [
             frame.DerivationImageSequence[0].SourceImageSequence
             for frame in images[0].PerFrameFunctionalGroupsSequence

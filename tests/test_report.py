@@ -193,7 +193,7 @@ def test_columns_are_as_wide_as_their_names():
 
 def test_patients_are_named_when_asked_for(tmp_path):
     normal, low, _ = volumes(2)
-    write_report(evaluate(low, normal), tmp_path / "r.html", show_patients=True)
+    write_report(evaluate(low, normal), tmp_path / "r.html", include_patient_ids=True)
     assert "SECRET^NAME" in (tmp_path / "r.html").read_text()
 
 

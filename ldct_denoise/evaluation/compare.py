@@ -15,7 +15,7 @@ from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, n
 from ldct_denoise.evaluation.measure import REFERENCE, Place, What, measure_places, unmeasured
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import paired_statistics
-from ldct_denoise.inference.slices import DEFAULTS, ApplySettings, Progress, fits_told, restore_slices
+from ldct_denoise.inference.slices import DEFAULTS, ApplySettings, Progress, report_fit_progress, restore_slices
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
@@ -205,7 +205,7 @@ def _compare_pairs(
         for pair, case in zip(pairs, cases, strict=True)
         for place in _places(pair, case, contestants, timer, settings)
     )
-    with fits_told(models, progress or (lambda done, count, note: None), (0, total, "")) as tell:
+    with report_fit_progress(models, progress or (lambda done, count, note: None), (0, total, "")) as tell:
         rows, noise = measure_places(places, what, progress=lambda done, _: tell(done, total, ""), total=total)
     patients = {case.series: case.patient for case in cases}
     extra = {
@@ -220,7 +220,7 @@ def _compare_pairs(
 
 def _how_used(settings: ApplySettings) -> Iterator[str]:
     """What a reader of the numbers must know of how every model was used."""
-    if settings.ensemble:
+    if settings.tta:
         yield "each model's output is the mean over 8 flips and turns"
     if settings.precision != "fp32":
         yield f"networks computed in {settings.precision}"

@@ -146,10 +146,12 @@ def paired_statistics(
     return entries
 
 
-def numbered(patients: Mapping[str, str], show_patients: bool) -> dict[str, str]:
+def numbered(patients: Mapping[str, str], include_patient_ids: bool) -> dict[str, str]:
     """What each patient is called in files that go elsewhere: ``patient 1``, ``patient 2``, …, or the name."""
     names = dict.fromkeys(patients.values())
-    return {name: name if show_patients else f"patient {number}" for number, name in enumerate(names, start=1)}
+    return {
+        name: name if include_patient_ids else f"patient {number}" for number, name in enumerate(names, start=1)
+    }
 
 
 def _by_key(rows: Iterable[Measurement]) -> dict[Key, list[tuple[str, float]]]:

@@ -10,7 +10,7 @@ from ldct_denoise.export.formats import Format, read_onnx, read_torchscript, wri
 from ldct_denoise.export.network import HuModel
 from ldct_denoise.export.verify import require_same
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.output import require_free, write_whole
+from ldct_denoise.output import atomic_write, check_writable
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
         from ldct_denoise.export.bundle import write_bundle
 
         return Exported(output, format, write_bundle(model, network, output, overwrite))
-    require_free(output, overwrite)
+    check_writable(output, overwrite)
     differences: list[float] = []
 
     def write(part: Path) -> None:
@@ -62,7 +62,7 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
         writer(part, model, network)
         differences.append(require_same(network, reader(part), format))
 
-    write_whole(output, write)
+    atomic_write(output, write)
     return Exported(output, format, differences[0])
 
 

@@ -33,7 +33,7 @@ from ldct_denoise.io.dicom.series import Inventory, Series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import require_folder
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.output import folders
+from ldct_denoise.output import series_subfolders
 from ldct_denoise.volume import SliceSource
 
 
@@ -120,7 +120,9 @@ class _Tree:
         writing: WriteSettings,
     ) -> None:
         self.path, self.model, self.output, self.settings, self.writing = path, model, output, settings, writing
-        self.jobs = list(zip(series, folders(output, (_uid(source, writing) for source in series)), strict=True))
+        self.jobs = list(
+            zip(series, series_subfolders(output, (_uid(source, writing) for source in series)), strict=True)
+        )
         self.ledger = Ledger.beside(output)
         self.written: list[Path] = []
         self.failures: list[str] = []
@@ -196,10 +198,15 @@ class _Tree:
         w, derivation = self.writing, derivation_of(self.model, self.settings)
         if not isinstance(source, Series) or not _is_dicom(source, place, w):
             return False
-        if w.private != "keep" or w.keep_scanner_equipment:  # which the series itself does not tell
+        if w.private_tags != "keep" or w.keep_manufacturer:  # which the series itself does not tell
             return False
         if not holds_derived(
-            place, source, derivation, compress=w.compress, classic=w.classic, deidentify=w.deidentify
+            place,
+            source,
+            derivation,
+            compress=w.compress,
+            convert_enhanced=w.convert_enhanced,
+            deidentify=w.deidentify,
         ):
             return False
         self.ledger.add(self._entry(source, place))

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from ldct_denoise.errors import ConfigError, LdctDenoiseError, OutputError, PartialError
-from ldct_denoise.inference.slices import DEFAULTS, ApplySettings, Progress, Slices, fits_told, restore_slices
+from ldct_denoise.inference.slices import (
+    DEFAULTS,
+    ApplySettings,
+    Progress,
+    Slices,
+    report_fit_progress,
+    restore_slices,
+)
 from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.deidentify import public_uid, refuse_burned_in
 from ldct_denoise.io.derived.derived_series import DerivedWriter
@@ -50,11 +57,11 @@ class WriteSettings:
         Also measure input against output and write ``<output>-report.html`` beside the series.
     compress : str, optional
         Lossless transfer syntax for DICOM: ``jpegls``, ``j2k`` or ``rle``.
-    private : str
-        ``keep`` or ``drop`` private attributes.
-    keep_scanner_equipment : bool
+    private_tags : str
+        ``keep`` or ``remove`` private attributes.
+    keep_manufacturer : bool
         Leave the scanner in General Equipment; we are then the contributing equipment.
-    classic : bool
+    convert_enhanced : bool
         Write Enhanced CT as classic CT images.
     deidentify : bool
         Take the patient out (PS3.15 E.2); of a DICOM series only.
@@ -66,9 +73,9 @@ class WriteSettings:
     overwrite: bool = False
     report: bool = False
     compress: Literal["jpegls", "j2k", "rle"] | None = None
-    private: Literal["keep", "drop"] = "keep"
-    keep_scanner_equipment: bool = False
-    classic: bool = False
+    private_tags: Literal["keep", "remove"] = "keep"
+    keep_manufacturer: bool = False
+    convert_enhanced: bool = False
     deidentify: bool = False
     created: datetime | None = None
 
@@ -117,7 +124,7 @@ def _write(
     _refuse_settings(source, writing)
     _refuse_burned_in(source, output, writing)
     _refuse_report(_place(source, output, writing), writing)
-    with fits_told([model], progress, (0, len(source), source.name)) as tell:
+    with report_fit_progress([model], progress, (0, len(source), source.name)) as tell:
         slices = _counted(restore_slices(source, model, settings), source, tell)
         if isinstance(source, Series) and _is_dicom(source, output, writing):
             return _write_dicom(source, slices, output, derivation_of(model, settings), writing)
@@ -155,9 +162,9 @@ def _refuse_idle(name: str, jobs: Iterable[tuple[SliceSource, Path]], writing: W
     """Refuse settings of DICOM output where none of the series (each with its output) becomes DICOM."""
     given = {
         "--compress": writing.compress is not None,
-        "--private drop": writing.private == "drop",
-        "--keep-scanner-equipment": writing.keep_scanner_equipment,
-        "--classic": writing.classic,
+        "--private-tags remove": writing.private_tags == "remove",
+        "--keep-manufacturer": writing.keep_manufacturer,
+        "--convert-enhanced": writing.convert_enhanced,
     }
     idle = [name for name, is_given in given.items() if is_given]
     if writing.format == "dicom":  # each volume is refused for that
@@ -189,9 +196,9 @@ def _write_dicom(
             derivation,
             overwrite=writing.overwrite,
             compress=writing.compress,
-            private=writing.private,
-            keep_scanner_equipment=writing.keep_scanner_equipment,
-            classic=writing.classic,
+            private_tags=writing.private_tags,
+            keep_manufacturer=writing.keep_manufacturer,
+            convert_enhanced=writing.convert_enhanced,
             deidentify=writing.deidentify,
             created=writing.created,
         ) as writer,
@@ -245,7 +252,7 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
         high_hu=model.scale.high_hu,
         neighbours=model.method.context_slices,
         settings={"precision": settings.precision, "seed": str(settings.seed)}
-        | ({"ensemble": "mean of 8 flips and turns"} if settings.ensemble else {}),
+        | ({"tta": "mean of 8 flips and rotations"} if settings.tta else {}),
     )
 
 

@@ -52,7 +52,7 @@ class ApplySettings:
         For models that draw random numbers.
     guard_range : bool
         Leave pixels outside the model's HU range as they are; off for noisy photographs, whose noise leaves it.
-    ensemble : bool
+    tta : bool
         The mean over the eight flips and quarter turns of each slice, turned back: a little better, at eight times
         the cost (Timofte, Rothe, Van Gool, "Seven ways to improve example-based single image super resolution",
         CVPR 2016).
@@ -68,7 +68,7 @@ class ApplySettings:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     guard_range: bool = True
-    ensemble: bool = False
+    tta: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
@@ -136,7 +136,7 @@ def restore_slices(
 
 
 @contextmanager
-def fits_told(
+def report_fit_progress(
     models: Sequence[TrainedModel], progress: Progress, begin: tuple[int, int, str]
 ) -> Iterator[Progress]:
     """Within: a method that is fitted to each slice tells how far its fit is, in the note.
@@ -218,7 +218,7 @@ def _restore(
     image = torch.from_numpy(scale.to_unit(hu).astype(np.float32)).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         once = partial(method.restore, seed=settings.seed)
-        restored = _over_turns(once, image) if settings.ensemble else once(image)
+        restored = _over_turns(once, image) if settings.tta else once(image)
     result: NDArray[np.float32] = scale.to_hu(restored.float())[:, 0].cpu().numpy()
     return result
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.dicom.encoding import LARGEST_SIDE, MOST_FRAMES
 from ldct_denoise.io.dicom.filter import AXIAL_COSINE
-from ldct_denoise.output import require_free, write_whole
+from ldct_denoise.output import atomic_write, check_writable
 from ldct_denoise.volume import Geometry, SliceSource, Volume
 
 NIFTI = (".nii", ".nii.gz")
@@ -269,9 +269,9 @@ def write_volume(
     mark = "" if denoised is None else f"{DENOISED}: {denoised}".encode("ascii", "replace")[:MARK_LENGTH].decode()
     try:
         if path.name.lower().endswith(NIFTI):
-            write_whole(path, lambda part: _write_nifti(part, hu, geometry, labels, mark))
+            atomic_write(path, lambda part: _write_nifti(part, hu, geometry, labels, mark))
         else:
-            write_whole(path, lambda part: _write_itk(part, hu, geometry, mark))
+            atomic_write(path, lambda part: _write_itk(part, hu, geometry, mark))
     except (OSError, RuntimeError) as error:  # SimpleITK's are RuntimeErrors
         reason = getattr(error, "strerror", None) or _line(error)
         raise OutputError(f"{path}: cannot be written ({reason}); make room, or choose another place") from None
@@ -284,7 +284,7 @@ def _refuse_place(path: Path, like: Path | None, overwrite: bool) -> None:
         raise OutputError(f"{path}: {what}; name it {', '.join(reversed(WRITTEN))}")
     if like is not None and path.exists() and like.exists() and path.samefile(like):
         raise OutputError(f"{path}: is the input, which is never changed; give another name")
-    require_free(path, overwrite)
+    check_writable(path, overwrite)
 
 
 def _rounded(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:

@@ -21,7 +21,7 @@ from ldct_denoise.config import assignment, recipes
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method, Supervision
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 
 #: The model that `apply` uses when none is named.
 DEFAULT_MODEL = "lir-ct"
@@ -74,7 +74,7 @@ def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[
         "range_hu": json.dumps([method.scale.low_hu, method.scale.high_hu]),
         "card": json.dumps(dict(card)),
     }
-    write_whole(path, lambda part: save_file(tensors, part, metadata))
+    atomic_write(path, lambda part: save_file(tensors, part, metadata))
 
 
 def _for_use(method: Method[Any]) -> dict[str, Any]:

@@ -184,8 +184,8 @@ class Rule(Section):
     strength: float = Field(1.0, ge=0, le=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     compress: Literal["jpegls", "j2k", "rle"] | None = None
-    private: Literal["keep", "drop"] = Field("keep", description="private attributes")
-    keep_scanner_equipment: bool = Field(False, description="for viewers that select by manufacturer")
+    private_tags: Literal["keep", "remove"] = Field("keep", description="private attributes")
+    keep_manufacturer: bool = Field(False, description="for viewers that select by manufacturer")
     send_to: tuple[str, ...] = ()
 
     @model_validator(mode="after")

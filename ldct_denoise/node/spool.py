@@ -36,7 +36,7 @@ from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.instance import Identity
 from ldct_denoise.io.dicom.stack_identity import Memory
 from ldct_denoise.node.rules import Limits
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 
 STATES = ("incoming", "ready", "outgoing", "dead-letter")
 FOLDERS = ("receiving", "working", "records", "series", *STATES)
@@ -381,7 +381,7 @@ def _write(path: Path, text: str) -> None:
         part.write_text(text)
         _sync(part)
 
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 @contextlib.contextmanager

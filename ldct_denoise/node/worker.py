@@ -138,8 +138,8 @@ class Worker:
         writing = WriteSettings(
             overwrite=True,
             compress=rule.compress,
-            private=rule.private,
-            keep_scanner_equipment=rule.keep_scanner_equipment,
+            private_tags=rule.private_tags,
+            keep_manufacturer=rule.keep_manufacturer,
             created=created,
         )
         for number, series in enumerate(found.series):

@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.output import prepare_folder
+from ldct_denoise.output import make_output_folder
 
 #: Begins the hidden folder that studies are made in; what a killed call leaves there is never read as images.
-PARTIAL = ".phantom.partial-"
+PARTIAL_PREFIX = ".phantom.partial-"
 #: Every folder and file that a phantom consists of, relative to the output folder.
 _FOLDER = re.compile(r"(L\d{3}|QA-[A-Z-]+)(/synthetic-\d+(/[12]\.000000-(Full|Low) Dose Images-\d{5,})?)?")
 _FILE = re.compile(
@@ -22,7 +22,7 @@ _FILE = re.compile(
 
 
 @contextmanager
-def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
+def replace_phantoms(output: Path, overwrite: bool) -> Iterator[Path]:
     """A hidden folder in ``output`` to make studies in; at the end they take the place of earlier ones.
 
     Parameters
@@ -37,10 +37,10 @@ def replacing(output: Path, overwrite: bool) -> Iterator[Path]:
         If ``output`` holds something and ``overwrite`` is not given, or anything that is no phantom's; or cannot
         be written.
     """
-    prepare_folder(output, overwrite)
+    make_output_folder(output, overwrite)
     earlier = _earlier(output)
     try:
-        with TemporaryDirectory(prefix=PARTIAL, dir=output) as hidden:
+        with TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=output) as hidden:
             new, old = Path(hidden) / "new", Path(hidden) / "old"
             new.mkdir()
             old.mkdir()
@@ -57,7 +57,7 @@ def _earlier(output: Path) -> list[Path]:
     """What earlier calls left; refuses anything else there, which would be removed with it."""
     found = sorted(output.iterdir())
     for item in found:
-        if item.name.startswith(PARTIAL):
+        if item.name.startswith(PARTIAL_PREFIX):
             continue
         for path in [item, *sorted(item.rglob("*"))]:
             name = path.relative_to(output).as_posix()

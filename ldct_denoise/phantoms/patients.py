@@ -21,7 +21,7 @@ from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.volume_files import write_volume
 from ldct_denoise.phantoms.anatomy import Anatomy, paint
-from ldct_denoise.phantoms.folder import replacing
+from ldct_denoise.phantoms.folder import replace_phantoms
 from ldct_denoise.physics.dose import require_dose, scan_noise
 from ldct_denoise.physics.noise import NoiseModel, filtered_noise
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER
@@ -264,7 +264,7 @@ def make_pool(
     """
     require_dose(dose)
     names = [f"L{number:03d}" for number in range(1, patients + 1)]
-    with replacing(output, overwrite) as folder:
+    with replace_phantoms(output, overwrite) as folder:
         for number, name in enumerate(names, 1):
             patient = Patient(seed * 1000 + number, slices, size)
             write_study(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.phantoms.folder import replacing
+from ldct_denoise.phantoms.folder import replace_phantoms
 from ldct_denoise.phantoms.patients import as_detected, fine_axis_mm, stack_geometry, write_study
 from ldct_denoise.physics.dose import require_dose
 from ldct_denoise.volume import Volume
@@ -187,7 +187,7 @@ def make_quality_phantom(
     require_dose(dose)
     name = f"QA-{phantom.kind.upper()}"
     study = Path(name) / f"synthetic-{seed}"
-    with replacing(output, overwrite) as folder:
+    with replace_phantoms(output, overwrite) as folder:
         write_study(
             folder / study,
             name,

@@ -162,7 +162,7 @@ class DoseSimulator:
         if not used.any():
             raise InputError(
                 f"{self._source.name}: its kernel passes too little noise above {FAINT_FROM_PER_MM:g}/mm "
-                "to measure; give a sharper reconstruction, or another --kernel-model"
+                "to measure; give a sharper reconstruction, or another --noise-model"
             )
         spectra = periodograms(pixels)
         noisy = spectra[:, used].mean(axis=1) > LEAST_VARIANCE

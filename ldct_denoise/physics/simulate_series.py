@@ -19,7 +19,7 @@ from ldct_denoise.io.derived.derived_series import DerivedWriter, holds_derived
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import FileSeries, require_folder, volume_place, write_volume
-from ldct_denoise.output import folders, write_whole
+from ldct_denoise.output import atomic_write, series_subfolders
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
 from ldct_denoise.physics.noise import AIR_HU, NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
@@ -151,7 +151,7 @@ def _write_each(
 ) -> list[Path]:
     """Every series in a subfolder; raises at the end what failed, and the slices that were lost on reading."""
     written, failures = [], list(lost)
-    for source, place in zip(series, folders(output, (source.uid for source in series)), strict=True):
+    for source, place in zip(series, series_subfolders(output, (source.uid for source in series)), strict=True):
         try:
             written.append(write(source, place))
         except LdctDenoiseError as error:
@@ -288,7 +288,7 @@ def _cached(
     path = cache_dir / f"simulated-{key}.npy"
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, lambda part: _write_tenths(part, source, simulation, progress))
+        atomic_write(path, lambda part: _write_tenths(part, source, simulation, progress))
     return SimulatedSeries(
         path,
         source.geometry,

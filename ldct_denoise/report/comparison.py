@@ -22,7 +22,7 @@ THUMBNAIL_PX = 144  # of the image, shown pixel for pixel: noise looks as it is
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "RMSE"}
 
 
-def write_comparison_report(evaluation: Evaluation, path: Path, *, show_patients: bool = False) -> None:
+def write_comparison_report(evaluation: Evaluation, path: Path, *, include_patient_ids: bool = False) -> None:
     """Write ``report.html`` of a comparison.
 
     Parameters
@@ -31,14 +31,14 @@ def write_comparison_report(evaluation: Evaluation, path: Path, *, show_patients
         From :func:`~ldct_denoise.evaluation.compare.compare`.
     path : Path
         Replaced, whole or not at all.
-    show_patients : bool
+    include_patient_ids : bool
         Name the patients.
     """
     write_report(
         evaluation,
         path,
         title="Comparison of denoisers",
-        show_patients=show_patients,
+        include_patient_ids=include_patient_ids,
         first_tables=[_leaders(evaluation), *_seeds(evaluation)],
     )
 

@@ -33,7 +33,7 @@ def write_report(
     path: Path,
     *,
     title: str = "Image quality report",
-    show_patients: bool = False,
+    include_patient_ids: bool = False,
     first_tables: Sequence[Table] = (),
     tables: Sequence[Table] = (),
 ) -> None:
@@ -45,12 +45,12 @@ def write_report(
     path : Path
         Replaced, whole or not at all.
     title : str
-    show_patients : bool
+    include_patient_ids : bool
         Name the patients; otherwise series are numbered.
     first_tables, tables : sequences
         What stands before the images, and before the usual tables.
     """
-    names = _series_names(evaluation, show_patients)
+    names = _series_names(evaluation, include_patient_ids)
     slides = key_slides(evaluation, names)
     total = len({row[:2] for row in evaluation.rows})
     sections = [*noise_charts(evaluation, names), *insert_charts(evaluation, names), _along_z(evaluation, names)]
@@ -69,7 +69,7 @@ def write_report(
             *insert_tables(evaluation, names),
             *_paired_table(evaluation),
             _summary_table(evaluation),
-            *_patient_table(evaluation, show_patients),
+            *_patient_table(evaluation, include_patient_ids),
             _slice_table(evaluation, names),
         ],
     )
@@ -212,9 +212,9 @@ def _paired_table(evaluation: Evaluation) -> list[Table]:
     return [Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])]
 
 
-def _patient_table(evaluation: Evaluation, show_patients: bool) -> list[Table]:
+def _patient_table(evaluation: Evaluation, include_patient_ids: bool) -> list[Table]:
     """Means of each patient in the last window; nothing where there is only one."""
-    names = numbered(evaluation.patients, show_patients)
+    names = numbered(evaluation.patients, include_patient_ids)
     if len(names) < 2:
         return []
     window = evaluation.windows[-1].name
@@ -243,10 +243,10 @@ def _slice_table(evaluation: Evaluation, names: Mapping[str, str]) -> Table:
     return Table("Slice by slice", text, ("series", "z, mm", "model", "region", *metrics), shown)
 
 
-def _series_names(evaluation: Evaluation, show_patients: bool) -> dict[str, str]:
+def _series_names(evaluation: Evaluation, include_patient_ids: bool) -> dict[str, str]:
     names = {}
     for number, (series, patient) in enumerate(evaluation.patients.items(), start=1):
-        names[series] = f"{patient} (series {number})" if show_patients else f"series {number}"
+        names[series] = f"{patient} (series {number})" if include_patient_ids else f"series {number}"
     return names
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Window
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, Sphere
 from ldct_denoise.report.page import PICTURE_BUDGET, Page, render, write_page
 from ldct_denoise.report.pictures import slide, spread_slides
@@ -188,7 +188,7 @@ class BlindedReading:
                 writer.writeheader()
                 writer.writerows(self.table())
 
-        write_whole(path, write)
+        atomic_write(path, write)
 
     def read_csv(self, path: Path) -> None:
         """Take over the ratings that a page exported.

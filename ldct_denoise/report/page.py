@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ldct_denoise import __version__
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 
 #: Pictures in a report together, in bytes: mail servers commonly take 10 MB and base64 adds a third again.
 PICTURE_BUDGET = 6_500_000
@@ -109,7 +109,7 @@ def render(page: Page) -> str:
 def write_page(page: Page, path: Path) -> None:
     """Write the page, whole or not at all."""
     text = render(page)
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def versions() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 from ldct_denoise.report.evaluation import sentences
 from ldct_denoise.report.page import versions
 
@@ -47,7 +47,7 @@ def write_summary_pdf(evaluation: Evaluation, path: Path, title: str = "Image qu
     _pictures(figure, evaluation, bottom)
     _table(figure, evaluation.lines(), bottom - 0.02)
     figure.text(0.07, 0.03, versions(), fontsize=7)
-    write_whole(path, lambda part: figure.savefig(part, format="pdf"))
+    atomic_write(path, lambda part: figure.savefig(part, format="pdf"))
 
 
 def _words(evaluation: Evaluation) -> list[str]:

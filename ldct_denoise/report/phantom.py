@@ -19,7 +19,7 @@ from ldct_denoise.evaluation.phantom_study import (
 )
 from ldct_denoise.evaluation.tables import Entry, finite
 from ldct_denoise.metrics.noise import noise_reduction_profile
-from ldct_denoise.output import prepare_folder, write_whole
+from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
 from ldct_denoise.report.pictures import slide
@@ -58,9 +58,9 @@ def write_phantom_report(
     OutputError
         If the folder holds something and must not be overwritten.
     """
-    prepare_folder(output, overwrite)
+    make_output_folder(output, overwrite)
     text = json.dumps(summary(study, model), indent=1, allow_nan=False)
-    write_whole(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    atomic_write(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     settings = study.settings
     page = Page(
         title=f"Physics on a phantom: {model.get('model', 'denoiser')}",

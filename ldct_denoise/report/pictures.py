@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.intensity import Window
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, region_masks
 from ldct_denoise.volume import SliceSource
 
@@ -158,4 +158,4 @@ def save_comparison(path: Path, images: Mapping[str, Image], window: Window) -> 
             axes[1, column].set_title(f"difference, ±{half:g} HU", color="white", fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
-    write_whole(path, lambda part: figure.savefig(part, dpi=110))
+    atomic_write(path, lambda part: figure.savefig(part, dpi=110))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ldct_denoise import __version__
 from ldct_denoise.evaluation.results import Evaluation
 from ldct_denoise.evaluation.tables import Measurement
-from ldct_denoise.output import prepare_folder, write_whole
+from ldct_denoise.output import atomic_write, make_output_folder
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation
@@ -19,7 +19,7 @@ from ldct_denoise.evaluation.tables import numbered, summarise_patients
 
 
 def write_comparison(
-    evaluation: Evaluation, output: Path, *, overwrite: bool = False, show_patients: bool = False
+    evaluation: Evaluation, output: Path, *, overwrite: bool = False, include_patient_ids: bool = False
 ) -> None:
     """Write ``metrics.csv``, ``summary.json`` and ``report.html``.
 
@@ -30,9 +30,9 @@ def write_comparison(
     """
     from ldct_denoise.report.comparison import write_comparison_report
 
-    prepare_folder(output, overwrite)
-    write_tables(evaluation, output, show_patients=show_patients)
-    write_comparison_report(evaluation, output / "report.html", show_patients=show_patients)
+    make_output_folder(output, overwrite)
+    write_tables(evaluation, output, include_patient_ids=include_patient_ids)
+    write_comparison_report(evaluation, output / "report.html", include_patient_ids=include_patient_ids)
 
 
 def write_evaluation(
@@ -40,7 +40,7 @@ def write_evaluation(
     output: Path,
     *,
     overwrite: bool = False,
-    show_patients: bool = False,
+    include_patient_ids: bool = False,
     pdf: bool = False,
 ) -> None:
     """Write ``metrics.csv``, ``summary.json`` and ``report.html`` into a folder, each whole or not at all.
@@ -52,7 +52,7 @@ def write_evaluation(
         Made if it is not there.
     overwrite : bool
         Write into a folder that holds something.
-    show_patients : bool
+    include_patient_ids : bool
         Name the patients in the report.
     pdf : bool
         Also ``summary.pdf``, one page.
@@ -65,9 +65,9 @@ def write_evaluation(
     from ldct_denoise.report.evaluation import write_report
     from ldct_denoise.report.pdf import write_summary_pdf
 
-    prepare_folder(output, overwrite)
-    write_tables(evaluation, output, show_patients=show_patients)
-    write_report(evaluation, output / "report.html", show_patients=show_patients)
+    make_output_folder(output, overwrite)
+    write_tables(evaluation, output, include_patient_ids=include_patient_ids)
+    write_report(evaluation, output / "report.html", include_patient_ids=include_patient_ids)
     if pdf:
         write_summary_pdf(evaluation, output / "summary.pdf")
 
@@ -75,10 +75,10 @@ def write_evaluation(
 COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "value")
 
 
-def write_tables(evaluation: Evaluation, output: Path, *, show_patients: bool = False) -> None:
+def write_tables(evaluation: Evaluation, output: Path, *, include_patient_ids: bool = False) -> None:
     """Write ``metrics.csv`` and ``summary.json`` into a folder that is there."""
-    write_whole(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
-    names = numbered(evaluation.patients, show_patients)
+    atomic_write(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
+    names = numbered(evaluation.patients, include_patient_ids)
     summary = {
         "software": f"ldct-denoise {__version__}",
         "notes": list(evaluation.notes),
@@ -94,7 +94,7 @@ def write_tables(evaluation: Evaluation, output: Path, *, show_patients: bool = 
         **evaluation.extra,
     }
     text = json.dumps(summary, indent=1, allow_nan=False)
-    write_whole(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    atomic_write(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
 
 def _write_csv(rows: Iterable[Measurement], path: Path) -> None:

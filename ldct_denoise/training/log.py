@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ldct_denoise.methods.base import Batch
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 from ldct_denoise.training.step import Run
 
 
@@ -32,7 +32,7 @@ class TrainingLog:
         path = output / self.FILE
         rows = [("step", "seconds", "name", "value"), *_rows_until(path, step)]
         # Whole, then added to: a run that is killed before its first figure keeps those of before.
-        write_whole(path, lambda part: _write(part, rows))
+        atomic_write(path, lambda part: _write(part, rows))
         self._file = path.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
         # TensorBoard drops what is at or after the step that it is told.

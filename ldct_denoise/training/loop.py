@@ -29,7 +29,7 @@ from ldct_denoise.distributed import world as join_world
 from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import MODEL_FILE, save_model
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 from ldct_denoise.training.fine_tuning import warm_start
 from ldct_denoise.training.log import TrainingLog
 from ldct_denoise.training.run_folder import CONFIG_FILE, SCRATCH, changes, origin, refusal
@@ -225,7 +225,7 @@ class _Trainer:
         for stale in (STATE_FILE, MODEL_FILE, TrainingLog.FILE) if anew else ():
             (self.output / stale).unlink(missing_ok=True)
         text = self.config.to_yaml()
-        write_whole(self.output / CONFIG_FILE, lambda part: part.write_text(text, encoding="utf-8"))
+        atomic_write(self.output / CONFIG_FILE, lambda part: part.write_text(text, encoding="utf-8"))
 
     def _samples(self, dataset: PatchDataset, first_step: int) -> Iterator[Mapping[str, Tensor]]:
         settings = self.config.training

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from ldct_denoise.errors import ModelError
-from ldct_denoise.output import write_whole
+from ldct_denoise.output import atomic_write
 
 STATE_FILE = "checkpoint.pt"
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write everything that an interrupted run needs to go on."""
-    write_whole(path, lambda part: torch.save(dict(state), part))
+    atomic_write(path, lambda part: torch.save(dict(state), part))
 
 
 def load_state(path: Path) -> dict[str, Any]:

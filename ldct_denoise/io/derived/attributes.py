@@ -167,13 +167,15 @@ def code_item(value: str, meaning: str) -> Dataset:
     return item
 
 
-def describe(image: Dataset, derivation: Derivation, created: datetime, *, keep_scanner_equipment: bool) -> None:
+def set_derivation_attributes(
+    image: Dataset, derivation: Derivation, created: datetime, *, keep_manufacturer: bool
+) -> None:
     """Turn the copied header of a source image into that of the derived image (all but identity and pixels)."""
     for keyword in STALE:
         if keyword in image:
             delattr(image, keyword)
     _set_derivation(image, derivation)
-    _set_equipment(image, derivation, keep_scanner_equipment)
+    _set_equipment(image, derivation, keep_manufacturer)
     _set_dates(image, created)
     if not any(
         keyword in image for keyword in ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
@@ -210,7 +212,7 @@ def source_image_item(class_uid: str, instance_uid: str, frame: int | None = Non
     return item
 
 
-def identify(image: Dataset, derivation: Derivation, source: str, series: str, number: int) -> None:
+def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str, number: int) -> None:
     """Give the image its own instance and series.
 
     ``source`` and ``series`` tell what it derives from; equal ones give equal UIDs.
@@ -222,7 +224,7 @@ def identify(image: Dataset, derivation: Derivation, source: str, series: str, n
     image.SeriesDescription = series_description(description, derivation.label)
 
 
-def refer_to_source(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:
+def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:
     """Name the source images in Source Image Sequence; in the description where the first's UID is no valid one.
 
     Parameters
@@ -249,7 +251,7 @@ def refer_to_source(image: Dataset, class_uid: str, sources: Iterable[tuple[str,
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
-def note_lossy(image: Dataset, syntax: UID, ratio: float) -> None:
+def set_lossy_compression(image: Dataset, syntax: UID, ratio: float) -> None:
     """Say that the source had been lossy compressed where it does not say so itself (PS3.3 C.7.6.1.1.5)."""
     if syntax not in LOSSY_METHODS or image.get("LossyImageCompression") == "01":
         return

@@ -26,15 +26,21 @@ from ldct_denoise.context_slices import sources_of
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.derived.attributes import (
     Derivation,
-    describe,
-    identify,
-    note_lossy,
-    refer_to_source,
+    assign_uids,
     series_number,
+    set_derivation_attributes,
+    set_lossy_compression,
+    set_source_images,
 )
 from ldct_denoise.io.derived.compress import compress_pixels, transfer_syntax
 from ldct_denoise.io.derived.deidentify import public_uid, remove_identity
-from ldct_denoise.io.derived.enhanced import FrameStack, classic_header, describe_frames, is_enhanced, one_frame
+from ldct_denoise.io.derived.enhanced import (
+    FrameStack,
+    classic_header,
+    is_enhanced,
+    one_frame,
+    set_frame_attributes,
+)
 from ldct_denoise.io.derived.pixel_values import (
     PixelFormat,
     merge_unused_bits,
@@ -42,7 +48,7 @@ from ldct_denoise.io.derived.pixel_values import (
     set_pixel_statistics,
     sign_extended,
 )
-from ldct_denoise.io.derived.transcode import explicit_little_endian, seal
+from ldct_denoise.io.derived.transcode import explicit_little_endian, finalize
 from ldct_denoise.io.dicom.uids import IMPLEMENTATION_CLASS_UID
 from ldct_denoise.io.dicom.values import several
 from ldct_denoise.io.staging import StagedFolder
@@ -73,16 +79,16 @@ class DerivedWriter:
         Whether a folder of DICOM files may be replaced.
     compress : {"jpegls", "j2k", "rle"}, optional
         Lossless compression; Explicit VR Little Endian without.
-    private : {"keep", "drop"}
+    private_tags : {"keep", "remove"}
         What becomes of private attributes.
-    keep_scanner_equipment : bool
+    keep_manufacturer : bool
         Leave the scanner in General Equipment, for sites whose viewers select by Manufacturer; we are then
         the contributing equipment.
     series_number : int, optional
         Instead of source's × 100 + 1.
     created : datetime, optional
         Time of creation; now without.
-    classic : bool
+    convert_enhanced : bool
         Take multi-frame images apart into classic CT images; else Enhanced CT stays Enhanced. (Legacy
         Converted Enhanced CT always becomes classic.)
     deidentify : bool
@@ -102,20 +108,20 @@ class DerivedWriter:
         *,
         overwrite: bool = False,
         compress: str | None = None,
-        private: Literal["keep", "drop"] = "keep",
-        keep_scanner_equipment: bool = False,
+        private_tags: Literal["keep", "remove"] = "keep",
+        keep_manufacturer: bool = False,
         series_number: int | None = None,
         created: datetime | None = None,
-        classic: bool = False,
+        convert_enhanced: bool = False,
         deidentify: bool = False,
     ) -> None:
         transfer_syntax(compress)
         self._compress = compress
         self._series = series
         self._derivation = derivation
-        self._classic = classic
-        self._keep_private = private == "keep"
-        self._keep_scanner = keep_scanner_equipment
+        self._convert_enhanced = convert_enhanced
+        self._keep_private = private_tags == "keep"
+        self._keep_scanner = keep_manufacturer
         self._number = series_number
         self._deidentify = deidentify
         self._created = created or (NO_TIME if deidentify else datetime.now().astimezone())
@@ -172,7 +178,7 @@ class DerivedWriter:
         if "LOCALIZER" in several(header.get("ImageType")):
             raise InputError(f"{path}: is a localizer, not an axial image; leave it out")
         cells = self._cells(index, header, hu)
-        if source.frame is not None and not self._classic and is_enhanced(header):
+        if source.frame is not None and not self._convert_enhanced and is_enhanced(header):
             self._stack(path, header, cells).put(source.frame, cells)
         else:
             self._write_image(index, header, cells)
@@ -225,10 +231,12 @@ class DerivedWriter:
         self._describe(image, "+".join(uid if frame is None else f"{uid}/{frame}" for uid, frame in sources))
         kind = several(image.get("ImageType"))
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
-        refer_to_source(image, header.SOPClassUID, sources)
+        set_source_images(image, header.SOPClassUID, sources)
         if "RescaleType" not in image:
             image.RescaleType = "HU"
-        note_lossy(image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells))
+        set_lossy_compression(
+            image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells)
+        )
         self._save(image, cells, f"{index + 1:04d}.dcm")
 
     def _sources(self, index: int) -> list[tuple[str, int | None]]:
@@ -250,7 +258,7 @@ class DerivedWriter:
         """One Enhanced CT image with all the frames that derive from one source file."""
         image = explicit_little_endian(stack.header, keep_private=self._keep_private)
         self._describe(image, stack.identity)
-        describe_frames(image, stack.header, stack.frames, self._derivation, self._frame_sources(path))
+        set_frame_attributes(image, stack.header, stack.frames, self._derivation, self._frame_sources(path))
         self._save(image, stack.cells, f"{number:04d}.dcm")
         stack.close()
 
@@ -267,10 +275,10 @@ class DerivedWriter:
         }
 
     def _describe(self, image: Dataset, source_identity: str) -> None:
-        describe(image, self._derivation, self._created, keep_scanner_equipment=self._keep_scanner)
+        set_derivation_attributes(image, self._derivation, self._created, keep_manufacturer=self._keep_scanner)
         number = series_number(image.get("SeriesNumber")) if self._number is None else self._number
-        series_identity = _series_identity(self._series, self._classic, self._deidentify)
-        identify(image, self._derivation, source_identity, series_identity, number)
+        series_identity = _series_identity(self._series, self._convert_enhanced, self._deidentify)
+        assign_uids(image, self._derivation, source_identity, series_identity, number)
 
     def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
         set_pixel_statistics(image, cells)
@@ -280,7 +288,7 @@ class DerivedWriter:
         else:
             image.PixelData = cells.tobytes() + b"\0" * (cells.nbytes % 2)
             image["PixelData"].VR = "OW"
-        seal(image)
+        finalize(image)
         with self._on_disk(), (self._folder.path / name).open("wb") as file:
             image.save_as(file, enforce_file_format=True)
 
@@ -304,7 +312,7 @@ def holds_derived(
     derivation: Derivation,
     *,
     compress: str | None = None,
-    classic: bool = False,
+    convert_enhanced: bool = False,
     deidentify: bool = False,
 ) -> bool:
     """Whether ``output`` holds the whole series that :class:`DerivedWriter` would write with these settings.
@@ -312,10 +320,10 @@ def holds_derived(
     The deterministic Series Instance UID tells source, model and settings; only headers are read. Differences of
     what is kept of the header (private attributes, equipment) are not told.
     """
-    uid = derivation.uid(_series_identity(series, classic, deidentify))
+    uid = derivation.uid(_series_identity(series, convert_enhanced, deidentify))
     syntax = transfer_syntax(compress) or ExplicitVRLittleEndian
     files = sorted(output.glob("*.dcm")) if output.is_dir() else []
-    if not files or len(files) != _file_count(series, classic):
+    if not files or len(files) != _file_count(series, convert_enhanced):
         return False
     try:
         headers = [dcmread(file, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True) for file in files]
@@ -324,16 +332,16 @@ def holds_derived(
     return all(h.get("SeriesInstanceUID") == uid and h.file_meta.TransferSyntaxUID == syntax for h in headers)
 
 
-def _series_identity(series: Series, classic: bool, deidentify: bool) -> str:
+def _series_identity(series: Series, convert_enhanced: bool, deidentify: bool) -> str:
     """What the new Series Instance UID is made from, besides the derivation."""
     uid = public_uid(series.uid) if deidentify else series.uid
-    return f"{uid}/classic" if classic else uid
+    return f"{uid}/classic" if convert_enhanced else uid
 
 
-def _file_count(series: Series, classic: bool) -> int:
+def _file_count(series: Series, convert_enhanced: bool) -> int:
     """Files of the derived series: one for each slice, or for each multi-frame file that stays one."""
     firsts = {slice_.path: index for index, slice_ in reversed(list(enumerate(series.slices)))}
-    if classic or all(slice_.frame is None for slice_ in series.slices):
+    if convert_enhanced or all(slice_.frame is None for slice_ in series.slices):
         return len(series)
     stays = {path for path, index in firsts.items() if is_enhanced(series.header(index))}
     return len(stays) + sum(slice_.path not in stays for slice_ in series.slices)

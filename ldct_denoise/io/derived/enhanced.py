@@ -150,7 +150,7 @@ def is_enhanced(header: Dataset) -> bool:
     return bool(header.get("SOPClassUID") == EnhancedCTImageStorage)
 
 
-def describe_frames(
+def set_frame_attributes(
     image: Dataset,
     source: Dataset,
     frames: Iterable[int],

@@ -68,12 +68,12 @@ def explicit_little_endian(source: Dataset, *, keep_private: bool = True) -> Dat
     return _copy(source, keep_private, signed, DEEPEST)
 
 
-def seal(dataset: Dataset) -> None:
+def finalize(dataset: Dataset) -> None:
     """Tell pydicom, just before writing, that undecoded values may be written as they are."""
     for element in dataset.values():
         if isinstance(element, DataElement) and element.VR == "SQ":
             for item in element.value:
-                seal(item)
+                finalize(item)
     names = dataset.get("SpecificCharacterSet")
     dataset.set_original_encoding(False, True, convert_encodings(names) if names else default_encoding)
 
