@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
 
 Alike = Callable[[SliceSource, SliceSource], bool]
 
@@ -91,7 +91,7 @@ def best_match(
 
 def _rank(match: Match, are_alike: Alike) -> tuple[int, bool, bool, bool]:
     first, second = match.first, match.second
-    same_patient, same_kernel = first.patient == second.patient, kernel_of(first) == kernel_of(second)
+    same_patient, same_kernel = first.patient == second.patient, first.metadata.kernel == second.metadata.kernel
     return len(match.indices), same_patient, same_kernel, are_alike(first, second)
 
 

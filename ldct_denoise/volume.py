@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -154,31 +155,88 @@ def _triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:
     return x, y, z
 
 
+@dataclass(frozen=True)
+class SeriesMetadata:
+    """Header information of a series, apart from its geometry.
+
+    Texts are empty and numbers are None where the format or the header does not state them.
+
+    Parameters
+    ----------
+    kernel : str
+        First value of Convolution Kernel (0018,1210).
+    description : str
+        Series Description (0008,103E).
+    derivation : str
+        Derivation Description (0008,2111).
+    manufacturer : str
+        Manufacturer (0008,0070).
+    transfer_syntax : str
+        Names of the transfer syntaxes of the files, separated by commas.
+    slice_thickness_mm : float, optional
+        Slice Thickness (0018,0050) of the first slice; see :func:`slice_thickness_mm`.
+    tube_current_ma : tuple of (float or None)
+        X-Ray Tube Current (0018,1151) of every slice; empty where the format has none.
+    multiframe : bool
+        Whether the slices are frames of multi-frame DICOM files.
+    path : Path, optional
+        Folder of a DICOM series, or the volume file. Inside a zip archive, the archive's path followed by the path
+        inside it.
+    first_file : Path, optional
+        File of the first slice, written in the same way; equals ``path`` for a volume file.
+    problems : tuple of str
+        Findings that do not prevent reading, such as uneven spacing.
+    """
+
+    kernel: str = ""
+    description: str = ""
+    derivation: str = ""
+    manufacturer: str = ""
+    transfer_syntax: str = ""
+    slice_thickness_mm: float | None = None
+    tube_current_ma: tuple[float | None, ...] = ()
+    multiframe: bool = False
+    path: Path | None = None
+    first_file: Path | None = None
+    problems: tuple[str, ...] = ()
+
+    def select(self, indices: Sequence[int]) -> SeriesMetadata:
+        """Metadata of a subset of the slices."""
+        if not self.tube_current_ma:
+            return self
+        return replace(self, tube_current_ma=tuple(self.tube_current_ma[index] for index in indices))
+
+
 @runtime_checkable
 class SliceSource(Protocol):
-    """Anything that gives a CT series slice by slice, so that memory stays flat.
+    """A CT series that is read slice by slice, so that memory use stays constant.
 
-    DICOM series, volumes of other formats and volumes in memory are all sources.
+    DICOM series, volume files and volumes in memory are all sources.
     """
 
     @property
     def uid(self) -> str:
-        """What tells this series from every other: Series Instance UID, or a digest of the file."""
+        """Unique identifier: the Series Instance UID of a DICOM series, a digest for a volume file."""
         ...
 
     @property
     def patient(self) -> str:
-        """Whose images these are; the unit by which pools are split."""
+        """Patient ID; training and validation sets are split by patient."""
         ...
 
     @property
     def name(self) -> str:
-        """A short label for people: description and kernel, or the file's name."""
+        """Short label for people: folder and kernel, or the file name."""
         ...
 
     @property
     def geometry(self) -> Geometry:
-        """Where the slices are."""
+        """Positions and orientation of the slices."""
+        ...
+
+    @property
+    def metadata(self) -> SeriesMetadata:
+        """Header information."""
         ...
 
     def __len__(self) -> int:
@@ -186,24 +244,66 @@ class SliceSource(Protocol):
         ...
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice in HU, shape (rows, columns)."""
+        """Read one slice in HU, shape (rows, columns)."""
         ...
 
 
-def kernel_of(source: SliceSource) -> str:
-    """Convolution kernel of a series whose format has one (DICOM), else nothing."""
-    return str(getattr(source, "kernel", ""))
+def slice_thickness_mm(source: SliceSource) -> float:
+    """Slice thickness from the header, or the slice spacing where the header states none."""
+    thickness_mm = source.metadata.slice_thickness_mm
+    return source.geometry.slice_spacing_mm if thickness_mm is None else thickness_mm
 
 
-def slice_thickness_of(source: SliceSource) -> float:
-    """Slice thickness of a series whose format has one (DICOM), else the distance of its slices, mm."""
-    told = getattr(source, "slice_thickness_mm", None)
-    return source.geometry.slice_spacing_mm if told is None else float(told)
+@dataclass(frozen=True)
+class SeriesView:
+    """Base of sources that present another source differently.
+
+    Everything is delegated to the underlying source; a subclass overrides what differs.
+
+    Parameters
+    ----------
+    source : SliceSource
+        The underlying series.
+    """
+
+    source: SliceSource
+
+    @property
+    def uid(self) -> str:
+        """Unique identifier."""
+        return self.source.uid
+
+    @property
+    def patient(self) -> str:
+        """Patient ID."""
+        return self.source.patient
+
+    @property
+    def name(self) -> str:
+        """Short label for people."""
+        return self.source.name
+
+    @property
+    def geometry(self) -> Geometry:
+        """Positions and orientation of the slices."""
+        return self.source.geometry
+
+    @property
+    def metadata(self) -> SeriesMetadata:
+        """Header information."""
+        return self.source.metadata
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read_hu(self, index: int) -> NDArray[np.float32]:
+        """Read one slice in HU, shape (rows, columns)."""
+        return self.source.read_hu(index)
 
 
 @dataclass(frozen=True)
 class Volume:
-    """HU of a whole series in memory, and where they are.
+    """A whole series in memory.
 
     Parameters
     ----------
@@ -213,6 +313,7 @@ class Volume:
         Same shape.
     uid, patient, name : str
         As in :class:`SliceSource`.
+    metadata : SeriesMetadata
     """
 
     hu: NDArray[np.float32]
@@ -220,6 +321,7 @@ class Volume:
     uid: str = ""
     patient: str = ""
     name: str = ""
+    metadata: SeriesMetadata = SeriesMetadata()
 
     def __post_init__(self) -> None:
         hu = np.asarray(self.hu, dtype=np.float32)
@@ -233,11 +335,11 @@ class Volume:
         return len(self.hu)
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice in HU."""
+        """Return one slice in HU, shape (rows, columns)."""
         return self.hu[index]
 
     def with_hu(self, hu: NDArray[np.floating]) -> Volume:
-        """The same place with other CT numbers."""
+        """Return a volume with the same geometry and other CT numbers."""
         return replace(self, hu=np.asarray(hu, dtype=np.float32))
 
     @classmethod
@@ -246,7 +348,7 @@ class Volume:
         hu = np.empty(source.geometry.shape, dtype=np.float32)
         for index in range(len(source)):
             hu[index] = source.read_hu(index)
-        return cls(hu, source.geometry, source.uid, source.patient, source.name)
+        return cls(hu, source.geometry, source.uid, source.patient, source.name, source.metadata)
 
 
 Mask = NDArray[np.bool_]

@@ -94,7 +94,7 @@ def test_slices_in_order_along_the_normal(tmp_path: Path) -> None:
         write_ct(tmp_path / f"{9 - number}", number, InstanceNumber=7 - number)
     (series,) = series_of(tmp_path)
     assert z_of(series) == [0, 3, 6, 9]
-    assert series.problems == ()
+    assert series.metadata.problems == ()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_two_stacks_at_the_same_places(
     assert z_of(one) == z_of(other) == [0, 3, 6, 9]
     for series in (one, other):
         assert len({str(series.header(index).get(attribute)) for index in range(4)}) == 1
-        assert f"of 2 under one Series Instance UID, told apart by {how}" in series.problems[0]
+        assert f"of 2 under one Series Instance UID, told apart by {how}" in series.metadata.problems[0]
     assert len({one.uid, other.uid, ct_image().SeriesInstanceUID}) == 2
 
 
@@ -206,7 +206,7 @@ def test_what_nothing_tells_apart_is_split_by_the_order_of_taking(tmp_path: Path
     one, other = series_of(tmp_path)
     assert z_of(one) == z_of(other) == [0, 3, 6]
     assert {one.header(index).AcquisitionTime for index in range(3)} == {"120001"}
-    assert "order in which they were taken" in one.problems[0]
+    assert "order in which they were taken" in one.metadata.problems[0]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_gaps_are_told(tmp_path: Path, places: list[float], problem: str) -> Non
     for number, place in enumerate(places):
         write_ct(tmp_path / str(number), number, ImagePositionPatient=[0, 0, 3 * place])
     (series,) = series_of(tmp_path)
-    assert series.problems == (problem,)
+    assert series.metadata.problems == (problem,)
 
 
 # Enhanced CT -------------------------------------------------------------------------------------------------
@@ -281,8 +281,8 @@ def test_frames_have_their_own_place_and_rescale(tmp_path: Path) -> None:
     stored = dcmread(path).pixel_array
     assert [ref.frame for ref in series.slices] == [0, 1, 2, 3]
     assert z_of(series) == [0, 3, 6, 9]
-    assert series.kernel == "B30f"
-    assert series.tube_current_ma == (100, 101, 102, 103)
+    assert series.metadata.kernel == "B30f"
+    assert series.metadata.tube_current_ma == (100, 101, 102, 103)
     for frame in range(FRAMES):
         np.testing.assert_array_equal(series.read_stored(frame), stored[frame])
         expected = stored[frame] * (1 + frame / 4) - 1024 - frame
@@ -360,7 +360,7 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
     converted.save_as(tmp_path / "legacy.dcm")
     (series,) = series_of(tmp_path)
     assert z_of(series) == [0, 3, 6]
-    assert series.kernel == "B30f"
+    assert series.metadata.kernel == "B30f"
     assert [ref.slope for ref in series.slices] == [1, 2, 3]
     with DerivedWriter(series, tmp_path / "out", Derivation("identity")) as writer:
         for index in range(len(series)):
@@ -448,7 +448,7 @@ def test_original_coronal_ct_and_simulated_doses_are_read(tmp_path: Path) -> Non
 def test_slices_whose_words_are_those_of_pages_are_read(tmp_path: Path, attributes: dict[str, object]) -> None:
     write_ct(tmp_path / "a", **attributes)
     (series,) = series_of(tmp_path)
-    assert "[" not in series.description
+    assert "[" not in series.metadata.description
 
 
 def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:

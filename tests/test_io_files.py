@@ -222,7 +222,7 @@ def disc(tmp_path: Path) -> Path:
 def test_a_dicomdir_stands_for_the_files_that_it_names(disc: Path) -> None:
     write_ct(disc.parent / "stray", 9)
     inventory = scan(disc)
-    assert sorted(series.kernel for series in inventory.series) == ["B30f", "B70f"]  # type: ignore[attr-defined]
+    assert sorted(series.metadata.kernel for series in inventory.series) == ["B30f", "B70f"]
     assert [len(series) for series in inventory.series] == [3, 3]
     assert inventory.set_aside == ()
     whole = scan(disc.parent)
@@ -407,4 +407,4 @@ def test_slices_that_are_not_axial_are_said(tmp_path: Path, axis: int, told: str
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = np.roll(np.eye(3), -axis, axis=0)
     path = tmp_path / "v.nii"
     write_volume(path, iter(_counted(3)), Geometry.from_affine(affine, (3, 64, 64)))
-    assert [problem.split(" ")[0] for problem in open_file(path).problems] == [told] * bool(told)
+    assert [problem.split(" ")[0] for problem in open_file(path).metadata.problems] == [told] * bool(told)

@@ -50,7 +50,9 @@ def test_geometry_agrees_with_simpleitk_also_after_conversion(tmp_path: Path, ca
     import SimpleITK as sitk
 
     series = placed(tmp_path / "in", case)
-    assert any("gantry tilt of 18.0°" in problem for problem in series.problems) == case.startswith("tilted")
+    assert any("gantry tilt of 18.0°" in problem for problem in series.metadata.problems) == case.startswith(
+        "tilted"
+    )
     volume = tmp_path / f"out{suffix}"
     write_volume(volume, Volume.of(series), series.geometry)
     back = open_file(volume)

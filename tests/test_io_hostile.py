@@ -100,7 +100,7 @@ def test_text_that_would_write_on_a_terminal_becomes_one_line(tmp_path: Path) ->
     write_ct(tmp_path / "x", SeriesDescription="a\nb\r\tc", PatientID="P\n1")
     (series,) = scan(tmp_path).series
     assert isinstance(series, Series)
-    assert (series.description, series.patient) == ("a b c", "P 1")
+    assert (series.metadata.description, series.patient) == ("a b c", "P 1")
 
 
 @pytest.mark.parametrize("uid", ["../../out", "/etc/x", "..", ".", "a/b", "1.2\\3", "x" * 500, "1.2.3\n4"])

@@ -145,7 +145,9 @@ def test_patients_are_written_in_the_tcia_layout_with_labels(tmp_path: Path) -> 
     result = run("-o", tmp_path / "p", "--patients", 1, "--slices", 6, "--size", 128, "--seed", 2)
     assert result.exit_code == 0
     study = next((tmp_path / "p" / "L001").iterdir())
-    series = sorted(found.description for found in find_images(study).series if hasattr(found, "description"))
+    series = sorted(
+        found.metadata.description for found in find_images(study).series if found.metadata.description
+    )
     assert series == ["Full Dose Images", "Low Dose Images"]
     truth, labels = open_file(study / "truth.nii.gz"), open_file(study / "lesions.nii.gz")
     full = find_images(next(study.glob("1.0*"))).series[0]

@@ -244,7 +244,7 @@ def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str)
     off = np.abs(np.array(regions) - 1)
     assert np.mean(off < 0.10) > 0.65
     assert np.mean(off < 0.15) > 0.85
-    current = np.log(np.array(full.tube_current_ma, float)[::2])
+    current = np.log(np.array(full.metadata.tube_current_ma, float)[::2])
     follows = [np.corrcoef(current, np.log(values))[0, 1] for values in (real_sigma, sigma)]
     assert follows[1] == pytest.approx(follows[0], abs=0.2)
     means, peaks = [], []

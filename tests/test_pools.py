@@ -50,8 +50,8 @@ def test_a_tcia_tree_gives_both_pools_and_the_pairs(tree: Path) -> None:
     assert [(pair.patient, len(pair.indices)) for pair in pools.pairs] == [("L001", 2), ("L002", 2), ("L003", 2)]
     for pair in pools.pairs:
         assert np.std(pair.low.read_hu(0) - pair.normal.read_hu(0)) > 5
-        assert "Low" in pair.low.description
-        assert "Full" in pair.normal.description
+        assert "Low" in pair.low.metadata.description
+        assert "Full" in pair.normal.metadata.description
 
 
 def test_patients_are_split_and_test_patients_kept_out_of_everything(tree: Path) -> None:
@@ -276,10 +276,10 @@ def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
 def test_a_slab_has_the_kernel_and_the_mean_tube_current_of_its_slices(tree: Path) -> None:
     full = pools_from_root(tree, DataConfig()).pairs[0].normal
     slab = SlabSeries(full, 2)
-    assert slab.kernel == full.kernel != ""
+    assert slab.metadata.kernel == full.metadata.kernel != ""
     assert len(slab) == 1
     assert tube_current_ma(slab) == pytest.approx([np.mean(tube_current_ma(full))])
-    assert SlabSeries(Volume(np.zeros((2, 8, 8)), _even(2)), 2).tube_current_ma is None
+    assert SlabSeries(Volume(np.zeros((2, 8, 8)), _even(2)), 2).metadata.tube_current_ma == ()
 
 
 def test_what_lies_unevenly_is_no_slab() -> None:
@@ -355,7 +355,7 @@ def test_noise_in_air_is_cut_off_in_its_own_place() -> None:
 
 def test_a_shrunk_series_gets_the_noise_of_its_kernel(tree: Path) -> None:
     full = pools_from_root(tree, DataConfig()).pairs[0].normal
-    assert ShrunkSeries(full, 0.5).kernel == full.kernel != ""
+    assert ShrunkSeries(full, 0.5).metadata.kernel == full.metadata.kernel != ""
 
 
 def test_what_is_kept_of_a_series_is_right_when_it_has_grown(tmp_path: Path) -> None:

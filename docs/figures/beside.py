@@ -25,7 +25,7 @@ from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.phantoms.patients import Patient, with_noise
 from ldct_denoise.physics.simulate_series import simulated_pool
-from ldct_denoise.volume import SliceSource, Volume, slice_thickness_of
+from ldct_denoise.volume import SliceSource, Volume, slice_thickness_mm
 
 FULL = Window("[-1024, 1024]", 0, 2048)
 
@@ -34,7 +34,7 @@ def lower_dose(full: Volume, source: SliceSource, dose: float, cache: Path) -> V
     """The series at a lower dose, cut off where stored values are."""
     (scan,) = simulated_pool([source], (dose, dose), 7, cache)
     noise = Volume.of(scan).hu - full.hu
-    correlation = overlap(full.geometry.offsets_mm, slice_thickness_of(source))
+    correlation = overlap(full.geometry.offsets_mm, slice_thickness_mm(source))
     return full.with_hu(np.maximum(full.hu + np.tensordot(mixing(correlation), noise, axes=1), FULL.low_hu))
 
 
@@ -47,7 +47,7 @@ def subjects(asked: str, dose: float, cache: Path) -> Iterator[tuple[str, Volume
         return
     for source in find_images(Path(asked)).series:
         full = Volume.of(source)
-        name = f"{source.name}, slices of {slice_thickness_of(source):.3g} mm"
+        name = f"{source.name}, slices of {slice_thickness_mm(source):.3g} mm"
         yield name, lower_dose(full, source, dose, cache), full
 
 

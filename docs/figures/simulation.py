@@ -74,7 +74,7 @@ def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:
         f, nps = radial(np.mean(curve, axis=0), full.geometry.pixel_spacing_mm)
         tell.append((np.sum(f * nps) / np.sum(nps), peak_per_mm(f, nps)))
         axis.plot(f, nps / nps.max(), style, label=f"{name} {label}")
-    current = np.array(full.tube_current_ma, float)
+    current = np.array(full.metadata.tube_current_ma, float)
     dots.plot(sigma[:, 0], sigma[:, 1], "o", label=name)
     regions, chance = np.array(regions), np.array(chance)
     rank = [np.corrcoef(np.log(current), np.log(column))[0, 1] for column in sigma.T]

@@ -26,6 +26,7 @@ from ldct_denoise.inference.slices import BF16_LIMIT_HU, GPU_BATCH, ApplySetting
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods.base import Method, repeat_slice
 from ldct_denoise.models.trained import TrainedModel, load_model
+from ldct_denoise.volume import Volume
 
 Say = Callable[[str], None]
 #: Goals: of RED-CNN's speed, of the network's own rate, GiB above the model.
@@ -176,7 +177,7 @@ def bf16_figures(model: TrainedModel, source: Repeated, rounds: int, device: tor
     runs: dict[str, Callable[[], object]] = {"bf16": in_bf16}
     runs["fp32"] = partial(_restored, ready(model.method, device), image)
     seconds = fastest(runs, rounds, device)
-    short = Repeated(source.volume, min(2, len(source)))
+    short = Repeated(source.source, min(2, len(source)))
     with contextlib.suppress(ModelError):  # more than the limit: the figure says so
         changed = np.stack([hu for _, hu in restore_slices(short, model, fast)])
         error = float(np.abs(changed - np.stack([hu for _, hu in restore_slices(short, model, exact)])).mean())
@@ -200,7 +201,7 @@ def _why(device: torch.device) -> str:
 def pipeline_figure(model: TrainedModel, series: Series, rounds: int, device: torch.device) -> Figure:
     """From DICOM files to DICOM files, against the same slices through the network alone, taking turns."""
     settings = ApplySettings(device=device.type)
-    loaded = _Loaded(series)
+    loaded = Volume.of(series)
 
     def network() -> None:
         for _ in restore_slices(loaded, model, settings):
@@ -219,21 +220,6 @@ def pipeline_figure(model: TrainedModel, series: Series, rounds: int, device: to
         SHARE,
         note=f"{rate:.3g} slices/s over {len(series)} slices",
     )
-
-
-class _Loaded:
-    """A series whose slices are in memory."""
-
-    def __init__(self, series: Series) -> None:
-        self._slices = [series.read_hu(index) for index in range(len(series))]
-        self.uid, self.patient, self.name, self.geometry = series.uid, series.patient, series.name, series.geometry
-
-    def __len__(self) -> int:
-        return len(self._slices)
-
-    def read_hu(self, index: int) -> np.ndarray:
-        """HU."""
-        return self._slices[index]
 
 
 # ---- memory -------------------------------------------------------------------------------------------------

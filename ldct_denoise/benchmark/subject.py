@@ -12,7 +12,7 @@ from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.phantoms.patients import Patient, with_noise
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Geometry, SeriesView
 
 #: Slices that differ.
 DISTINCT = 4
@@ -20,34 +20,27 @@ MATRIX = 512
 
 
 @dataclass(frozen=True)
-class Repeated:
-    """A volume's slices over and over, at positions of their own.
+class Repeated(SeriesView):
+    """A source's slices over and over, at positions of their own.
 
     Parameters
     ----------
-    volume : Volume
+    source : SliceSource
     length : int
-    name : str
+        Number of slices.
     """
 
-    volume: Volume
     length: int
-    name: str = "synthetic patient"
 
     @property
-    def uid(self) -> str:
-        """Of the volume."""
-        return self.volume.uid
-
-    @property
-    def patient(self) -> str:
-        """Of the volume."""
-        return self.volume.patient
+    def name(self) -> str:
+        """For people."""
+        return "synthetic patient"
 
     @property
     def geometry(self) -> Geometry:
         """Evenly spaced slices."""
-        g = self.volume.geometry
+        g = self.source.geometry
         steps = np.arange(self.length)[:, None] * (g.normal * 1.0)
         return Geometry(
             g.positions_mm[0] + steps, g.row_direction, g.column_direction, g.pixel_spacing_mm, *g.shape[1:]
@@ -58,7 +51,7 @@ class Repeated:
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """One slice, HU."""
-        return self.volume.read_hu(index % len(self.volume))
+        return self.source.read_hu(index % len(self.source))
 
 
 def patient(length: int, dose: float = 0.25, seed: int = 1) -> Repeated:

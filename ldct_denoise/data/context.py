@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ldct_denoise.config import DataConfig
 from ldct_denoise.context_slices import overlap, places_around
 from ldct_denoise.data.slices import PoolSlice
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, slice_thickness_of
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, slice_thickness_mm
 
 Places = tuple[int, ...]
 
@@ -54,7 +54,7 @@ class Beside:
         items = [self._slices[position] for position in positions]
         source = items[0].source
         if source.uid not in self._thickness_mm:  # a header is read for it
-            self._thickness_mm[source.uid] = slice_thickness_of(source)
+            self._thickness_mm[source.uid] = slice_thickness_mm(source)
         offsets_mm = source.geometry.offsets_mm[[item.index for item in items]]
         return overlap(offsets_mm, self._thickness_mm[source.uid])
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.data.slices import PoolSlice
-from ldct_denoise.volume import Geometry, SliceSource, kernel_of, slice_thickness_of
+from ldct_denoise.volume import Geometry, SeriesView
 
 
 @dataclass(frozen=True)
-class ShrunkSeries:
+class ShrunkSeries(SeriesView):
     """A series with every slice shrunk in its plane; the pixel spacing stays, the body becomes smaller.
 
     Parameters
@@ -24,7 +24,6 @@ class ShrunkSeries:
         Of both sides of a slice, between 0 and 1.
     """
 
-    source: SliceSource
     factor: float
 
     @property
@@ -33,33 +32,15 @@ class ShrunkSeries:
         return f"{self.source.uid}/shrunk/{self.factor:g}"
 
     @property
-    def patient(self) -> str:
-        """The source's."""
-        return self.source.patient
-
-    @property
     def name(self) -> str:
         """The source's, and the factor."""
         return f"{self.source.name}, shrunk to {self.factor:g}"
-
-    @property
-    def kernel(self) -> str:
-        """The source's."""
-        return kernel_of(self.source)
-
-    @property
-    def slice_thickness_mm(self) -> float:
-        """The source's."""
-        return slice_thickness_of(self.source)
 
     @property
     def geometry(self) -> Geometry:
         """Fewer pixels of the same spacing."""
         whole = self.source.geometry
         return replace(whole, rows=round(whole.rows * self.factor), columns=round(whole.columns * self.factor))
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """One slice in HU, shape (rows, columns); cubic, with what the coarser grid cannot hold filtered out."""

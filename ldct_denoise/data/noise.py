@@ -22,7 +22,7 @@ from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.photos import NoiseLaw, noise_for
 from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise
-from ldct_denoise.volume import SliceSource, kernel_of
+from ldct_denoise.volume import SliceSource
 
 #: Spectra of `broad` noise: the peak of the radial NPS is drawn from this range, 1/mm.
 BROAD_PEAKS_PER_MM = (0.12, 0.75)
@@ -90,7 +90,7 @@ class PoolNoise:
     def _measured(
         self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator, count: int
     ) -> Drawn:
-        own = self._by_kernel.get(kernel_of(normal))
+        own = self._by_kernel.get(normal.metadata.kernel)
         model = own or self.models[rng.integers(len(self.models))]
         fields = model.draw_fields(count, side, side, normal.geometry.pixel_spacing_mm, rng)
         return Drawn((fields * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))

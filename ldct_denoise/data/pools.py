@@ -14,7 +14,7 @@ from ldct_denoise.io.dose_labels import Dose, LabelledSeries, Pair, find_pairs, 
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import open_images
 from ldct_denoise.methods.base import Supervision
-from ldct_denoise.volume import SliceSource, kernel_of
+from ldct_denoise.volume import SliceSource
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Pools:
             "low_slices": sum(len(source) for source in self.low),
             "normal_series": len(self.normal),
             "normal_slices": sum(len(source) for source in self.normal),
-            "kernels": sorted({kernel_of(source) for source in (*self.low, *self.normal)} - {""}),
+            "kernels": sorted({source.metadata.kernel for source in (*self.low, *self.normal)} - {""}),
             "training_patients": list(self.patients),
             "validation_patients": sorted({source.patient for source in self.validation_low}),
         }
@@ -191,4 +191,4 @@ def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ..
 
 
 def _wanted(source: SliceSource, config: DataConfig) -> bool:
-    return not config.kernels or kernel_of(source) in config.kernels
+    return not config.kernels or source.metadata.kernel in config.kernels

@@ -80,4 +80,4 @@ def _pairs(made: Sequence[Sequence[SimulatedSeries]], pools: Pools, supervision:
 
 def _pair(low: SimulatedSeries, normal: SliceSource) -> Pair:
     indices = tuple((index, index) for index in range(len(low)))
-    return Pair(low.patient, low.kernel, low, normal, indices)
+    return Pair(low.patient, low.metadata.kernel, low, normal, indices)

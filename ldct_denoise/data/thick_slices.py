@@ -13,11 +13,18 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.physics.dose import tube_current_ma
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, kernel_of, slice_thickness_of
+from ldct_denoise.volume import (
+    POSITION_TOLERANCE_MM,
+    Geometry,
+    SeriesMetadata,
+    SeriesView,
+    SliceSource,
+    slice_thickness_mm,
+)
 
 
 @dataclass(frozen=True)
-class SlabSeries:
+class SlabSeries(SeriesView):
     """A series whose every slice is the mean of some neighbours, as from thicker slices.
 
     Parameters
@@ -29,7 +36,6 @@ class SlabSeries:
         follow it.
     """
 
-    source: SliceSource
     slices: int
 
     @property
@@ -38,30 +44,22 @@ class SlabSeries:
         return f"{self.source.uid}/slab/{self.slices}"
 
     @property
-    def patient(self) -> str:
-        """The source's."""
-        return self.source.patient
-
-    @property
     def name(self) -> str:
         """The source's, and how many slices are averaged."""
         return f"{self.source.name}, mean of {self.slices} slices"
 
     @property
-    def kernel(self) -> str:
-        """The source's."""
-        return kernel_of(self.source)
-
-    @property
-    def tube_current_ma(self) -> tuple[float, ...] | None:
-        """The mean of the neighbours', where the source tells them."""
-        told = tube_current_ma(self.source)
-        return None if told is None else tuple(sliding_window_view(told, self.slices).mean(axis=1).tolist())
-
-    @property
-    def slice_thickness_mm(self) -> float:
-        """From the edge of the first slice that is averaged to that of the last."""
-        return slice_thickness_of(self.source) + (self.slices - 1) * self.source.geometry.slice_spacing_mm
+    def metadata(self) -> SeriesMetadata:
+        """The source's, with the thickness from the first edge to the last and the mean of the tube currents."""
+        source = self.source
+        current_ma = tube_current_ma(source)
+        return replace(
+            source.metadata,
+            slice_thickness_mm=slice_thickness_mm(source) + (self.slices - 1) * source.geometry.slice_spacing_mm,
+            tube_current_ma=()
+            if current_ma is None
+            else tuple(sliding_window_view(current_ma, self.slices).mean(axis=1).tolist()),
+        )
 
     @property
     def geometry(self) -> Geometry:

@@ -26,7 +26,7 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.photos import GreyImage
 from ldct_denoise.methods.base import Batch, Supervision
-from ldct_denoise.volume import slice_thickness_of
+from ldct_denoise.volume import slice_thickness_mm
 
 T = TypeVar("T")
 
@@ -275,7 +275,7 @@ def _probe(
     drawn = noise.probe(source, side, rng, len(set(places)))
 
     def correlation(once: Sequence[int]) -> NDArray[np.float64]:
-        return overlap(geometry.offsets_mm[once], slice_thickness_of(source))
+        return overlap(geometry.offsets_mm[once], slice_thickness_mm(source))
 
     drawn = drawn._replace(hu=draw_stack(lambda _: drawn.hu, places, correlation))
     return clean + drawn.in_target, drawn.added

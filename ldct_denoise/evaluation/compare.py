@@ -23,7 +23,7 @@ from ldct_denoise.io.photos import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.regions import Region, WholeImage
-from ldct_denoise.volume import Geometry, SliceSource
+from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView, SliceSource
 
 KEPT_PER_PAIR = 4
 
@@ -61,28 +61,42 @@ class Timer:
             yield item[1]
 
 
-class ChosenSlices:
-    """Some slices of a series, as a series: what both sides of a pair have."""
+@dataclass(frozen=True)
+class ChosenSlices(SeriesView):
+    """Some slices of a series, as a series: those that both sides of a pair have.
 
-    def __init__(self, source: SliceSource, indices: Sequence[int]) -> None:
-        self._source, self._indices = source, tuple(indices)
-        self.uid, self.patient, self.name = source.uid, source.patient, source.name
-        self.geometry: Geometry = source.geometry.select(self._indices)
+    Parameters
+    ----------
+    source : SliceSource
+    indices : sequence of int
+        Slices of ``source``.
+    """
+
+    indices: Sequence[int]
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of the chosen slices."""
+        return self.source.geometry.select(self.indices)
+
+    @property
+    def metadata(self) -> SeriesMetadata:
+        """Metadata of the chosen slices."""
+        return self.source.metadata.select(self.indices)
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """One slice in HU."""
-        return self._source.read_hu(self._indices[index])
+        return self.source.read_hu(self.indices[index])
 
 
-class KeptSlices(ChosenSlices):
+@dataclass(frozen=True)
+class KeptSlices(SeriesView):
     """The restored slices that are shown in the report; the others are measured and forgotten."""
 
-    def __init__(self, source: ChosenSlices) -> None:
-        super().__init__(source, range(len(source)))
-        self.hu: dict[int, NDArray[np.floating]] = {}
+    hu: dict[int, NDArray[np.floating]] = field(default_factory=dict)
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """One kept slice in HU."""

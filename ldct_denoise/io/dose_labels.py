@@ -13,10 +13,9 @@ from enum import StrEnum
 from itertools import takewhile
 from pathlib import Path
 
-from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.volume_files import ITK, NIFTI, FileSeries
 from ldct_denoise.slice_matching import match_slices
-from ldct_denoise.volume import SliceSource, kernel_of
+from ldct_denoise.volume import SliceSource
 
 
 class Dose(StrEnum):
@@ -93,7 +92,7 @@ def label_series(series: Iterable[SliceSource], root: Path) -> list[LabelledSeri
 
 def dose_label(source: SliceSource, root: Path) -> tuple[Dose, str]:
     """The dose and how it was told: description of a simulation, series description, folder, then file name."""
-    described = str(getattr(source, "derivation", ""))
+    described = source.metadata.derivation
     simulated = re.search(r"simulated (\d+(?:\.\d+)?) ?% dose", described)
     if simulated:
         return (Dose.LOW if float(simulated.group(1)) < 100 else Dose.NORMAL), f"derivation '{simulated.group()}'"
@@ -106,33 +105,22 @@ def dose_label(source: SliceSource, root: Path) -> tuple[Dose, str]:
 
 def _clues(source: SliceSource, root: Path) -> list[tuple[str, str]]:
     """Texts that may name the dose, the surest first."""
-    description = str(getattr(source, "description", ""))
+    description = source.metadata.description
     clues = [(description, "series description")] if description else []
-    names = _names_below(_path(source), _root(source, root))
+    names = _names_below(source, root)
     clues += [(name, "folder") for name in reversed(names[:-1])]
     return [*clues, *((name, "file name") for name in names[-1:])]
 
 
-def _names_below(path: Path | None, root: Path) -> list[str]:
-    """Names of the folders from ``root`` (itself included) down to the file."""
+def _names_below(source: SliceSource, root: Path) -> list[str]:
+    """Names of the folders from ``root`` (included) down to the first file (included)."""
+    path = source.metadata.first_file
     if path is None:
         return []
     path, root = path.resolve(), root.resolve()
     below = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-3:]
-    return [*([root.name] if path != root else []), *(below or (path.name,))]
-
-
-def _root(source: SliceSource, root: Path) -> Path:
-    """Where names begin to tell: the path that was given, or what was extracted from it."""
-    keeper = getattr(source, "keeper", None)
-    return keeper.folder if keeper else root
-
-
-def _path(source: SliceSource) -> Path | None:
-    if isinstance(source, Series):
-        return source.slices[0].path
-    path: Path | None = getattr(source, "path", None)
-    return path
+    root_name = root.stem if root.is_file() else root.name  # an archive's name without its suffix
+    return [*([root_name] if path != root else []), *(below or (path.name,))]
 
 
 def _shared_ids(series: Sequence[SliceSource], root: Path) -> set[str]:
@@ -158,7 +146,7 @@ def _patient(source: SliceSource, root: Path, shared: set[str], container: int) 
 def _file_patient(source: FileSeries, root: Path, container: int) -> str:
     """Whose a volume is: what its folder below the containers is called besides a dose, else the file."""
     stem = _without_dose(source.name)
-    if source.path.resolve() == _root(source, root).resolve():  # a file that was named, by folder and file
+    if source.path.resolve() == root.resolve():  # a file that was named, by folder and file
         return "/".join(filter(None, (_without_dose(source.patient), stem))) or source.patient
     named = _folders(source, root)[container:]
     return named[-1] if named else stem or source.patient
@@ -175,7 +163,7 @@ def _container(series: Iterable[SliceSource], root: Path) -> int:
 
 def _folders(source: FileSeries, root: Path) -> tuple[str, ...]:
     """A volume's folders below the root, less the words for a dose; what is then left of none is left out."""
-    named = (_without_dose(name) for name in _names_below(source.path, _root(source, root))[1:-1])
+    named = (_without_dose(name) for name in _names_below(source, root)[1:-1])
     return tuple(name for name in named if name)
 
 
@@ -189,18 +177,18 @@ def _without_dose(name: str) -> str:
 
 def _patient_folder(source: SliceSource, root: Path) -> str:
     """The folder (or the root's name) that is a case number, as L096 or C002; nothing where none is."""
-    names = _names_below(_path(source), _root(source, root))[:-1]
+    names = _names_below(source, root)[:-1]
     return next((name for name in names if _PATIENT.match(name)), "")
 
 
 def _first_folder(source: SliceSource, root: Path) -> str:
-    names = _names_below(_path(source), _root(source, root))[1:-1]
+    names = _names_below(source, root)[1:-1]
     return names[0] if len(names) > 1 else ""
 
 
 def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
-    kernel = kernel_of(low.series)
-    if (low.patient, kernel) != (normal.patient, kernel_of(normal.series)):
+    kernel = low.series.metadata.kernel
+    if (low.patient, kernel) != (normal.patient, normal.series.metadata.kernel):
         return None
     indices = match_slices(low.series.geometry, normal.series.geometry)
     return Pair(low.patient, kernel, low.series, normal.series, indices) if indices else None

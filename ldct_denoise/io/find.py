@@ -56,7 +56,7 @@ def find_images(
                 raise InputError("a label volume, by its NIfTI intent; not an image")
             if not include_derived and is_denoised(file):
                 raise InputError("already denoised by ldct-denoise")
-            volumes.append(replace(open_file(file), keeper=listing.keeper))
+            volumes.append(open_file(file, listing.keeper))
         except InputError as error:
             aside.append(SetAside(listing.shown(file), str(error).removeprefix(f"{file}: ")))
         except Exception as error:  # a broken file can fail anywhere inside nibabel and SimpleITK

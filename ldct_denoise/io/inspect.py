@@ -9,7 +9,6 @@ from typing import Any
 from ldct_denoise.io.dicom.stacks import tilt_degrees
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.volume import SliceSource, kernel_of
 
 #: Of the form of the result: fields may be added to it, but none is removed or changes its meaning.
 VERSION = 1
@@ -26,9 +25,7 @@ def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> d
     inventory = find_images(path, progress)
     labelled = label_series(inventory.series, path)
     problems = [*inventory.problems]
-    problems += [
-        f"{item.series.name}: {text}" for item in labelled for text in getattr(item.series, "problems", ())
-    ]
+    problems += [f"{item.series.name}: {text}" for item in labelled for text in item.series.metadata.problems]
     return {
         "version": VERSION,
         "path": str(path),
@@ -41,15 +38,15 @@ def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> d
 
 def _series(item: LabelledSeries) -> dict[str, Any]:
     source = item.series
-    geometry = source.geometry
+    geometry, metadata = source.geometry, source.metadata
     return {
         "uid": source.uid,
-        "folder": str(_folder(source)),
+        "folder": str(metadata.path),
         "patient": item.patient,
         "dose": item.dose.value,
         "dose_told_by": item.how,
-        "kernel": kernel_of(source),
-        "description": getattr(source, "description", ""),
+        "kernel": metadata.kernel,
+        "description": metadata.description,
         "slices": len(source),
         "rows": geometry.rows,
         "columns": geometry.columns,
@@ -59,10 +56,10 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "last_position_mm": [round(float(value), 4) for value in geometry.positions_mm[-1]],
         "orientation": [round(value, 6) for value in (*geometry.row_direction, *geometry.column_direction)],
         "gantry_tilt_degrees": round(tilt_degrees(geometry), 2),
-        "frames_of_one_file": any(ref.frame is not None for ref in getattr(source, "slices", ())),
-        "transfer_syntax": getattr(source, "transfer_syntax", ""),
-        "manufacturer": getattr(source, "manufacturer", ""),
-        "problems": list(getattr(source, "problems", ())),
+        "frames_of_one_file": metadata.multiframe,
+        "transfer_syntax": metadata.transfer_syntax,
+        "manufacturer": metadata.manufacturer,
+        "problems": list(metadata.problems),
     }
 
 
@@ -71,14 +68,6 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "patient": pair.patient,
         "kernel": pair.kernel,
         "slices": len(pair.indices),
-        "low": str(_folder(pair.low)),
-        "normal": str(_folder(pair.normal)),
+        "low": str(pair.low.metadata.path),
+        "normal": str(pair.normal.metadata.path),
     }
-
-
-def _folder(source: SliceSource) -> Path:
-    """The folder of a DICOM series, or the volume's file; in an archive, its place there."""
-    slices = getattr(source, "slices", None)
-    path: Path = slices[0].path.parent if slices else getattr(source, "path", Path())
-    keeper = getattr(source, "keeper", None)
-    return keeper.shown(path) if keeper else path

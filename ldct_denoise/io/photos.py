@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.volume_files import identity_of
-from ldct_denoise.volume import Geometry
+from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 NoiseLaw = Literal["gaussian", "poisson"]
@@ -22,7 +22,16 @@ NoiseLaw = Literal["gaussian", "poisson"]
 
 @dataclass(frozen=True)
 class GreyImage:
-    """One image file as a series of one slice; colour is made grey."""
+    """An image file as a series of one slice; colours are converted to grey.
+
+    Parameters
+    ----------
+    path : Path
+        The image file.
+    geometry : Geometry
+    patient : str
+        Each photograph counts as a patient of its own.
+    """
 
     path: Path
     geometry: Geometry
@@ -30,67 +39,56 @@ class GreyImage:
 
     @property
     def uid(self) -> str:
-        """The file's place, size and time: another of this name is another image."""
+        """Path, size and modification time of the file."""
         return identity_of(self.path)
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
+        """File name without its suffix."""
         return self.path.stem
+
+    @property
+    def metadata(self) -> SeriesMetadata:
+        """Only the path is known."""
+        return SeriesMetadata(path=self.path, first_file=self.path)
 
     def __len__(self) -> int:
         return 1
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """Grey values 0…255, shape (rows, columns)."""
+        """Read the grey values 0…255, shape (rows, columns)."""
         return _read(self.path)
 
 
 @dataclass(frozen=True)
-class NoisyImage:
-    """A grey image with synthetic noise, the same at every reading.
+class NoisyImage(SeriesView):
+    """A grey image with synthetic noise, which is the same at every reading.
 
     Parameters
     ----------
-    clean : GreyImage
+    source : GreyImage
+        The clean image.
     law : str
+        ``gaussian`` or ``poisson``.
     sigma : float
-        Gaussian: standard deviation in grey values. Poisson: grey values for each photon counted.
+        Gaussian: standard deviation in grey values. Poisson: grey values per counted photon.
     seed : int
     """
 
-    clean: GreyImage
+    source: GreyImage
     law: NoiseLaw
     sigma: float
     seed: int
 
     @property
     def uid(self) -> str:
-        """The clean image's name, and how it was degraded."""
-        return f"{self.clean.path.name}-{self.law}{self.sigma:g}-{self.seed}"
-
-    @property
-    def patient(self) -> str:
-        """As the clean image."""
-        return self.clean.patient
-
-    @property
-    def name(self) -> str:
-        """As the clean image."""
-        return self.clean.name
-
-    @property
-    def geometry(self) -> Geometry:
-        """As the clean image."""
-        return self.clean.geometry
-
-    def __len__(self) -> int:
-        return 1
+        """File name of the clean image, and the parameters of the noise."""
+        return f"{self.source.path.name}-{self.law}{self.sigma:g}-{self.seed}"
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """Noisy grey values, not rounded and not clipped."""
-        clean = self.clean.read_hu(index)
-        rng = np.random.default_rng([self.seed, *self.clean.path.name.encode()])
+        clean = self.source.read_hu(index)
+        rng = np.random.default_rng([self.seed, *self.source.path.name.encode()])
         return clean + noise_for(clean, self.law, self.sigma, rng)
 
 

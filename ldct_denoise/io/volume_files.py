@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.io.dicom.archive import Extracted
 from ldct_denoise.io.dicom.encoding import LARGEST_SIDE, MOST_FRAMES
 from ldct_denoise.io.dicom.filter import AXIAL_COSINE
 from ldct_denoise.output import atomic_write, check_writable
-from ldct_denoise.volume import Geometry, SliceSource, Volume
+from ldct_denoise.volume import Geometry, SeriesMetadata, SliceSource, Volume
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".nrrd", ".mha", ".mhd")
@@ -78,16 +79,16 @@ class FileSeries:
     geometry : Geometry
         The file's slowest axis is the slice axis.
     patient : str
-        Nothing in such a file says whose it is: the name of its folder.
+        Name of the file's folder: nothing in such a file states the patient.
+    metadata : SeriesMetadata
     keeper : object
         Keeps extracted files until the series is no longer used.
     """
 
     path: Path
     geometry: Geometry
-    patient: str = ""
-    kernel: str = ""
-    problems: tuple[str, ...] = field(default=())
+    patient: str
+    metadata: SeriesMetadata
     keeper: Any = field(default=None, compare=False, repr=False)
 
     @cached_property
@@ -121,8 +122,14 @@ class FileSeries:
             raise InputError(f"{self.path}: slice {index} cannot be read ({_line(error)})") from None
 
 
-def open_file(path: Path) -> FileSeries:
-    """Open a volume file; voxels are read when they are asked for.
+def open_file(path: Path, keeper: Extracted | None = None) -> FileSeries:
+    """Open a volume file; voxels are read on demand.
+
+    Parameters
+    ----------
+    path : Path
+    keeper : Extracted, optional
+        Keeps the file until the series is no longer used, where it was extracted from an archive.
 
     Raises
     ------
@@ -138,7 +145,9 @@ def open_file(path: Path) -> FileSeries:
     across = "sagittal" if abs(geometry.normal[0]) > abs(geometry.normal[1]) else "coronal"
     lying = abs(geometry.normal[2]) < AXIAL_COSINE
     problems = (f"{across} slices: models learn axial ones; reorder the file's axes",) if lying else ()
-    return FileSeries(path, geometry, path.resolve().parent.name, problems=problems)
+    shown = keeper.shown(path) if keeper else path
+    metadata = SeriesMetadata(path=shown, first_file=shown, problems=problems)
+    return FileSeries(path, geometry, path.resolve().parent.name, metadata, keeper)
 
 
 def holds_labels(path: Path) -> bool:

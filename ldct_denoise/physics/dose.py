@@ -262,7 +262,7 @@ def require_dose(dose: float) -> None:
 
 def tube_current_ma(source: SliceSource) -> NDArray[np.float64] | None:
     """Tube current of every slice, where the headers say so."""
-    told = getattr(source, "tube_current_ma", None)
-    if not told or any(not current for current in told):
+    current_ma = source.metadata.tube_current_ma
+    if not current_ma or any(not current for current in current_ma):
         return None
-    return np.asarray(told, float)
+    return np.asarray(current_ma, float)

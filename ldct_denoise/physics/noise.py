@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.volume import SliceSource, kernel_of
+from ldct_denoise.volume import SliceSource
 
 #: Side of the squares, pixels.
 SIDE = 32
@@ -209,7 +209,7 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
     frequencies, nps = radial(shape, spacing_mm)
     nps = _without_anatomy(frequencies, nps)
-    return NoiseModel(kernel_of(source), frequencies, nps / nps.max(), np.asarray(sigmas))
+    return NoiseModel(source.metadata.kernel, frequencies, nps / nps.max(), np.asarray(sigmas))
 
 
 def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) -> NDArray[np.float64]:

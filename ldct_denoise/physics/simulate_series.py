@@ -23,7 +23,7 @@ from ldct_denoise.output import atomic_write, series_subfolders
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
 from ldct_denoise.physics.noise import AIR_HU, NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
-from ldct_denoise.volume import Geometry, SliceSource, kernel_of
+from ldct_denoise.volume import SeriesView, SliceSource
 
 Progress = Callable[[int, int, str], None]
 
@@ -203,29 +203,37 @@ def simulated_slices(
 
 
 @dataclass(frozen=True)
-class SimulatedSeries:
-    """A simulated series in a cache: the original's place and patient; slices are read as they are asked for.
+class SimulatedSeries(SeriesView):
+    """A simulated low-dose copy of ``source``, in a cache; slices are read as they are asked for.
 
     Parameters
     ----------
+    source : SliceSource
+        The original.
     path : Path
         ``.npy`` of int16 tenths of HU, shape (slices, rows, columns).
-    geometry : Geometry
-    uid, patient, name, kernel : str
+    key : str
+        Digest of the source and of the simulation's settings.
+    label : str
+        The dose, for people.
     dose : float
         Fraction of the original's.
     """
 
     path: Path
-    geometry: Geometry
-    uid: str
-    patient: str
-    name: str
-    kernel: str
+    key: str
+    label: str
     dose: float
 
-    def __len__(self) -> int:
-        return self.geometry.shape[0]
+    @property
+    def uid(self) -> str:
+        """Unique for the source and the simulation's settings."""
+        return f"{self.source.uid}/simulated/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """The source's, and the dose."""
+        return f"{self.source.name}, {self.label}"
 
     @cached_property
     def _tenths(self) -> NDArray[np.int16]:
@@ -289,15 +297,7 @@ def _cached(
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
         atomic_write(path, lambda part: _write_tenths(part, source, simulation, progress))
-    return SimulatedSeries(
-        path,
-        source.geometry,
-        f"{source.uid}/simulated/{key}",
-        source.patient,
-        f"{source.name}, {simulation.derivation.label}",
-        kernel_of(source),
-        simulation.dose,
-    )
+    return SimulatedSeries(source, path, key, simulation.derivation.label, simulation.dose)
 
 
 def _write_tenths(path: Path, source: SliceSource, simulation: Simulation, progress: Progress) -> None:

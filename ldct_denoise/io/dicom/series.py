@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 from ldct_denoise.errors import PartialError
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.dicom.reader import read_frame, read_head, read_shared_head
-from ldct_denoise.io.dicom.values import number, text
-from ldct_denoise.volume import Geometry, SliceSource
+from ldct_denoise.io.dicom.values import text
+from ldct_denoise.volume import Geometry, SeriesMetadata, SliceSource
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,22 @@ class SliceRef:
 
 @dataclass(frozen=True)
 class Series:
-    """One stack of CT images of one Series Instance UID, read on demand.
+    """One stack of CT images with one Series Instance UID, read on demand.
 
     Parameters
     ----------
     uid : str
-        Series Instance UID, of the first of several stacks (phases, reconstructions, orientations) that share it;
-        the others, files without one, and one that is no name for a folder get a UID made from the images'.
+        Series Instance UID. Where several stacks (phases, reconstructions, orientations) share it, the first keeps
+        it and the others get a UID derived from their images. So do files without one, and with one that cannot
+        name a folder.
     patient : str
-        Patient ID, or name where there is none.
-    kernel : str
-        First value of Convolution Kernel.
-    derivation : str
-        Derivation Description.
+        Patient ID, or the patient's name where there is none.
+    study_uid : str
+        Study Instance UID, or one derived from patient and time of the study.
     slices : tuple of SliceRef
-        In order along the normal.
+        In order along the slice normal.
     geometry : Geometry
-    problems : tuple of str
-        What is odd: told, not fatal.
+    metadata : SeriesMetadata
     keeper : object
         Keeps extracted files until the series is no longer used.
     """
@@ -97,31 +95,15 @@ class Series:
     uid: str
     patient: str
     study_uid: str
-    description: str
-    kernel: str
-    manufacturer: str
-    transfer_syntax: str
-    derivation: str
     slices: tuple[SliceRef, ...]
     geometry: Geometry
-    problems: tuple[str, ...] = ()
+    metadata: SeriesMetadata
     keeper: Any = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """Folder and kernel."""
-        return f"{Path(self.slices[0].folder).name} {self.kernel}".strip()
-
-    @property
-    def tube_current_ma(self) -> tuple[float | None, ...]:
-        """Per slice."""
-        return tuple(ref.tube_current_ma for ref in self.slices)
-
-    @property
-    def slice_thickness_mm(self) -> float | None:
-        """Of the first slice, where its header tells."""
-        told = number(self.header(0), "SliceThickness")
-        return told if told is not None and told > 0 else None
+        return f"{Path(self.slices[0].folder).name} {self.metadata.kernel}".strip()
 
     def __len__(self) -> int:
         return len(self.slices)

@@ -8,19 +8,21 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from ldct_denoise.io.dicom.archive import Extracted
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.dicom.filter import has_ct_signs, unit_directions
 from ldct_denoise.io.dicom.series import Series, SliceRef
 from ldct_denoise.io.dicom.stack_identity import Identity, Memory, Placed, SeriesFacts, same_plane
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import number, text
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SeriesMetadata
 
 #: Series Instance UIDs that are none, but harmless: anonymisers write digests.
 SAFE_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
@@ -47,6 +49,7 @@ class Labels(NamedTuple):
     description: str
     manufacturer: str
     derivation: str
+    slice_thickness_mm: float | None
     ct_signs: bool
 
 
@@ -126,11 +129,13 @@ class Facts:
 
 
 def _labels(header: Dataset) -> Labels:
+    thickness = number(header, "SliceThickness")
     return Labels(
         study_uid=text(header, "StudyInstanceUID") or _study_uid(header),
         description=text(header, "SeriesDescription"),
         manufacturer=text(header, "Manufacturer"),
         derivation=text(header, "DerivationDescription"),
+        slice_thickness_mm=thickness if thickness and thickness > 0 else None,
         ct_signs=has_ct_signs(header),
     )
 
@@ -150,7 +155,7 @@ def _study_uid(header: Dataset) -> str:
 
 
 def series_of(
-    images: Iterable[Image], by_folder: bool = True, keeper: object = None, memory: Memory | None = None
+    images: Iterable[Image], by_folder: bool = True, keeper: Extracted | None = None, memory: Memory | None = None
 ) -> Iterator[tuple[Series, bool]]:
     """Every stack as a series, and whether its headers have anything that only CT has.
 
@@ -160,7 +165,7 @@ def series_of(
     by_folder : bool
         Whether images in different folders are different series although they have one UID (doses of the Mayo
         2016 tree); folders that differ in their numbers alone are taken together.
-    keeper : object
+    keeper : Extracted, optional
         See :class:`~ldct_denoise.io.dicom.series.Series`.
     memory : Memory, optional
         Of the images that came before: late ones join their stacks and have their UIDs. Learns these images.
@@ -309,7 +314,7 @@ def _by_turns(images: Sequence[Placed]) -> list[list[Placed]]:
     return turns
 
 
-def _series(images: Sequence[Image], uid: str, note: str, keeper: object) -> Series:
+def _series(images: Sequence[Image], uid: str, note: str, keeper: Extracted | None) -> Series:
     offsets = _offsets(images)
     ordered = [images[index] for index in np.argsort(offsets, kind="stable")]
     refs = tuple(image.ref for image in ordered)
@@ -318,21 +323,22 @@ def _series(images: Sequence[Image], uid: str, note: str, keeper: object) -> Ser
     positions = np.array([image.position_mm for image in ordered])
     geometry = Geometry(positions, (a, b, c), (d, e, f), facts.spacing, facts.rows, facts.columns)
     syntaxes = Counter(ref.encoding.syntax for ref in refs)
-    problems = [note] if note else []
-    return Series(
-        uid=uid,
-        patient=facts.patient,
-        study_uid=labels.study_uid or derived_uid("study", uid),
-        description=labels.description,
+    folder, first_file = Path(refs[0].folder), refs[0].path
+    metadata = SeriesMetadata(
         kernel=facts.kernel[0] if facts.kernel else "",
-        manufacturer=labels.manufacturer,
+        description=labels.description,
         derivation=labels.derivation,
+        manufacturer=labels.manufacturer,
         transfer_syntax=", ".join(UID(syntax).name for syntax, _ in syntaxes.most_common()),
-        slices=refs,
-        geometry=geometry,
-        problems=(*problems, *_problems(geometry)),
-        keeper=keeper,
+        slice_thickness_mm=ordered[0].labels.slice_thickness_mm,
+        tube_current_ma=tuple(ref.tube_current_ma for ref in refs),
+        multiframe=any(ref.frame is not None for ref in refs),
+        path=keeper.shown(folder) if keeper else folder,
+        first_file=keeper.shown(first_file) if keeper else first_file,
+        problems=(*([note] if note else []), *_problems(geometry)),
     )
+    study_uid = labels.study_uid or derived_uid("study", uid)
+    return Series(uid, facts.patient, study_uid, refs, geometry, metadata, keeper)
 
 
 def _problems(geometry: Geometry) -> Iterator[str]:
