@@ -23,16 +23,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldct_denoise.api import (
-        apply,
-        compare,
-        denoise,
-        evaluate,
-        load_model,
-        read_series,
-        simulate_low_dose,
-        train,
-    )
+    from ldct_denoise.api import apply, compare, evaluate, read_series, train
+    from ldct_denoise.arrays import denoise, simulate_low_dose
     from ldct_denoise.data.dataset import SliceDataset
     from ldct_denoise.errors import (
         ConfigError,
@@ -44,6 +36,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from ldct_denoise.intensity import Scale, Window
+    from ldct_denoise.models.trained import load_model
     from ldct_denoise.volume import Geometry, Volume
 
 __version__ = "0.1.0"
@@ -74,9 +67,11 @@ __all__ = [
 #: Module of every public name that is not in ``ldct_denoise.api``.
 _MODULES = {
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
+    **dict.fromkeys(("denoise", "simulate_low_dose"), "arrays"),
     **dict.fromkeys(("Scale", "Window"), "intensity"),
     **dict.fromkeys(("Geometry", "Volume"), "volume"),
     "SliceDataset": "data.dataset",
+    "load_model": "models.trained",
 }
 
 

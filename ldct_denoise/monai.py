@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
@@ -29,12 +29,11 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import MetaKeys, SpaceKeys, convert_data_type, convert_to_dst_type, ensure_tuple
 from numpy.typing import NDArray
 
-from ldct_denoise.api import denoise, load_model, read_series
+from ldct_denoise.api import read_series
+from ldct_denoise.arrays import denoise
 from ldct_denoise.errors import InputError
+from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.volume import SliceSource, Volume
-
-if TYPE_CHECKING:
-    from ldct_denoise.models.trained import TrainedModel
 
 #: From this package's axes (slice, row, column) and LPS to MONAI's (column, row, slice) and RAS.
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

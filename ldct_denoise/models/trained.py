@@ -92,14 +92,31 @@ def shipped_models() -> dict[str, Path]:
 
 
 def load_model(name: str | Path) -> TrainedModel:
-    """A model by shipped name, ``.safetensors`` file, run folder, or the name of a method that needs no training.
+    """Load a trained model, or a method that needs no training.
 
-    Such a method takes its settings after a colon: ``bm3d:sigma_hu=100,strength=0.8``.
+    Parameters
+    ----------
+    name : str or Path
+        A shipped model (``lir-ct``, ``lir-ct-small``), a ``.safetensors`` file, the output folder of a training
+        run, or an untrained method with optional settings (``bm3d:sigma_hu=100,strength=0.8``).
+
+    Returns
+    -------
+    TrainedModel
+        On the CPU, in evaluation mode.
 
     Raises
     ------
-    ModelError, ConfigError
-        If there is no such model, or its file cannot be used; a setting that is unknown or impossible.
+    ModelError
+        If there is no such model or its file cannot be used.
+    ConfigError
+        If a setting of an untrained method is unknown or impossible.
+
+    Examples
+    --------
+    >>> model = load_model("lir-ct")
+    >>> model.method_name, model.scale.low_hu, model.scale.high_hu
+    ('lir', -1024.0, 3072.0)
     """
     text = ALIASES.get(str(name), str(name))
     if text in shipped_models():
