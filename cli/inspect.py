@@ -11,16 +11,18 @@ import click
 
 from . import options
 
+COLUMNS = ("patient", "dose", "dose from", "kernel", "slices", "matrix", "spacing mm", "encoding", "notes")
 
-@click.command(short_help="What is there: series, doses, pairs, and what was set aside.")
+
+@click.command(short_help="What is there: series, doses, pairs, and skipped files.")
 @click.argument("path", type=options.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="For machines: one object (docs/inspect.md).")
-@click.option("--files", is_flag=True, help="Name every file that was set aside.")
+@click.option("--files", is_flag=True, help="List every skipped file.")
 def command(path: Path, as_json: bool, files: bool) -> None:
     """Show every CT series at or below PATH: patient, dose and how it was told, kernel, size, gaps, pairs.
 
     PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md says what is read, and why
-    files are set aside.
+    files are skipped.
     """
     from ldct_denoise.io.inspect import inspect
 
@@ -38,11 +40,11 @@ def _print(found: dict[str, Any], files: bool) -> None:
 
     console = options.console()
     table = Table(title=f"{len(found['series'])} series", title_justify="left")
-    for heading in ("patient", "dose", "told by", "kernel", "slices", "matrix", "spacing mm", "encoding", "notes"):
+    for heading in COLUMNS:
         table.add_column(heading, overflow="fold")
     for one in found["series"]:
         spacing = "×".join(f"{value:g}" for value in one["spacing_mm"])
-        row = [one["patient"], one["dose"], one["dose_told_by"], one["kernel"], str(one["slices"])]
+        row = [one["patient"], one["dose"], one["dose_source"], one["kernel"], str(one["slices"])]
         row += [f"{one['rows']}×{one['columns']}", spacing, one["transfer_syntax"], "; ".join(one["problems"])]
         table.add_row(*(escape(options.plain(text)) for text in row))
     console.print(table)
@@ -50,9 +52,9 @@ def _print(found: dict[str, Any], files: bool) -> None:
     console.print(f"{len(pairs)} low/normal pairs of series, {sum(pair['slices'] for pair in pairs)} slice pairs")
     for pair in pairs:
         console.print(escape(options.plain(f"  {pair['patient']} {pair['kernel']}: {pair['slices']} slices")))
-    aside = found["set_aside"]
+    aside = found["skipped"]
     if aside:
-        console.print(f"{len(aside)} files set aside")
+        console.print(f"{len(aside)} files skipped")
     if files:
         for item in aside:
             console.print(escape(options.plain(f"  {item['file']}: {item['reason']}")))

@@ -1,4 +1,4 @@
-"""Which slices of two series show the same place: by position and orientation; names only tell equals apart."""
+"""Match the slices of two series by position and orientation."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 from ldct_denoise.errors import InputError
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
 
-Alike = Callable[[SliceSource, SliceSource], bool]
+NamesMatch = Callable[[SliceSource, SliceSource], bool]
 
 
 @dataclass(frozen=True)
 class Match:
-    """Two series and the slices that lie at the same place.
+    """Two series and their slices at the same positions.
 
     Parameters
     ----------
     first, second : SliceSource
     indices : tuple of (int, int)
-        Slices of the first and of the second.
+        Pairs of slice indices: in the first series, in the second.
     """
 
     first: SliceSource
@@ -30,7 +30,7 @@ class Match:
 
 
 def match_slices(first: Geometry, second: Geometry) -> tuple[tuple[int, int], ...]:
-    """Pairs of slice indices whose every voxel lies at the same place (to 0.01 mm at the first voxel)."""
+    """Pairs of slices with the same pixel grid whose first pixels lie within 0.01 mm of each other."""
     same_grid = (
         (first.rows, first.columns) == (second.rows, second.columns)
         and np.allclose(first.pixel_spacing_mm, second.pixel_spacing_mm, rtol=1e-4)
@@ -52,34 +52,42 @@ def match_slices(first: Geometry, second: Geometry) -> tuple[tuple[int, int], ..
 
 
 def best_match(
-    series: SliceSource, others: Sequence[SliceSource], role: str, are_alike: Alike = lambda first, second: False
+    series: SliceSource,
+    others: Sequence[SliceSource],
+    role: str,
+    names_match: NamesMatch = lambda first, second: False,
 ) -> Match:
-    """The one of ``others`` that shows most of the slices of ``series``.
+    """Find the series among ``others`` that shows most of the slices of ``series``.
 
-    Where several show as many, the same patient, then the same kernel, then what ``are_alike`` says decide.
+    Ties are decided by the same patient, then the same kernel, then ``names_match``.
 
     Parameters
     ----------
     series : SliceSource
     others : sequence of SliceSource
+        Candidates.
     role : str
-        What the others are ("reference", "input"), for the message.
-    are_alike : callable, optional
-        Whether two series are called alike.
+        Role of the candidates in messages: "reference" or "input".
+    names_match : callable, optional
+        Whether the names of two series suggest that they belong together.
+
+    Returns
+    -------
+    Match
 
     Raises
     ------
     InputError
-        If none shows any of the slices, or several fit equally well.
+        If no candidate shares a slice with the series, or several fit equally well.
     """
     matches = [Match(series, other, match_slices(series.geometry, other.geometry)) for other in others]
     matches = [match for match in matches if match.indices]
     if not matches:
         raise InputError(
-            f"{_label(series)}: no slice of the {role} lies at the same place with the same orientation, "
-            f"matrix and spacing; give the {role} of this very series"
+            f"{_label(series)}: no slice of the {role} has the same position, orientation, matrix and spacing; "
+            f"give the {role} of the same series"
         )
-    ranks = [_rank(match, are_alike) for match in matches]
+    ranks = [_rank(match, names_match) for match in matches]
     best = [match for match, rank in zip(matches, ranks, strict=True) if rank == max(ranks)]
     if len(best) > 1:
         raise InputError(
@@ -89,10 +97,10 @@ def best_match(
     return best[0]
 
 
-def _rank(match: Match, are_alike: Alike) -> tuple[int, bool, bool, bool]:
+def _rank(match: Match, names_match: NamesMatch) -> tuple[int, bool, bool, bool]:
     first, second = match.first, match.second
     same_patient, same_kernel = first.patient == second.patient, first.metadata.kernel == second.metadata.kernel
-    return len(match.indices), same_patient, same_kernel, are_alike(first, second)
+    return len(match.indices), same_patient, same_kernel, names_match(first, second)
 
 
 def _label(source: SliceSource) -> str:

@@ -1,7 +1,7 @@
-"""Where the voxels are, and their HU.
+"""Geometry, metadata and CT numbers of a series of slices.
 
-Conventions, said once: patient coordinates are DICOM's LPS in millimetres; array axes are
-(slice, row, column); HU are float32.
+Conventions of the whole package: patient coordinates are DICOM's LPS in millimetres; array axes are (slice, row,
+column); HU are float32.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
 
-#: Two positions closer than this are the same place (mm).
+#: Two positions closer than this are equal, mm.
 POSITION_TOLERANCE_MM = 1e-2
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where every voxel of a stack of slices lies in the patient.
+    """Position of every voxel of a stack of slices in the patient.
 
-    Each slice keeps its own position, so uneven spacing, missing slices and gantry tilt are told as they are.
+    Each slice has its own position: uneven spacing, missing slices and gantry tilt are represented exactly.
 
     Parameters
     ----------
@@ -34,11 +34,16 @@ class Geometry:
         Unit vectors along a row (towards higher column index) and along a column (towards higher row index):
         the first and last three values of ImageOrientationPatient.
     pixel_spacing_mm : tuple of 2 floats
-        Distance between row centres and between column centres (PixelSpacing order).
+        Distance between row centres and between column centres (the order of PixelSpacing).
     rows, columns : int
         Size of a slice.
     step_mm : tuple of 3 floats, optional
-        From one slice to the next, LPS: what a file tells of it where there is a single slice.
+        LPS vector from one slice to the next as stated by the file; used only where there is a single slice.
+
+    Raises
+    ------
+    InputError
+        If a spacing or a size is not positive.
     """
 
     positions_mm: NDArray[np.float64]
@@ -77,7 +82,7 @@ class Geometry:
 
     @property
     def slice_spacing_mm(self) -> float:
-        """Median distance between neighbouring slice planes; of a single slice its own step, or 1."""
+        """Median distance between adjacent slice planes; for a single slice its stated step, or 1."""
         if len(self.positions_mm) < 2:
             return float(abs(self._single_step @ self.normal))
         return float(np.median(np.abs(np.diff(self.offsets_mm))))
@@ -93,7 +98,7 @@ class Geometry:
 
     @property
     def is_even(self) -> bool:
-        """Whether all neighbouring slices are equally far apart (to 1 % of the spacing)."""
+        """Whether the slices are evenly spaced (to 1 % of the spacing)."""
         steps = np.diff(self.positions_mm, axis=0)
         if len(steps) < 2:
             return True
@@ -103,13 +108,13 @@ class Geometry:
 
     @property
     def unevenness_mm(self) -> float:
-        """How far a slice lies from where :attr:`affine` has it, at the most."""
+        """Largest distance of a slice from its position under :attr:`affine`."""
         even = self.affine[:3, 3] + np.arange(len(self.positions_mm))[:, None] * self.affine[:3, 0]
         return float(np.linalg.norm(self.positions_mm - even, axis=1).max())
 
     @property
     def affine(self) -> NDArray[np.float64]:
-        """4×4 matrix from (slice, row, column) index to LPS mm; the mean slice step where spacing is uneven."""
+        """4×4 matrix from (slice, row, column) index to LPS mm, with the mean slice step."""
         matrix = np.eye(4)
         count = len(self.positions_mm)
         first, last = self.positions_mm[0], self.positions_mm[-1]
@@ -121,7 +126,20 @@ class Geometry:
 
     @classmethod
     def from_affine(cls, affine: NDArray[np.float64], shape: Sequence[int]) -> Geometry:
-        """The even geometry with this index-to-LPS matrix (axes slice, row, column)."""
+        """Create the evenly spaced geometry of an index-to-LPS matrix.
+
+        Parameters
+        ----------
+        affine : ndarray, shape (4, 4)
+            From (slice, row, column) index to LPS mm.
+        shape : sequence of int
+            (slices, rows, columns).
+
+        Raises
+        ------
+        InputError
+            If the matrix has a zero column for rows or columns.
+        """
         slices, rows, columns = shape
         matrix = np.asarray(affine, dtype=np.float64)
         step_mm, row_mm, column_mm = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -138,7 +156,7 @@ class Geometry:
         )
 
     def to_lps(self, index: NDArray[np.floating] | Sequence[float]) -> NDArray[np.float64]:
-        """LPS mm of (slice, row, column) indices, shape (..., 3); the slice index must be whole."""
+        """Convert (slice, row, column) indices, shape (..., 3), to LPS mm; slice indices are rounded."""
         index = np.asarray(index, dtype=np.float64)
         plane = self.positions_mm[np.rint(index[..., 0]).astype(int)]
         down = index[..., 1, None] * self.pixel_spacing_mm[0] * np.asarray(self.column_direction)
@@ -146,7 +164,7 @@ class Geometry:
         return plane + down + along
 
     def select(self, indices: Sequence[int]) -> Geometry:
-        """The geometry of some of the slices."""
+        """Geometry of a subset of the slices."""
         return replace(self, positions_mm=self.positions_mm[list(indices)])
 
 
@@ -308,12 +326,17 @@ class Volume:
     Parameters
     ----------
     hu : ndarray, shape (slices, rows, columns)
-        CT numbers, float32; made read-only.
+        CT numbers; stored as read-only float32.
     geometry : Geometry
-        Same shape.
+        Geometry of the same shape.
     uid, patient, name : str
         As in :class:`SliceSource`.
     metadata : SeriesMetadata
+
+    Raises
+    ------
+    InputError
+        If the shape of ``hu`` is not that of ``geometry``.
     """
 
     hu: NDArray[np.float32]

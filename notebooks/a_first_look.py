@@ -27,23 +27,23 @@ root = Path(tempfile.mkdtemp()) / "patients"
 make_pool(root, patients=2, slices=4, size=256);  # two scans of each: normal and quarter dose
 
 # %% [markdown]
-# Every series, its dose and how the dose was told. `unknown` series (here: the truth and the lesion labels that come
-# with synthetic patients) go into no pool.
+# Every series, its dose and the source of the dose label. `unknown` series (here: the truth and the lesion labels
+# that come with synthetic patients) go into no pool.
 
 # %%
 inventory = find_images(root)
 labelled = label_series(inventory.series, root)
 for item in labelled:
     rows, columns = item.series.geometry.shape[1:]
-    print(f"{item.patient}  {item.dose:8}  {len(item.series):3} slices of {rows}×{columns}  told by {item.how}")
+    print(f"{item.patient}  {item.dose:8}  {len(item.series):3} slices of {rows}×{columns}  dose from {item.dose_source}")
 
 # %% [markdown]
-# What was set aside, and why:
+# Files that were skipped, and why:
 
 # %%
-for item in inventory.set_aside:
+for item in inventory.skipped:
     print(item.path.name, "-", item.reason)
-print(len(inventory.set_aside), "files set aside")
+print(len(inventory.skipped), "files skipped")
 
 # %% [markdown]
 # The pairs, for measuring only: training never sees them.

@@ -192,7 +192,7 @@ def try_file(path: Path, scratch: Path, write: bool) -> str:
     except LdctDenoiseError as error:
         _require_name(error, path)
         return "refused"
-    for item in inventory.set_aside:
+    for item in inventory.skipped:
         assert item.reason, "no reason"
         assert "\n" not in item.reason, f"reason of several lines: {item.reason!r}"
     outcome = "found" if inventory.series else "set aside"

@@ -208,7 +208,7 @@ def test_a_volume_is_not_denoised_twice(tmp_path: Path, name: str) -> None:
     assert len(apply(tmp_path / "in", shift_model(7), tmp_path / "in" / "out")) == 2
     found = find_images(tmp_path / "in")
     assert sorted(source.name for source in found.series) == [f"1{name}", f"2{name}"]
-    reasons = {item.path.suffix: item.reason for item in found.set_aside if item.path.suffix != ".jsonl"}
+    reasons = {item.path.suffix: item.reason for item in found.skipped if item.path.suffix != ".jsonl"}
     assert reasons == {Path(name).suffix: "already denoised by ldct-denoise"}
     assert len(find_images(tmp_path / "in", include_derived=True).series) == 4
 
@@ -262,7 +262,7 @@ def test_a_tree_of_several_series_with_one_broken(tmp_path: Path) -> None:
     dataset.PixelData = dataset.PixelData[:-100]
     dataset.save_as(broken)
     inventory = find_images(tmp_path / "in")
-    if any(str(broken) == str(item.path) for item in inventory.set_aside):
+    if any(str(broken) == str(item.path) for item in inventory.skipped):
         return  # noticed already when it was found
     with pytest.raises(PartialError) as told:
         apply(tmp_path / "in", shift_model(), tmp_path / "again")

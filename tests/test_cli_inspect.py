@@ -44,7 +44,7 @@ def test_json_has_the_fields_of_the_document(tree: Path, capsys: pytest.CaptureF
     assert list(found) == list(documented)
     for one in found["series"]:
         assert list(one) == list(documented["series"][0])
-    assert list(found["set_aside"][0]) == list(documented["set_aside"][0])
+    assert list(found["skipped"][0]) == list(documented["skipped"][0])
     assert list(found["pairs"][0]) == ["patient", "kernel", "slices", "low", "normal"]
 
 
@@ -52,19 +52,19 @@ def test_what_is_told_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixt
     found = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
     doses = {(one["patient"], one["dose"], one["slices"]) for one in found["series"] if one["patient"] == "L096"}
     assert doses == {("L096", "low", 3), ("L096", "normal", 3)}
-    (enhanced,) = (one for one in found["series"] if one["frames_of_one_file"])
+    (enhanced,) = (one for one in found["series"] if one["multiframe"])
     assert enhanced["first_position_mm"] == [0, 0, 0]
     assert enhanced["last_position_mm"] == [0, 0, 9]
     assert [(pair["slices"], pair["patient"]) for pair in found["pairs"]] == [(3, "L096")]
     low = next(one for one in found["series"] if one["dose"] == "low")
-    assert low["dose_told_by"] == "folder 'quarter_3mm'"
+    assert low["dose_source"] == "folder 'quarter_3mm'"
     assert low["spacing_mm"] == [3, 0.7, 0.8]
     assert low["orientation"] == [1, 0, 0, 0, 1, 0]
 
 
 def test_reasons_are_those_of_the_document(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
-    reasons = {Path(item["file"]).name: item["reason"] for item in found["set_aside"]}
+    reasons = {Path(item["file"]).name: item["reason"] for item in found["skipped"]}
     assert reasons == {
         "scout": "a localizer",
         "bad\nname": "impossible size of 60000×8 pixels",
@@ -80,7 +80,7 @@ def test_the_table_and_every_file_by_name(tree: Path, capsys: pytest.CaptureFixt
     assert code == 0
     assert "quarter_3mm" in out
     assert "1 low/normal pairs of series, 3 slice pairs" in out
-    assert "3 files set aside" in out
+    assert "3 files skipped" in out
     assert any("bad name: impossible size" in line for line in out.splitlines())
 
 
@@ -93,7 +93,7 @@ def test_a_zip_of_the_study_tells_the_same(tree: Path, tmp_path: Path, capsys: p
         if one["folder"].endswith(".nii.gz"):
             del one["uid"]
     assert sorted(map(str, here["series"])) == sorted(map(str, there["series"]))
-    assert len(here["set_aside"]) == len(there["set_aside"])
+    assert len(here["skipped"]) == len(there["skipped"])
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "bad.zip"])
@@ -119,4 +119,4 @@ def test_everything_in_the_shared_data_passes(shared_data: Path, capsys: pytest.
         files = sum(path.is_file() for path in (shared_data / name).rglob("*"))
         slices = sum(one["slices"] for one in found["series"] if not one["folder"].endswith(".nii.gz"))
         volumes = sum(one["folder"].endswith(".nii.gz") for one in found["series"])
-        assert slices + volumes + len(found["set_aside"]) == files
+        assert slices + volumes + len(found["skipped"]) == files

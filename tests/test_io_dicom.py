@@ -28,7 +28,7 @@ from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Inventory, Series
-from ldct_denoise.io.dicom.stack_identity import Memory
+from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from tests.dicom_files import ROWS, cells, ct_image, write_ct
 from tests.enhanced_file import FRAMES, frame_groups, make_enhanced
 from tests.synthetic import shift_model
@@ -39,7 +39,7 @@ def series_of(path: Path) -> list[Series]:
 
 
 def reasons(inventory: Inventory) -> list[str]:
-    return [item.reason for item in inventory.set_aside]
+    return [item.reason for item in inventory.skipped]
 
 
 def z_of(series: Series) -> list[float]:
@@ -127,14 +127,14 @@ def late_scans(
     folder: Path, batches: list[list[tuple[int, dict[str, object]]]]
 ) -> list[list[tuple[str, list[int]]]]:
     """UID and places of the stacks of every batch, each scanned alone with what is remembered of those before."""
-    remembered, found = Memory(), []
+    remembered, found = StackRegistry(), []
     for count, batch in enumerate(batches):
         for number, attributes in batch:
             write_ct(folder / str(count) / f"{number}-{attributes}", number, **attributes)
         series = scan(folder / str(count), memory=remembered).series
         found.append([(one.uid, z_of(one)) for one in series])
         assert "P1" not in remembered.text()
-        remembered = Memory.read(remembered.text())
+        remembered = StackRegistry.read(remembered.text())
     return found
 
 
@@ -188,7 +188,7 @@ def test_no_two_stacks_share_a_uid_although_a_late_batch_parts_them(tmp_path: Pa
 
 def test_a_broken_memory_is_none() -> None:
     for text in ("", "{", "[1]", '[{"uid": "1.2"}]', "null"):
-        assert Memory.read(text).uids == {}
+        assert StackRegistry.read(text).uids == {}
 
 
 def test_an_acquisition_number_for_each_slice_splits_nothing(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_duplicates_are_set_aside_once_found(tmp_path: Path) -> None:
     inventory = scan(tmp_path)
     assert len(inventory.series[0]) == 3
     assert reasons(inventory) == ["duplicate of an image already found (same SOP Instance UID)"] * 3
-    assert {item.path.parent.name for item in inventory.set_aside} == {"b"}
+    assert {item.path.parent.name for item in inventory.skipped} == {"b"}
 
 
 def test_a_series_spread_over_numbered_folders_is_one(tmp_path: Path) -> None:
@@ -423,7 +423,7 @@ def test_set_aside_by_reason(tmp_path: Path, attributes: dict[str, object], reas
         warnings.simplefilter("ignore")
         write_ct(bad, 1, **attributes)
     inventory = scan(tmp_path)
-    assert [(item.path, item.reason) for item in inventory.set_aside] == [(bad, reason)]
+    assert [(item.path, item.reason) for item in inventory.skipped] == [(bad, reason)]
     assert [ref.path for ref in inventory.series[0].slices] == [good]  # type: ignore[attr-defined]
 
 
@@ -459,7 +459,7 @@ def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:
     inventory = scan(tmp_path)
     assert [series.uid for series in inventory.series] == ["1.2.4"]
     assert all("perhaps MR" in reason for reason in reasons(inventory))
-    assert len(inventory.set_aside) == 3
+    assert len(inventory.skipped) == 3
 
 
 # UIDs --------------------------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ def test_uids_that_are_missing_do_not_depend_on_where_the_files_lie(tmp_path: Pa
 
 def test_the_real_encodings_are_all_found(shared_data: Path) -> None:
     inventory = scan(shared_data / "dicom_cases" / "ct_syntaxes")
-    retired = [item for item in inventory.set_aside if "no decoder" in item.reason]
+    retired = [item for item in inventory.skipped if "no decoder" in item.reason]
     assert {item.path.name.split("Process")[1][:4] for item in retired} == {"6_8T", "10_1"}
     assert sum(len(series) for series in inventory.series) == 7
     for series in inventory.series:
@@ -507,7 +507,7 @@ def test_every_real_ct_image_comes_back_bit_for_bit(shared_data: Path, tmp_path:
         if path.suffix == ".gz":
             continue
         inventory = scan(path)
-        assert inventory.series or inventory.set_aside
+        assert inventory.series or inventory.skipped
         for series in inventory.series:
             output = tmp_path / str(tried)
             apply_series(series, shift_model(), output, ApplySettings(strength=0))

@@ -109,7 +109,7 @@ def test_a_label_volume_is_no_image_to_denoise(study: Path, tmp_path: Path) -> N
     write_volume(box / "lesions.nii.gz", Volume.of(series), series.geometry, labels=True)
     found = find_images(box)
     assert [source.name for source in found.series] == ["image.nii.gz"]
-    (aside,) = found.set_aside
+    (aside,) = found.skipped
     assert "label" in aside.reason
 
 
@@ -119,7 +119,7 @@ def test_a_volume_of_impossible_size_is_set_aside_alone(study: Path, sides: str)
     (study / "bad.mha").write_bytes(head.encode() + bytes(200))
     found = find_images(study)
     assert [len(series) for series in found.series] == [3, 3]
-    ((path, reason),) = ((item.path, item.reason) for item in found.set_aside)
+    ((path, reason),) = ((item.path, item.reason) for item in found.skipped)
     assert path == study / "bad.mha"
     assert len(reason.splitlines()) == 1
 
@@ -134,7 +134,7 @@ def test_whatever_opening_a_volume_fails_with_concerns_that_file_alone(
     monkeypatch.setattr(find, "holds_labels", broken)
     found = find_images(study)
     assert [len(series) for series in found.series] == [3, 3]
-    assert [item.reason for item in found.set_aside] == ["unreadable (Unable to allocate 48.0 GiB)"]
+    assert [item.reason for item in found.skipped] == ["unreadable (Unable to allocate 48.0 GiB)"]
 
 
 @pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out", "C:\\out", "a\\..\\out"])
@@ -177,7 +177,7 @@ def test_what_comes_out_is_counted_whatever_the_archive_says(
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("zeros", bytes(1 << 20))
     monkeypatch.setattr(archive, "_refuse_hostile", lambda path, members: None)
-    monkeypatch.setattr(archive, "LARGEST_EXTRACTED", 1000)
+    monkeypatch.setattr(archive, "MAX_EXTRACTED_BYTES", 1000)
     with pytest.raises(InputError, match="inflates to more"):
         scan(path)
     gc.collect()
@@ -186,7 +186,7 @@ def test_what_comes_out_is_counted_whatever_the_archive_says(
 
 def test_too_many_files_and_broken_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, study: Path) -> None:
     path = zipped(study)
-    monkeypatch.setattr(archive, "MOST_MEMBERS", 5)
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 5)
     with pytest.raises(InputError, match="more than 5 files"):
         scan(path)
     path.write_bytes(path.read_bytes()[:500])
@@ -196,7 +196,7 @@ def test_too_many_files_and_broken_archives(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_zip_inside_a_folder_is_named(study: Path) -> None:
     zipped(study).rename(study / "more.zip")
-    (aside,) = scan(study).set_aside
+    (aside,) = scan(study).skipped
     assert aside.path.name == "more.zip"
     assert "give it as the path itself" in aside.reason
 
@@ -224,10 +224,10 @@ def test_a_dicomdir_stands_for_the_files_that_it_names(disc: Path) -> None:
     inventory = scan(disc)
     assert sorted(series.metadata.kernel for series in inventory.series) == ["B30f", "B70f"]
     assert [len(series) for series in inventory.series] == [3, 3]
-    assert inventory.set_aside == ()
+    assert inventory.skipped == ()
     whole = scan(disc.parent)
     assert sum(len(series) for series in whole.series) == 7
-    assert [item.reason for item in whole.set_aside] == ["a DICOMDIR; the files themselves were looked at"]
+    assert [item.reason for item in whole.skipped] == ["a DICOMDIR; the files themselves were looked at"]
 
 
 def test_capitals_that_copying_changed(disc: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_dicomdir_does_not_lead_out_of_its_folder(disc: Path, way: list[str]) 
     directory.save_as(disc)
     inventory = scan(disc)
     assert sum(len(series) for series in inventory.series) == 4
-    assert [item.reason for item in inventory.set_aside] == [
+    assert [item.reason for item in inventory.skipped] == [
         "the DICOMDIR leads out of its folder",
         "named by the DICOMDIR but not there",
     ]
@@ -317,7 +317,7 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
         server.bind(str(folder / "s"))
         inventory = scan(folder)
     assert [len(series) for series in inventory.series] == [1]
-    named = {item.path.name: item.reason for item in inventory.set_aside}
+    named = {item.path.name: item.reason for item in inventory.skipped}
     assert named.pop("loop") == "a link to a folder; not followed"
     assert named == dict.fromkeys(("pipe", "device", "broken", "s"), "not a regular file")
     for name in ("pipe", "device"):
@@ -339,7 +339,7 @@ def test_an_output_that_is_not_finished_is_left_alone(tmp_path: Path) -> None:
     write_ct(tmp_path / "in" / "good", 1)
     inventory = scan(tmp_path)
     assert [len(series) for series in inventory.series] == [1]
-    assert [item.reason for item in inventory.set_aside] == ["an output that is not finished"]
+    assert [item.reason for item in inventory.skipped] == ["an output that is not finished"]
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])

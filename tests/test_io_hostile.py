@@ -42,7 +42,7 @@ def reason(path: Path) -> str:
     inventory = scan(path)
     assert time.perf_counter() - begin < 10
     assert not inventory.series
-    (aside,) = inventory.set_aside
+    (aside,) = inventory.skipped
     assert aside.path == path
     assert "\n" not in aside.reason
     return aside.reason
@@ -82,7 +82,7 @@ def test_a_sparse_file_of_many_gigabytes_costs_nothing(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(20 << 30)
     inventory = scan(tmp_path)
-    assert [item.reason for item in inventory.set_aside] == ["not DICOM"]
+    assert [item.reason for item in inventory.skipped] == ["not DICOM"]
     inventory.series[0].read_hu(0)
 
 
@@ -92,7 +92,7 @@ def test_names_of_every_kind(tmp_path: Path, name: str) -> None:
     (tmp_path / name / name).write_bytes(b"no DICOM at all, but long enough to be looked at" * 5)
     inventory = scan(tmp_path)
     assert [len(series) for series in inventory.series] == [1]
-    assert inventory.set_aside[0].path.name == name
+    assert inventory.skipped[0].path.name == name
     inventory.series[0].read_hu(0)
 
 
@@ -293,7 +293,7 @@ def gdcm_breaker() -> bytes:
 
 def test_a_decoder_that_breaks_down_takes_nobody_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GDCM ended the process on some mutated files; here its helper is made to end, and the next frame is read."""
-    helper = isolated.Helper()
+    helper = isolated.DecoderProcess()
     monkeypatch.setattr(isolated, "_HELPER", helper)
     path = encapsulated(tmp_path / "x", gdcm_breaker(), JPEGLosslessSV1)
     (series,) = scan(path).series
@@ -310,7 +310,7 @@ def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pyt
     import os
     import signal
 
-    helper = isolated.Helper()
+    helper = isolated.DecoderProcess()
     monkeypatch.setattr(isolated, "_HELPER", helper)
     monkeypatch.setattr(isolated, "LIMIT_S", 0.3)
     os.kill(helper._running().pid, signal.SIGSTOP)

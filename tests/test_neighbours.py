@@ -15,7 +15,14 @@ from pydicom.dataset import Dataset
 
 from ldct_denoise import methods
 from ldct_denoise.config import Config, parse_config
-from ldct_denoise.context_slices import StackReader, draw_stack, mixing, overlap, places_around, sources_of
+from ldct_denoise.context_slices import (
+    StackReader,
+    cholesky_factor,
+    context_indices,
+    contributing_slices,
+    overlap_correlation,
+    sample_correlated_noise,
+)
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, ModelError
@@ -83,12 +90,12 @@ def beside(**data: object) -> Config:
 def test_a_stack_ends_where_the_next_slice_is_missing_or_far(
     index: int, reach: int, stride: int, places: tuple[int, ...]
 ) -> None:
-    assert places_around(geometry(0, 2, 4, 10, 15, 15), index, reach, stride) == places
+    assert context_indices(geometry(0, 2, 4, 10, 15, 15), index, reach, stride) == places
 
 
 def test_a_slice_comes_of_itself_first_and_of_each_once() -> None:
-    assert sources_of(geometry(0, 1, 2, 3), 0, 2) == (0, 1, 2)
-    assert sources_of(geometry(0, 1, 2, 3), 2, 1) == (2, 1, 3)
+    assert contributing_slices(geometry(0, 1, 2, 3), 0, 2) == (0, 1, 2)
+    assert contributing_slices(geometry(0, 1, 2, 3), 2, 1) == (2, 1, 3)
 
 
 def test_each_slice_is_read_once() -> None:
@@ -115,10 +122,12 @@ def test_slices_share_their_noise_as_they_overlap() -> None:
     """Slices of 3 mm each 2 mm have a third in common; those 4 mm apart nothing."""
     offsets_mm, rng = np.array([0.0, 2.0, 4.0]), np.random.default_rng(0)
     white = rng.standard_normal((3, 200_000)).astype(np.float32)
-    correlation = np.corrcoef(np.tensordot(mixing(overlap(offsets_mm, 3.0)), white, axes=1))
+    correlation = np.corrcoef(np.tensordot(cholesky_factor(overlap_correlation(offsets_mm, 3.0)), white, axes=1))
     np.testing.assert_allclose(correlation, [[1, 1 / 3, 0], [1 / 3, 1, 1 / 3], [0, 1 / 3, 1]], atol=0.01)
-    np.testing.assert_array_equal(overlap(offsets_mm, 2.0), np.eye(3))
-    np.testing.assert_allclose(np.linalg.norm(mixing(overlap(np.arange(9.0), 5.0)), axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(overlap_correlation(offsets_mm, 2.0), np.eye(3))
+    np.testing.assert_allclose(
+        np.linalg.norm(cholesky_factor(overlap_correlation(np.arange(9.0), 5.0)), axis=1), 1, rtol=1e-6
+    )
 
 
 def test_a_slice_that_stands_twice_has_one_noise() -> None:
@@ -126,11 +135,11 @@ def test_a_slice_that_stands_twice_has_one_noise() -> None:
         return np.random.default_rng(0).standard_normal((len(once), 8, 8)).astype(np.float32)
 
     def apart(once: list[int]) -> NDArray[np.float64]:
-        return overlap(9.0 * np.array(once), 3.0)
+        return overlap_correlation(9.0 * np.array(once), 3.0)
 
-    lone = draw_stack(draw, (4, 4, 4), apart)
+    lone = sample_correlated_noise(draw, (4, 4, 4), apart)
     np.testing.assert_array_equal(lone, np.broadcast_to(draw([4]), (3, 8, 8)))
-    first, second, third = draw_stack(draw, (0, 0, 1), apart)
+    first, second, third = sample_correlated_noise(draw, (0, 0, 1), apart)
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - third).max() > 0.1
 

@@ -18,7 +18,7 @@ import pytest
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.io.derived.conformance import check_derived
-from ldct_denoise.io.dicom.instance import identify_instance
+from ldct_denoise.io.dicom.instance import read_instance_uids
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.node import worker as work
 from ldct_denoise.node.counters import Counters
@@ -185,7 +185,7 @@ def offline(folder: Path, files: list[Path], **rule: object) -> tuple[Spool, str
 
 
 def batch_of(spool: Spool, files: list[Path]) -> str:
-    (key,) = {spool.receive(identify_instance(file), file.read_bytes()) for file in files}
+    (key,) = {spool.receive(read_instance_uids(file), file.read_bytes()) for file in files}
     return spool.complete(key)
 
 
@@ -411,7 +411,7 @@ def test_an_unreadable_slice_is_left_out_and_counted(start: Start, archive: Rece
     storescu(node.rules.port, files)
     wait_for(lambda: node.counters.get("send_failures", "held") > 0)
     record = node.spool.record(node.spool.batches("outgoing")[0])
-    assert (record.images, record.set_aside) == (3, 1)
+    assert (record.images, record.skipped) == (3, 1)
 
 
 def test_a_destination_without_room_is_tried_again(start: Start, tmp_path: Path) -> None:

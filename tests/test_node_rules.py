@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.io.dicom.instance import values_of
+from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.node.rules import Retry, Rule, Rules, load_rules
 from tests.conftest import ROOT
 from tests.enhanced_file import make_enhanced
@@ -111,7 +111,7 @@ def test_which_series_a_rule_means(match: dict[str, Any], fits: bool) -> None:
 
 def test_rules_look_into_the_functional_groups_of_multi_frame_images(tmp_path: Path) -> None:
     asked = ["ConvolutionKernel", "SliceThickness", "XRayTubeCurrent", "ImageType", "StationName"]
-    told = values_of(make_enhanced(tmp_path / "in" / "enhanced.dcm"), asked)
+    told = attribute_values(make_enhanced(tmp_path / "in" / "enhanced.dcm"), asked)
     assert (told["ConvolutionKernel"], told["StationName"]) == (("B30f",), ())
     assert (float(told["SliceThickness"][0]), float(told["XRayTubeCurrent"][0])) == (3, 100)
     assert told["ImageType"][:2] == ("ORIGINAL", "PRIMARY")
@@ -124,7 +124,7 @@ def test_rules_look_into_unassigned_groups_of_converted_images(tmp_path: Path) -
     shared.UnassignedSharedConvertedAttributesSequence = shared.CTReconstructionSequence
     del shared.CTReconstructionSequence
     image.save_as(tmp_path / "converted.dcm")
-    assert values_of(tmp_path / "converted.dcm", ["ConvolutionKernel"]) == {"ConvolutionKernel": ("B30f",)}
+    assert attribute_values(tmp_path / "converted.dcm", ["ConvolutionKernel"]) == {"ConvolutionKernel": ("B30f",)}
 
 
 def test_the_first_rule_that_fits_decides(tmp_path: Path) -> None:

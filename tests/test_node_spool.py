@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.dicom.instance import Identity
+from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.rules import Complete, Limits
 from ldct_denoise.node.spool import Delivery, Incoming, Spool, requeue, series_key
@@ -18,8 +18,8 @@ from ldct_denoise.node.spool import Delivery, Incoming, Spool, requeue, series_k
 LIMITS = Limits(free_gib=0)
 
 
-def identity(number: int, series: str = "1.2.3") -> Identity:
-    return Identity(f"{series}.{number}", series, "1.2")
+def identity(number: int, series: str = "1.2.3") -> InstanceUIDs:
+    return InstanceUIDs(f"{series}.{number}", series, "1.2")
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_refused_image_leaves_nothing(spool: Spool, monkeypatch: pytest.Monkey
 def test_what_was_sent_is_known_even_after_a_torn_line(spool: Spool) -> None:
     (spool.root / "series" / "k").mkdir()
     (spool.root / "series" / "k" / "pacs.sent").write_text("1.2.3\n1.2")
-    spool.note_sent("k", "pacs", "1.2.4")
+    spool.mark_sent("k", "pacs", "1.2.4")
     assert {"1.2.3", "1.2.4"} <= spool.sent("k", "pacs")
     assert spool.sent("k", "other") == set()
 
@@ -114,7 +114,7 @@ def test_a_dead_letter_tells_why_and_goes_back_where_it_came_from(spool: Spool) 
     with spool.changing(batch) as record:
         record.attempts = 3
         record.deliveries = {"pacs": Delivery(attempts=9, state="failed"), "web": Delivery(state="sent")}
-    spool.bury("ready", batch, "no slices")
+    spool.dead_letter("ready", batch, "no slices")
     assert spool.counts()["dead-letter"] == 1
     assert "no slices" in (spool.root / "dead-letter" / f"{batch}.json").read_text()
     assert requeue(spool.root) == 1
@@ -134,7 +134,7 @@ def test_old_memories_go_but_not_those_of_series_at_work(spool: Spool) -> None:
 
 
 def test_paths_tell_nothing_and_are_for_the_node_alone(spool: Spool) -> None:
-    spool.receive(Identity("1.2.3.4.5", "../../etc/passwd", "1.2"), b"x")
+    spool.receive(InstanceUIDs("1.2.3.4.5", "../../etc/passwd", "1.2"), b"x")
     names = [path.name for path in spool.root.rglob("*")]
     assert not [name for name in names if "1.2.3" in name or "passwd" in name]
     assert spool.root.stat().st_mode & 0o077 == 0

@@ -2,7 +2,7 @@
 
 python docs/figures/beside.py FOLDER|patient:SEED MODEL … [--every N] [--dose F] [--cache DIR]
 
-Slices that overlap share their noise as they share what they are made of (ldct_denoise/neighbours.py): the
+Slices that overlap share their noise as they share what they are made of (ldct_denoise/context_slices.py): the
 simulated noise of the series is mixed so. With --every only every so many-th slice is taken. A synthetic patient,
 ten slices that do not overlap, is measured against its truth.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.context_slices import mixing, overlap
+from ldct_denoise.context_slices import cholesky_factor, overlap_correlation
 from ldct_denoise.inference.slices import ApplySettings, restore_slices
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
@@ -34,8 +34,9 @@ def lower_dose(full: Volume, source: SliceSource, dose: float, cache: Path) -> V
     """The series at a lower dose, cut off where stored values are."""
     (scan,) = simulated_pool([source], (dose, dose), 7, cache)
     noise = Volume.of(scan).hu - full.hu
-    correlation = overlap(full.geometry.offsets_mm, slice_thickness_mm(source))
-    return full.with_hu(np.maximum(full.hu + np.tensordot(mixing(correlation), noise, axes=1), FULL.low_hu))
+    correlation = overlap_correlation(full.geometry.offsets_mm, slice_thickness_mm(source))
+    correlated = np.tensordot(cholesky_factor(correlation), noise, axes=1)
+    return full.with_hu(np.maximum(full.hu + correlated, FULL.low_hu))
 
 
 def subjects(asked: str, dose: float, cache: Path) -> Iterator[tuple[str, Volume, Volume]]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
-from ldct_denoise.context_slices import overlap, places_around
+from ldct_denoise.context_slices import context_indices, overlap_correlation
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, slice_thickness_mm
 
@@ -56,10 +56,10 @@ class Beside:
         if source.uid not in self._thickness_mm:  # a header is read for it
             self._thickness_mm[source.uid] = slice_thickness_mm(source)
         offsets_mm = source.geometry.offsets_mm[[item.index for item in items]]
-        return overlap(offsets_mm, self._thickness_mm[source.uid])
+        return overlap_correlation(offsets_mm, self._thickness_mm[source.uid])
 
     def _stack(self, item: PoolSlice, stride: int) -> Places:
-        indices = places_around(item.source.geometry, item.index, self._reach, stride)
+        indices = context_indices(item.source.geometry, item.index, self._reach, stride)
         before, after = indices[self._reach :: -1], indices[self._reach :]
         return (*self._known(item, before)[:0:-1], *self._known(item, after))
 

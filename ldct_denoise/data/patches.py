@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ldct_denoise.config import DataConfig
-from ldct_denoise.context_slices import draw_stack
+from ldct_denoise.context_slices import sample_correlated_noise
 from ldct_denoise.data.context import Beside, Places
 from ldct_denoise.data.downscaled import whole
 from ldct_denoise.data.noise import Drawn, PoolNoise, SyntheticNoise
@@ -145,7 +145,9 @@ class PatchDataset(Dataset[Sample]):
         """Noise for normal-dose patches: what scans add to them, or of a spectrum, or none."""
         correlation = self._beside_normal.correlation
         if all(place in self._scanned for place in places) and rng.random() >= self._config.broad_share:
-            scanned = draw_stack(lambda once: self._scanned.fields(once, corner, rng), places, correlation)
+            scanned = sample_correlated_noise(
+                lambda once: self._scanned.fields(once, corner, rng), places, correlation
+            )
             return Drawn(scanned, 0.0)
         if self._noise is None:
             return None
@@ -153,7 +155,7 @@ class PatchDataset(Dataset[Sample]):
             return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
         source, side = self._normal.slices[places[0]].source, self._config.patch
         drawn = self._noise.draw(source, side, rng, len(set(places)))
-        return Drawn(draw_stack(lambda _: drawn.hu, places, correlation), drawn.kept)
+        return Drawn(sample_correlated_noise(lambda _: drawn.hu, places, correlation), drawn.kept)
 
     def _stored(self, clean: NDArray[np.float32], drawn: Drawn) -> dict[str, NDArray[np.float32]]:
         """What a scanner stores of a normal-dose patch, and what noise changes in it."""

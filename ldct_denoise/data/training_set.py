@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config
-from ldct_denoise.context_slices import draw_stack, overlap, places_around
+from ldct_denoise.context_slices import context_indices, overlap_correlation, sample_correlated_noise
 from ldct_denoise.data.downscaled import with_shrunk
 from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
 from ldct_denoise.data.patches import PatchDataset
@@ -254,7 +254,7 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
 
 def _stack(item: PoolSlice, neighbours: int) -> NDArray[np.float32]:
     """A slice with those beside it, as in use."""
-    places = places_around(item.source.geometry, item.index, neighbours)
+    places = context_indices(item.source.geometry, item.index, neighbours)
     return np.stack([decode(PoolSlice(item.source, place)).hu for place in places])
 
 
@@ -271,13 +271,13 @@ def _probe(
     if isinstance(noise, SyntheticNoise):
         return clean, noise.probe_for(clean, rng)
     source, geometry = item.source, item.source.geometry
-    places = places_around(geometry, item.index, neighbours)
+    places = context_indices(geometry, item.index, neighbours)
     drawn = noise.probe(source, side, rng, len(set(places)))
 
     def correlation(once: Sequence[int]) -> NDArray[np.float64]:
-        return overlap(geometry.offsets_mm[once], slice_thickness_mm(source))
+        return overlap_correlation(geometry.offsets_mm[once], slice_thickness_mm(source))
 
-    drawn = drawn._replace(hu=draw_stack(lambda _: drawn.hu, places, correlation))
+    drawn = drawn._replace(hu=sample_correlated_noise(lambda _: drawn.hu, places, correlation))
     return clean + drawn.in_target, drawn.added
 
 

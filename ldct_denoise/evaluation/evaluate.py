@@ -11,7 +11,7 @@ from ldct_denoise.evaluation.measure import REFERENCE, Place, Progress, What, me
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import Entry, finite, paired_statistics
 from ldct_denoise.intensity import WINDOWS, Window
-from ldct_denoise.io.dose_labels import Dose, are_named_alike, label_series
+from ldct_denoise.io.dose_labels import Dose, label_series, names_match_except_dose
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles
 from ldct_denoise.regions.regions import Body, Region, WholeImage
@@ -65,8 +65,12 @@ def evaluate(
     alone: list[InputError] = []
     for series in _several(candidate):
         try:
-            match = best_match(series, _several(reference), "reference", are_named_alike)
-            low = best_match(series, _several(input), "input", are_named_alike) if input is not None else None
+            match = best_match(series, _several(reference), "reference", names_match_except_dose)
+            low = (
+                best_match(series, _several(input), "input", names_match_except_dose)
+                if input is not None
+                else None
+            )
         except InputError as error:
             alone.append(error)
             continue

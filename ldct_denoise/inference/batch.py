@@ -103,7 +103,7 @@ def apply(
 
 
 def _why_none(inventory: Inventory) -> str:
-    aside = inventory.set_aside
+    aside = inventory.skipped
     return f": {aside[0].path.name}: {aside[0].reason}" if aside else ""
 
 

@@ -29,7 +29,7 @@ from ldct_denoise.io.derived.deidentify import public_uid, refuse_burned_in
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.quiet import one_line
+from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.volume_files import FileSeries, is_volume_file, volume_place, write_volume
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
@@ -234,7 +234,9 @@ def _write_report(source: SliceSource, written: Path, model: TrainedModel, setti
         restored = find_images(written, include_derived=True).series[0]
         write_apply_report(source, restored, _report_path(written), told)
     except (LdctDenoiseError, ValueError, OSError) as error:
-        missing = f"{written}: written, but not its report ({one_line(error)}); mend that or leave out --report"
+        missing = (
+            f"{written}: written, but not its report ({short_message(error)}); mend that or leave out --report"
+        )
         raise PartialError(missing, (), (written,)) from error
 
 

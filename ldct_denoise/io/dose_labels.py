@@ -33,11 +33,11 @@ class LabelledSeries:
     series: SliceSource
     patient: str
     dose: Dose
-    how: str
+    dose_source: str
 
-    def relabelled(self, dose: Dose, how: str) -> LabelledSeries:
+    def relabelled(self, dose: Dose, dose_source: str) -> LabelledSeries:
         """The same series with a dose that the user gave."""
-        return replace(self, dose=dose, how=how)
+        return replace(self, dose=dose, dose_source=dose_source)
 
 
 @dataclass(frozen=True)
@@ -194,14 +194,14 @@ def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
     return Pair(low.patient, kernel, low.series, normal.series, indices) if indices else None
 
 
-def are_named_alike(first: SliceSource, second: SliceSource) -> bool:
+def names_match_except_dose(first: SliceSource, second: SliceSource) -> bool:
     """Whether two volumes are called alike besides the dose: A_low and A_full, not B_full."""
     both = isinstance(first, FileSeries) and isinstance(second, FileSeries)
     return both and _without_dose(first.name) == _without_dose(second.name)
 
 
 def _named_alike(pair: Pair) -> bool:
-    return are_named_alike(pair.low, pair.normal)
+    return names_match_except_dose(pair.low, pair.normal)
 
 
 def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.archive import list_files
 from ldct_denoise.io.dicom.scan import scan_files
-from ldct_denoise.io.dicom.series import Inventory, SetAside
-from ldct_denoise.io.quiet import one_line
+from ldct_denoise.io.dicom.series import Inventory, SkippedFile
+from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.volume_files import holds_labels, is_denoised, is_volume_file, open_file
 from ldct_denoise.volume import SliceSource
 
@@ -32,7 +32,7 @@ def find_images(
     Returns
     -------
     Inventory
-        May hold no series; ``set_aside`` then says why for each file.
+        May hold no series; ``skipped`` then says why for each file.
 
     Raises
     ------
@@ -41,10 +41,10 @@ def find_images(
     """
     listing = list_files(path)
     if not listing.files:
-        empty = f"no file to read ({listing.set_aside[0].reason})" if listing.set_aside else "an empty folder"
+        empty = f"no file to read ({listing.skipped[0].reason})" if listing.skipped else "an empty folder"
         raise InputError(f"{path}: {empty}; give one that holds DICOM, NIfTI, NRRD or MHA")
     volumes: list[SliceSource] = []
-    aside: list[SetAside] = []
+    aside: list[SkippedFile] = []
     rest = []
     for name in listing.files:
         if not is_volume_file(name):
@@ -58,8 +58,8 @@ def find_images(
                 raise InputError("already denoised by ldct-denoise")
             volumes.append(open_file(file, listing.keeper))
         except InputError as error:
-            aside.append(SetAside(listing.shown(file), str(error).removeprefix(f"{file}: ")))
+            aside.append(SkippedFile(listing.shown(file), str(error).removeprefix(f"{file}: ")))
         except Exception as error:  # a broken file can fail anywhere inside nibabel and SimpleITK
-            aside.append(SetAside(listing.shown(file), f"unreadable ({one_line(error)})"))
+            aside.append(SkippedFile(listing.shown(file), f"unreadable ({short_message(error)})"))
     found = scan_files(replace(listing, files=tuple(rest)), progress, include_derived=include_derived)
-    return Inventory((*found.series, *volumes), (*found.set_aside, *aside), found.problems)
+    return Inventory((*found.series, *volumes), (*found.skipped, *aside), found.problems)

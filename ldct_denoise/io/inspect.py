@@ -31,7 +31,7 @@ def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> d
         "path": str(path),
         "series": [_series(item) for item in labelled],
         "pairs": [_pair(pair) for pair in find_pairs(labelled)],
-        "set_aside": [{"file": str(item.path), "reason": item.reason} for item in inventory.set_aside],
+        "skipped": [{"file": str(item.path), "reason": item.reason} for item in inventory.skipped],
         "problems": problems,
     }
 
@@ -44,7 +44,7 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "folder": str(metadata.path),
         "patient": item.patient,
         "dose": item.dose.value,
-        "dose_told_by": item.how,
+        "dose_source": item.dose_source,
         "kernel": metadata.kernel,
         "description": metadata.description,
         "slices": len(source),
@@ -56,7 +56,7 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "last_position_mm": [round(float(value), 4) for value in geometry.positions_mm[-1]],
         "orientation": [round(value, 6) for value in (*geometry.row_direction, *geometry.column_direction)],
         "gantry_tilt_degrees": round(tilt_degrees(geometry), 2),
-        "frames_of_one_file": metadata.multiframe,
+        "multiframe": metadata.multiframe,
         "transfer_syntax": metadata.transfer_syntax,
         "manufacturer": metadata.manufacturer,
         "problems": list(metadata.problems),

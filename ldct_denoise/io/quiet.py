@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without_remarks() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """No warnings of values that break a rule: they are either used, or their file is set aside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def one_line(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """What an error says, in one short line; its name where it says nothing."""
     return (" ".join(str(error).split()) or type(error).__name__)[:240]

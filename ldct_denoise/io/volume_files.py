@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError, OutputError
-from ldct_denoise.io.dicom.archive import Extracted
-from ldct_denoise.io.dicom.encoding import LARGEST_SIDE, MOST_FRAMES
+from ldct_denoise.io.dicom.archive import ExtractedArchive
+from ldct_denoise.io.dicom.encoding import MAX_FRAMES, MAX_SIDE
 from ldct_denoise.io.dicom.filter import AXIAL_COSINE
 from ldct_denoise.output import atomic_write, check_writable
 from ldct_denoise.volume import Geometry, SeriesMetadata, SliceSource, Volume
@@ -122,13 +122,13 @@ class FileSeries:
             raise InputError(f"{self.path}: slice {index} cannot be read ({_line(error)})") from None
 
 
-def open_file(path: Path, keeper: Extracted | None = None) -> FileSeries:
+def open_file(path: Path, keeper: ExtractedArchive | None = None) -> FileSeries:
     """Open a volume file; voxels are read on demand.
 
     Parameters
     ----------
     path : Path
-    keeper : Extracted, optional
+    keeper : ExtractedArchive, optional
         Keeps the file until the series is no longer used, where it was extracted from an archive.
 
     Raises
@@ -139,7 +139,7 @@ def open_file(path: Path, keeper: Extracted | None = None) -> FileSeries:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     affine, shape = _nifti_place(path) if path.name.lower().endswith(NIFTI) else _itk_place(path)
-    if not (0 < shape[0] <= MOST_FRAMES and 0 < min(shape[1:]) <= max(shape[1:]) <= LARGEST_SIDE):
+    if not (0 < shape[0] <= MAX_FRAMES and 0 < min(shape[1:]) <= max(shape[1:]) <= MAX_SIDE):
         raise InputError(f"{path}: impossible size of {'×'.join(map(str, reversed(shape)))} voxels")
     geometry = Geometry.from_affine(affine, shape)
     across = "sagittal" if abs(geometry.normal[0]) > abs(geometry.normal[1]) else "coronal"

@@ -7,9 +7,9 @@ import threading
 import time
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.instance import identify_instance
+from ldct_denoise.io.dicom.instance import read_instance_uids
 from ldct_denoise.node.counters import Counters
-from ldct_denoise.node.destinations import Unreachable, sender_to
+from ldct_denoise.node.destinations import Unreachable, make_sender
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.spool import Delivery, Spool
 
@@ -33,7 +33,7 @@ class Deliverer:
     def __init__(self, name: str, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
         self.name = name
         self._retry, self._spool, self._counters, self._stop = rules.retry, spool, counters, stop
-        self._sender = sender_to(rules.destinations[name], rules.ae_title)
+        self._sender = make_sender(rules.destinations[name], rules.ae_title)
 
     def run_once(self) -> bool:
         """Try the oldest batch that is due; whether there was one."""
@@ -51,7 +51,7 @@ class Deliverer:
         refusals: list[str] = []
         done = 0
         try:
-            uids = {file: identify_instance(file).sop_uid for file in files}
+            uids = {file: read_instance_uids(file).sop_uid for file in files}
             waiting = [file for file in files if uids[file] not in sent]
             self._counters.add("images_sent_before", len(files) - len(waiting))
             for file, refusal in self._sender.send(waiting) if waiting else ():
@@ -59,7 +59,7 @@ class Deliverer:
                 if refusal:
                     refusals.append(refusal)
                 else:
-                    self._spool.note_sent(key, self.name, uids[file])
+                    self._spool.mark_sent(key, self.name, uids[file])
                     self._counters.add("images_sent", destination=self.name)
                 if self._stop.is_set():
                     return
@@ -115,7 +115,7 @@ def settle(spool: Spool, rules: Rules, counters: Counters) -> None:
             continue
         failures = [f"{name}: {d.reason}" for name, d in deliveries.items() if d.state == "failed"]
         if failures or not deliveries:
-            spool.bury("outgoing", batch, "; ".join(failures) or "nobody to send to is known")
+            spool.dead_letter("outgoing", batch, "; ".join(failures) or "nobody to send to is known")
             log.error("%s: not delivered to everyone; see dead-letter/%s.json", batch, batch)
         else:
             spool.drop("outgoing", batch)

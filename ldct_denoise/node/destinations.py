@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pynetdicom import AE
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.io.dicom.instance import storage_of, stow_failure
+from ldct_denoise.io.dicom.instance import storage_uids, stow_failure
 from ldct_denoise.node.rules import ClientTLS, DimseDestination, StowDestination
 
 #: C-STORE status and failure reasons that may pass: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
@@ -47,7 +47,7 @@ class Sender(Protocol):
         ...
 
 
-def sender_to(destination: DimseDestination | StowDestination, own_ae_title: str) -> Sender:
+def make_sender(destination: DimseDestination | StowDestination, own_ae_title: str) -> Sender:
     """The way to a destination.
 
     Raises
@@ -73,7 +73,7 @@ class DimseSender:
         entity = AE(self._own)
         entity.acse_timeout = entity.dimse_timeout = self._to.timeout_s
         entity.network_timeout = entity.connection_timeout = self._to.timeout_s
-        kinds = {file: storage_of(file) for file in files}
+        kinds = {file: storage_uids(file) for file in files}
         for storage_class, syntax in sorted(set(kinds.values())):
             entity.add_requested_context(storage_class, syntax)
         association = entity.associate(

@@ -21,7 +21,7 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
-from ldct_denoise.node.log_privacy import discreet
+from ldct_denoise.node.log_privacy import suppress_library_logs
 
 TASK_FILE = "task.json"
 
@@ -64,7 +64,7 @@ def step_settings(folder: Path, **given: object) -> StepSettings:
         raise ConfigError(f"{path}: process.settings.{key}: {first['msg']} (known: {known})") from None
 
 
-@discreet()
+@suppress_library_logs()
 def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[Path]:
     """Denoise every CT series of a folder; the derived images lie flat in ``output``.
 
@@ -93,7 +93,7 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
     found = scan(source)
     series = [item for item in found.series if isinstance(item, Series)]
     if not series:
-        why = sorted({item.reason for item in found.set_aside if item.path.name != TASK_FILE})
+        why = sorted({item.reason for item in found.skipped if item.path.name != TASK_FILE})
         raise InputError(f"{source}: no CT series to denoise" + (f" ({'; '.join(why)})" if why else ""))
     model = load_model(settings.model)
     applying = ApplySettings(settings.strength, settings.device, settings.precision)

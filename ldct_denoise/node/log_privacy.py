@@ -12,7 +12,7 @@ log = logging.getLogger("ldct_denoise.node")
 
 
 @contextmanager
-def discreet() -> Iterator[None]:
+def suppress_library_logs() -> Iterator[None]:
     """No remark of pydicom's or pynetdicom's is let out; a thread that ends is told of by name and error alone."""
     quiet = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
     levels = [logger.level for logger in quiet]

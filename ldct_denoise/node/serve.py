@@ -14,12 +14,12 @@ from typing import Any
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
-from ldct_denoise.node.destinations import sender_to
-from ldct_denoise.node.log_privacy import discreet
+from ldct_denoise.node.destinations import make_sender
+from ldct_denoise.node.log_privacy import suppress_library_logs
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.status import StatusServer
-from ldct_denoise.node.storage_scp import Receiver, server_tls
+from ldct_denoise.node.storage_scp import StorageSCP, server_tls
 from ldct_denoise.node.worker import Worker
 
 log = logging.getLogger("ldct_denoise.node")
@@ -59,7 +59,7 @@ class Node:
             jobs[f"send-{name}"] = deliverer.run_once
         self._threads = [threading.Thread(target=self._repeat, args=item, name=item[0]) for item in jobs.items()]
         self._status = StatusServer(rules.status_port, self.health, self.metrics) if rules.status_port else None
-        self._receiver = Receiver(rules, self.spool, self._completion, self.counters)
+        self._receiver = StorageSCP(rules, self.spool, self._completion, self.counters)
         self._started = time.time()
         self._next_housekeeping = 0.0
 
@@ -88,7 +88,7 @@ class Node:
 
     def run(self, until: threading.Event) -> None:
         """Serve until told to stop."""
-        with discreet():
+        with suppress_library_logs():
             self.start()
             try:
                 until.wait()
@@ -161,4 +161,4 @@ def check(rules: Rules) -> None:
     if rules.tls:
         server_tls(rules.tls)
     for destination in rules.destinations.values():
-        sender_to(destination, rules.ae_title)
+        make_sender(destination, rules.ae_title)

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.dicom.instance import Identity
-from ldct_denoise.io.dicom.stack_identity import Memory
+from ldct_denoise.io.dicom.instance import InstanceUIDs
+from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from ldct_denoise.node.rules import Limits
 from ldct_denoise.output import atomic_write
 
@@ -63,7 +63,7 @@ class Record:
     rule: int = -1
     model: str = ""
     images: int = 0
-    set_aside: int = 0
+    skipped: int = 0
     came_from: str = ""
     reason: str = ""
     deliveries: dict[str, Delivery] = field(default_factory=dict)
@@ -128,7 +128,7 @@ class Spool:
 
     # receiving ------------------------------------------------------------------------------------------
 
-    def receive(self, identity: Identity, data: bytes) -> str:
+    def receive(self, identity: InstanceUIDs, data: bytes) -> str:
         """Keep an image; when this returns it survives a kill and a power cut.
 
         Returns
@@ -215,7 +215,7 @@ class Spool:
         _remove(self.root / state / batch)
         (self.root / "records" / f"{batch}.json").unlink(missing_ok=True)
 
-    def bury(self, state: str, batch: str, reason: str) -> None:
+    def dead_letter(self, state: str, batch: str, reason: str) -> None:
         """Put a batch that cannot go on aside, with the reason."""
         with self.changing(batch) as record:
             record.came_from = state
@@ -258,14 +258,14 @@ class Spool:
                 _write(path, now.isoformat())
                 return now
 
-    def stacks(self, key: str) -> Memory:
+    def stacks(self, key: str) -> StackRegistry:
         """The stacks that the images of a series were sorted into so far."""
         try:
-            return Memory.read((self.root / "series" / key / "stacks.json").read_text())
+            return StackRegistry.read((self.root / "series" / key / "stacks.json").read_text())
         except FileNotFoundError:
-            return Memory()
+            return StackRegistry()
 
-    def note_stacks(self, key: str, stacks: Memory) -> None:
+    def save_stacks(self, key: str, stacks: StackRegistry) -> None:
         """Remember them for images that come late."""
         _write(self.root / "series" / key / "stacks.json", stacks.text())
 
@@ -278,7 +278,7 @@ class Spool:
             return set()
         return {line.strip() for line in lines if line.endswith("\n")}
 
-    def note_sent(self, key: str, destination: str, sop_uid: str) -> None:
+    def mark_sent(self, key: str, destination: str, sop_uid: str) -> None:
         """A destination has said that it got an image."""
         path = self.root / "series" / key / f"{destination}.sent"
         path.parent.mkdir(exist_ok=True)
@@ -346,7 +346,7 @@ def requeue(root: Path) -> int:
     return count
 
 
-def series_key(identity: Identity) -> str:
+def series_key(identity: InstanceUIDs) -> str:
     """Name of a series in the spool, and in the log: study and series, hashed."""
     return f"{_digest(identity.study_uid)[:10]}-{_digest(identity.study_uid, identity.series_uid)[:16]}"
 

@@ -23,7 +23,7 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
-from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, identify_instance
+from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, read_instance_uids
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.rules import Rules, ServerTLS
@@ -38,7 +38,7 @@ CONNECTIONS_PER_ASSOCIATION = 4
 MIB = 2**20
 
 
-class Receiver:
+class StorageSCP:
     """Listens, and fills the spool.
 
     Parameters
@@ -116,7 +116,7 @@ class Receiver:
         """Keep an image; success only when it is safe on disk."""
         try:
             data = event.encoded_dataset()
-            identity = identify_instance(data)
+            identity = read_instance_uids(data)
             if identity.sop_uid != str(event.request.AffectedSOPInstanceUID):
                 return self._refuse(NOT_AS_ANNOUNCED, "not the announced image")
             key = self._spool.receive(identity, data)

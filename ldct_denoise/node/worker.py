@@ -10,7 +10,7 @@ import time
 from ldct_denoise.errors import LdctDenoiseError, OutputError
 from ldct_denoise.inference.series import WriteSettings, apply_series
 from ldct_denoise.inference.slices import ApplySettings
-from ldct_denoise.io.dicom.instance import values_of
+from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Inventory
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
@@ -107,7 +107,7 @@ class Worker:
         key = batch.partition(".")[0]
         stacks = self._spool.stacks(key)
         found = scan(folder, memory=stacks)
-        number = self._rules.rule_for(values_of(next(folder.iterdir()), self._rules.keywords))
+        number = self._rules.rule_for(attribute_values(next(folder.iterdir()), self._rules.keywords))
         if number is None or self._rules.rules[number].ignore:
             self._ignore(batch, "no rule" if number is None else f"rule {number + 1}")
             return
@@ -116,9 +116,9 @@ class Worker:
             return
         rule = self._rules.rules[number]
         self._write(batch, found, rule)
-        self._spool.note_stacks(key, stacks)
+        self._spool.save_stacks(key, stacks)
         record.rule, record.model = number + 1, self._model(rule).name
-        record.images, record.set_aside = sum(map(len, found.series)), len(found.set_aside)
+        record.images, record.skipped = sum(map(len, found.series)), len(found.skipped)
         record.deliveries = {name: Delivery() for name in rule.send_to}
         record.attempts = 0
         self._spool.set_record(batch, record)
@@ -128,7 +128,7 @@ class Worker:
         self._counters.add("series", outcome="denoised")
         log.info(
             "%s: %d images denoised in %.1f s by rule %d, %d set aside",
-            batch, record.images, seconds, record.rule, record.set_aside,
+            batch, record.images, seconds, record.rule, record.skipped,
         )  # fmt: skip
 
     def _write(self, batch: str, found: Inventory, rule: Rule) -> None:
@@ -157,7 +157,7 @@ class Worker:
         return self._models[name]
 
     def _nothing_to_denoise(self, batch: str, found: Inventory) -> None:
-        reasons = sorted({item.reason for item in found.set_aside})
+        reasons = sorted({item.reason for item in found.skipped})
         if all(reason.startswith(NOT_MEANT) for reason in reasons):
             self._ignore(batch, " and ".join(reasons))
         else:
@@ -170,7 +170,7 @@ class Worker:
 
     def _bury(self, batch: str, reason: str) -> None:
         """The reason may quote the images, so it goes into the spool, not into the log."""
-        self._spool.bury("ready", batch, reason)
+        self._spool.dead_letter("ready", batch, reason)
         self._counters.add("series", outcome="dead letter")
         log.error("%s: cannot be denoised; the reason is in dead-letter/%s.json", batch, batch)
 

@@ -22,7 +22,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
 import ldct_denoise
-from ldct_denoise.context_slices import sources_of
+from ldct_denoise.context_slices import contributing_slices
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.derived.attributes import (
     Derivation,
@@ -241,7 +241,7 @@ class DerivedWriter:
 
     def _sources(self, index: int) -> list[tuple[str, int | None]]:
         """The images that a slice comes of, each with its frame: its own, then those beside it."""
-        places = sources_of(self._series.geometry, index, self._derivation.neighbours)
+        places = contributing_slices(self._series.geometry, index, self._derivation.neighbours)
         found = (self._series.slices[place] for place in places)
         return [(public_uid(one.sop_uid) if self._deidentify else one.sop_uid, one.frame) for one in found]
 
@@ -269,7 +269,9 @@ class DerivedWriter:
         }
         reach, geometry = self._derivation.neighbours, self._series.geometry
         return {
-            frame: [of for place in sources_of(geometry, index, reach) if (of := here.get(place)) is not None]
+            frame: [
+                of for place in contributing_slices(geometry, index, reach) if (of := here.get(place)) is not None
+            ]
             for index, frame in here.items()
             if frame is not None
         }

@@ -16,18 +16,18 @@ from typing import Any
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.reader import HARMLESS_INFLATED, LARGEST_RATIO, read_head
-from ldct_denoise.io.dicom.series import SetAside
-from ldct_denoise.io.quiet import one_line
+from ldct_denoise.io.dicom.reader import MAX_INFLATION_RATIO, SAFE_INFLATED_BYTES, read_header
+from ldct_denoise.io.dicom.series import SkippedFile
+from ldct_denoise.io.quiet import short_message
 
 #: Limits of an archive, against zip bombs.
-MOST_MEMBERS = 200_000
-LARGEST_EXTRACTED = 32 << 30
+MAX_MEMBERS = 200_000
+MAX_EXTRACTED_BYTES = 32 << 30
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _CHUNK = 1 << 20
 
 
-class Extracted:
+class ExtractedArchive:
     """A temporary folder that goes when nothing refers to it any more, and at the end of the process that made it.
 
     Parameters
@@ -53,8 +53,8 @@ class Extracted:
         return self.archive / path.relative_to(self.folder) if path.is_relative_to(self.folder) else path
 
 
-def _borrowed(archive: Path, folder: Path) -> Extracted:
-    copy = Extracted.__new__(Extracted)
+def _borrowed(archive: Path, folder: Path) -> ExtractedArchive:
+    copy = ExtractedArchive.__new__(ExtractedArchive)
     copy.archive, copy.folder = archive, folder
     return copy
 
@@ -72,18 +72,18 @@ class Listing:
     ----------
     files : tuple of str
         Regular files, sorted.
-    set_aside : tuple of SetAside
+    skipped : tuple of SkippedFile
         What is no regular file, or must not be read.
     by_folder : bool
         Whether a folder tells series apart; not where a DICOMDIR does.
-    keeper : Extracted, optional
+    keeper : ExtractedArchive, optional
         Holds extracted files while it is referred to.
     """
 
     files: tuple[str, ...]
-    set_aside: tuple[SetAside, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
     by_folder: bool = True
-    keeper: Extracted | None = None
+    keeper: ExtractedArchive | None = None
 
     def shown(self, path: Path) -> Path:
         """A file as the user knows it."""
@@ -110,7 +110,7 @@ def list_files(path: Path) -> Listing:
     if start.startswith(_ZIP):
         keeper = _extract(path)
         found = _listing(keeper.folder)
-        return Listing(found.files, found.set_aside, True, keeper)
+        return Listing(found.files, found.skipped, True, keeper)
     if start[128:132] == b"DICM" and _is_directory(path):
         return _of_directory(path)
     return Listing((str(path),))
@@ -131,24 +131,24 @@ def _start(path: Path) -> bytes:
 
 def _listing(root: Path) -> Listing:
     files: list[str] = []
-    aside: list[SetAside] = []
+    aside: list[SkippedFile] = []
 
     def refused(error: OSError) -> None:
-        aside.append(SetAside(Path(str(error.filename)), f"folder cannot be read ({error.strerror})"))
+        aside.append(SkippedFile(Path(str(error.filename)), f"folder cannot be read ({error.strerror})"))
 
     for folder, folders, names in os.walk(root, onerror=refused):
         folders.sort()
         for name in [name for name in folders if name.startswith(".") and ".partial-" in name]:
             folders.remove(name)
-            aside.append(SetAside(Path(folder, name), "an output that is not finished"))
+            aside.append(SkippedFile(Path(folder, name), "an output that is not finished"))
         linked = [Path(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
-        aside += [SetAside(path, "a link to a folder; not followed") for path in linked]
+        aside += [SkippedFile(path, "a link to a folder; not followed") for path in linked]
         for name in sorted(names):
             path = os.path.join(folder, name)
             if _is_regular(path):
                 files.append(path)
             else:
-                aside.append(SetAside(Path(path), "not a regular file"))
+                aside.append(SkippedFile(Path(path), "not a regular file"))
     return Listing(tuple(sorted(files)), tuple(aside))
 
 
@@ -159,7 +159,7 @@ def _is_regular(path: str) -> bool:
         return False
 
 
-def _extract(path: Path) -> Extracted:
+def _extract(path: Path) -> ExtractedArchive:
     """The files of a zip archive in a temporary folder.
 
     Raises
@@ -171,29 +171,31 @@ def _extract(path: Path) -> Extracted:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             _refuse_hostile(path, members)
-            keeper = Extracted(path)
-            budget = LARGEST_EXTRACTED
+            keeper = ExtractedArchive(path)
+            budget = MAX_EXTRACTED_BYTES
             for member in members:
                 budget = _extract_one(archive, member, keeper.folder, budget)
     except InputError:
         raise
     except OSError as error:
-        reason = error.strerror or one_line(error)
+        reason = error.strerror or short_message(error)
         raise InputError(f"{path}: cannot be extracted ({reason}); extract it yourself") from None
     except Exception as error:  # a broken archive can fail anywhere inside zipfile
-        raise InputError(f"{path}: broken or encrypted archive ({one_line(error)}); extract it yourself") from None
+        raise InputError(
+            f"{path}: broken or encrypted archive ({short_message(error)}); extract it yourself"
+        ) from None
     return keeper
 
 
 def _refuse_hostile(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    if len(members) > MOST_MEMBERS:
-        raise InputError(f"{path}: more than {MOST_MEMBERS} files in the archive; extract what you need of it")
+    if len(members) > MAX_MEMBERS:
+        raise InputError(f"{path}: more than {MAX_MEMBERS} files in the archive; extract what you need of it")
     size, packed = sum(member.file_size for member in members), sum(member.compress_size for member in members)
-    if size > LARGEST_EXTRACTED:
+    if size > MAX_EXTRACTED_BYTES:
         raise InputError(
-            f"{path}: inflates to {size >> 30} GiB, more than {LARGEST_EXTRACTED >> 30}; extract it yourself"
+            f"{path}: inflates to {size >> 30} GiB, more than {MAX_EXTRACTED_BYTES >> 30}; extract it yourself"
         )
-    if size > HARMLESS_INFLATED and size > LARGEST_RATIO * packed:
+    if size > SAFE_INFLATED_BYTES and size > MAX_INFLATION_RATIO * packed:
         raise InputError(f"{path}: inflates {size // max(packed, 1)} times; this is no archive of images")
     place = tempfile.gettempdir()
     free = shutil.disk_usage(place).free
@@ -221,14 +223,14 @@ def _extract_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path
         while chunk := packed.read(_CHUNK):
             budget -= len(chunk)
             if budget < 0:
-                raise InputError(f"{archive.filename}: inflates to more than {LARGEST_EXTRACTED >> 30} GiB")
+                raise InputError(f"{archive.filename}: inflates to more than {MAX_EXTRACTED_BYTES >> 30} GiB")
             file.write(chunk)
     return budget
 
 
 def _is_directory(path: Path) -> bool:
     try:
-        return bool(read_head(path, ["SOPClassUID"]).dataset.SOPClassUID == MediaStorageDirectoryStorage)
+        return bool(read_header(path, ["SOPClassUID"]).dataset.SOPClassUID == MediaStorageDirectoryStorage)
     except InputError:
         return False
 
@@ -245,23 +247,23 @@ def _of_directory(path: Path) -> Listing:
     files: dict[str, None] = {}
     aside = []
     try:
-        named = list(_named(read_head(path).dataset))
+        named = list(_named(read_header(path).dataset))
     except InputError:
         raise
     except Exception as error:  # whatever pydicom makes of broken bytes
-        raise InputError(f"{path}: broken DICOMDIR ({one_line(error)}); give the folder instead") from None
+        raise InputError(f"{path}: broken DICOMDIR ({short_message(error)}); give the folder instead") from None
     for parts in named:
         shown = path.parent / "\\".join(parts)
         if not parts or not all(_stays_inside(part) and "/" not in part for part in parts):
-            aside.append(SetAside(shown, "the DICOMDIR leads out of its folder"))
+            aside.append(SkippedFile(shown, "the DICOMDIR leads out of its folder"))
             continue
         file = _in_any_case(root, parts)
         if file is None:
-            aside.append(SetAside(path.parent.joinpath(*parts), "named by the DICOMDIR but not there"))
+            aside.append(SkippedFile(path.parent.joinpath(*parts), "named by the DICOMDIR but not there"))
         elif not file.resolve().is_relative_to(root):
-            aside.append(SetAside(path.parent.joinpath(*parts), "the DICOMDIR leads out of its folder"))
+            aside.append(SkippedFile(path.parent.joinpath(*parts), "the DICOMDIR leads out of its folder"))
         elif not _is_regular(str(file)):
-            aside.append(SetAside(path.parent.joinpath(*parts), "not a regular file"))
+            aside.append(SkippedFile(path.parent.joinpath(*parts), "not a regular file"))
         else:
             files[str(path.parent / file.relative_to(root))] = None
     return Listing(tuple(files), tuple(aside), by_folder=False)

@@ -7,7 +7,7 @@ import struct
 from ldct_denoise.errors import InputError
 
 
-def check_code(code: bytes, rows: int, columns: int) -> None:
+def check_codestream_size(code: bytes, rows: int, columns: int) -> None:
     """Refuse a compressed image of another size than the header's before a decoder reserves memory for it.
 
     Parameters

@@ -35,7 +35,7 @@ LIMIT_BYTES = 4 << 30
 _HEAD, _BODY = struct.Struct(">I"), struct.Struct(">Q")
 
 
-class Helper:
+class DecoderProcess:
     """A process that decodes frames, one after the other; started when first needed."""
 
     def __init__(self) -> None:
@@ -123,12 +123,12 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 
 
 #: One helper for a process, whatever it reads: what it holds is no state of ours, only a process kept warm.
-_HELPER = Helper()
+_HELPER = DecoderProcess()
 os.register_at_fork(after_in_child=lambda: _HELPER.forget())
 
 
 def decode(encoding: Mapping[str, Any], code: bytes) -> NDArray[np.integer[Any]]:
-    """As :meth:`Helper.decode`, by the helper of this process."""
+    """As :meth:`DecoderProcess.decode`, by the helper of this process."""
     return _HELPER.decode(encoding, code)
 
 
@@ -157,7 +157,7 @@ def _serve() -> None:
     from pydicom.uid import JPEGExtended12Bit
 
     from ldct_denoise.io.dicom.encoding import Encoding
-    from ldct_denoise.io.quiet import one_line, without_remarks
+    from ldct_denoise.io.quiet import short_message, suppress_warnings
 
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -172,14 +172,14 @@ def _serve() -> None:
             _send(answers, {}, b"")
             continue
         try:
-            with without_remarks():
+            with suppress_warnings():
                 encoding = Encoding(**head)
                 image = encoding.image(code)
                 twelve_bit = encoding.syntax == JPEGExtended12Bit and encoding.bits_stored > 8
                 stored = _by_gdcm(image) if twelve_bit else pixel_array(image, index=0, raw=True)
             answer, body = {"dtype": stored.dtype.str, "shape": list(stored.shape)}, stored.tobytes()
         except Exception as error:  # whatever the codecs make of broken codes
-            answer, body = {"error": one_line(error)}, b""
+            answer, body = {"error": short_message(error)}, b""
         _send(answers, answer, body)
 
 

@@ -13,8 +13,8 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.padding import padding_range
 
 #: No CT slice has more rows or columns; what says so is broken or hostile.
-LARGEST_SIDE = 8192
-MOST_FRAMES = 65536
+MAX_SIDE = 8192
+MAX_FRAMES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,10 @@ class Encoding:
             With the reason alone, where no CT image is stored like this.
         """
         rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
-        if not (0 < rows <= LARGEST_SIDE and 0 < columns <= LARGEST_SIDE):
+        if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
             raise InputError(f"impossible size of {rows}×{columns} pixels")
         frames = int(header.get("NumberOfFrames") or 1)
-        if not 0 < frames <= MOST_FRAMES:
+        if not 0 < frames <= MAX_FRAMES:
             raise InputError(f"impossible number of {frames} frames")
         allocated, representation = int(header.BitsAllocated), int(header.get("PixelRepresentation") or 0)
         stored = int(header.get("BitsStored") or allocated)

@@ -62,7 +62,7 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 @dataclass(frozen=True)
-class Identity:
+class InstanceUIDs:
     """The UIDs of one image.
 
     Parameters
@@ -75,7 +75,7 @@ class Identity:
     study_uid: str
 
 
-def identify_instance(file: bytes | Path) -> Identity:
+def read_instance_uids(file: bytes | Path) -> InstanceUIDs:
     """The UIDs of an image, as a file or its bytes; the pixels are not looked at.
 
     Raises
@@ -95,10 +95,10 @@ def identify_instance(file: bytes | Path) -> Identity:
         raise InputError(f"received image: header cannot be read ({type(error).__name__})") from None
     if not found[0] or not found[1]:
         raise InputError("received image: no SOP or Series Instance UID")
-    return Identity(*found)
+    return InstanceUIDs(*found)
 
 
-def storage_of(file: Path) -> tuple[str, str]:
+def storage_uids(file: Path) -> tuple[str, str]:
     """SOP Class UID and Transfer Syntax UID of a file that we wrote.
 
     Raises
@@ -140,7 +140,7 @@ def check_keywords(keywords: Iterable[str]) -> None:
             raise ConfigError(f"{keyword!r} is no DICOM attribute; give its keyword (PS3.6), as SeriesDescription")
 
 
-def values_of(path: Path, keywords: Iterable[str]) -> dict[str, tuple[str, ...]]:
+def attribute_values(path: Path, keywords: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The values of attributes of an image, as text; what is absent or empty has none.
 
     Of a multi-frame image also those in the functional groups that all frames share, and in the first frame's.

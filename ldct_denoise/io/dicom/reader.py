@@ -34,27 +34,27 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom import decoder_process as isolated
-from ldct_denoise.io.dicom.codestream import check_code
+from ldct_denoise.io.dicom.codestream import check_codestream_size
 from ldct_denoise.io.dicom.encoding import Encoding
-from ldct_denoise.io.quiet import one_line, without_remarks
+from ldct_denoise.io.quiet import short_message, suppress_warnings
 
 #: Bytes before the pixel data, and of a deflated file once inflated.
-LARGEST_HEADER = 256 << 20
-LARGEST_INFLATED = 512 << 20
+MAX_HEADER_BYTES = 256 << 20
+MAX_INFLATED_BYTES = 512 << 20
 #: Times that a deflated file or an archive grows (CT images: 2 to 10), and what is let through whatever the ratio.
-LARGEST_RATIO = 100
-HARMLESS_INFLATED = 64 << 20
+MAX_INFLATION_RATIO = 100
+SAFE_INFLATED_BYTES = 64 << 20
 #: Items of encapsulated pixel data that are walked through at the most.
-MOST_FRAGMENTS = 1 << 20
+MAX_FRAGMENTS = 1 << 20
 UNDEFINED_LENGTH = 0xFFFFFFFF
 _PIXEL_DATA = (0x7FE0, 0x0010)
 
 
-class PixelElement(NamedTuple):
+class PixelDataLocation(NamedTuple):
     """Where Pixel Data lies, in bytes: its tag, its value, how long it says to be, and how much is there."""
 
-    tag_at: int
-    value_at: int
+    tag_offset: int
+    value_offset: int
     length: int
     available: int
 
@@ -64,20 +64,20 @@ class Head:
     """What stands before the pixel data."""
 
     dataset: Dataset
-    pixels: PixelElement | None
+    pixels: PixelDataLocation | None
 
 
 @contextmanager
 def _one_kind_of_error(path: str | Path, what: str) -> Iterator[None]:
     """A broken file can fail anywhere inside pydicom and the decoders, in any way; here it becomes one."""
     try:
-        with without_remarks():
+        with suppress_warnings():
             yield
     except InputError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise InputError(f"{path}: {reason}") from None
     except Exception as error:
-        raise InputError(f"{path}: {what} ({one_line(error)})") from None
+        raise InputError(f"{path}: {what} ({short_message(error)})") from None
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _opened(path: str | Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_head(path: str | Path, tags: Collection[str] | None = None) -> Head:
+def read_header(path: str | Path, tags: Collection[str] | None = None) -> Head:
     """What stands before the pixel data.
 
     Parameters
@@ -118,9 +118,9 @@ def read_head(path: str | Path, tags: Collection[str] | None = None) -> Head:
 
 
 @lru_cache(maxsize=1)
-def read_shared_head(path: Path, changed_ns: int) -> Head:
+def read_shared_header(path: Path, changed_ns: int) -> Head:
     """The whole head of a multi-frame file, whose frames are asked for one after the other; not to be changed."""
-    return read_head(path)
+    return read_header(path)
 
 
 def _plain_stream(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset | None]:
@@ -136,8 +136,8 @@ def _plain_stream(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset | None]:
         file.seek(0)
         return file, None
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    packed = file.read(LARGEST_INFLATED)
-    limit = min(LARGEST_INFLATED, max(HARMLESS_INFLATED, LARGEST_RATIO * len(packed)))
+    packed = file.read(MAX_INFLATED_BYTES)
+    limit = min(MAX_INFLATED_BYTES, max(SAFE_INFLATED_BYTES, MAX_INFLATION_RATIO * len(packed)))
     plain = inflater.decompress(packed, limit)
     if inflater.unconsumed_tail:
         raise InputError(f"inflates from {len(packed)} bytes to more than {limit >> 20} MiB")
@@ -173,35 +173,35 @@ def _complete_meta(dataset: Dataset) -> None:
         raise InputError("not a DICOM image (no SOP Class UID)")
 
 
-def _pixel_element(stream: BinaryIO, dataset: Dataset) -> PixelElement | None:
-    tag_at = stream.tell()
+def _pixel_element(stream: BinaryIO, dataset: Dataset) -> PixelDataLocation | None:
+    tag_offset = stream.tell()
     implicit, little = dataset.original_encoding
-    value = _element_at(stream, tag_at, bool(implicit), bool(little))
+    value = _element_at(stream, tag_offset, bool(implicit), bool(little))
     if value is None:
         return None
     size = stream.seek(0, os.SEEK_END)
-    value_at, length = value
-    if tag_at > LARGEST_HEADER:
-        raise InputError(f"header of more than {LARGEST_HEADER >> 20} MiB")
-    return PixelElement(tag_at, value_at, length, max(0, size - value_at))
+    value_offset, length = value
+    if tag_offset > MAX_HEADER_BYTES:
+        raise InputError(f"header of more than {MAX_HEADER_BYTES >> 20} MiB")
+    return PixelDataLocation(tag_offset, value_offset, length, max(0, size - value_offset))
 
 
-def _element_at(stream: BinaryIO, tag_at: int, implicit: bool, little: bool) -> tuple[int, int] | None:
+def _element_at(stream: BinaryIO, tag_offset: int, implicit: bool, little: bool) -> tuple[int, int] | None:
     """Where the value of the Pixel Data that begins here begins, and its length (PS3.5 7.1)."""
     order = "<" if little else ">"
-    stream.seek(tag_at)
+    stream.seek(tag_offset)
     start = stream.read(8)
     if len(start) < 8 or struct.unpack(f"{order}HH", start[:4]) != _PIXEL_DATA:
         return None
     if implicit:
-        return tag_at + 8, struct.unpack(f"{order}L", start[4:])[0]
+        return tag_offset + 8, struct.unpack(f"{order}L", start[4:])[0]
     if start[4:6].decode("latin-1") in EXPLICIT_VR_LENGTH_32:
         long = stream.read(4)
-        return (tag_at + 12, struct.unpack(f"{order}L", long)[0]) if len(long) == 4 else None
-    return tag_at + 8, struct.unpack(f"{order}H", start[6:])[0]
+        return (tag_offset + 12, struct.unpack(f"{order}L", long)[0]) if len(long) == 4 else None
+    return tag_offset + 8, struct.unpack(f"{order}H", start[6:])[0]
 
 
-def why_not_decodable(path: str | Path, pixels: PixelElement | None, encoding: Encoding) -> str | None:
+def why_not_decodable(path: str | Path, pixels: PixelDataLocation | None, encoding: Encoding) -> str | None:
     """What can be said against the pixel data without decoding them, or nothing."""
     if pixels is None:
         return "no pixel data"
@@ -223,31 +223,31 @@ def why_not_decodable(path: str | Path, pixels: PixelElement | None, encoding: E
     return None
 
 
-def _why_not_whole(path: str | Path, pixels: PixelElement) -> str | None:
+def _why_not_whole(path: str | Path, pixels: PixelDataLocation) -> str | None:
     """Walk through the items of encapsulated pixel data (PS3.5 A.4)."""
     with _one_kind_of_error(path, "unreadable"), _opened(path) as file:
-        at, end, found = pixels.value_at, pixels.value_at + pixels.available, 0
+        at, end, found = pixels.value_offset, pixels.value_offset + pixels.available, 0
         while at + 8 <= end:
             file.seek(at)
             group, element, length = struct.unpack("<HHL", file.read(8))
             if (group, element) != (0xFFFE, 0xE000):
                 break
             at, found = at + 8 + length, found + 1
-            if found > MOST_FRAGMENTS:
-                return f"more than {MOST_FRAGMENTS} pieces of pixel data"
+            if found > MAX_FRAGMENTS:
+                return f"more than {MAX_FRAGMENTS} pieces of pixel data"
         if at > end:
             return f"truncated: {at - end} bytes of compressed pixel data are missing"
         # The first item is the offset table.
         return None if found >= 2 else "truncated: no compressed pixel data"
 
 
-def read_frame(path: Path, pixel_at: int, frame: int, encoding: Encoding) -> NDArray[np.integer[Any]]:
+def read_frame(path: Path, pixel_offset: int, frame: int, encoding: Encoding) -> NDArray[np.integer[Any]]:
     """Stored values of one frame.
 
     Parameters
     ----------
     path : Path
-    pixel_at : int
+    pixel_offset : int
         Where the Pixel Data element begins, in bytes (in the inflated data set of a deflated file).
     frame : int
         Counted from 0.
@@ -266,10 +266,10 @@ def read_frame(path: Path, pixel_at: int, frame: int, encoding: Encoding) -> NDA
         stream, _ = _plain_stream(file)
         syntax = UID(encoding.syntax)
         implicit = syntax.is_implicit_VR
-        value = _element_at(stream, pixel_at, implicit, syntax.is_little_endian)
+        value = _element_at(stream, pixel_offset, implicit, syntax.is_little_endian)
         if value is None and not syntax.is_compressed:  # some files are not encoded as they say
             implicit = not implicit
-            value = _element_at(stream, pixel_at, implicit, syntax.is_little_endian)
+            value = _element_at(stream, pixel_offset, implicit, syntax.is_little_endian)
         if value is None:
             raise InputError("has changed since it was found")
         data = _frame_value(stream, value[0], frame, encoding)
@@ -283,18 +283,18 @@ def read_frame(path: Path, pixel_at: int, frame: int, encoding: Encoding) -> NDA
     raise AssertionError  # the contexts above never swallow
 
 
-def _frame_value(stream: BinaryIO, value_at: int, frame: int, encoding: Encoding) -> bytes:
+def _frame_value(stream: BinaryIO, value_offset: int, frame: int, encoding: Encoding) -> bytes:
     """The bytes of one frame as the value of a Pixel Data of its own."""
     if not encoding.is_compressed:
-        stream.seek(value_at + frame * encoding.frame_bytes)
+        stream.seek(value_offset + frame * encoding.frame_bytes)
         data = stream.read(encoding.frame_bytes)
         if len(data) < encoding.frame_bytes:
             raise InputError(f"truncated: {len(data)} of {encoding.frame_bytes} bytes of a frame")
         return data
-    stream.seek(value_at)
+    stream.seek(value_offset)
     code = get_frame(stream, frame, number_of_frames=encoding.frames)
     if encoding.syntax != RLELossless:
-        check_code(code, encoding.rows, encoding.columns)
+        check_codestream_size(code, encoding.rows, encoding.columns)
     return encapsulate([code])
 
 

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.reader import read_head
-from ldct_denoise.io.quiet import one_line, without_remarks
+from ldct_denoise.io.dicom.reader import read_header
+from ldct_denoise.io.quiet import short_message, suppress_warnings
 
 #: Contour Geometric Type (3006,0042) of what encloses an area.
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -38,7 +38,7 @@ class Structure:
 def is_structure_set(path: Path) -> bool:
     """Whether a file is an RT Structure Set."""
     try:
-        return bool(read_head(path, ["SOPClassUID"]).dataset.SOPClassUID == RTStructureSetStorage)
+        return bool(read_header(path, ["SOPClassUID"]).dataset.SOPClassUID == RTStructureSetStorage)
     except InputError:
         return False
 
@@ -51,9 +51,9 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
     InputError
         If it cannot be read, or holds no closed contour.
     """
-    dataset = read_head(path).dataset
+    dataset = read_header(path).dataset
     try:
-        with without_remarks():
+        with suppress_warnings():
             names = {item.ROINumber: str(item.get("ROIName") or "") for item in _items(dataset, "StructureSetROI")}
             found = tuple(
                 Structure(names.get(item.ReferencedROINumber) or f"ROI {item.ReferencedROINumber}", contours)
@@ -61,7 +61,7 @@ def read_structures(path: Path) -> tuple[Structure, ...]:
                 if (contours := _contours(item))
             )
     except Exception as error:  # a broken value can fail anywhere inside pydicom
-        raise InputError(f"{path}: broken RT Structure Set ({one_line(error)})") from None
+        raise InputError(f"{path}: broken RT Structure Set ({short_message(error)})") from None
     if not found:
         raise InputError(f"{path}: an RT Structure Set without a closed contour")
     return found

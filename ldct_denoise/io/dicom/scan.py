@@ -15,13 +15,13 @@ from ldct_denoise.io.dicom.archive import Listing, is_archive, list_files
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.dicom.filter import MULTI_FRAME, TAGS, why_not_file, why_not_image, why_not_slice
 from ldct_denoise.io.dicom.multiframe import frame_headers
-from ldct_denoise.io.dicom.reader import Head, read_head, why_not_decodable
-from ldct_denoise.io.dicom.series import Inventory, Series, SetAside
-from ldct_denoise.io.dicom.stack_identity import Memory
-from ldct_denoise.io.dicom.stacks import Facts, Image, series_of
+from ldct_denoise.io.dicom.reader import Head, read_header, why_not_decodable
+from ldct_denoise.io.dicom.series import Inventory, Series, SkippedFile
+from ldct_denoise.io.dicom.stack_identity import StackRegistry
+from ldct_denoise.io.dicom.stacks import Image, ImageFactory, series_of
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import text
-from ldct_denoise.io.quiet import one_line, without_remarks
+from ldct_denoise.io.quiet import short_message, suppress_warnings
 
 #: CT of a patient shows air or fat; MR under a CT label does not go this low.
 NO_AIR_ABOVE_HU = -30.0
@@ -30,7 +30,11 @@ Progress = Callable[[int, int], None]
 
 
 def scan(
-    path: Path, progress: Progress | None = None, *, include_derived: bool = False, memory: Memory | None = None
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    include_derived: bool = False,
+    memory: StackRegistry | None = None,
 ) -> Inventory:
     """Find every CT series that ``path`` stands for.
 
@@ -42,7 +46,7 @@ def scan(
         Told (files looked at, files).
     include_derived : bool
         Also series that this package denoised.
-    memory : Memory, optional
+    memory : StackRegistry, optional
         Of the images of this series that came before; learns those found now.
 
     Returns
@@ -63,17 +67,17 @@ def scan_files(
     progress: Progress | None = None,
     *,
     include_derived: bool = False,
-    memory: Memory | None = None,
+    memory: StackRegistry | None = None,
 ) -> Inventory:
     """As :func:`scan`, for files that were listed before."""
-    facts = Facts()
+    facts = ImageFactory()
     images: list[Image] = []
-    aside = list(listing.set_aside)
+    aside = list(listing.skipped)
     seen: set[str] = set()
     for count, name in enumerate(listing.files, start=1):
         if progress:
             progress(count, len(listing.files))
-        with without_remarks():
+        with suppress_warnings():
             found, refused = _images_of(name, facts, seen, include_derived)
         images += found
         aside += refused
@@ -83,14 +87,14 @@ def scan_files(
         if reason is None:
             series.append(one)
         else:
-            aside += [SetAside(ref.path, reason) for ref in one.slices]
+            aside += [SkippedFile(ref.path, reason) for ref in one.slices]
     shown = tuple(replace(item, path=listing.shown(item.path)) for item in aside)
     return Inventory(tuple(series), shown)
 
 
 def _images_of(
-    path: str, facts: Facts, seen: set[str], include_derived: bool
-) -> tuple[list[Image], list[SetAside]]:
+    path: str, facts: ImageFactory, seen: set[str], include_derived: bool
+) -> tuple[list[Image], list[SkippedFile]]:
     """The images to denoise in a file, and why others in it are not."""
     try:
         head = _read(path)
@@ -98,23 +102,23 @@ def _images_of(
     except Exception as error:  # a broken value can fail anywhere inside pydicom
         reason = _told(path, error)
     if reason is not None:
-        return [], [SetAside(Path(path), reason)]
+        return [], [SkippedFile(Path(path), reason)]
     try:
         return _slices_of(path, head, facts, seen)
     except Exception as error:
-        return [], [SetAside(Path(path), _told(path, error), is_slice=True)]
+        return [], [SkippedFile(Path(path), _told(path, error), is_slice=True)]
 
 
 def _told(path: str, error: Exception) -> str:
     """The reason to set a file aside that failed with this error."""
     if isinstance(error, InputError):
         return str(error).removeprefix(f"{path}: ")
-    return f"broken header ({one_line(error)})"
+    return f"broken header ({short_message(error)})"
 
 
 def _read(path: str) -> Head:
     try:
-        return read_head(path, TAGS)
+        return read_header(path, TAGS)
     except InputError:
         if path.lower().endswith(".zip") and is_archive(Path(path)):
             raise InputError("a zip archive inside the folder; give it as the path itself") from None
@@ -127,19 +131,21 @@ def _why_not_head(header: Dataset, include_derived: bool) -> str | None:
     return why_not_file(header, include_derived)
 
 
-def _slices_of(path: str, head: Head, facts: Facts, seen: set[str]) -> tuple[list[Image], list[SetAside]]:
+def _slices_of(
+    path: str, head: Head, facts: ImageFactory, seen: set[str]
+) -> tuple[list[Image], list[SkippedFile]]:
     """The images of a CT file, and those that are no slices or cannot be read."""
     header = head.dataset
     sop_uid = _instance_uid(path, header)
     if sop_uid in seen:
-        return [], [SetAside(Path(path), "duplicate of an image already found (same SOP Instance UID)")]
+        return [], [SkippedFile(Path(path), "duplicate of an image already found (same SOP Instance UID)")]
     found, refused, broken = [], dict[str, list[int]](), False
     several = header.SOPClassUID in MULTI_FRAME
     for frame, image in enumerate(_headers(header, sop_uid)):
         other = why_not_image(image)
         reason = other or (_why_not_pixels(path, head, image) if frame == 0 else None)
         if reason is None:
-            at = head.pixels.tag_at if head.pixels else 0
+            at = head.pixels.tag_offset if head.pixels else 0
             found.append(facts.image(path, frame if several else None, image, sop_uid, at))
             continue
         refused.setdefault(reason, []).append(frame + 1)
@@ -150,7 +156,7 @@ def _slices_of(path: str, head: Head, facts: Facts, seen: set[str]) -> tuple[lis
     if found:
         seen.add(sop_uid)
     reasons = [f"{reason} ({_frames(numbers)})" if found else reason for reason, numbers in refused.items()]
-    return found, [SetAside(Path(path), reason, broken) for reason in reasons]
+    return found, [SkippedFile(Path(path), reason, broken) for reason in reasons]
 
 
 def _headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:

@@ -8,15 +8,15 @@ import numpy as np
 from pydicom.uid import SegmentationStorage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.reader import read_head
-from ldct_denoise.io.quiet import one_line
+from ldct_denoise.io.dicom.reader import read_header
+from ldct_denoise.io.quiet import short_message
 from ldct_denoise.volume import Geometry, Volume
 
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM Segmentation."""
     try:
-        return bool(read_head(path, ["SOPClassUID"]).dataset.SOPClassUID == SegmentationStorage)
+        return bool(read_header(path, ["SOPClassUID"]).dataset.SOPClassUID == SegmentationStorage)
     except InputError:
         return False
 
@@ -43,11 +43,11 @@ def read_segmentation(path: Path) -> tuple[Volume, dict[int, str]]:
     try:
         segmentation = highdicom.seg.segread(path)
     except Exception as error:  # a broken value can fail anywhere inside highdicom
-        raise InputError(f"{path}: broken DICOM SEG ({one_line(error)})") from None
+        raise InputError(f"{path}: broken DICOM SEG ({short_message(error)})") from None
     try:
         found = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True, rescale_fractional=False)
     except Exception as error:
-        raise InputError(f"{path}: its segments do not lie on a regular grid ({one_line(error)})") from None
+        raise InputError(f"{path}: its segments do not lie on a regular grid ({short_message(error)})") from None
     names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in segmentation.SegmentSequence}
     geometry = Geometry.from_affine(np.asarray(found.affine), found.array.shape)
     return Volume(found.array.astype(np.float32), geometry, name=path.stem), names

@@ -12,13 +12,13 @@ from pydicom.dataset import Dataset
 
 from ldct_denoise.errors import PartialError
 from ldct_denoise.io.dicom.encoding import Encoding
-from ldct_denoise.io.dicom.reader import read_frame, read_head, read_shared_head
+from ldct_denoise.io.dicom.reader import read_frame, read_header, read_shared_header
 from ldct_denoise.io.dicom.values import text
 from ldct_denoise.volume import Geometry, SeriesMetadata, SliceSource
 
 
 @dataclass(frozen=True)
-class SetAside:
+class SkippedFile:
     """A file that is not used, and why.
 
     Parameters
@@ -49,7 +49,7 @@ class SliceRef:
         ``HU = slope × stored + intercept``.
     encoding : Encoding
         Shared by slices that are stored alike.
-    pixel_at : int
+    pixel_offset : int
         Where Pixel Data begins in the file, in bytes.
     tube_current_ma : float, optional
     """
@@ -61,7 +61,7 @@ class SliceRef:
     slope: float
     intercept: float
     encoding: Encoding
-    pixel_at: int
+    pixel_offset: int
     tube_current_ma: float | None = None
 
     @property
@@ -122,9 +122,9 @@ class Series:
         """
         ref = self.slices[index]
         if ref.frame is None:
-            dataset = read_head(ref.path).dataset
+            dataset = read_header(ref.path).dataset
         else:
-            dataset = read_shared_head(ref.path, _changed_ns(ref.path)).dataset
+            dataset = read_shared_header(ref.path, _changed_ns(ref.path)).dataset
         uids = {"SOPInstanceUID": ref.sop_uid, "SeriesInstanceUID": self.uid, "StudyInstanceUID": self.study_uid}
         for keyword, value in (uids | ref.encoding.attributes).items():
             if not text(dataset, keyword):
@@ -140,7 +140,7 @@ class Series:
             If they cannot be decoded.
         """
         ref = self.slices[index]
-        return read_frame(ref.path, ref.pixel_at, ref.frame or 0, ref.encoding)
+        return read_frame(ref.path, ref.pixel_offset, ref.frame or 0, ref.encoding)
 
     def padding(self, index: int) -> NDArray[np.bool_]:
         """Pixels that are padding (Pixel Padding Value and Range Limit, PS3.3 C.7.5.1.1.2)."""
@@ -168,17 +168,17 @@ class Inventory:
     """What a path holds."""
 
     series: tuple[SliceSource, ...]
-    set_aside: tuple[SetAside, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
     problems: tuple[str, ...] = ()
 
     @property
     def lost_slices(self) -> list[str]:
         """A line for each slice that a series lacks because it cannot be read."""
-        return [f"{item.path}: {item.reason}; its series lacks it" for item in self.set_aside if item.is_slice]
+        return [f"{item.path}: {item.reason}; its series lacks it" for item in self.skipped if item.is_slice]
 
     def notes(self, path: Path) -> list[str]:
         """What whoever takes the series under ``path`` should know: that files are left out, where some are."""
-        count = len(self.set_aside)
+        count = len(self.skipped)
         return [f"{count} files are left out; `ldct-denoise inspect {path}` says why"] if count else []
 
     def require_all_slices(self, written: Path) -> None:

@@ -15,11 +15,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from ldct_denoise.io.dicom.archive import Extracted
+from ldct_denoise.io.dicom.archive import ExtractedArchive
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.dicom.filter import has_ct_signs, unit_directions
 from ldct_denoise.io.dicom.series import Series, SliceRef
-from ldct_denoise.io.dicom.stack_identity import Identity, Memory, Placed, SeriesFacts, same_plane
+from ldct_denoise.io.dicom.stack_identity import ImageId, StackKey, StackMember, StackRegistry, same_plane
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import number, text
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SeriesMetadata
@@ -58,19 +58,19 @@ class Image:
     """One image that was found: its slice, and what is needed to put it into a stack."""
 
     ref: SliceRef
-    facts: SeriesFacts
+    facts: StackKey
     labels: Labels
     position_mm: tuple[float, float, float]
     telling: tuple[str, ...]
     taken: tuple[str, float]
 
     @property
-    def identity(self) -> Identity:
+    def identity(self) -> ImageId:
         """Which image it is."""
         return self.ref.sop_uid, self.ref.frame or 0
 
 
-class Facts:
+class ImageFactory:
     """Makes :class:`Image` objects that share what they have in common, so that a large tree stays small."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Facts:
     def _once(self, value: T) -> T:
         return self._shared.setdefault((type(value), value), value)  # type: ignore[no-any-return]
 
-    def image(self, path: str, frame: int | None, header: Dataset, sop_uid: str, pixel_at: int) -> Image:
+    def image(self, path: str, frame: int | None, header: Dataset, sop_uid: str, pixel_offset: int) -> Image:
         """One image, by what its header tells.
 
         Parameters
@@ -94,7 +94,7 @@ class Facts:
         current = number(header, "XRayTubeCurrent")
         ref = SliceRef(
             folder, file, frame, sop_uid, self._once(slope), self._once(intercept),
-            self._once(Encoding.of(header)), self._once(pixel_at), self._once(current),
+            self._once(Encoding.of(header)), self._once(pixel_offset), self._once(current),
         )  # fmt: skip
         x, y, z = (float(value) for value in header.ImagePositionPatient)
         telling = tuple(sys.intern(text(header, keyword)) for _, keyword in TELLING)
@@ -102,13 +102,13 @@ class Facts:
         facts, labels = self._once(self._facts(header, folder)), self._once(_labels(header))
         return Image(ref, facts, labels, (x, y, z), self._once(telling), taken)
 
-    def _facts(self, header: Dataset, folder: str) -> SeriesFacts:
+    def _facts(self, header: Dataset, folder: str) -> StackKey:
         uid = text(header, "SeriesInstanceUID")
         size = int(header.Rows), int(header.Columns)
         row, column, _ = unit_directions(header.ImageOrientationPatient)
         plane = np.array([*row, *column, *(float(value) for value in header.PixelSpacing)])
         plane = self._same_plane((uid, folder, size), plane)
-        return SeriesFacts(
+        return StackKey(
             uid=uid,
             folder=folder,
             patient=text(header, "PatientID") or text(header, "PatientName"),
@@ -155,7 +155,10 @@ def _study_uid(header: Dataset) -> str:
 
 
 def series_of(
-    images: Iterable[Image], by_folder: bool = True, keeper: Extracted | None = None, memory: Memory | None = None
+    images: Iterable[Image],
+    by_folder: bool = True,
+    keeper: ExtractedArchive | None = None,
+    memory: StackRegistry | None = None,
 ) -> Iterator[tuple[Series, bool]]:
     """Every stack as a series, and whether its headers have anything that only CT has.
 
@@ -165,14 +168,14 @@ def series_of(
     by_folder : bool
         Whether images in different folders are different series although they have one UID (doses of the Mayo
         2016 tree); folders that differ in their numbers alone are taken together.
-    keeper : Extracted, optional
+    keeper : ExtractedArchive, optional
         See :class:`~ldct_denoise.io.dicom.series.Series`.
-    memory : Memory, optional
+    memory : StackRegistry, optional
         Of the images that came before: late ones join their stacks and have their UIDs. Learns these images.
     """
     images = list(images)
-    placed: list[Placed] = [*(memory.before(images) if memory else ()), *images]
-    groups: dict[SeriesFacts, list[Placed]] = defaultdict(list)
+    placed: list[StackMember] = [*(memory.before(images) if memory else ()), *images]
+    groups: dict[StackKey, list[StackMember]] = defaultdict(list)
     for image in placed:
         groups[image.facts if by_folder else image.facts._replace(folder="")].append(image)
     joined = _joined(groups)
@@ -186,7 +189,7 @@ def series_of(
             yield _series(here, uid, note, keeper), any(image.labels.ct_signs for image in here)
 
 
-def _noted(group: list[Placed]) -> Iterator[tuple[list[Placed], str]]:
+def _noted(group: list[StackMember]) -> Iterator[tuple[list[StackMember], str]]:
     """The stacks, each with what is to be told of how it was found."""
     stacks = list(_stacks(group))
     for count, (stack, how) in enumerate(stacks, start=1):
@@ -194,7 +197,7 @@ def _noted(group: list[Placed]) -> Iterator[tuple[list[Placed], str]]:
         yield stack, note
 
 
-def _uids(stacks: Sequence[Sequence[Placed]], known: Mapping[Identity, str]) -> list[str]:
+def _uids(stacks: Sequence[Sequence[StackMember]], known: Mapping[ImageId, str]) -> list[str]:
     """A UID for every stack: that of its images that came before, or one that no other stack has."""
     firsts = _firsts(stacks)
     going_on = _going_on(stacks, known)
@@ -205,11 +208,11 @@ def _uids(stacks: Sequence[Sequence[Placed]], known: Mapping[Identity, str]) -> 
     ]
 
 
-def _unknown(stack: Sequence[Placed], known: Container[Identity]) -> list[Placed]:
+def _unknown(stack: Sequence[StackMember], known: Container[ImageId]) -> list[StackMember]:
     return [image for image in stack if image.identity not in known]
 
 
-def _going_on(stacks: Sequence[Sequence[Placed]], known: Mapping[Identity, str]) -> dict[int, str]:
+def _going_on(stacks: Sequence[Sequence[StackMember]], known: Mapping[ImageId, str]) -> dict[int, str]:
     """Which stacks go on with a UID that was given before: for each UID the stack with most of its images."""
     shares = Counter(
         (place, known[image.identity])
@@ -224,16 +227,16 @@ def _going_on(stacks: Sequence[Sequence[Placed]], known: Mapping[Identity, str])
     return going_on
 
 
-def _firsts(stacks: Iterable[Sequence[Placed]]) -> dict[str, Identity]:
+def _firsts(stacks: Iterable[Sequence[StackMember]]) -> dict[str, ImageId]:
     """By Series Instance UID, the image whose stack keeps it: told by content, not by the order of files."""
-    firsts: dict[str, Identity] = {}
+    firsts: dict[str, ImageId] = {}
     for stack in stacks:
         uid, first = stack[0].facts.uid, min(image.identity for image in stack)
         firsts[uid] = min(first, firsts.get(uid, first))
     return firsts
 
 
-def _uid(stack: Sequence[Placed], firsts: Mapping[str, Identity], taken: Container[str]) -> str:
+def _uid(stack: Sequence[StackMember], firsts: Mapping[str, ImageId], taken: Container[str]) -> str:
     """A UID that no other stack has, and that is safe as the name of a folder."""
     uid = stack[0].facts.uid
     if not uid:
@@ -243,9 +246,9 @@ def _uid(stack: Sequence[Placed], firsts: Mapping[str, Identity], taken: Contain
     return own if first == firsts[uid] and own not in taken else derived_uid("stack", uid, *first)
 
 
-def _joined(groups: dict[SeriesFacts, list[Placed]]) -> list[list[Placed]]:
+def _joined(groups: dict[StackKey, list[StackMember]]) -> list[list[StackMember]]:
     """Folders that one series was spread over (1, 2, 3 …) put together, unless they show the same places."""
-    joined: dict[SeriesFacts, list[list[Placed]]] = defaultdict(list)
+    joined: dict[StackKey, list[list[StackMember]]] = defaultdict(list)
     for facts, group in groups.items():
         alike = joined[facts._replace(folder=_without_digits(facts.folder) if facts.uid else facts.folder)]
         together = next((other for other in alike if not _overlap([*other, *group])), None)
@@ -260,30 +263,30 @@ def _without_digits(folder: str) -> str:
     return "".join("#" if character.isdigit() else character for character in folder)
 
 
-def _offsets(images: Sequence[Placed]) -> np.ndarray:
+def _offsets(images: Sequence[StackMember]) -> np.ndarray:
     orientation = images[0].facts.orientation
     normal = np.cross(orientation[:3], orientation[3:])
     return np.array([image.position_mm for image in images]) @ normal
 
 
-def _overlap(images: Sequence[Placed]) -> int:
+def _overlap(images: Sequence[StackMember]) -> int:
     """How many of the images lie at the place of another."""
     return int((np.diff(np.sort(_offsets(images))) < POSITION_TOLERANCE_MM).sum())
 
 
-def _stacks(images: list[Placed]) -> Iterator[tuple[list[Placed], str]]:
+def _stacks(images: list[StackMember]) -> Iterator[tuple[list[StackMember], str]]:
     """The images in stacks without two at one place, and how they were told apart; "" for a single stack."""
     if not _overlap(images):
         yield images, ""
         return
     deepest = _deepest(images)
-    tellers: list[tuple[str, Callable[[Placed], Hashable]]] = [
+    tellers: list[tuple[str, Callable[[StackMember], Hashable]]] = [
         (name, lambda image, place=place: image.telling[place])  # type: ignore[misc]
         for place, (name, _) in enumerate(TELLING)
     ]
     tellers.append(("all that tells them apart", lambda image: image.telling))
     for name, teller in tellers:
-        parts: dict[Hashable, list[Placed]] = defaultdict(list)
+        parts: dict[Hashable, list[StackMember]] = defaultdict(list)
         for image in images:
             parts[teller(image)].append(image)
         # An attribute that differs from slice to slice tells no phases apart.
@@ -293,17 +296,17 @@ def _stacks(images: list[Placed]) -> Iterator[tuple[list[Placed], str]]:
     yield from ((part, "the order in which they were taken alone") for part in _by_turns(images))
 
 
-def _deepest(images: Sequence[Placed]) -> int:
+def _deepest(images: Sequence[StackMember]) -> int:
     """The largest number of images at one place."""
     places = np.cumsum(np.diff(np.sort(_offsets(images)), prepend=-np.inf) >= POSITION_TOLERANCE_MM)
     return int(np.bincount(places).max())
 
 
-def _by_turns(images: Sequence[Placed]) -> list[list[Placed]]:
+def _by_turns(images: Sequence[StackMember]) -> list[list[StackMember]]:
     """First images of every place, second images, …"""
     offsets = _offsets(images)
     order = sorted(range(len(images)), key=lambda index: (offsets[index], images[index].taken))
-    turns: list[list[Placed]] = []
+    turns: list[list[StackMember]] = []
     turn, last = 0, -np.inf
     for index in order:
         turn = turn + 1 if offsets[index] - last < POSITION_TOLERANCE_MM else 0
@@ -314,7 +317,7 @@ def _by_turns(images: Sequence[Placed]) -> list[list[Placed]]:
     return turns
 
 
-def _series(images: Sequence[Image], uid: str, note: str, keeper: Extracted | None) -> Series:
+def _series(images: Sequence[Image], uid: str, note: str, keeper: ExtractedArchive | None) -> Series:
     offsets = _offsets(images)
     ordered = [images[index] for index in np.argsort(offsets, kind="stable")]
     refs = tuple(image.ref for image in ordered)
