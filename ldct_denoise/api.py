@@ -61,8 +61,8 @@ def read_series(path: AnyPath) -> list[SliceSource]:
     """
     inventory = find_images(Path(path), include_derived=True)
     if not inventory.series:
-        excluded = inventory.set_aside
-        reason = f" ({excluded[0].path.name}: {excluded[0].reason})" if excluded else ""
+        skipped = inventory.skipped
+        reason = f" ({skipped[0].path.name}: {skipped[0].reason})" if skipped else ""
         raise InputError(f"{path}: no CT series{reason}; `ldct-denoise inspect` lists why files are not used")
     return list(inventory.series)
 
