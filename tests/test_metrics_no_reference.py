@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ldct_denoise.metrics.no_reference import no_reference_report, structure_map
+from ldct_denoise.metrics.no_reference import no_reference_report, residual_edge_correlation, structure_map
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,19 @@ def test_the_map_shows_where_structure_was_removed(slices):
     left, right = values[:, : half - 30], values[:, half + 30 :]
     assert abs(np.median(left[left != 0])) < 0.25
     assert np.median(right[right != 0]) > 0.6
+
+
+def test_the_residual_correlates_with_the_share_of_the_image_that_was_removed(slices):
+    """A residual that is k times the input has the sign of k as its correlation; noise alone has none."""
+    clean, noisy = slices[0]
+    body = clean > -500
+    for share, expected in ((0.3, 1.0), (-0.2, -1.0)):
+        found = residual_edge_correlation(noisy, (1 - share) * noisy, body)
+        assert found == pytest.approx(expected, abs=1e-9)
+    noise = np.random.default_rng(9).normal(0, 5, clean.shape)
+    assert abs(residual_edge_correlation(clean, clean - noise, body)) < 0.1
+    assert np.isnan(residual_edge_correlation(noisy, noisy, body))  # nothing was removed
+    assert np.isnan(residual_edge_correlation(noisy, clean, body & False))
 
 
 def test_removed_lesions_are_caught(slices):

@@ -35,6 +35,23 @@ def test_the_integral_is_the_variance(order):
     assert spectrum.variance_hu2 == pytest.approx(15**2, rel=0.01)
 
 
+@pytest.mark.parametrize("hann_window", [False, True])
+def test_a_periodogram_has_the_regions_variance_as_its_mean(hann_window):
+    rois = white(400, size=32)
+    spectra = noise.periodograms(rois, detrend_order=0, hann_window=hann_window)
+    assert spectra.shape == rois.shape
+    assert spectra.mean() == pytest.approx(15**2, rel=0.01)
+    if not hann_window:
+        assert spectra.mean(axis=(1, 2)) == pytest.approx(rois.var(axis=(1, 2)), rel=1e-9)
+
+
+def test_ring_means_by_hand():
+    frequency = np.array([[0.0, 0.1], [0.2, 0.9]])
+    mean, count = noise.ring_means(np.array([[9.0, 3], [5, 7]]), frequency, np.array([0.05, 0.25, 0.5]))
+    assert mean.tolist() == [4.0, 0.0]
+    assert count.tolist() == [2, 0]
+
+
 def test_a_trend_is_not_noise():
     rows, columns = np.mgrid[:64, :64] / 64
     cupping = 200 * (rows - 0.3) ** 2 + 80 * columns * rows - 50 * columns

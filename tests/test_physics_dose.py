@@ -10,9 +10,10 @@ import pytest
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.find import find_images
+from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
 from ldct_denoise.physics.local_noise import noise_level
-from ldct_denoise.physics.noise import NoiseModel, periodograms, radial, tissue_squares
+from ldct_denoise.physics.noise import NoiseModel, radial, tissue_squares
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
 from ldct_denoise.physics.simulate_series import simulated_pool
 from ldct_denoise.physics.texture import Texture, noise_texture
@@ -72,7 +73,7 @@ def test_variance_is_inverse_to_dose_until_electronic_noise() -> None:
 
 def test_the_spectrum_is_the_one_asked_for_and_its_integral_the_variance() -> None:
     squares = np.concatenate([_centre_squares(scan(water(), 100, seed)) for seed in range(12)])
-    spectrum = periodograms(squares).mean(axis=0)
+    spectrum = periodograms(squares, hann_window=True).mean(axis=0)
     assert spectrum.mean() == pytest.approx(squares.var(axis=(1, 2)).mean(), rel=0.08)
     frequencies, nps = radial(spectrum, SPACING)
     asked = kernel().power(frequencies)
@@ -229,7 +230,7 @@ def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str)
         hu = full.read_hu(index)
         corners, _ = tissue_squares(hu, 16)
         real, simulated = (
-            periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]).astype(float))
+            periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]), hann_window=True)
             for image in (low.read_hu(index) - hu, simulator.simulate(index, 0.25, 0) - hu)
         )
         sigmas.append([np.sqrt(spectrum.mean()) for spectrum in (real, simulated)])
@@ -279,7 +280,7 @@ def test_the_level_leaves_anatomy_out() -> None:
     noise = 3 * model.draw_fields(400, 32, 32, spacing, rng)
     for share in (0.0, 3.0):
         squares = (noise + share * seen.draw_fields(400, 32, 32, spacing, rng)).astype(float)
-        spectra = periodograms(squares)
+        spectra = periodograms(squares, hann_window=True)
         alike = np.zeros(400)  # all count as quiet
         assert noise_level(spectra, alike, model, spacing) == pytest.approx(9, rel=0.12)
     assert spectra.mean() > 1.3 * 9

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.io.find import find_images
+from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
-from ldct_denoise.physics.noise import NoiseModel, periodograms, radial, tissue_squares
+from ldct_denoise.physics.noise import NoiseModel, radial, tissue_squares
 from ldct_denoise.physics.scanner import WATER_PER_MM, Scanner
 from ldct_denoise.physics.texture import Texture
 
@@ -37,7 +38,7 @@ def peak_per_mm(f: Grid, nps: Grid) -> float:
 
 def spectra(image: Grid, corners: NDArray[np.int_]) -> Grid:
     """Periodograms of squares of an image."""
-    return periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]).astype(float))
+    return periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]), hann_window=True)
 
 
 def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:

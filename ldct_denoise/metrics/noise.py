@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,16 +45,13 @@ class NoisePowerSpectrum:
     def radial(self, bin_width: float | None = None) -> RadialSpectrum:
         """The mean over rings up to the Nyquist frequency; rings are one frequency step wide unless said."""
         width = bin_width or max(_step(self.row_frequency), _step(self.column_frequency))
-        distance = np.hypot(self.row_frequency[:, None], self.column_frequency[None, :])
-        limit = min(-self.row_frequency[0], -self.column_frequency[0])
-        rings = np.floor(distance / width).astype(int)
-        count = int(limit / width)
-        wanted = (rings < count) & (distance > 0)
-        size = np.bincount(rings[wanted], minlength=count)
-        power = np.bincount(rings[wanted], weights=self.power[wanted], minlength=count)
-        place = np.bincount(rings[wanted], weights=distance[wanted], minlength=count)
-        filled = size > 0
-        return RadialSpectrum(place[filled] / size[filled], power[filled] / size[filled])
+        frequency = np.hypot(self.row_frequency[:, None], self.column_frequency[None, :])
+        nyquist = min(-self.row_frequency[0], -self.column_frequency[0])
+        edges = np.arange(int(nyquist / width) + 1) * width
+        known = frequency > 0
+        power, cells = ring_means(self.power[known], frequency[known], edges)
+        middle, _ = ring_means(frequency[known], frequency[known], edges)
+        return RadialSpectrum(middle[cells > 0], power[cells > 0])
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,68 @@ class RadialSpectrum:
         """``∫ f·NPS df / ∫ NPS df`` along the radius, 1/mm (TG-233 f_av)."""
         total = np.trapezoid(self.power, self.frequency)
         return float(np.trapezoid(self.frequency * self.power, self.frequency) / total)
+
+
+def periodograms(
+    rois: NDArray[np.floating], *, detrend_order: int = 2, hann_window: bool = False
+) -> NDArray[np.float64]:
+    """Power spectrum of every region by itself, ``|DFT(roi − trend)|² / (Nx·Ny)``, HU².
+
+    The mean over all frequencies is the variance of the detrended region. Multiplied by ``dx·dy`` and averaged
+    over regions it is the noise power spectrum; see :func:`noise_power_spectrum`.
+
+    Parameters
+    ----------
+    rois : ndarray, shape (n, rows, columns)
+        Regions of interest, HU.
+    detrend_order : int
+        Order of the polynomial that is fitted and removed: 0 is the mean, 2 also removes cupping.
+    hann_window : bool
+        Multiply by a Hann window of unit mean square, so that structure at the region's border leaks less into
+        other frequencies.
+
+    Returns
+    -------
+    ndarray, shape (n, rows, columns), float64
+        Zero frequency first, as :func:`numpy.fft.fft2` returns it.
+    """
+    stack: NDArray[np.float64] = np.asarray(rois, dtype=np.float64)
+    rows, columns = stack.shape[1:]
+    basis, flat = _polynomials(rows, columns, detrend_order), stack.reshape(-1, rows * columns)
+    residual = (flat - (flat @ basis) @ basis.T).reshape(stack.shape)
+    if hann_window:
+        residual = residual * _hann(rows, columns)
+    power: NDArray[np.float64] = np.abs(np.fft.fft2(residual)) ** 2 / (rows * columns)
+    return power
+
+
+def ring_means(
+    values: NDArray[np.floating], frequency: NDArray[np.floating], edges: NDArray[np.floating]
+) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    """Mean of a spectrum over rings of equal frequency.
+
+    Parameters
+    ----------
+    values : ndarray
+        Power, or anything else that is to be averaged.
+    frequency : ndarray of the same shape
+        Distance of each value from the zero frequency, 1/mm.
+    edges : ndarray, shape (rings + 1,)
+        Rising limits of the rings, 1/mm; the lower limit belongs to the ring.
+
+    Returns
+    -------
+    mean : ndarray, shape (rings,)
+        0 where a ring holds no value.
+    count : ndarray of int, shape (rings,)
+        Number of values in each ring.
+    """
+    rings = len(edges) - 1
+    ring = np.digitize(frequency.ravel(), edges) - 1
+    inside = (ring >= 0) & (ring < rings)
+    count = np.bincount(ring[inside], minlength=rings)
+    total = np.bincount(ring[inside], weights=values.ravel()[inside], minlength=rings)
+    return total / np.maximum(count, 1), count
 
 
 def noise_power_spectrum(
@@ -97,9 +157,8 @@ def noise_power_spectrum(
     if stack.ndim != 3 or not len(stack):
         raise InputError(f"a noise power spectrum needs regions of shape (n, rows, columns), not {stack.shape}")
     rows, columns = stack.shape[1:]
-    residual = stack - _trend(stack, detrend_order)
     area = pixel_spacing_mm[0] * pixel_spacing_mm[1]
-    power = np.mean(np.abs(np.fft.fft2(residual)) ** 2, axis=0) * area / (rows * columns)
+    power = periodograms(stack, detrend_order=detrend_order).mean(axis=0) * area
     return NoisePowerSpectrum(
         np.fft.fftshift(power),
         np.fft.fftshift(np.fft.fftfreq(rows, pixel_spacing_mm[0])),
@@ -194,17 +253,21 @@ def global_noise_level(noise: Image, mask: Mask) -> float:
     return float((edges[best] + edges[best + 1]) / 2)
 
 
-def _trend(rois: NDArray[np.float64], order: int) -> NDArray[np.float64]:
-    """The least-squares polynomial of every region."""
-    rows, columns = rois.shape[1:]
+@cache
+def _polynomials(rows: int, columns: int, order: int) -> NDArray[np.float64]:
+    """Orthonormal basis of the polynomials in row and column up to an order, shape (rows·columns, terms)."""
     y, x = (
         axis.ravel() for axis in np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
     )
     terms = np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], axis=1)
-    basis, _ = np.linalg.qr(terms)
-    flat = rois.reshape(len(rois), -1)
-    fitted: NDArray[np.float64] = ((flat @ basis) @ basis.T).reshape(rois.shape)
-    return fitted
+    return np.linalg.qr(terms)[0]
+
+
+@cache
+def _hann(rows: int, columns: int) -> NDArray[np.float64]:
+    """Hann window of unit mean square that is nowhere 0."""
+    window = np.outer(np.hanning(rows + 2)[1:-1], np.hanning(columns + 2)[1:-1])
+    return window / np.sqrt(np.mean(window**2))
 
 
 def _step(axis: Sequence[float] | NDArray[np.float64]) -> float:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ldct_denoise.metrics.contrast import Flicker, block_means
 from ldct_denoise.metrics.noise import (
@@ -20,6 +19,7 @@ from ldct_denoise.metrics.noise import (
     noise_reduction_profile,
     uniform_places,
 )
+from ldct_denoise.regions.tissues import noise_tissue_mask
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -116,8 +116,7 @@ def soft_squares(
 ) -> list[tuple[slice, slice]]:
     """The most uniform squares (24 mm) of soft tissue in a slice."""
     size = max(16, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
-    soft = body & (np.abs(ndimage.gaussian_filter(np.asarray(hu, np.float32), 3) - 50) < 150)
-    return uniform_places(hu, soft, size, count)
+    return uniform_places(hu, body & noise_tissue_mask(np.asarray(hu, np.float32)), size, count)
 
 
 @dataclass

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.local_noise import noise_level, noise_surface
 from ldct_denoise.physics.noise import (
     LEAST_VARIANCE,
@@ -30,7 +31,6 @@ from ldct_denoise.physics.noise import (
     NoiseModel,
     estimate_noise,
     is_image,
-    periodograms,
     square_radius,
     tissue_squares,
     with_air,
@@ -164,7 +164,7 @@ class DoseSimulator:
                 f"{self._source.name}: its kernel passes too little noise above {FAINT_FROM_PER_MM:g}/mm "
                 "to measure; give a sharper reconstruction, or another --noise-model"
             )
-        spectra = periodograms(pixels)
+        spectra = periodograms(pixels, hann_window=True)
         noisy = spectra[:, used].mean(axis=1) > LEAST_VARIANCE
         corners, spectra = corners[noisy], spectra[noisy]
         if not len(corners):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.metrics.noise import periodograms, ring_means
+from ldct_denoise.regions.tissues import noise_tissue_mask
 from ldct_denoise.volume import SliceSource
 
 #: Side of the squares, pixels.
@@ -27,8 +28,6 @@ SIDE = 32
 STEP = 8
 #: Share of the squares that counts as uniform.
 UNIFORM_SHARE = 0.2
-#: HU of the tissue that squares must lie in, after smoothing: fat, organs, muscle.
-TISSUE_HU = (-160.0, 160.0)
 #: Width of a frequency bin, 1/mm.
 BIN_PER_MM = 0.05
 #: Below this frequency (1/mm) anatomy that is left outweighs noise, so the spectrum is continued from above it.
@@ -220,7 +219,7 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
     squares = tissue_squares(hu)[1]
     if not len(squares):
         return np.empty((0, SIDE, SIDE))
-    spectra = periodograms(squares)
+    spectra = periodograms(squares, hann_window=True)
     radius = square_radius(spacing_mm)
     low = spectra[:, (radius > 0) & (radius < 0.12)].mean(axis=1)
     high = spectra[:, radius > 0.5 * radius.max() / np.sqrt(2)].mean(axis=1)
@@ -231,32 +230,12 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
 
 def tissue_squares(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Squares that lie in soft tissue: first row and column, shape (n, 2), and HU, shape (n, SIDE, SIDE)."""
-    smooth = ndimage.gaussian_filter(hu, 2.5)
-    tissue = ((smooth > TISSUE_HU[0]) & (smooth < TISSUE_HU[1])).astype(np.uint8)
+    tissue = noise_tissue_mask(hu).astype(np.uint8)
     inside = ndimage.minimum_filter(tissue, size=SIDE, origin=-(SIDE // 2))[::step, ::step].astype(bool)
     corners = np.argwhere(inside) * step
     corners = corners[(corners[:, 0] <= hu.shape[0] - SIDE) & (corners[:, 1] <= hu.shape[1] - SIDE)]
     squares = [hu[row : row + SIDE, column : column + SIDE] for row, column in corners]
     return corners, np.asarray(squares, float).reshape(-1, SIDE, SIDE)
-
-
-def periodograms(squares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """|FFT|² of each square less its quadratic trend, Hann-windowed; the mean over frequencies is the variance."""
-    flat = squares.reshape(-1, SIDE**2)
-    trend, window = _trend_and_window()
-    residual = (flat - (flat @ trend) @ trend.T).reshape(squares.shape)
-    power: NDArray[np.float64] = np.abs(np.fft.fft2(residual * window)) ** 2 / SIDE**2
-    return power
-
-
-@cache
-def _trend_and_window() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Orthonormal quadratic surfaces, shape (SIDE², 6), and a Hann window of unit mean square."""
-    row, column = (np.mgrid[:SIDE, :SIDE] / SIDE - 0.5).reshape(2, -1)
-    surfaces = np.stack([np.ones_like(row), row, column, row * column, row**2, column**2], axis=1)
-    hann = np.hanning(SIDE + 2)[1:-1]
-    window = np.outer(hann, hann)
-    return np.linalg.qr(surfaces)[0], window / np.sqrt(np.mean(window**2))
 
 
 def square_radius(spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
@@ -270,11 +249,7 @@ def radial(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Radial mean of a square's spectrum: bin centres (1/mm) and power; empty bins above the corner are 0."""
     edges = np.arange(0.5, 24) * BIN_PER_MM
-    which = np.digitize(square_radius(spacing_mm).ravel(), edges) - 1
-    inside = (which >= 0) & (which < len(edges) - 1)
-    counts = np.bincount(which[inside], minlength=len(edges) - 1)
-    sums = np.bincount(which[inside], weights=spectrum.ravel()[inside], minlength=len(edges) - 1)
-    return (edges[:-1] + edges[1:]) / 2, sums / np.maximum(counts, 1)
+    return (edges[:-1] + edges[1:]) / 2, ring_means(spectrum, square_radius(spacing_mm), edges)[0]
 
 
 def _without_anatomy(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> NDArray[np.float64]:
