@@ -52,7 +52,7 @@ def command(
     """Train a denoiser; RUN (--output) holds config.yaml, training.csv, TensorBoard events and model.safetensors.
 
     No pair is ever shown to an unpaired method. Use `ldct-denoise inspect` first to see how doses were told. To
-    begin with a trained model's weights and go on with your own images: --set training.start_from=lir-ct.
+    begin with a trained model's weights and go on with your own images: --set training.pretrained_weights=lir-ct.
     """
     from ldct_denoise.config import load_config
 

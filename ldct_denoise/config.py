@@ -19,154 +19,172 @@ class _Section(BaseModel):
 
 
 class RangeConfig(_Section):
-    """HU that become 0 and 1 for the network; outside them a model leaves the image as it is."""
+    """HU range that is mapped to [0, 1] for the network; pixels outside it are left unchanged."""
 
-    low_hu: float = -1024.0
-    high_hu: float = 3072.0
+    low_hu: float = Field(-1024.0, description="HU that become 0 for the network; pixels below are not changed")
+    high_hu: float = Field(3072.0, description="HU that become 1 for the network; pixels above are not changed")
+
+
+NoiseModelName = Literal["nps", "random_nps", "dose_simulation", "gaussian", "poisson", "none"]
 
 
 class DataConfig(_Section):
-    """Which slices make the pools, and how patches are cut from them."""
+    """Which slices form the pools, and how patches and training noise are drawn from them."""
 
-    patch: int = Field(
-        64, ge=16, le=1024, multiple_of=16, description="side of a square training patch, pixels: a multiple of 16"
+    patch_size: int = Field(
+        64, ge=16, le=1024, multiple_of=16, description="side of a square training patch, pixels; a multiple of 16"
     )
-    kernels: tuple[str, ...] = Field((), description="only series with these convolution kernels; empty: all")
-    test_patients: tuple[str, ...] = Field((), description="kept out of everything, for a later test")
-    validation_patients: tuple[str, ...] = Field((), description="kept out of the pools, used to validate")
+    kernels: tuple[str, ...] = Field(
+        (), description="use only series with these convolution kernels; empty: all series"
+    )
+    test_patients: tuple[str, ...] = Field(
+        (), description="patients excluded from training and validation, for a later test"
+    )
+    validation_patients: tuple[str, ...] = Field(
+        (), description="patients used for validation only; empty: drawn at random, see validation_fraction"
+    )
     validation_fraction: float = Field(
-        0.1, ge=0, lt=1, description="of the patients, where validation_patients is empty and there are 5 or more"
+        0.1,
+        ge=0,
+        lt=1,
+        description="fraction of the patients drawn for validation where validation_patients is empty; "
+        "none are drawn from fewer than 5",
     )
-    noise: Literal["measured", "broad", "simulated", "synthetic", "none"] = Field(
+    noise_model: NoiseModelName = Field(
         "none",
-        description="noise fields given to the method: measured from the low-dose pool (no pairs), or that and a "
-        "broad family of spectra and levels, or that family and what data.simulated_dose adds in its place, or of "
-        "the synthetic law, or none",
+        description="noise added to normal-dose patches in training. nps: spectrum and level measured in the "
+        "low-dose pool; random_nps: nps, mixed with random spectra (random_nps_prob); dose_simulation: the "
+        "difference between a simulated low-dose scan (simulated_dose) and the slice, mixed with random spectra; "
+        "gaussian, poisson: uncorrelated noise of level sigma, which also makes the low-dose pool of photographs; "
+        "none: no noise is added",
     )
-    synthetic: Literal["gaussian", "poisson"] | None = Field(
-        None, description="natural images: the noise that makes the low-dose pool"
+    sigma: tuple[float, float] = Field(
+        (5.0, 50.0),
+        description="noise_model gaussian or poisson: range of the noise level, drawn uniformly for each patch; "
+        "gaussian: standard deviation, HU or grey values; poisson: grey values per photon",
     )
-    synthetic_sigma: tuple[float, float] = Field(
-        (5.0, 50.0), description="natural images: range of noise levels, grey values, drawn anew for each patch"
+    noise_level_factors: tuple[float, float] = Field(
+        (0.5, 1.5),
+        description="noise_model nps or random_nps: noise standard deviations are drawn between the lowest and "
+        "the highest measured in the low-dose pool, times these two factors",
     )
-    noise_range: tuple[float, float] = Field(
-        (0.5, 1.5), description="noise levels drawn, relative to the lowest and highest measured in the pool"
+    target_noise_fraction: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="noise standard deviation of normal dose as a fraction of low dose (0.5: four times the "
+        "dose); the training target keeps that fraction squared of the added noise; 0: noise-free target",
     )
-    normal_noise: float = Field(
-        0.5, ge=0, lt=1, description="noise of the normal-dose pool relative to the low-dose pool's (0.5: 4x dose)"
-    )
-    keep_noise: bool = Field(
-        False,
-        description="normal-dose patches get the share of the drawn noise that normal dose itself has "
-        "(normal_noise squared), so that a model keeps that much rather than none",
-    )
-    broad_share: float = Field(
+    random_nps_prob: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="noise broad or simulated: share of fields from the broad family",
+        description="noise_model random_nps or dose_simulation: probability that a patch gets noise with a random "
+        "spectrum",
     )
-    floor_hu: float | None = Field(
-        None, description="the scanner stores nothing below this: neither does a patch with noise added"
-    )
-    below_floor: Literal["cut", "fold"] = Field(
-        "cut", description="what would lie below floor_hu is set to it (cut), or comes back above it (fold)"
+    clip_min_hu: float | None = Field(
+        None,
+        description="lowest HU that the scanner stores; patches with noise added are clipped there; null: off",
     )
     simulated_dose: tuple[float, float] | None = Field(
         None,
-        description="make the low-dose pool from the normal-dose one, each scan at a dose fraction in this range",
+        description="simulate the low-dose pool from the normal-dose pool, each scan at a dose fraction drawn "
+        "from this range; null: off",
     )
-    simulated_scans: int = Field(
-        2, ge=1, le=100, description="scans simulated of each normal-dose series, each with its own dose and noise"
+    noise_realisations: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="scans simulated of each normal-dose series, each with its own dose and noise realisation",
     )
-    sharpen: float = Field(
-        0.0,
-        ge=0,
-        description="normal-dose patches get up to this much of their fine detail again, as from a sharper kernel",
+    downscale_factors: tuple[Annotated[float, Field(ge=0.1, lt=1)], ...] = Field(
+        (), description="add copies of the normal-dose slices, resampled to these fractions of their size"
     )
-    shrink: tuple[Annotated[float, Field(ge=0.1, lt=1)], ...] = Field(
-        (), description="the normal-dose pool holds each slice again at these fractions of its size: finer anatomy"
+    slice_thickness_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="average adjacent normal-dose slices to each of these thicknesses, mm; empty: off"
     )
-    slabs_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (), description="normal-dose slices are averaged with their neighbours to each of these thicknesses, mm"
-    )
-    neighbours_mm: tuple[float, float] = Field(
-        (0.8, 5.0), description="2.5-D: distances at which training takes the slices beside one, drawn uniformly"
-    )
-    lone_share: float = Field(
-        0.1, ge=0, le=1, description="2.5-D: share of patches without slices beside them, as of a lone slice"
-    )
-    augment: bool = Field(True, description="random flips and quarter turns")
-    memory_slices: int = Field(
-        1024, ge=1, description="slices that each process holds in memory, of each pool and of simulated scans"
+    augment: bool = Field(True, description="random flips and rotations by 90 degrees")
+    cache_num: int = Field(
+        1024,
+        ge=1,
+        description="decoded slices that each process keeps in memory, for each pool and for simulated scans",
     )
     cache_dir: str | None = Field(
-        None, description="folder where decoded slices are kept (MONAI PersistentDataset)"
+        None, description="folder that keeps decoded slices and simulated scans between runs; null: none"
     )
-    workers: int = Field(
-        0, ge=0, description="processes that read and cut patches; 0: the training process itself"
+    num_workers: int = Field(
+        0, ge=0, description="processes that read slices and cut patches; 0: the training process does"
     )
 
     @model_validator(mode="after")
-    def _noise_can_be_drawn(self) -> DataConfig:
-        low, high = self.noise_range
-        if not 0 < low <= high:
-            raise ValueError(f"noise_range {low:g}...{high:g}: give two factors, 0 < low <= high")
-        if self.noise == "synthetic" and self.synthetic is None:
-            raise ValueError("noise: synthetic needs data.synthetic, gaussian or poisson")
-        near, far = self.neighbours_mm
-        if not 0 < near <= far:
-            raise ValueError(f"neighbours_mm {near:g}...{far:g}: give two distances, 0 < near <= far")
+    def _check_ranges(self) -> DataConfig:
+        for name in ("noise_level_factors", "sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} {low:g}...{high:g}: give two numbers, 0 < low <= high")
         return self
 
     @model_validator(mode="after")
-    def _simulation_is_possible(self) -> DataConfig:
+    def _check_simulation(self) -> DataConfig:
         if self.simulated_dose is None:
-            if self.noise == "simulated":
-                raise ValueError("noise: simulated needs data.simulated_dose, as [0.1, 0.25]")
+            if self.noise_model == "dose_simulation":
+                raise ValueError("noise_model: dose_simulation needs data.simulated_dose, as [0.1, 0.25]")
             return self
         low, high = self.simulated_dose
         if not 0 < low <= high <= 1:
             raise ValueError(f"simulated_dose {low:g}...{high:g}: give two fractions, 0 < low <= high <= 1")
-        if self.synthetic:
-            raise ValueError("simulated_dose is for CT, synthetic for natural images: give one of them")
+        if self.noise_model in ("gaussian", "poisson"):
+            raise ValueError(f"simulated_dose needs CT noise, not noise_model: {self.noise_model}")
         return self
 
 
 class TrainingConfig(_Section):
-    """The loop."""
+    """Length, optimization and bookkeeping of the training loop."""
 
-    iterations: int = Field(1000, ge=1, description="steps of the optimizers")
-    start_from: str | None = Field(
-        None, description="a trained model (name, file or run folder) whose weights the run begins with"
+    iterations: int = Field(1000, ge=1, description="training steps")
+    pretrained_weights: str | None = Field(
+        None,
+        description="trained model (name, file or run folder) whose weights the run starts from; null: random",
     )
-    minutes: float | None = Field(None, gt=0, description="stop after so many minutes of training, if earlier")
-    batch: int = Field(16, ge=1, description="patches of each pool in a step, over all processes")
-    accumulate: int = Field(1, ge=1, description="parts in which a batch is worked through, to save memory")
-    learning_rate: float = Field(1e-4, gt=0)
-    decay: Literal["none", "cosine", "halve", "exponential"] = "none"
-    decay_every: int = Field(
-        100_000, ge=1, description="halve: steps between halvings; exponential: time constant"
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop after this many minutes of training even if steps remain; null: no limit"
     )
-    warmup: int = Field(0, ge=0, description="steps over which the learning rate rises from 0")
-    ema: float = Field(
-        0.0, ge=0, lt=1, description="decay of the running average of the weights that is kept; 0: none"
+    batch_size: int = Field(16, ge=1, description="patches of each pool per step, over all processes")
+    gradient_accumulation_steps: int = Field(
+        1, ge=1, description="parts into which a process splits its share of a batch, to save memory"
     )
-    seed: int = Field(0, ge=0, lt=2**32)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = False
-    log_every: int = Field(20, ge=1)
-    validate_every: int = Field(500, ge=1)
-    checkpoint_every: int = Field(500, ge=1)
-    validation_slices: int = Field(8, ge=1, description="slices measured at each validation")
-    select: Literal["unpaired", "last"] = Field(
-        "unpaired", description="which weights the run keeps: best by evidence that needs no pairs, or the last"
+    learning_rate: float = Field(1e-4, gt=0, description="initial learning rate")
+    lr_schedule: Literal["constant", "cosine", "step", "exponential"] = Field(
+        "constant",
+        description="learning rate over the run. cosine: to 1 % of the initial rate at the end; step: halved "
+        "every lr_step_size steps; exponential: decays with time constant lr_step_size",
+    )
+    lr_step_size: int = Field(
+        100_000, ge=1, description="lr_schedule step or exponential: interval or time constant, steps"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="decay per step of the exponential moving average of the weights; 0: off"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of weights, patches, noise and validation patients")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward passes")
+    channels_last: bool = Field(
+        False, description="store images with channels last; often faster on CPU with bf16 and on GPU"
+    )
+    validate_every: int = Field(500, ge=1, description="steps between validations; also after the last step")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints; also after the last step")
+    checkpoint: Literal["best", "last"] = Field(
+        "best",
+        description="weights that the run keeps. best: of the validation with the lowest score, which needs no "
+        "pairs; last: of the last validation",
     )
 
     @model_validator(mode="after")
-    def _divides(self) -> TrainingConfig:
-        if self.batch % self.accumulate:
-            raise ValueError(f"batch {self.batch} does not divide into {self.accumulate} parts (accumulate)")
+    def _check_accumulation(self) -> TrainingConfig:
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
+            )
         return self
 
 
@@ -175,7 +193,7 @@ class Config(_Section):
 
     method: str = "lir"
     settings: dict[str, Any] = Field(default_factory=dict, description="of the method; see `ldct-denoise models`")
-    range_hu: RangeConfig = RangeConfig()
+    range_hu: RangeConfig = RangeConfig()  # type: ignore[call-arg]
     data: DataConfig = DataConfig()  # type: ignore[call-arg]
     training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
 

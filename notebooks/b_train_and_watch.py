@@ -37,9 +37,8 @@ make_pool(work / "patients", patients=3, slices=4, size=256)
 pairs = find_pairs(label_series(find_images(work / "patients").series, work / "patients"))
 pair = pairs[-1]
 changes = [
-    "training.iterations=60",
-    "training.validate_every=30",
-    "training.log_every=2",
+    "training.iterations=120",
+    "training.validate_every=60",
     "settings.width=8",
     f"data.test_patients=[{pair.patient}]",
 ]

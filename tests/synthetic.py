@@ -79,8 +79,8 @@ def tiny_config(**training: object) -> Config:
         "form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.5,
         "weights": {"semantic": 0.0},
     }  # fmt: skip
-    base = {"iterations": 6, "batch": 4, "ema": 0.9, "validate_every": 3, "checkpoint_every": 2, "log_every": 1}
-    return parse_config({"settings": settings, "data": {"patch": 32}, "training": base | training}, "test")
+    base = {"iterations": 6, "batch_size": 4, "ema_decay": 0.9, "validate_every": 3, "checkpoint_every": 2}
+    return parse_config({"settings": settings, "data": {"patch_size": 32}, "training": base | training}, "test")
 
 
 def saved_weights(run: Path) -> dict[str, torch.Tensor]:

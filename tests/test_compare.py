@@ -175,7 +175,7 @@ def test_files_hold_the_paired_statistics(two_patients, bilateral, tmp_path):
 
 
 def test_the_report_ranks_with_pictures_costs_and_training(two_patients, bilateral, tmp_path):
-    card = {"seconds": 120.0, "step": 400, "device": "cpu", "config": {"training": {"batch": 16}}}
+    card = {"seconds": 120.0, "step": 400, "device": "cpu", "config": {"training": {"batch_size": 16}}}
     result = compare(tmp_path, [bilateral, replace(bilateral, name="trained", card=card)])
     write_comparison(result, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()

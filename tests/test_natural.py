@@ -53,7 +53,7 @@ def test_poisson_noise_is_turned_with_the_grey_values_that_it_belongs_to() -> No
     """Half of an image at 10, half at 240, a photon being 8 grey values: variance 80 and 1920, augmented or not."""
     grey = np.full((1, 64, 64), 10, np.float32)
     grey[:, :, 32:] = 240
-    config = load_config("natural-poisson", ["data.synthetic_sigma=[8,8]", "training.validation_slices=1"])
+    config = load_config("natural-poisson", ["data.sigma=[8,8]"])
     place = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 64, 64)
     pools = Pools((Volume(grey, place, "a"),), (Volume(grey, place, "b"), Volume(grey, place, "c")))
     patches = make_training_set(config, pools, Supervision.UNPAIRED).patches
@@ -64,11 +64,11 @@ def test_poisson_noise_is_turned_with_the_grey_values_that_it_belongs_to() -> No
 
 
 def test_photographs_without_noise_or_number_teach_nothing(folder: Path, tmp_path: Path) -> None:
-    config = load_config("redcnn", ["data.patch=32"])
-    with pytest.raises(ConfigError, match=r"data\.synthetic"):
+    config = load_config("redcnn", ["data.patch_size=32"])
+    with pytest.raises(ConfigError, match=r"data\.noise_model"):
         make_training_set(config, pools_from_images(folder, Supervision.SUPERVISED), Supervision.SUPERVISED)
-    with pytest.raises(ConfigError, match=r"needs data\.synthetic"):
-        load_config("lir-ct", ["data.noise=synthetic"])
+    with pytest.raises(ConfigError, match="needs CT noise"):
+        load_config("lir-ct", ["data.noise_model=gaussian", "data.simulated_dose=[0.2,0.3]"])
     alone = tmp_path / "one"
     alone.mkdir()
     shutil.copy(next(folder.iterdir()), alone)
@@ -87,7 +87,7 @@ def test_unpaired_pools_share_no_image_and_paired_ones_are_partners(folder: Path
     pools = pools_from_images(folder, Supervision.UNPAIRED)
     assert not {s.uid for s in pools.low} & {s.uid for s in pools.normal}
     assert len(pools.low) == len(pools.normal) == 3
-    config = load_config("natural-lir", ["data.patch=32"])
+    config = load_config("natural-lir", ["data.patch_size=32"])
     sample = make_training_set(
         config, pools_from_images(folder, Supervision.SUPERVISED), Supervision.SUPERVISED
     ).patches[0]
@@ -105,8 +105,8 @@ def test_unpaired_pools_share_no_image_and_paired_ones_are_partners(folder: Path
 def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
     changes = [
         "training.iterations=2",
-        "training.batch=2",
-        "data.patch=32",
+        "training.batch_size=2",
+        "data.patch_size=32",
         "settings.width=4",
         "settings.critic_width=4",
     ]
@@ -120,8 +120,8 @@ def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_method_that_draws_no_noise_is_judged_by_the_law_of_the_low_pool(folder: Path, tmp_path: Path) -> None:
-    changes = ["training.iterations=2", "training.validate_every=1", "training.batch=2", "data.patch=32"]
-    changes += ["range_hu.low_hu=0", "range_hu.high_hu=255", "data.synthetic=gaussian"]
+    changes = ["training.iterations=2", "training.validate_every=1", "training.batch_size=2", "data.patch_size=32"]
+    changes += ["range_hu.low_hu=0", "range_hu.high_hu=255", "data.noise_model=gaussian"]
     changes += ["settings.width=4", "settings.critic_width=4"]
     said: list[str] = []
     train(

@@ -23,6 +23,7 @@ from ldct_denoise.context_slices import (
     overlap_correlation,
     sample_correlated_noise,
 )
+from ldct_denoise.data import context
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, ModelError
@@ -68,8 +69,16 @@ def numbered(slices: int, side: int = 64) -> Volume:
 
 
 def beside(**data: object) -> Config:
-    base = {"patch": 32, "augment": False, "lone_share": 0.0, "neighbours_mm": [1, 1]}
-    return parse_config({"data": base | data, "training": {"validation_slices": 99}}, "test")
+    base = {"patch_size": 32, "augment": False}
+    return parse_config({"data": base | data}, "test")
+
+
+@pytest.fixture(autouse=True)
+def fixed_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacks of adjacent slices, 1 mm apart, and validation on all that are held back."""
+    monkeypatch.setattr(context, "SINGLE_SLICE_PROB", 0.0)
+    monkeypatch.setattr(context, "CONTEXT_SPACING_MM", (1.0, 1.0))
+    monkeypatch.setattr("ldct_denoise.data.training_set.VALIDATION_SLICES", 99)
 
 
 # ---- which slices -------------------------------------------------------------------------------------------
@@ -168,21 +177,22 @@ def test_patches_are_stacks_of_the_pool_alone() -> None:
     assert [len(stack) for stack in made.validation.low] == [3] * len(made.validation.low)
 
 
-def test_a_share_of_the_patches_is_alone_and_distances_are_in_mm() -> None:
+def test_a_share_of_the_patches_is_alone_and_distances_are_in_mm(monkeypatch: pytest.MonkeyPatch) -> None:
     source = numbered(24)
     pools = Pools((source,), (source,))
-    lone = make_training_set(beside(lone_share=1.0), pools, Supervision.UNPAIRED, neighbours=1).patches
-    assert all(len(set(slices_of(lone[n]["low"]))) == 1 for n in range(20))
-    far = make_training_set(beside(neighbours_mm=[3, 3]), pools, Supervision.UNPAIRED, neighbours=1).patches
-    apart = {abs(a - b) for n in range(60) for a, b in [slices_of(far[n]["low"])[:2]]}
+    patches = make_training_set(beside(), pools, Supervision.UNPAIRED, neighbours=1).patches
+    monkeypatch.setattr(context, "SINGLE_SLICE_PROB", 1.0)
+    assert all(len(set(slices_of(patches[n]["low"]))) == 1 for n in range(20))
+    monkeypatch.setattr(context, "SINGLE_SLICE_PROB", 0.0)
+    monkeypatch.setattr(context, "CONTEXT_SPACING_MM", (3.0, 3.0))
+    apart = {abs(a - b) for n in range(60) for a, b in [slices_of(patches[n]["low"])[:2]]}
     assert apart == {0, 3}
-    with pytest.raises(ConfigError, match="neighbours_mm"):
-        beside(neighbours_mm=[3, 1])
 
 
-def test_noise_is_drawn_for_every_slice_of_a_stack() -> None:
+def test_noise_is_drawn_for_every_slice_of_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "CONTEXT_SPACING_MM", (3.0, 3.0))
     low, normal = water_disc("A", 60, 1, slices=4), water_disc("B", 20, 2, slices=16)
-    config = beside(noise="measured", neighbours_mm=[3, 3])
+    config = beside(noise_model="nps")
     patches = make_training_set(config, Pools((low,), (normal,)), Supervision.UNPAIRED, neighbours=1).patches
     noise = [patches[n]["noise"] for n in range(30)]
     assert {tuple(each.shape) for each in noise} == {(3, 32, 32)}
@@ -247,7 +257,7 @@ def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> N
     pools = Pools((water_disc("P1low", 60, 1, 6),), (water_disc("P2normal", 20, 2, 12),))
     flat = tiny_config(iterations=2)
     train(flat, pools, tmp_path / "flat", device="cpu")
-    content = tiny_config(iterations=1, learning_rate=1e-30, start_from=str(tmp_path / "flat")).model_dump(
+    content = tiny_config(iterations=1, learning_rate=1e-30, pretrained_weights=str(tmp_path / "flat")).model_dump(
         mode="json"
     )
     content["settings"]["context_slices"] = 2
@@ -257,10 +267,10 @@ def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> N
         np.stack([hu for _, hu in restore_slices(source, load_model(tmp_path / run))]) for run in ("flat", "deep")
     )
     np.testing.assert_allclose(after, before, atol=0.01)
-    content["training"] |= {"learning_rate": 1e-3, "iterations": 3, "start_from": None}
+    content["training"] |= {"learning_rate": 1e-3, "iterations": 3, "pretrained_weights": None}
     train(parse_config(content, "test"), pools, tmp_path / "anew", device="cpu")
     assert saved_weights(tmp_path / "anew")["e_x.levels.0.0.0.weight"].shape[1] == 5
-    content["training"]["start_from"] = str(tmp_path / "anew")
+    content["training"]["pretrained_weights"] = str(tmp_path / "anew")
     content["settings"]["context_slices"] = 0
     with pytest.raises(ConfigError, match="another shape"):
         train(parse_config(content, "test"), pools, tmp_path / "back", device="cpu")

@@ -51,13 +51,13 @@ def config(
         "method": method,
         "settings": settings,
         "data": {
-            "patch": 32,
+            "patch_size": 32,
             "simulated_dose": dose,
-            "simulated_scans": scans,
-            "noise": noise,
+            "noise_realisations": scans,
+            "noise_model": noise,
             "augment": augment,
         },
-        "training": {"iterations": 2, "batch": 2, "log_every": 1},
+        "training": {"iterations": 2, "batch_size": 2},
     }
     return parse_config(content, "test")
 
@@ -78,7 +78,7 @@ LIR = {
         ("redcnn", "none", {"channels": 4}),
         ("noise2noise", "none", {"width": 4}),
         ("noise2void", "none", {"width": 4}),
-        ("lir", "measured", LIR),
+        ("lir", "nps", LIR),
     ],
 )
 def test_every_kind_of_method_trains_from_normal_dose_alone(
@@ -157,7 +157,7 @@ def _added(sample: dict[str, object], width_hu: float) -> np.ndarray:
 
 def test_lir_gets_the_noise_of_a_simulated_scan_in_its_own_place(pools: Pools, tmp_path: Path) -> None:
     made = make_training_set(
-        config("lir", noise="simulated", augment=False, **LIR), pools, Supervision.UNPAIRED, scratch=tmp_path
+        config("lir", noise="dose_simulation", augment=False, **LIR), pools, Supervision.UNPAIRED, scratch=tmp_path
     )
     scale = made.validation.scale
     scans = np.concatenate([[scan.read_hu(0), scan.read_hu(1)] for scan in made.pools.low])
@@ -174,7 +174,9 @@ def test_lir_gets_the_noise_of_a_simulated_scan_in_its_own_place(pools: Pools, t
 
 def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools: Pools, tmp_path: Path) -> None:
     real = Pools((normal_dose("P3", 3),), pools.normal)
-    made = make_training_set(config("lir", noise="simulated", **LIR), real, Supervision.UNPAIRED, scratch=tmp_path)
+    made = make_training_set(
+        config("lir", noise="dose_simulation", **LIR), real, Supervision.UNPAIRED, scratch=tmp_path
+    )
     assert [source.patient for source in made.pools.low] == ["P3"]
     scans = made.patches._scanned.scans
     assert {number: len(found) for number, found in scans.items()} == {0: 2, 1: 2, 2: 2, 3: 2}
@@ -184,8 +186,8 @@ def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools:
 
 
 def test_scans_of_slabs_have_the_noise_of_thicker_slices(pools: Pools, tmp_path: Path) -> None:
-    plain = config("lir", noise="simulated", dose=(0.2, 0.2), **LIR)
-    slabs = plain.model_copy(update={"data": plain.data.model_copy(update={"slabs_mm": (6.0,)})})
+    plain = config("lir", noise="dose_simulation", dose=(0.2, 0.2), **LIR)
+    slabs = plain.model_copy(update={"data": plain.data.model_copy(update={"slice_thickness_mm": (6.0,)})})
 
     def added_hu(settings: Config) -> float:
         made = make_training_set(settings, pools, Supervision.UNPAIRED, scratch=tmp_path)
@@ -199,4 +201,4 @@ def test_scans_of_slabs_have_the_noise_of_thicker_slices(pools: Pools, tmp_path:
 
 def test_simulated_noise_needs_simulated_scans() -> None:
     with pytest.raises(ConfigError, match="simulated_dose"):
-        config("lir", noise="simulated", dose=None, **LIR)
+        config("lir", noise="dose_simulation", dose=None, **LIR)

@@ -32,6 +32,12 @@ from tests.conftest import ROOT
 from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
+@pytest.fixture(autouse=True)
+def log_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of every step in the log."""
+    monkeypatch.setattr("ldct_denoise.training.loop.LOG_EVERY", 1)
+
+
 @pytest.fixture
 def pools() -> Pools:
     return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
@@ -39,15 +45,15 @@ def pools() -> Pools:
 
 def test_a_stopped_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train(tiny_config(select="last"), pools, whole, device="cpu")
+    train(tiny_config(checkpoint="last"), pools, whole, device="cpu")
 
     def stop(progress: object) -> None:
         if progress.step == 4 and not progress.message:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_config(select="last"), pools, broken, device="cpu", report=stop)
-    train(tiny_config(select="last"), pools, broken, device="cpu", resume=True)
+        train(tiny_config(checkpoint="last"), pools, broken, device="cpu", report=stop)
+    train(tiny_config(checkpoint="last"), pools, broken, device="cpu", resume=True)
     expected, got = saved_weights(whole), saved_weights(broken)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -67,13 +73,13 @@ def test_a_killed_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Pat
         "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training.loop import train\nimport os\n"
         "pools = Pools((water_disc('P1low', 60, 1),), (water_disc('P2normal', 20, 2),))\n"
         "def die(p):\n    if p.step == 5: os.kill(os.getpid(), 9)\n"
-        f"train(tiny_config(select='last'), pools, Path({str(tmp_path / 'killed')!r}), device='cpu', report=die)\n"
+        f"train(tiny_config(checkpoint='last'), pools, Path({str(tmp_path / 'killed')!r}), device='cpu', report=die)\n"
     )
     result = subprocess.run([sys.executable, str(script)], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
     assert result.returncode == -9
     torch.set_num_threads(1)
-    train(tiny_config(select="last"), pools, tmp_path / "killed", device="cpu", resume=True)
-    train(tiny_config(select="last"), pools, tmp_path / "whole", device="cpu")
+    train(tiny_config(checkpoint="last"), pools, tmp_path / "killed", device="cpu", resume=True)
+    train(tiny_config(checkpoint="last"), pools, tmp_path / "whole", device="cpu")
     expected, got = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "killed")
     assert all(torch.equal(expected[key], got[key]) for key in expected)
 
@@ -86,7 +92,7 @@ def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
         "from pathlib import Path\nfrom tests.synthetic import tiny_config, water_disc\n"
         "from ldct_denoise.data.pools import Pools\nfrom ldct_denoise.training.loop import train\n"
         "pools = Pools((water_disc('P1low', 60, 1),), (water_disc('P2normal', 20, 2),))\n"
-        "config = tiny_config(select='last')\n"
+        "config = tiny_config(checkpoint='last')\n"
         "config = config.model_copy(update={'settings': config.settings | {'code_noise': 0.0}})\n"
         "train(config, pools, Path(sys.argv[1]), device='cpu')\n"
     )
@@ -101,7 +107,7 @@ def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
 
 def test_parts_of_a_batch_equal_the_whole(pools: Pools, tmp_path: Path) -> None:
     for parts in (1, 2):
-        config = tiny_config(accumulate=parts, iterations=2, select="last")
+        config = tiny_config(gradient_accumulation_steps=parts, iterations=2, checkpoint="last")
         config = config.model_copy(update={"settings": config.settings | {"code_noise": 0.0}})
         train(config, pools, tmp_path / str(parts), device="cpu")
     one, two = saved_weights(tmp_path / "1"), saved_weights(tmp_path / "2")
@@ -139,8 +145,8 @@ def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> 
     train(tiny_config(iterations=1), pools, tmp_path, device="cpu")
     with pytest.raises(OutputError, match="--resume"):
         train(tiny_config(iterations=1), pools, tmp_path, device="cpu")
-    with pytest.raises(ConfigError, match=r"training\.batch was 4, is 2"):
-        train(tiny_config(iterations=2, batch=2), pools, tmp_path, device="cpu", resume=True)
+    with pytest.raises(ConfigError, match=r"training\.batch_size was 4, is 2"):
+        train(tiny_config(iterations=2, batch_size=2), pools, tmp_path, device="cpu", resume=True)
 
 
 def test_a_run_says_which_terms_are_off(pools: Pools, tmp_path: Path) -> None:
@@ -168,7 +174,7 @@ def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools
     assert "noise" not in data.patches[0]
     assert data.validation.imitates  # what only looks like normal dose
     assert not make_training_set(tiny_config(), pools, Supervision.SELF).validation.imitates
-    excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.normal_noise
+    excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.target_noise_fraction
     added = np.array([noise.std() for _, noise in data.validation.probes])
     share = (
         0.5**2 - (1 - 0.5**2) * (20 / excess_hu) ** 2
@@ -234,10 +240,12 @@ def test_unknown_and_impossible_settings_are_named() -> None:
 
 
 def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
-    (tmp_path / "site.yaml").write_text("base: lir-ct\nsettings: {weights: {tissue: 3.0}}\ndata: {patch: 96}\n")
-    (tmp_path / "mine.yaml").write_text("base: site.yaml\ndata: {noise: measured}\n")
+    (tmp_path / "site.yaml").write_text(
+        "base: lir-ct\nsettings: {weights: {tissue: 3.0}}\ndata: {patch_size: 96}\n"
+    )
+    (tmp_path / "mine.yaml").write_text("base: site.yaml\ndata: {noise_model: nps}\n")
     mine, theirs = load_config(str(tmp_path / "mine.yaml")), load_config("lir-ct")
-    assert (mine.data.patch, mine.data.noise) == (96, "measured")
+    assert (mine.data.patch_size, mine.data.noise_model) == (96, "nps")
     assert mine.settings["weights"] == theirs.settings["weights"] | {"tissue": 3.0}
     assert mine.training == theirs.training
     assert load_config("lir-ct-small").settings == theirs.settings | {"width": 16, "blocks": 1}
@@ -298,8 +306,8 @@ def test_patches_come_from_the_body_and_partners_are_not_drawn_together() -> Non
 
 def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_same(tmp_path: Path) -> None:
     slices = pool_slices([water_disc("A", 10, slices=6)])
-    store = SliceStore(slices, memory_slices=2)
-    cached = SliceStore(slices, memory_slices=1, cache_dir=tmp_path / "cache")
+    store = SliceStore(slices, cache_num=2)
+    cached = SliceStore(slices, cache_num=1, cache_dir=tmp_path / "cache")
     for position in (0, 3, 5, 0, 1):
         np.testing.assert_array_equal(store[position].hu, slices[position].source.read_hu(position))
         np.testing.assert_array_equal(np.asarray(cached[position].hu), store[position].hu)
@@ -314,7 +322,7 @@ def test_a_cached_slice_is_not_decoded_again_and_is_known_wherever_it_stands(
     monkeypatch.setattr(slices_module, "decode", lambda item: decoded.append(item.key) or decode(item))
     slices = pool_slices([water_disc("A", 10, slices=3)])
     for order in (slices, slices[::-1], slices[1:]):
-        store = SliceStore(order, memory_slices=1, cache_dir=tmp_path)
+        store = SliceStore(order, cache_num=1, cache_dir=tmp_path)
         for position, item in enumerate(order):
             np.testing.assert_array_equal(store[position].hu, item.source.read_hu(item.index))
             np.testing.assert_array_equal(store[position].body_blocks, decode(item).body_blocks)
@@ -333,11 +341,11 @@ def test_body_blocks_fill_the_lungs_and_leave_the_air() -> None:
 
 def test_learning_rate_schedules() -> None:
     settings = tiny_config().training
-    halve = settings.model_copy(update={"decay": "halve", "decay_every": 100})
+    halve = settings.model_copy(update={"lr_schedule": "step", "lr_step_size": 100})
     assert [learning_rate_factor(halve, step, 0) for step in (0, 99, 100, 250)] == [1, 1, 0.5, 0.25]
-    exponential = settings.model_copy(update={"decay": "exponential", "decay_every": 100})
+    exponential = settings.model_copy(update={"lr_schedule": "exponential", "lr_step_size": 100})
     assert learning_rate_factor(exponential, 100, 0) == pytest.approx(np.exp(-1))
-    cosine = settings.model_copy(update={"decay": "cosine"})
+    cosine = settings.model_copy(update={"lr_schedule": "cosine"})
     assert learning_rate_factor(cosine, 0, 0.0) == pytest.approx(1)
     assert learning_rate_factor(cosine, 0, 1.0) == pytest.approx(0.01)
 

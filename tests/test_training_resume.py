@@ -29,13 +29,19 @@ from tests.conftest import ROOT
 from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
+@pytest.fixture(autouse=True)
+def log_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of every step in the log."""
+    monkeypatch.setattr("ldct_denoise.training.loop.LOG_EVERY", 1)
+
+
 @pytest.fixture
 def pools() -> Pools:
     return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
 
 
 def last(**training: object) -> Config:
-    return tiny_config(select="last", **training)
+    return tiny_config(checkpoint="last", **training)
 
 
 def changed(config: Config, section: str, **changes: object) -> Config:
@@ -158,7 +164,7 @@ def test_burst_weights_replace_neither_model_nor_checkpoint(
 ) -> None:
     burst_at(monkeypatch, 4, value)
     with pytest.raises(TrainingError, match=r"--set training\.learning_rate"):
-        train(tiny_config(ema=0, validate_every=2, checkpoint_every=2), pools, tmp_path, device="cpu")
+        train(tiny_config(ema_decay=0, validate_every=2, checkpoint_every=2), pools, tmp_path, device="cpu")
     assert load_state(tmp_path / "checkpoint.pt")["step"] == 2
     assert load_model(tmp_path).card["step"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in saved_weights(tmp_path).values())
@@ -169,7 +175,7 @@ def test_weights_that_burst_between_validations_are_not_saved(
 ) -> None:
     burst_at(monkeypatch, 4)
     with pytest.raises(TrainingError, match="after step 4"):
-        train(tiny_config(ema=0, validate_every=6, checkpoint_every=2), pools, tmp_path, device="cpu")
+        train(tiny_config(ema_decay=0, validate_every=6, checkpoint_every=2), pools, tmp_path, device="cpu")
     assert load_state(tmp_path / "checkpoint.pt")["step"] == 2
 
 
@@ -199,15 +205,17 @@ def test_simulated_scans_of_a_first_try_are_in_nobodys_way(pools: Pools, tmp_pat
 
 
 def test_settings_that_train_nothing_are_refused(pools: Pools, tmp_path: Path) -> None:
-    small = ["settings.width=4", "settings.critic_width=4", "data.patch=32", "training.batch=2"]
-    config = load_config("lir-ct", [*small, "training.iterations=1", "data.noise=none"])
-    with pytest.raises(ConfigError, match=r"weights\.restoration needs data\.noise"):
+    small = ["settings.width=4", "settings.critic_width=4", "data.patch_size=32", "training.batch_size=2"]
+    config = load_config("lir-ct", [*small, "training.iterations=1", "data.noise_model=none"])
+    with pytest.raises(ConfigError, match=r"weights\.restoration needs data\.noise_model"):
         train(config, pools, tmp_path / "run", device="cpu")
     assert files(tmp_path / "run") == set()
-    later = load_config("lir-ct", [*small, "training.iterations=2", "data.noise=none", "settings.adapt_from=0.5"])
+    later = load_config(
+        "lir-ct", [*small, "training.iterations=2", "data.noise_model=none", "settings.adapt_from=0.5"]
+    )
     said: list[str] = []
     train(later, pools, tmp_path / "later", device="cpu", report=lambda progress: said.append(progress.message))
-    assert any("weights.restoration needs data.noise" in line for line in said)
+    assert any("weights.restoration needs data.noise_model" in line for line in said)
 
 
 def test_a_model_is_not_lost_for_want_of_a_checkpoint(pools: Pools, tmp_path: Path) -> None:
@@ -231,7 +239,7 @@ def test_a_damaged_checkpoint_is_told_in_our_words(pools: Pools, tmp_path: Path)
 
 def test_what_changes_no_result_may_change(pools: Pools, tmp_path: Path) -> None:
     train(last(iterations=4), pools, tmp_path / "run", device="cpu")
-    other = changed(last(), "data", workers=1, memory_slices=1, cache_dir=str(tmp_path / "cache"))
+    other = changed(last(), "data", num_workers=1, cache_num=1, cache_dir=str(tmp_path / "cache"))
     train(other, pools, tmp_path / "run", device="cpu", resume=True)
     train(last(), pools, tmp_path / "whole", device="cpu")
     expected, got = saved_weights(tmp_path / "whole"), saved_weights(tmp_path / "run")
@@ -333,7 +341,7 @@ def test_an_older_checkpoint_still_goes_on(pools: Pools, tmp_path: Path) -> None
 
 
 def test_a_run_that_time_ended_takes_no_more_steps(pools: Pools, tmp_path: Path) -> None:
-    config = last(iterations=100_000, minutes=1e-6)
+    config = last(iterations=100_000, max_minutes=1e-6)
     for resume in (False, True, True):
         train(config, pools, tmp_path, device="cpu", resume=resume)
         assert load_state(tmp_path / "checkpoint.pt")["step"] == 1
@@ -386,7 +394,7 @@ def test_all_processes_go_by_one_clock(tmp_path: Path) -> None:
         "    print(f'{done:.12g}', file=told)\n"
         "    return plain(self, run, sample, done)\n"
         "training.Stepper.step = step\n"
-        "config = tiny_config(iterations=100000, minutes=0.05, validate_every=100000, checkpoint_every=100000)\n"
+        "config = tiny_config(iterations=100000, max_minutes=0.05, validate_every=100000, checkpoint_every=100000)\n"
         f"with open({str(tmp_path)!r} + f'/{{rank}}.txt', 'w') as told:\n"
         f"    training.train(config, pools, Path({str(tmp_path / 'run')!r}), device='cpu')\n"
     )
@@ -416,4 +424,4 @@ def test_a_batch_that_does_not_divide_is_told_with_its_parts(pools: Pools, tmp_p
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(training, "join_world", lambda device: nullcontext(two))
         with pytest.raises(LdctDenoiseError, match=r"2 processes with 4 parts each.*multiple of 8"):
-            train(tiny_config(accumulate=4), pools, tmp_path / "run", device="cpu")
+            train(tiny_config(gradient_accumulation_steps=4), pools, tmp_path / "run", device="cpu")

@@ -37,7 +37,7 @@ def first(pools: Pools, tmp_path: Path) -> Path:
 
 
 def started(first: Path | str, **training: object) -> Config:
-    return tiny_config(start_from=str(first), **training)
+    return tiny_config(pretrained_weights=str(first), **training)
 
 
 def changed(config: Config, **settings: object) -> Config:
@@ -56,7 +56,11 @@ def test_a_run_begins_with_exactly_those_weights(first: Path, others: Pools, tmp
 
 def test_it_trains_on_from_there(first: Path, others: Pools, tmp_path: Path) -> None:
     """One step at 1e-5 leaves every weight within a few 1e-5 of where it began, and moves some."""
-    train(started(first, iterations=1, learning_rate=1e-5, select="last", ema=0.0), others, tmp_path / "second")
+    train(
+        started(first, iterations=1, learning_rate=1e-5, checkpoint="last", ema_decay=0.0),
+        others,
+        tmp_path / "second",
+    )
     before, after = saved_weights(first), saved_weights(tmp_path / "second")
     moved = max(float((before[name] - after[name]).abs().max()) for name in before)
     assert 1e-6 < moved < 1e-3
@@ -66,7 +70,12 @@ def test_what_it_began_with_is_kept_where_training_makes_it_worse(
     first: Path, others: Pools, tmp_path: Path
 ) -> None:
     with contextlib.suppress(TrainingError):  # to diverge is one way of getting worse
-        train(started(first, iterations=3, learning_rate=3.0, ema=0.0), others, tmp_path / "second", device="cpu")
+        train(
+            started(first, iterations=3, learning_rate=3.0, ema_decay=0.0),
+            others,
+            tmp_path / "second",
+            device="cpu",
+        )
     before, after = saved_weights(first), saved_weights(tmp_path / "second")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert load_model(tmp_path / "second").card["step"] == 0
@@ -185,8 +194,13 @@ def test_settings_that_are_others_are_told(first: Path, others: Pools, tmp_path:
 def test_the_shipped_model_goes_on_by_its_own_recipe(pools: Pools, tmp_path: Path) -> None:
     """As `train --help` has it: the default recipe's networks are its own."""
     told = CliRunner().invoke(cli, ["train", "--help"]).output
-    assert "training.start_from=lir-ct" in told
-    quick = ["training.start_from=lir-ct", "training.iterations=1", "training.batch=2", "data.patch=32"]
+    assert "training.pretrained_weights=lir-ct" in told
+    quick = [
+        "training.pretrained_weights=lir-ct",
+        "training.iterations=1",
+        "training.batch_size=2",
+        "data.patch_size=32",
+    ]
     config = load_config("lir-ct", quick)
     train(config, pools, tmp_path / "mine", device="cpu")
     card = load_model(tmp_path / "mine").card

@@ -150,7 +150,7 @@ def _step_of(config: Config, device: torch.device) -> Callable[[], None]:
     """One step of our own loop on random images."""
     world = World(0, 1, device)
     run, stepper = begin_run(config, world), Stepper(config, world)
-    side, batch = config.data.patch, config.training.batch
+    side, batch = config.data.patch_size, config.training.batch_size
     images = {name: torch.rand(batch, 1, side, side) for name in ("low", "normal")}
 
     def step() -> None:
@@ -174,7 +174,7 @@ def steps_config(schedule: str, precision: str, width: int, batch: int) -> Confi
         "settings.schedule": schedule,
         "settings.width": width,
         "settings.critic_width": width,
-        "training.batch": batch,
+        "training.batch_size": batch,
         "training.precision": precision,
         "training.channels_last": schedule == "shared",
     }
@@ -205,7 +205,7 @@ def _rate(
 ) -> float:
     config = load_config(
         "lir-paper",
-        [f"data.memory_slices={memory}", f"data.cache_dir={cache or 'null'}", f"data.workers={workers}"],
+        [f"data.cache_num={memory}", f"data.cache_dir={cache or 'null'}", f"data.num_workers={workers}"],
     )
     dataset = PatchDataset(
         pool_slices([low]),

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.config import DataConfig
 from ldct_denoise.context_slices import context_indices, overlap_correlation
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, slice_thickness_mm
 
 Places = tuple[int, ...]
+
+#: Distances between the slices of a stack are drawn uniformly from this range, mm.
+CONTEXT_SPACING_MM = (0.8, 5.0)
+#: Probability that a stack holds copies of one slice, as for a lone slice in use.
+SINGLE_SLICE_PROB = 0.1
 
 
 class Beside:
@@ -24,13 +28,10 @@ class Beside:
         The pool.
     reach : int
         Slices on each side; 0 for a method that sees one slice.
-    config : DataConfig
-        ``neighbours_mm`` and ``lone_share``.
     """
 
-    def __init__(self, slices: Sequence[PoolSlice], reach: int, config: DataConfig) -> None:
+    def __init__(self, slices: Sequence[PoolSlice], reach: int) -> None:
         self._slices, self._reach = slices, reach
-        self._apart_mm, self._lone_share = config.neighbours_mm, config.lone_share
         self._at = {item.key: position for position, item in enumerate(slices)} if reach else {}
         self._thickness_mm: dict[str, float] = {}
 
@@ -41,11 +42,11 @@ class Beside:
         """
         if not self._reach:
             return (position,)
-        if rng.random() < self._lone_share:
+        if rng.random() < SINGLE_SLICE_PROB:
             return (position,) * (2 * self._reach + 1)
         item = self._slices[position]
         spacing_mm = max(item.source.geometry.slice_spacing_mm, POSITION_TOLERANCE_MM)
-        stride = max(1, round(rng.uniform(*self._apart_mm) / spacing_mm))
+        stride = max(1, round(rng.uniform(*CONTEXT_SPACING_MM) / spacing_mm))
         places = self._stack(item, stride)
         return places[::-1] if rng.random() < 0.5 else places
 

@@ -1,10 +1,10 @@
 """Noise fields for training: drawn with the low-dose pool's own spectrum and level, which needs no pairs.
 
 For training the noise to add to a normal-dose image is what the low dose has in excess: its variance less that of
-the normal-dose pool (r² of it, r being ``normal_noise``).
+the normal-dose pool (r² of it, r being ``target_noise_fraction``).
 
 Normal dose is not free of noise either. Low dose is normal dose with more noise, n = n₁ + n₂, and of all that is
-seen of it, n, the best guess at the normal dose's own part is E[n₁ | n] = r²·n. With ``keep_noise`` that share of
+seen of it, n, the best guess at the normal dose's own part is E[n₁ | n] = r²·n. That share of
 a drawn field stays in the target; where the normal-dose image has noise of its own, so much less of the field:
 with σ₀ of its own and σ drawn, E[n₀ + q·n | n₀ + n] = r²·(n₀ + n) gives q = r² − (1 − r²)·σ₀²/σ².
 """
@@ -53,7 +53,7 @@ class PoolNoise:
     models : sequence of NoiseModel
         One for each kernel of the low-dose pool.
     config : DataConfig
-        ``noise``, ``noise_range``, ``broad_share``, ``normal_noise`` and ``keep_noise``.
+        ``noise_model``, ``noise_level_factors``, ``random_nps_prob`` and ``target_noise_fraction``.
     own_hu : dict, optional
         Noise of the normal-dose series themselves, by UID, HU; 0 where it is not known.
     """
@@ -62,13 +62,15 @@ class PoolNoise:
         self, models: Sequence[NoiseModel], config: DataConfig, own_hu: Mapping[str, float] | None = None
     ) -> None:
         self.models = tuple(models)
-        self._kept = config.normal_noise**2 if config.keep_noise else 0.0
+        self._kept = config.target_noise_fraction**2
         self._own_hu = dict(own_hu or {})
-        self._broad_share = {"broad": config.broad_share, "simulated": 1.0}.get(config.noise, 0.0)
-        excess = math.sqrt(1 - config.normal_noise**2)
+        self._random_nps_prob = {"random_nps": config.random_nps_prob, "dose_simulation": 1.0}.get(
+            config.noise_model, 0.0
+        )
+        excess = math.sqrt(1 - config.target_noise_fraction**2)
         sigmas = np.concatenate([np.atleast_1d(model.sigma_hu) for model in self.models])
-        self.low_hu = float(sigmas.min()) * excess * config.noise_range[0]
-        self.high_hu = float(sigmas.max()) * excess * config.noise_range[1]
+        self.low_hu = float(sigmas.min()) * excess * config.noise_level_factors[0]
+        self.high_hu = float(sigmas.max()) * excess * config.noise_level_factors[1]
         self._by_kernel = {model.kernel: model for model in self.models}
 
     def draw(self, normal: SliceSource, side: int, rng: np.random.Generator, count: int = 1) -> Drawn:
@@ -78,7 +80,7 @@ class PoolNoise:
         simulated, all are broad.
         """
         sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
-        if self._broad_share and rng.random() < self._broad_share:
+        if self._random_nps_prob and rng.random() < self._random_nps_prob:
             fields = broad_fields(count, side, normal.geometry.pixel_spacing_mm[0], rng)
             return Drawn((fields * sigma_hu).astype(np.float32), self._share(normal, sigma_hu))
         return self._measured(normal, side, sigma_hu, rng, count)
@@ -170,7 +172,7 @@ def pool_noise(
             f"noise of kernel {model.kernel or 'unknown'}: mean frequency {model.mean_frequency_per_mm:.2f}/mm, "
             f"sigma {np.min(model.sigma_hu):.0f}–{np.max(model.sigma_hu):.0f} HU"
         )
-    own_hu = {source.uid: _level_hu(source) for source in normal} if config.keep_noise else {}
+    own_hu = {source.uid: _level_hu(source) for source in normal} if config.target_noise_fraction else {}
     return PoolNoise(models, config, own_hu)
 
 

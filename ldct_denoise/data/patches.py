@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -51,6 +50,8 @@ class PatchDataset(Dataset[Sample]):
         Synthetic noise is added to both of a pair, each its own (Noise2Noise).
     noise : PoolNoise, optional
         What draws noise fields.
+    degrade_low : SyntheticNoise, optional
+        Noise that makes the low-dose pool of photographs.
     scans : dict, optional
         For positions in ``normal``, simulated scans of that very slice: what they add to it is noise too.
     config : DataConfig
@@ -69,6 +70,7 @@ class PatchDataset(Dataset[Sample]):
         paired: bool,
         twice_noisy: bool = False,
         noise: PoolNoise | SyntheticNoise | None,
+        degrade_low: SyntheticNoise | None = None,
         scans: Mapping[int, Sequence[PoolSlice]] | None = None,
         config: DataConfig,
         scale: Scale,
@@ -78,15 +80,15 @@ class PatchDataset(Dataset[Sample]):
         if paired and not partners:
             raise InputError("no low/normal pair to train on; `ldct-denoise inspect` lists the pairs it finds")
         cache = Path(config.cache_dir) if config.cache_dir else None
-        self._low = SliceStore(low, config.memory_slices, cache)
-        self._normal = SliceStore(normal, config.memory_slices, cache)
-        self._beside_low, self._beside_normal = (Beside(pool, neighbours, config) for pool in (low, normal))
+        self._low = SliceStore(low, config.cache_num, cache)
+        self._normal = SliceStore(normal, config.cache_num, cache)
+        self._beside_low, self._beside_normal = (Beside(pool, neighbours) for pool in (low, normal))
         self._partners, self._paired, self._noise = partners, paired, noise
         self._anatomy = [whole(item).key for item in self._normal.slices]
         self._paired_low = sorted(partners)
         self._scanned = ScannedNoise(self._normal, scans or {}, config, cache)
         self._config, self._scale, self._seed = config, scale, seed
-        self._synthetic = SyntheticNoise(config.synthetic, config.synthetic_sigma) if config.synthetic else None
+        self._degrade_low = degrade_low
         self._twice_noisy = twice_noisy
         self._augment: Compose | None = _augmentation() if config.augment else None
 
@@ -126,7 +128,7 @@ class PatchDataset(Dataset[Sample]):
                 normal_at = self._elsewhere(normal_at, rng)
             corner = self._corner(self._normal[normal_at], rng)
             places = self._beside_normal.around(normal_at, rng)
-            patches["normal"] = self._sharpened(self._cut(self._normal, places, corner), rng)
+            patches["normal"] = self._cut(self._normal, places, corner)
             drawn = self._draw(places, corner, patches["normal"], rng)
             if drawn is not None:
                 patches |= self._stored(patches["normal"], drawn)
@@ -144,7 +146,7 @@ class PatchDataset(Dataset[Sample]):
     ) -> Drawn | None:
         """Noise for normal-dose patches: what scans add to them, or of a spectrum, or none."""
         correlation = self._beside_normal.correlation
-        if all(place in self._scanned for place in places) and rng.random() >= self._config.broad_share:
+        if all(place in self._scanned for place in places) and rng.random() >= self._config.random_nps_prob:
             scanned = sample_correlated_noise(
                 lambda once: self._scanned.fields(once, corner, rng), places, correlation
             )
@@ -153,7 +155,7 @@ class PatchDataset(Dataset[Sample]):
             return None
         if isinstance(self._noise, SyntheticNoise):
             return Drawn(self._noise.degrade(self._scale.to_hu(clean), rng), 0.0)
-        source, side = self._normal.slices[places[0]].source, self._config.patch
+        source, side = self._normal.slices[places[0]].source, self._config.patch_size
         drawn = self._noise.draw(source, side, rng, len(set(places)))
         return Drawn(sample_correlated_noise(lambda _: drawn.hu, places, correlation), drawn.kept)
 
@@ -161,37 +163,28 @@ class PatchDataset(Dataset[Sample]):
         """What a scanner stores of a normal-dose patch, and what noise changes in it."""
         width_hu = np.float32(self._scale.width_hu)
         normal, noisy = clean + drawn.in_target / width_hu, clean + drawn.hu / width_hu
-        if self._config.floor_hu is not None:
-            floor = np.float32(self._scale.to_unit(self._config.floor_hu))
-            above = _folded if self._config.below_floor == "fold" else np.maximum
-            normal, noisy = above(normal, floor), above(noisy, floor)
+        if self._config.clip_min_hu is not None:
+            lowest = np.float32(self._scale.to_unit(self._config.clip_min_hu))
+            normal, noisy = np.maximum(normal, lowest), np.maximum(noisy, lowest)
         return {"normal": normal, "noise": noisy - normal}
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """Top left of a patch whose centre lies in the body."""
         centre = decoded.body_blocks[rng.integers(len(decoded.body_blocks))] * GRID + rng.integers(GRID, size=2)
-        limit = np.maximum(np.asarray(decoded.hu.shape) - self._config.patch, 0)
-        row, column = np.clip(centre - self._config.patch // 2, 0, limit)
+        limit = np.maximum(np.asarray(decoded.hu.shape) - self._config.patch_size, 0)
+        row, column = np.clip(centre - self._config.patch_size // 2, 0, limit)
         return int(row), int(column)
 
     def _cut(self, store: SliceStore, places: Sequence[int], corner: tuple[int, int]) -> NDArray[np.float32]:
         """The same square of some slices, (len(places), side, side)."""
-        hu = np.stack([cut(store[place].hu, corner, self._config.patch) for place in places])
+        hu = np.stack([cut(store[place].hu, corner, self._config.patch_size) for place in places])
         return self._scale.to_unit(hu).astype(np.float32)
 
     def _degraded(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """The patch with synthetic noise, where the low pool is made by it."""
-        if self._synthetic is None:
+        if self._degrade_low is None:
             return patch
-        return patch + self._synthetic.degrade(self._scale.to_hu(patch), rng) / np.float32(self._scale.width_hu)
-
-    def _sharpened(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        """The patch as if reconstructed with a sharper kernel: unsharp masking of random strength and width."""
-        if not self._config.sharpen:
-            return patch
-        detail = patch - ndimage.gaussian_filter(patch, rng.uniform(0.6, 1.5), axes=(-2, -1))
-        sharper: NDArray[np.float32] = patch + np.float32(rng.uniform(0, self._config.sharpen)) * detail
-        return sharper
+        return patch + self._degrade_low.degrade(self._scale.to_hu(patch), rng) / np.float32(self._scale.width_hu)
 
     def _turn(self, patches: dict[str, NDArray[np.float32]], rng: np.random.Generator) -> None:
         """Flip and turn: partners alike, and a patch as its noise, which may depend on it; others by chance."""
@@ -201,11 +194,6 @@ class PatchDataset(Dataset[Sample]):
             alike = self._paired or name != "low"
             self._augment.set_random_state(seed=together if alike else int(rng.integers(2**31)))
             patches[name] = np.asarray(self._augment(patches[name]))
-
-
-def _folded(patch: NDArray[np.float32], floor: np.float32) -> NDArray[np.float32]:
-    """What lies below the floor as far above it."""
-    return floor + np.abs(patch - floor)
 
 
 def _augmentation() -> Compose:

@@ -18,7 +18,7 @@ from ldct_denoise.volume import SliceSource
 def with_simulated_low(
     pools: Pools, config: Config, supervision: Supervision, cache_dir: Path, report: Callable[[str], None]
 ) -> Pools:
-    """Pools whose low-dose series are simulated from the normal-dose ones, ``data.simulated_scans`` of each.
+    """Pools whose low-dose series are simulated from the normal-dose ones, ``data.noise_realisations`` of each.
 
     Every scan has a dose of its own, drawn from ``data.simulated_dose``, and is the partner of the series that it
     was made from: trained on by paired methods, kept out of one draw by unpaired ones. Noise2Noise gets pairs of
@@ -45,9 +45,9 @@ def with_simulated_low(
         If a series has no soft tissue to measure its noise in.
     """
     low, high = config.data.simulated_dose or (1.0, 1.0)
-    scans = config.data.simulated_scans
+    scans = config.data.noise_realisations
     if supervision is Supervision.NOISE2NOISE and scans < 2:
-        raise ConfigError("data.simulated_scans: noise2noise pairs two scans of each series; give 2 or more")
+        raise ConfigError("data.noise_realisations: noise2noise pairs two scans of each series; give 2 or more")
 
     def simulate(sources: Sequence[SliceSource], scan: int) -> list[SimulatedSeries]:
         return simulated_pool(sources, (low, high), config.training.seed * 1000 + scan, cache_dir)

@@ -23,7 +23,7 @@ class ScannedNoise:
     scans : dict
         For positions in it, simulated scans of that very slice.
     config : DataConfig
-        ``patch`` and ``memory_slices``.
+        ``patch_size`` and ``cache_num``.
     cache : Path, optional
         Where decoded scans are kept.
     """
@@ -38,7 +38,7 @@ class ScannedNoise:
         place = count()
         self._normal, self._config = normal, config
         self.scans = {normal_at: [next(place) for _ in found] for normal_at, found in scans.items()}
-        self._made = SliceStore(list(chain.from_iterable(scans.values())), config.memory_slices, cache)
+        self._made = SliceStore(list(chain.from_iterable(scans.values())), config.cache_num, cache)
 
     def __contains__(self, normal_at: int) -> bool:
         return normal_at in self.scans
@@ -47,7 +47,7 @@ class ScannedNoise:
         self, places: Sequence[int], corner: tuple[int, int], rng: np.random.Generator
     ) -> NDArray[np.float32]:
         """What one scan of these slices adds to their patches, HU, shape (len(places), side, side)."""
-        number, side = int(rng.integers(len(self.scans[places[0]]))), self._config.patch
+        number, side = int(rng.integers(len(self.scans[places[0]]))), self._config.patch_size
         scans = [self._made[self.scans[place][number]] for place in places]
         added = [
             cut(scan.hu, corner, side) - cut(self._normal[place].hu, corner, side)

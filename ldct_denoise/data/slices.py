@@ -100,16 +100,16 @@ class SliceStore:
     Parameters
     ----------
     slices : sequence of PoolSlice
-    memory_slices : int
+    cache_num : int
         How many decoded slices are held at the most.
     cache_dir : Path, optional
         Where decoded slices are kept on disk.
     """
 
-    def __init__(self, slices: Sequence[PoolSlice], memory_slices: int, cache_dir: Path | None = None) -> None:
+    def __init__(self, slices: Sequence[PoolSlice], cache_num: int, cache_dir: Path | None = None) -> None:
         self.slices = tuple(slices)
         self._held: OrderedDict[int, DecodedSlice] = OrderedDict()
-        self._memory_slices = memory_slices
+        self._cache_num = cache_num
         self._disk = _disk_cache(self.slices, cache_dir) if cache_dir else None
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ class SliceStore:
             return self._held[position]
         decoded = self._read(position)
         self._held[position] = decoded
-        if len(self._held) > self._memory_slices:
+        if len(self._held) > self._cache_num:
             self._held.popitem(last=False)
         return decoded
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ldct_denoise.config import Config
+from ldct_denoise.config import Config, DataConfig
 from ldct_denoise.context_slices import context_indices, overlap_correlation, sample_correlated_noise
 from ldct_denoise.data.downscaled import with_shrunk
 from ldct_denoise.data.noise import PoolNoise, SyntheticNoise, measure_pool_noise, noise_if_any, pool_noise
@@ -34,6 +34,8 @@ T = TypeVar("T")
 PROBE = 256
 #: Low-dose series whose noise is measured to judge by, at the most.
 JUDGED_SERIES = 8
+#: Slices of each kind measured at each validation, at the most.
+VALIDATION_SLICES = 8
 #: One normal-dose slice in so many is held back where no patient is.
 HOLD_BACK = 8
 
@@ -87,6 +89,7 @@ def make_training_set(
     report: Callable[[str], None] = lambda message: None,
     scratch: Path = Path("simulated"),
     neighbours: int = 0,
+    uses_noise: bool = True,
 ) -> TrainingSet:
     """Cut the pools into patches for a method with these needs.
 
@@ -101,30 +104,33 @@ def make_training_set(
         Where simulated scans are kept, unless ``data.cache_dir`` says.
     neighbours : int
         Slices on each side that the method sees as well.
+    uses_noise : bool
+        Whether the method is trained on normal-dose patches with noise added.
 
     Raises
     ------
     ConfigError
         If photographs are given without a law of noise.
     """
-    if not config.data.synthetic and any(isinstance(source, GreyImage) for source in (*pools.low, *pools.normal)):
-        raise ConfigError("photographs have no noise to learn from: set data.synthetic, gaussian or poisson")
+    law = _noise_law(config.data)
+    photographs = any(isinstance(source, GreyImage) for source in (*pools.low, *pools.normal))
+    if photographs and law is None:
+        raise ConfigError("photographs have no noise to learn from: set data.noise_model, gaussian or poisson")
     paired = supervision in (Supervision.SUPERVISED, Supervision.NOISE2NOISE)
     if not paired:
-        pools = with_slabs(pools, config.data.slabs_mm)
+        pools = with_slabs(pools, config.data.slice_thickness_mm)
     simulated: Pools | None = None
     if config.data.simulated_dose is not None:
         cache = Path(config.data.cache_dir) if config.data.cache_dir else scratch
         simulated = with_simulated_low(pools, config, supervision, cache, report)
-        if config.data.noise != "simulated" or not pools.low:
+        if config.data.noise_model != "dose_simulation" or not pools.low:
             pools = simulated
     low, normal = pool_slices(pools.low), pool_slices(pools.normal)
     normal, held = (normal, _held_out(pools)) if paired else _hold_back(normal, pools, neighbours)
-    trained = normal if paired else with_shrunk(normal, config.data.shrink)
-    noise: PoolNoise | SyntheticNoise | None = None
-    if config.data.noise == "synthetic" and config.data.synthetic:
-        noise = SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
-    elif config.data.noise != "none" and not paired:
+    trained = normal if paired else with_shrunk(normal, config.data.downscale_factors)
+    draws_scans = simulated is not None and uses_noise and config.data.noise_model == "dose_simulation"
+    noise: PoolNoise | SyntheticNoise | None = law if uses_noise else None
+    if uses_noise and law is None and config.data.noise_model != "none" and not paired:
         series = {source.uid: source for source in (*pools.normal, *(item.source for item in trained))}
         noise = measure_pool_noise(pools.low, list(series.values()), config.data, report)
     targets = _second_scans(pools) if supervision is Supervision.NOISE2NOISE else trained
@@ -136,7 +142,8 @@ def make_training_set(
         paired=paired,
         twice_noisy=supervision is Supervision.NOISE2NOISE,
         noise=noise,
-        scans=_scans(simulated, normal) if simulated and config.data.noise == "simulated" else None,
+        degrade_low=law if photographs else None,
+        scans=_scans(simulated, normal) if draws_scans and simulated else None,
         config=config.data,
         scale=config.scale,
         seed=config.training.seed,
@@ -155,15 +162,21 @@ def _noise_to_judge_by(
     config: Config, pools: Pools, normal: Sequence[PoolSlice], report: Callable[[str], None]
 ) -> PoolNoise | SyntheticNoise | None:
     """The low-dose pool's noise where a method draws none: a normal-dose slice with it is a pair to judge by."""
-    if config.data.synthetic:
-        return SyntheticNoise(config.data.synthetic, config.data.synthetic_sigma)
+    if (law := _noise_law(config.data)) is not None:
+        return law
     found = (model for source in pools.low if (model := noise_if_any(source)) is not None)
     measured = list(islice(found, JUDGED_SERIES)) if normal else []
     if not measured:
         return None
-    series = {item.source.uid: item.source for item in _spread(normal, config.training.validation_slices)}
-    as_it_is = config.data.model_copy(update={"keep_noise": True})  # normal dose has its share of the noise
-    return pool_noise(measured, list(series.values()), as_it_is, report)
+    series = {item.source.uid: item.source for item in _spread(normal, VALIDATION_SLICES)}
+    return pool_noise(measured, list(series.values()), config.data, report)
+
+
+def _noise_law(config: DataConfig) -> SyntheticNoise | None:
+    """The noise of photographs, where these settings name its law."""
+    if config.noise_model in ("gaussian", "poisson"):
+        return SyntheticNoise(config.noise_model, config.sigma)
+    return None
 
 
 def _second_scans(pools: Pools) -> tuple[PoolSlice, ...]:
@@ -226,7 +239,7 @@ def _validation(
     patches: PatchDataset,
     neighbours: int,
 ) -> ValidationSet:
-    count = config.training.validation_slices
+    count = VALIDATION_SLICES
     low = pool_slices(pools.validation_low) or low
     pairs = [
         (PoolSlice(pair.low, i), PoolSlice(pair.normal, j))
@@ -236,7 +249,7 @@ def _validation(
     chosen = _spread(normal, count)
     stack = partial(_stack, neighbours=neighbours)
     return ValidationSet(
-        low=() if config.data.synthetic else tuple(stack(item) for item in _spread(low, count)),
+        low=tuple(stack(item) for item in _spread(low, count) if not isinstance(item.source, GreyImage)),
         normal=tuple(_stack(item, 0) for item in chosen),
         probes=tuple(_probe(item, noise, n, neighbours) for n, item in enumerate(chosen)) if noise else (),
         pairs=tuple((stack(a), _stack(b, 0)) for a, b in _spread(pairs, count)),

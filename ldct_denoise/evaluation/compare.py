@@ -251,7 +251,7 @@ def _facts(contestant: Contestant) -> dict[str, object]:
         "seed": contestant.seed,
         "training_seconds": model.card.get("seconds"),
         "training_steps": model.card.get("step"),
-        "training_batch": training.get("batch"),
+        "training_batch": training.get("batch_size"),
         "training_device": model.card.get("device"),
     }
 

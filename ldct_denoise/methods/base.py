@@ -66,7 +66,7 @@ class Batch:
         ``SUPERVISED``, the second noise realisation for ``NOISE2NOISE``. None for ``SELF``.
     noise : Tensor, same shape, optional
         Zero-mean noise fields with the low-dose pool's own power spectrum (network units) that a method may
-        add to ``normal``; present only where the pool's noise was measured (``data.noise`` setting).
+        add to ``normal``; present only where the pool's noise was measured (``data.noise_model`` setting).
     generator : torch.Generator
         This step's randomness, on the CPU; a function of (seed, step, rank).
     progress : float
@@ -172,6 +172,11 @@ class Method(nn.Module, ABC, Generic[S]):
         return 0
 
     @property
+    def uses_noise(self) -> bool:
+        """Whether training adds noise fields (:attr:`Batch.noise`) to normal-dose patches."""
+        return False
+
+    @property
     def channels(self) -> int:
         """Slices that the method sees at once."""
         return 2 * self.context_slices + 1
@@ -211,7 +216,7 @@ class Method(nn.Module, ABC, Generic[S]):
         Parameters
         ----------
         has_noise : bool
-            Whether batches hold noise (``data.noise``).
+            Whether batches hold noise (``data.noise_model``).
         """
         return ()
 

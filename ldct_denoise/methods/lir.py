@@ -159,7 +159,7 @@ class Lir(FormMethod[LirSettings]):
         if self.settings.weights.semantic and self.vgg is None:
             found.append("the semantic loss is off: settings.vgg_weights names no VGG-19 weights")
         if self.settings.weights.restoration and not has_noise:
-            found.append("the restoration path is off: settings.weights.restoration needs data.noise")
+            found.append("the restoration path is off: settings.weights.restoration needs data.noise_model")
         if self.settings.adapt_from == 1:
             found.append("settings.adapt_from is 1: only the restoration path is trained")
         return found
@@ -205,6 +205,11 @@ class Lir(FormMethod[LirSettings]):
         if not self.settings.code_noise or not self.training:
             return code
         return [part + self.settings.code_noise * batch.randn_like(part) for part in code]
+
+    @property
+    def uses_noise(self) -> bool:
+        """Whether the restoration term, which needs noise fields, is on."""
+        return bool(self.settings.weights.restoration)
 
     # ---- the losses -----------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ldct_denoise.training.step import Run
 
 
 def warm_start(run: Run, config: Config, pools: Pools) -> str:
-    """Give a fresh run the weights that ``training.start_from`` keeps for use; its other networks stay random.
+    """Start a fresh run from the weights of ``training.pretrained_weights``; its other networks stay random.
 
     What the model has seen counts as seen by the run: :attr:`TrainedModel.training_patients` of what it leaves.
 
@@ -41,8 +41,8 @@ def warm_start(run: Run, config: Config, pools: Pools) -> str:
     ConfigError
         If it is another method's, of another shape or HU range, or has seen patients who are held out.
     """
-    model = load_model(str(config.training.start_from))
-    where = f"training.start_from: {model.name}"
+    model = load_model(str(config.training.pretrained_weights))
+    where = f"training.pretrained_weights: {model.name}"
     if model.method_name != config.method:
         raise ConfigError(f"{where} is a model of {model.method_name}, not of {config.method}; give one of that")
     if model.scale != config.scale:

@@ -38,6 +38,9 @@ from ldct_denoise.training.state import STATE_FILE, load_state, save_state
 from ldct_denoise.training.step import Run, Stepper, begin_run
 from ldct_denoise.training.validation import Evidence, diverged, measure_evidence
 
+#: Steps between entries of the losses in the log.
+LOG_EVERY = 20
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -113,11 +116,11 @@ def train(
         After Ctrl-C, once the step is done and the run saved; at once after a second.
     """
     with join_world(device) as world:
-        parts = world.size * config.training.accumulate
-        if config.training.batch % parts:
+        parts = world.size * config.training.gradient_accumulation_steps
+        if config.training.batch_size % parts:
             raise ConfigError(
-                f"training.batch: {config.training.batch} does not divide over {world.size} processes with "
-                f"{config.training.accumulate} parts each (training.accumulate); give a multiple of {parts}"
+                f"training.batch_size: {config.training.batch_size} is not a multiple of {parts}: {world.size} "
+                f"processes, training.gradient_accumulation_steps {config.training.gradient_accumulation_steps}"
             )
         return _Trainer(config, pools, output, world, report).run(resume, overwrite)
 
@@ -135,7 +138,7 @@ class _Trainer:
         run = begin_run(self.config, self.world)
         if resumed is not None:
             run.restore(resumed, changes(resumed, self.config, self.pools, self.output))
-        elif self.config.training.start_from is not None:
+        elif self.config.training.pretrained_weights is not None:
             self._say_first(warm_start(run, self.config, self.pools))
         data = make_training_set(
             self.config,
@@ -144,6 +147,7 @@ class _Trainer:
             self._say_first,
             self.output / SCRATCH,
             run.method.context_slices,
+            run.method.uses_noise,
         )
         sample = data.patches[0]
         self.stepper.require_losses(run, sample)
@@ -162,7 +166,7 @@ class _Trainer:
         finally:
             if log is not None:
                 log.close()
-        self._say(run, f"kept the weights of step {run.best_step} ({self.config.training.select})")
+        self._say(run, f"kept the weights of step {run.best_step} ({self.config.training.checkpoint})")
         return self.output / MODEL_FILE
 
     # ---- the loop -------------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ class _Trainer:
             # One clock for all: another would give each process a learning rate, and an end, of its own.
             run.seconds, stopped = self.world.tell(already + time.monotonic() - started, interrupt.asked)
             last = self._is_finished(run)
-            shown = _numbers(losses) if run.step % settings.log_every == 0 or last or run.step == 1 else {}
+            shown = _numbers(losses) if run.step % LOG_EVERY == 0 or last or run.step == 1 else {}
             if log is not None and shown:
                 log.scalars(run, shown)
             if run.step % settings.validate_every == 0 or last:
@@ -200,11 +204,12 @@ class _Trainer:
         """Share of the run that is done, 0…1."""
         settings = self.config.training
         by_steps = run.step / settings.iterations
-        return min(1.0, max(by_steps, run.seconds / (60 * settings.minutes)) if settings.minutes else by_steps)
+        by_time = run.seconds / (60 * settings.max_minutes) if settings.max_minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
 
     def _is_finished(self, run: Run) -> bool:
         settings = self.config.training
-        is_late = settings.minutes is not None and run.seconds >= 60 * settings.minutes
+        is_late = settings.max_minutes is not None and run.seconds >= 60 * settings.max_minutes
         return is_late or run.step >= settings.iterations
 
     # ---- beginning ------------------------------------------------------------------------------------------
@@ -233,8 +238,8 @@ class _Trainer:
             dataset,
             first_step=first_step,
             last_step=settings.iterations,
-            batch=settings.batch,
-            workers=self.config.data.workers,
+            batch=settings.batch_size,
+            workers=self.config.data.num_workers,
             rank=self.world.rank,
             world=self.world.size,
             pin_memory=self.world.device.type == "cuda",
@@ -248,7 +253,7 @@ class _Trainer:
             return
         with _swapped(run.method, run.average):
             evidence = measure_evidence(run.method, data.validation, self.world.device)
-            if self.config.training.select == "last" or evidence.is_better_than(run.best_score):
+            if self.config.training.checkpoint == "last" or evidence.is_better_than(run.best_score):
                 run.best_step = run.step
                 if evidence.judges:
                     run.best_score = evidence.score

@@ -22,8 +22,8 @@ CONFIG_FILE = "config.yaml"
 SCRATCH = "simulated"
 #: Settings that another part of a run may have: how long, how fast it learns, how often it tells, how it reads.
 FREE = frozenset({
-    "training.iterations", "training.minutes", "training.learning_rate", "training.log_every",
-    "training.validate_every", "training.checkpoint_every", "data.workers", "data.memory_slices", "data.cache_dir",
+    "training.iterations", "training.max_minutes", "training.learning_rate",
+    "training.validate_every", "training.checkpoint_every", "data.num_workers", "data.cache_num", "data.cache_dir",
 })  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def origin(config: Config, pools: Pools) -> dict[str, Any]:
 
 
 def changes(state: Mapping[str, Any], config: Config, pools: Pools, output: Path) -> list[str]:
-    """Settings that are others than those of a checkpoint, as ``training.minutes was 5, is 8``.
+    """Settings that are others than those of a checkpoint, as ``training.max_minutes was 5, is 8``.
 
     Raises
     ------

@@ -163,7 +163,7 @@ class Stepper:
         raise ConfigError(f"method {self.config.method!r}: these settings leave nothing to train by ({notes})")
 
     def _parts(self, sample: Mapping[str, Tensor], step: int, done: float) -> list[Batch]:
-        count = self.config.training.accumulate
+        count = self.config.training.gradient_accumulation_steps
         split = {name: self._to_device(tensor).chunk(count) for name, tensor in sample.items()}
         parts = []
         for number in range(count):
@@ -183,7 +183,7 @@ class Stepper:
 
     def _average_weights(self, run: Run) -> None:
         """Exponential moving average of what is kept for use."""
-        decay = self.config.training.ema
+        decay = self.config.training.ema_decay
         if not decay:
             return
         decay = min(decay, (run.step + 1) / (run.step + 10))  # follow quickly while there is little to average
@@ -198,15 +198,14 @@ class Stepper:
 
 def learning_rate_factor(settings: TrainingConfig, step: int, done: float) -> float:
     """What the learning rate is multiplied by at ``step``, ``done`` of the run being over."""
-    rise = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    match settings.decay:
+    match settings.lr_schedule:
         case "cosine":
-            return rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
-        case "halve":
-            return float(rise * 0.5 ** (step // settings.decay_every))
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        case "step":
+            return float(0.5 ** (step // settings.lr_step_size))
         case "exponential":
-            return rise * math.exp(-step / settings.decay_every)
-    return rise
+            return math.exp(-step / settings.lr_step_size)
+    return 1.0
 
 
 def _batch(images: Mapping[str, Tensor], seed: int, done: float) -> Batch:
