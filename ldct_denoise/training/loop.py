@@ -119,8 +119,9 @@ def train(
         parts = world.size * config.training.gradient_accumulation_steps
         if config.training.batch_size % parts:
             raise ConfigError(
-                f"training.batch_size: {config.training.batch_size} is not a multiple of {parts}: {world.size} "
-                f"processes, training.gradient_accumulation_steps {config.training.gradient_accumulation_steps}"
+                f"training.batch_size: {config.training.batch_size} cannot be split over {world.size} processes "
+                f"with {config.training.gradient_accumulation_steps} parts each (gradient_accumulation_steps); "
+                f"give a multiple of {parts}"
             )
         return _Trainer(config, pools, output, world, report).run(resume, overwrite)
 
