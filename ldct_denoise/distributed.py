@@ -1,7 +1,7 @@
-"""Several processes, as torchrun starts them: who am I, and averages over all.
+"""Distributed work: the processes that torchrun or srun started, and what they exchange.
 
-No wrapper stands around the networks: after ``backward`` the gradients of a phase's own parameters are averaged,
-which leaves a GAN free to use any subset of its networks in any phase.
+Networks are not wrapped (no DistributedDataParallel). After ``backward`` the gradients of a phase's parameters are
+averaged over the processes, so each phase of a GAN may use any subset of the networks.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from torch import Tensor, nn
 from ldct_denoise.errors import ConfigError
 
 T = TypeVar("T")
-#: How long a process that is done waits for the others.
-PATIENCE = timedelta(days=30)
+#: How long a finished process waits for the others.
+GATHER_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all of a run.
+    """This process and its communication with the other processes of a training run.
 
     Parameters
     ----------
-    rank, size : int
-        This process and how many there are.
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Number of processes.
     device : torch.device
-        Where this process computes.
+        Device of this process.
     """
 
     rank: int
@@ -43,11 +45,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the files and the log."""
+        """Whether this process (rank 0) writes the files and the log."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over all processes; one exchange for all of them."""
+        """Replace each gradient by its mean over all processes, in a single all-reduce."""
         if self.size == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -61,32 +63,43 @@ class World:
         ):
             gradient.copy_(part.view_as(gradient))
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the first one's values."""
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Copy the tensors of rank 0 to every process, in place."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
-    def tell(self, *values: float) -> tuple[float, ...]:
-        """The first process's numbers, to all."""
+    def broadcast(self, *values: float) -> tuple[float, ...]:
+        """Return the numbers of rank 0 in every process."""
         if self.size == 1:
             return values
-        told = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.broadcast(told, src=0)
-        return tuple(told.tolist())
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.broadcast(tensor, src=0)
+        return tuple(tensor.tolist())
 
-    def agree(self, flag: bool) -> bool:
-        """Whether the first process says so; all processes get the same answer."""
-        return bool(self.tell(flag)[0])
+    def broadcast_flag(self, flag: bool) -> bool:
+        """Return the flag of rank 0 in every process."""
+        return bool(self.broadcast(flag)[0])
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda``.
+    """Resolve a device name.
+
+    Parameters
+    ----------
+    name : {"auto", "cpu", "cuda"}
+        ``auto``: the GPU where there is one, else the CPU.
+    local_rank : int
+        Number of this process on its machine; selects one of several GPUs.
+
+    Returns
+    -------
+    torch.device
 
     Raises
     ------
     ConfigError
-        If a GPU is asked for and there is none.
+        If the name is unknown, or ``cuda`` is requested and torch finds no GPU.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"device {name!r}: give auto, cpu or cuda")
@@ -98,22 +111,24 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def emulates_bf16(device: torch.device) -> bool:
-    """Whether bf16 is several times slower here than fp32: an x86 CPU without instructions for it."""
+    """Whether bf16 is several times slower than fp32 on this device: an x86 CPU without bf16 instructions."""
     if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False
     return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 @dataclass(frozen=True)
-class Share:
-    """This process's part of work that needs no exchange: every ``size``-th item, from ``rank`` on.
+class WorkerInfo:
+    """This process among workers that do not communicate: it takes every ``size``-th item, from ``rank`` on.
 
     Parameters
     ----------
-    rank, size : int
-        This process and how many there are.
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Number of processes.
     local_rank : int
-        This process among those of its machine: which GPU it takes.
+        Number of this process on its machine; selects its GPU.
     """
 
     rank: int = 0
@@ -121,44 +136,58 @@ class Share:
     local_rank: int = 0
 
 
-def share_of_work() -> Share:
-    """As torchrun (RANK, WORLD_SIZE, LOCAL_RANK) or Slurm's srun (SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID) say.
+def worker_from_environment() -> WorkerInfo:
+    """Rank and size from the environment that torchrun or srun sets.
+
+    torchrun: RANK, WORLD_SIZE, LOCAL_RANK. srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS (or SLURM_NTASKS), SLURM_LOCALID.
 
     Raises
     ------
     ConfigError
-        If they contradict each other.
+        If the variables are not whole numbers or contradict each other.
     """
-    told = os.environ
-    if "WORLD_SIZE" in told:
+    environment = os.environ
+    if "WORLD_SIZE" in environment:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    elif "SLURM_PROCID" in told and not _outside_srun():
+    elif "SLURM_PROCID" in environment and not _outside_srun():
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        names = names if names[1] in told else (names[0], "SLURM_NTASKS", names[2])
+        names = names if names[1] in environment else (names[0], "SLURM_NTASKS", names[2])
     else:
-        return Share()
+        return WorkerInfo()
     try:
-        rank, size, local_rank = (int(told.get(name, default)) for name, default in zip(names, "010", strict=True))
+        rank, size, local_rank = (
+            int(environment.get(name, default)) for name, default in zip(names, "010", strict=True)
+        )
     except ValueError:
         raise ConfigError(f"environment: {', '.join(names)} must be whole numbers; unset them") from None
     if not 0 <= rank < size:
-        raise ConfigError(f"environment: {names[0]}={rank} is none of {names[1]}={size} processes; unset them")
-    return Share(rank, size, local_rank)
+        raise ConfigError(f"environment: {names[0]}={rank} is not below {names[1]}={size}; unset them")
+    return WorkerInfo(rank, size, local_rank)
 
 
 def _outside_srun() -> bool:
-    """Whether this is the body of a batch script: it has a task number, yet runs once."""
+    """Whether this is the body of a batch script, which has a task number but runs once."""
     return "SLURM_JOB_ID" in os.environ and not {"SLURM_STEP_ID", "SLURM_STEPID"} & os.environ.keys()
 
 
 def gather(item: T) -> list[T]:
-    """The items of all processes that torchrun started, once all are done; elsewhere this process's own.
+    """Gather one item of every process that torchrun started; without torchrun, only that of this process.
 
-    torchrun ends all processes when one fails, so none may leave before the others.
+    Waits for all processes: torchrun stops them all as soon as one exits with an error.
+
+    Parameters
+    ----------
+    item : object
+        Item of this process; must be picklable.
+
+    Returns
+    -------
+    list
+        Items by rank.
     """
-    if share_of_work().size == 1 or not dist.is_torchelastic_launched():
+    if worker_from_environment().size == 1 or not dist.is_torchelastic_launched():
         return [item]
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    dist.init_process_group("gloo", timeout=GATHER_TIMEOUT)
     try:
         items: list[T] = [item] * dist.get_world_size()
         dist.all_gather_object(items, item)
@@ -168,28 +197,28 @@ def gather(item: T) -> list[T]:
 
 
 @contextmanager
-def world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started, or be the only one.
+def join_world(device: str = "auto") -> Iterator[World]:
+    """Context manager: join the process group that torchrun started; without torchrun, a world of one process.
 
     Raises
     ------
     ConfigError
-        If srun started several that do not know of each other: each would do all, into the same files.
+        If srun started several tasks without torchrun: each would train the whole run into the same files.
     """
-    share = share_of_work()
-    if share.size > 1 and "WORLD_SIZE" not in os.environ:
+    worker = worker_from_environment()
+    if worker.size > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
-            f"environment: srun started {share.size} tasks, which would all do the same; start one a node, "
-            "and in it torchrun (docs/cluster.md)"
+            f"environment: srun started {worker.size} tasks without torchrun, which would all train the same run; "
+            "start one task per node, and torchrun in it (docs/cluster.md)"
         )
-    chosen = choose_device(device, share.local_rank)
+    chosen = choose_device(device, worker.local_rank)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if share.size == 1:
+    if worker.size == 1:
         yield World(0, 1, chosen)
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield World(share.rank, share.size, chosen)
+        yield World(worker.rank, worker.size, chosen)
     finally:
         dist.destroy_process_group()

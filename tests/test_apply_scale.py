@@ -22,7 +22,7 @@ from pydicom.uid import JPEGLSLossless, RLELossless
 from torch import Tensor
 
 from ldct_denoise import methods
-from ldct_denoise.distributed import Share, share_of_work
+from ldct_denoise.distributed import WorkerInfo, worker_from_environment
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.ledger import Entry, Ledger
@@ -331,21 +331,21 @@ def test_a_failure_in_one_process_of_two_does_not_stop_the_other(tree: Path, tmp
 def test_the_share_is_told_by_torchrun_or_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", *(key for key in os.environ if key.startswith("SLURM"))):
         monkeypatch.delenv(name, raising=False)
-    assert share_of_work() == Share(0, 1, 0)
+    assert worker_from_environment() == WorkerInfo(0, 1, 0)
     for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "8"), ("SLURM_JOB_ID", "77")):
         monkeypatch.setenv(name, value)
-    assert share_of_work() == Share(0, 1, 0)  # the body of a batch script runs once
+    assert worker_from_environment() == WorkerInfo(0, 1, 0)  # the body of a batch script runs once
     for name, value in (("SLURM_STEP_ID", "0"), ("SLURM_PROCID", "5"), ("SLURM_LOCALID", "1")):
         monkeypatch.setenv(name, value)
-    assert share_of_work() == Share(5, 8, 1)
+    assert worker_from_environment() == WorkerInfo(5, 8, 1)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "6")  # srun -n 6 in a job of 8
-    assert share_of_work() == Share(5, 6, 1)
+    assert worker_from_environment() == WorkerInfo(5, 6, 1)
     for name, value in (("RANK", "2"), ("WORLD_SIZE", "3"), ("LOCAL_RANK", "2")):
         monkeypatch.setenv(name, value)
-    assert share_of_work() == Share(2, 3, 2)
+    assert worker_from_environment() == WorkerInfo(2, 3, 2)
     monkeypatch.setenv("RANK", "3")
     with pytest.raises(ConfigError, match="RANK=3"):
-        share_of_work()
+        worker_from_environment()
 
 
 def test_several_writers_leave_whole_lines(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ldct_denoise.distributed import Share, gather, share_of_work
+from ldct_denoise.distributed import WorkerInfo, gather, worker_from_environment
 from ldct_denoise.errors import InputError, LdctDenoiseError, PartialError
 from ldct_denoise.inference.ledger import Entry, Ledger, count_files
 from ldct_denoise.inference.series import (
@@ -77,16 +77,16 @@ def apply(
         If some series could not be denoised, or lack slices that cannot be read, the others were denoised; or a
         report could not be written.
     """
-    share = share_of_work()
-    progress = progress if share.rank == 0 else _silent
+    worker = worker_from_environment()
+    progress = progress if worker.rank == 0 else _silent
     inventory = find_images(path, lambda done, total: progress(done, total, "files looked at"))
     series = inventory.series
     if not series:
         raise InputError(f"{path}: no CT series to denoise{_why_none(inventory)}")
-    for note in inventory.notes(path) if share.rank == 0 else ():
+    for note in inventory.notes(path) if worker.rank == 0 else ():
         tell(note)
     if len(series) == 1:
-        if share.rank:
+        if worker.rank:
             return []
         try:
             written = apply_series(series[0], model, output, settings, writing, progress)
@@ -98,8 +98,8 @@ def apply(
     require_folder(output, len(series))
     tree = _Tree(path, series, model, output, settings, writing)
     _refuse_idle(str(path), tree.jobs, writing)
-    tree.failures = [] if share.rank else inventory.lost_slices
-    return tree.run(share, progress, tell)
+    tree.failures = [] if worker.rank else inventory.lost_slices
+    return tree.run(worker, progress, tell)
 
 
 def _why_none(inventory: Inventory) -> str:
@@ -127,9 +127,9 @@ class _Tree:
         self.written: list[Path] = []
         self.failures: list[str] = []
 
-    def run(self, share: Share, progress: Progress, tell: Callable[[str], None]) -> list[Path]:
+    def run(self, worker: WorkerInfo, progress: Progress, tell: Callable[[str], None]) -> list[Path]:
         """Do this process's share, wait for the others, and tell what failed."""
-        mine = self.jobs[share.rank :: share.size]
+        mine = self.jobs[worker.rank :: worker.size]
         standing = [(source, place, self._is_done(source, place)) for source, place in mine]
         todo = [job for job in standing if self._is_wanted(*job)]
         if len(todo) < len(mine):
@@ -141,7 +141,7 @@ class _Tree:
             before += len(source)
         places = {place for _, place, _ in todo}
         there = [_place(*job, self.writing) for job in mine if job[1] not in places] + self.written
-        self._conclude(share, gather((len(there), len(mine), self.failures)), there)
+        self._conclude(worker, gather((len(there), len(mine), self.failures)), there)
         return there
 
     def _try(self, source: SliceSource, place: Path, done: bool, progress: Progress) -> None:
@@ -166,10 +166,10 @@ class _Tree:
             self.written.append(written)
 
     def _conclude(
-        self, share: Share, outcomes: Sequence[tuple[int, int, list[str]]], there: Sequence[Path]
+        self, worker: WorkerInfo, outcomes: Sequence[tuple[int, int, list[str]]], there: Sequence[Path]
     ) -> None:
         """Raise what all processes together could not do; of several that know of each other, the first does."""
-        if len(outcomes) > 1 and share.rank:
+        if len(outcomes) > 1 and worker.rank:
             return
         done, total = sum(count for count, _, _ in outcomes), sum(count for _, count, _ in outcomes)
         failures = [line for _, _, lines in outcomes for line in lines]

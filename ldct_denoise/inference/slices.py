@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldct_denoise.context_slices import StackReader
-from ldct_denoise.distributed import choose_device, share_of_work
+from ldct_denoise.distributed import choose_device, worker_from_environment
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method
@@ -116,7 +116,7 @@ def restore_slices(
     if settings.strength == 0:
         yield from ((index, source.read_hu(index)) for index in wanted)
         return
-    device = choose_device(settings.device, share_of_work().local_rank)
+    device = choose_device(settings.device, worker_from_environment().local_rank)
     method = ready(model.method, device)
     scale, strength = model.scale, np.float32(settings.strength)
     if settings.precision == "bf16":

@@ -24,8 +24,7 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.patches import PatchDataset, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
-from ldct_denoise.distributed import World, emulates_bf16
-from ldct_denoise.distributed import world as join_world
+from ldct_denoise.distributed import World, emulates_bf16, join_world
 from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import MODEL_FILE, save_model
@@ -185,7 +184,7 @@ class _Trainer:
             run.critics.see(losses)
             run.step += 1
             # One clock for all: another would give each process a learning rate, and an end, of its own.
-            run.seconds, stopped = self.world.tell(already + time.monotonic() - started, interrupt.asked)
+            run.seconds, stopped = self.world.broadcast(already + time.monotonic() - started, interrupt.asked)
             last = self._is_finished(run)
             shown = _numbers(losses) if run.step % LOG_EVERY == 0 or last or run.step == 1 else {}
             if log is not None and shown:
@@ -198,7 +197,9 @@ class _Trainer:
             if last:
                 return
             if stopped:
-                self.world.agree(True)  # none leaves before the first has saved: torchrun would end that too
+                self.world.broadcast_flag(
+                    True
+                )  # none leaves before the first has saved: torchrun would end that too
                 raise KeyboardInterrupt
 
     def _done(self, run: Run) -> float:
@@ -219,10 +220,10 @@ class _Trainer:
         """The checkpoint to go on from, where asked for and there; nothing is written or deleted."""
         # The first process looks, for all: the others must not see what it writes meanwhile.
         why_not = refusal(self.output, resume, overwrite)
-        if self.world.agree(bool(why_not)):
+        if self.world.broadcast_flag(bool(why_not)):
             raise OutputError(why_not or f"{self.output}: the first process may not write there")
         checkpoint = self.output / STATE_FILE
-        return load_state(checkpoint) if self.world.agree(resume and checkpoint.is_file()) else None
+        return load_state(checkpoint) if self.world.broadcast_flag(resume and checkpoint.is_file()) else None
 
     def _begin(self, anew: bool) -> None:
         """Take the folder, once method and images are known to work: what an earlier run left goes only then."""

@@ -84,7 +84,7 @@ def begin_run(config: Config, world: World) -> Run:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if world.size > 1:
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method) if world.device.type == "cuda" else method
-        world.share([*method.parameters(), *method.buffers()])
+        world.broadcast_tensors([*method.parameters(), *method.buffers()])
     phases = method.phases(settings.learning_rate)
     if not phases:
         raise ConfigError(f"method {config.method!r} needs no training; use it with apply --model")
