@@ -139,7 +139,8 @@ class WorkerInfo:
 def worker_from_environment() -> WorkerInfo:
     """Rank and size from the environment that torchrun or srun sets.
 
-    torchrun: RANK, WORLD_SIZE, LOCAL_RANK. srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS (or SLURM_NTASKS), SLURM_LOCALID.
+    torchrun: RANK, WORLD_SIZE and LOCAL_RANK. srun: SLURM_PROCID, SLURM_STEP_NUM_TASKS (or SLURM_NTASKS) and
+    SLURM_LOCALID.
 
     Raises
     ------
