@@ -1,9 +1,9 @@
-"""``ldct-denoise compare``: several models over all low/normal pairs, side by side."""
+"""``ldct-denoise compare``: several models on all low/normal-dose pairs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,13 +14,19 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--dicom-root", type=options.EXISTING, help="Tree with low- and normal-dose series.")
+@click.option("--dicom-root", type=options.EXISTING, help="Folder with low- and normal-dose series.")
 @click.option("--images", type=options.EXISTING, help="Instead: a folder of grey images, to which noise is added.")
 @click.option(
-    "--sigma", type=float, default=25.0, show_default=True, help="With --images: its level, grey values."
+    "--noise",
+    type=click.Choice(["gaussian", "poisson"]),
+    default="gaussian",
+    show_default=True,
+    help="With --images: distribution of the noise.",
 )
-@click.option("--law", type=click.Choice(["gaussian", "poisson"]), default="gaussian", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="With --images: of the noise.")
+@click.option(
+    "--noise-sigma", type=float, default=25.0, show_default=True, help="With --images: noise level, grey values."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="With --images: seed of the noise.")
 @click.option(
     "--model",
     "models",
@@ -29,14 +35,16 @@ if TYPE_CHECKING:
     help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:strength=0.8). Repeatable.",
 )
 @options.output
-@options.windows
-@options.protocol
-@options.rois
-@options.contrasts
-@options.extended
-@click.option("--include-training-patients", is_flag=True, help="Also patients that a model was trained on.")
-@click.option("--repeat", type=click.IntRange(min=1), default=1, help="Seeds for methods that are random.")
-@click.option("--include-patient-ids", is_flag=True, help="Name the patients in the report.")
+@options.measurements
+@click.option("--include-training-patients", is_flag=True, help="Include patients that a model was trained on.")
+@click.option(
+    "--num-seeds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of seeds for stochastic methods.",
+)
+@click.option("--include-patient-ids", is_flag=True, help="Show patient IDs in the report.")
 @options.tta
 @options.device
 @options.precision
@@ -44,27 +52,23 @@ if TYPE_CHECKING:
 def command(
     dicom_root: Path | None,
     images: Path | None,
-    sigma: float,
-    law: NoiseLaw,
+    noise: NoiseLaw,
+    noise_sigma: float,
     seed: int,
     models: tuple[str, ...],
     output: Path,
-    windows: tuple[str, ...],
-    protocol: str | None,
-    rois: tuple[str, ...],
-    contrasts: tuple[tuple[str, str], ...],
-    extended: bool,
     include_training_patients: bool,
-    repeat: int,
+    num_seeds: int,
     include_patient_ids: bool,
     tta: bool,
     device: str,
     precision: str,
     overwrite: bool,
+    **measurements: Any,
 ) -> None:
-    """Set several models and methods side by side on all low/normal pairs of a tree.
+    """Compare several models and methods on all low/normal-dose pairs of a folder.
 
-    All see the same slices. Patients of a model's training pools are left out unless asked for. Writes
+    All are measured on the same slices. Patients that a model was trained on are left out by default. Writes
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
     from ldct_denoise.evaluation.compare import compare, compare_on_images
@@ -75,9 +79,9 @@ def command(
 
     if (dicom_root is None) == (images is None):
         raise click.UsageError("give either --dicom-root or --images")
-    if images and (windows or protocol or rois or contrasts or extended):
+    if images and any(measurements.values()):
         raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
-    what = options.measurement_options(windows, protocol, rois, contrasts, extended)
+    plan = options.measurement_plan(**measurements)
     make_output_folder(output, overwrite)
     settings = ApplySettings(device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
@@ -85,17 +89,24 @@ def command(
         if dicom_root is None:
             assert images is not None
             result = compare_on_images(
-                images, loaded, sigma=sigma, law=law, seed=seed, repeat=repeat, settings=settings, progress=bar
+                images,
+                loaded,
+                noise=noise,
+                noise_sigma=noise_sigma,
+                seed=seed,
+                num_seeds=num_seeds,
+                settings=settings,
+                progress=bar,
             )
         else:
             result = compare(
                 dicom_root,
                 loaded,
+                plan,
                 include_training_patients=include_training_patients,
-                repeat=repeat,
+                num_seeds=num_seeds,
                 settings=settings,
                 progress=bar,
-                **what,
             )
     write_comparison(result, output, overwrite=True, include_patient_ids=include_patient_ids)
     for note in result.notes:

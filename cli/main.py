@@ -22,19 +22,21 @@ class Commands(click.Group):
     """A group whose commands are the files of this folder."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command's name, in the order of the work."""
+        """Names of all commands in the order of a typical workflow: file names, with hyphens for underscores."""
         files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - NOT_COMMANDS
+        names = {name.replace("_", "-") for name in files}
         order = [
-            "demo", "inspect", "train", "apply", "evaluate", "compare", "physics", "simulate", "phantom", "serve",
-            "models",
+            "demo", "inspect", "train", "apply", "evaluate", "compare", "image-quality", "simulate", "phantom",
+            "serve", "models",
         ]  # fmt: skip
-        return sorted(files, key=lambda name: (order.index(name) if name in order else len(order), name))
+        return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one command's file."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f".{cmd_name}", __package__).command
+        module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
+        command: click.Command = module.command
         return command
 
 

@@ -12,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ldct_denoise.evaluation.plan import MeasurementPlan
     from ldct_denoise.training.loop import Progress
 
 #: A function of (done, total, note).
@@ -47,15 +48,15 @@ windows = click.option(
     "default: full and abdomen.",
 )
 protocol = click.option(
-    "--protocol", help="Windows of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff."
+    "--protocol", help="Windows and SSIM of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff."
 )
 rois = click.option(
     "--roi",
     "rois",
     multiple=True,
     metavar="FILE|X,Y,Z,RADIUS|TISSUE",
-    help="Also measure here: a label volume, DICOM SEG or RTSTRUCT, a ball (LPS mm), or lung, fat, soft-tissue, "
-    "bone. Repeatable.",
+    help="Also measure in this region: a label volume, DICOM SEG or RTSTRUCT, a sphere (LPS mm), or lung, fat, "
+    "soft-tissue, bone. Repeatable.",
 )
 contrasts = click.option(
     "--cnr",
@@ -63,33 +64,56 @@ contrasts = click.option(
     nargs=2,
     multiple=True,
     metavar="REGION REGION",
-    help="Contrast-to-noise ratio of two regions, each a ball or a tissue as for --roi. Repeatable.",
+    help="Contrast-to-noise ratio of two regions, each given as for --roi. Repeatable.",
 )
-extended = click.option("--extended", is_flag=True, help="Also MS-SSIM, VIF and GMSD (slower).")
+metrics = click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    type=click.Choice(["ms_ssim", "vif", "gmsd"]),
+    help="Also measure this metric of the whole image (slower). Repeatable.",
+)
 
 
-def measurement_options(
+def measurements(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of :func:`measurement_plan` to a command."""
+    for option in (metrics, contrasts, rois, protocol, windows):
+        command = option(command)
+    return command
+
+
+def measurement_plan(
     windows: tuple[str, ...],
     protocol: str | None,
     rois: tuple[str, ...],
     contrasts: tuple[tuple[str, str], ...],
-    extended: bool,
-) -> dict[str, Any]:
-    """What the options of measuring say, as ``evaluate`` and ``compare`` take it."""
-    from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS
+    metrics: tuple[str, ...],
+) -> MeasurementPlan:
+    """Build the settings of ``evaluate`` and ``compare`` from the command line.
+
+    Parameters
+    ----------
+    windows, protocol, rois, contrasts, metrics
+        Values of the options of :func:`measurements`.
+
+    Returns
+    -------
+    MeasurementPlan
+    """
+    from ldct_denoise.evaluation.plan import DEFAULT_REGIONS, DEFAULT_WINDOWS, MeasurementPlan
     from ldct_denoise.intensity import Window
     from ldct_denoise.metrics.protocols import find_protocol
-    from ldct_denoise.regions.parse import one_region, parse_regions
+    from ldct_denoise.regions.parse import parse_region, parse_regions
 
     published = find_protocol(protocol) if protocol else None
     named = (*map(Window.parse, windows), *(published.windows if published else ()))
-    return {
-        "windows": named or DEFAULT_WINDOWS,
-        "regions": (*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))),
-        "contrasts": [(one_region(first), one_region(second)) for first, second in contrasts],
-        "extended": extended,
-        "notes": [published.note] if published else [],
-    }
+    return MeasurementPlan(
+        windows=named or DEFAULT_WINDOWS,
+        regions=(*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))),
+        contrasts=[(parse_region(first), parse_region(second)) for first, second in contrasts],
+        metrics=metrics,
+        notes=[published.note] if published else [],
+    )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import WINDOWS, Window
@@ -19,6 +19,7 @@ from ldct_denoise.volume import SliceSource
 
 if TYPE_CHECKING:
     from ldct_denoise.config import Config
+    from ldct_denoise.evaluation.plan import MeasurementPlan
     from ldct_denoise.evaluation.results import Evaluation
     from ldct_denoise.models.trained import TrainedModel
     from ldct_denoise.regions.regions import Region
@@ -264,14 +265,14 @@ def evaluate(
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_evaluation
 
-    options = _measurement_options(windows, rois)
+    plan = _measurement_plan(windows, rois)
     if output is not None:
         make_output_folder(Path(output), overwrite)
     result = evaluation.evaluate(
         _images(candidate, None),
         _images(reference, Dose.NORMAL),
         None if input is None else _images(input, Dose.LOW),
-        **options,
+        plan,
     )
     if output is not None:
         write_evaluation(result, Path(output), overwrite=True)
@@ -336,16 +337,16 @@ def compare(
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_comparison
 
-    options = _measurement_options(windows, rois)
+    plan = _measurement_plan(windows, rois)
     loaded = [model if isinstance(model, TrainedModel) else load_model(model) for model in models]
     if output is not None:
         make_output_folder(Path(output), overwrite)
     result = comparison.compare(
         Path(dicom_root),
         loaded,
+        plan,
         include_training_patients=include_training_patients,
         settings=ApplySettings(device=device),
-        **options,
     )
     if output is not None:
         write_comparison(result, Path(output), overwrite=True)
@@ -364,13 +365,13 @@ def _images(images: Images, dose: Dose | None) -> Sequence[SliceSource]:
     return [images] if isinstance(images, SliceSource) else images
 
 
-def _measurement_options(windows: Sequence[Window | str], rois: Sequence[Region | str]) -> dict[str, Any]:
-    """``windows`` and ``regions`` as the library's ``evaluate`` and ``compare`` take them."""
-    from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS
+def _measurement_plan(windows: Sequence[Window | str], rois: Sequence[Region | str]) -> MeasurementPlan:
+    """Settings for the library's ``evaluate`` and ``compare``."""
+    from ldct_denoise.evaluation.plan import DEFAULT_REGIONS, MeasurementPlan
     from ldct_denoise.regions.parse import parse_regions
 
     parsed = [region for roi in rois for region in (parse_regions(roi) if isinstance(roi, str) else [roi])]
-    return {
-        "windows": [Window.parse(window) if isinstance(window, str) else window for window in windows],
-        "regions": (*DEFAULT_REGIONS, *parsed),
-    }
+    return MeasurementPlan(
+        [Window.parse(window) if isinstance(window, str) else window for window in windows],
+        (*DEFAULT_REGIONS, *parsed),
+    )

@@ -11,6 +11,7 @@ from ldct_denoise.config import load_config
 from ldct_denoise.data.pools import pools_from_root
 from ldct_denoise.errors import OutputError
 from ldct_denoise.evaluation.evaluate import evaluate
+from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.evaluation.results import Evaluation
 from ldct_denoise.inference.series import WriteSettings, apply_series
 from ldct_denoise.inference.slices import ApplySettings
@@ -97,7 +98,8 @@ def run_demo(
     apply_series(low, model, output / "denoised", ApplySettings(), WriteSettings())
     restored = find_images(output / "denoised", include_derived=True).series[0]
     say("measuring")
-    evaluation = evaluate(restored, normal, input=low, windows=(WINDOWS["abdomen"], WINDOWS["full"]))
+    plan = MeasurementPlan(windows=(WINDOWS["abdomen"], WINDOWS["full"]))
+    evaluation = evaluate(restored, normal, low, plan)
     write_evaluation(evaluation, output / "evaluation", overwrite=True)
     truth = open_file(next(patients.glob(f"{TEST_PATIENT}/*/truth.nii.gz")))
     picture = output / "comparison.png"

@@ -138,7 +138,7 @@ WINDOWS: dict[str, Window] = {
 }
 
 
-def distinct_windows(windows: Iterable[Window]) -> tuple[Window, ...]:
+def unique_windows(windows: Iterable[Window]) -> tuple[Window, ...]:
     """Each window once: one that is given twice would count every slice twice.
 
     Raises

@@ -36,14 +36,14 @@ sources = {"input": low, "output": output, "reference": normal}
 # %% [markdown]
 # The wheel scrolls all images together, Ctrl + wheel zooms them, dragging moves them, Shift + dragging changes level and
 # width. Tick *draw a circle* and drag from its middle: mean ± standard deviation in every image, on real HU.
-# A region given in code is outlined too, here a ball in the liver (patient coordinates, LPS mm).
+# A region given in code is outlined too, here a sphere in the liver (patient coordinates, LPS mm).
 
 # %%
 liver = Sphere("liver", (-104.0, -5.5, 7.5), 4.4)
 review(sources, [liver])
 
 # %% [markdown]
-# The same ball's numbers over all its slices. A good denoiser lowers the standard deviation and leaves the mean:
+# The same sphere's numbers over all its slices. A good denoiser lowers the standard deviation and leaves the mean:
 
 # %%
 for name, numbers in roi_numbers(sources, liver).items():

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.evaluation.compare import compare
+from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.report.write import write_comparison
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.phantoms.patients import make_pool
@@ -28,7 +29,7 @@ from ldct_denoise.report.interactive import slice_figure
 work = Path(tempfile.mkdtemp())
 make_pool(work / "patients", patients=2, slices=3, size=256)
 models = [load_model("lir-ct-small"), load_model("bilateral")]
-result = compare(work / "patients", models, windows=[WINDOWS["abdomen"]])
+result = compare(work / "patients", models, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
 
 # %%
 print("\n".join(result.lines()))
@@ -41,8 +42,8 @@ for entry in result.extra["paired"]:
 
 # %%
 case = result.cases[0]
-place = case.place(case.indices[0])
-slice_figure({**place.images, "reference": place.reference}, WINDOWS["abdomen"])
+sample = case.sample(case.indices[0])
+slice_figure({**sample.images, "reference": sample.reference}, WINDOWS["abdomen"])
 
 # %%
 write_comparison(result, work / "comparison")

@@ -14,7 +14,7 @@ import torch
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation import compare as module
 from ldct_denoise.evaluation.compare import compare
-from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS
+from ldct_denoise.evaluation.plan import DEFAULT_REGIONS, MeasurementPlan
 from ldct_denoise.inference.slices import ApplySettings
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.dose_labels import Pair
@@ -53,7 +53,9 @@ def trained_on(model, *patients):
 
 
 def test_every_model_sees_the_same_slices(two_patients, bilateral, tmp_path):
-    result = compare(tmp_path, [bilateral, replace(bilateral, name="again")], windows=[WINDOWS["abdomen"]])
+    result = compare(
+        tmp_path, [bilateral, replace(bilateral, name="again")], plan=MeasurementPlan(windows=[WINDOWS["abdomen"]])
+    )
     assert [m for m in result.models if m != "reference"] == ["input", "bilateral", "again"]
     keys = [set(result.values(m, "abdomen", "body", "rmse")) for m in ("input", "bilateral", "again")]
     assert keys[0] == keys[1] == keys[2]
@@ -71,11 +73,13 @@ def test_tissues_balls_and_contrasts_are_measured_and_the_report_still_ranks_by_
     result = compare(
         tmp_path,
         [bilateral],
-        windows=[WINDOWS["abdomen"]],
-        regions=[*DEFAULT_REGIONS, Tissue("soft-tissue"), inside, outside],
-        contrasts=[(inside, Tissue("soft-tissue"))],
-        extended=True,
-        notes=["of the protocol"],
+        plan=MeasurementPlan(
+            windows=[WINDOWS["abdomen"]],
+            regions=[*DEFAULT_REGIONS, Tissue("soft-tissue"), inside, outside],
+            contrasts=[(inside, Tissue("soft-tissue"))],
+            metrics=["vif", "gmsd", "ms_ssim"],
+            notes=["of the protocol"],
+        ),
     )
     for region in ("soft-tissue", "inside"):
         before, after = (result.values(m, "abdomen", region, "rmse") for m in ("input", "bilateral"))
@@ -105,7 +109,7 @@ def test_a_slice_costs_its_share_of_the_group_it_is_restored_in(monkeypatch, bil
     monkeypatch.setattr(module, "_pairs_of", lambda root: [whole])
     monkeypatch.setattr(module, "restore_slices", restore)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    result = compare(tmp_path, [bilateral], windows=[WINDOWS["abdomen"]])
+    result = compare(tmp_path, [bilateral], plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
     assert result.extra["seconds_per_slice"] == {"bilateral": pytest.approx(0.1)}
 
 
@@ -146,20 +150,20 @@ def test_labels_differ_and_random_methods_repeat():
     def model(name, is_random=False):
         return SimpleNamespace(name=name, method=SimpleNamespace(is_random=is_random))
 
-    labels = [c.label for c in module._contestants([model("run"), model("run"), model("dip", True)], 2)]
+    labels = [c.label for c in module._candidates([model("run"), model("run"), model("dip", True)], 2)]
     assert labels == ["run", "run-2", "dip-seed0", "dip-seed1"]
-    assert [c.label for c in module._contestants([model("input")], 1)] == ["input-2"]
+    assert [c.label for c in module._candidates([model("input")], 1)] == ["input-2"]
 
 
 def test_nothing_to_compare_is_said(bilateral, tmp_path):
     with pytest.raises(ConfigError, match="at least one model"):
         compare(tmp_path, [])
-    with pytest.raises(ConfigError, match="repeat"):
-        compare(tmp_path, [bilateral], repeat=0)
+    with pytest.raises(ConfigError, match="num-seeds"):
+        compare(tmp_path, [bilateral], num_seeds=0)
 
 
 def test_files_hold_the_paired_statistics(two_patients, bilateral, tmp_path):
-    result = compare(tmp_path, [bilateral], windows=[WINDOWS["full"]])
+    result = compare(tmp_path, [bilateral], plan=MeasurementPlan(windows=[WINDOWS["full"]]))
     write_comparison(result, tmp_path / "out")
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -201,7 +205,9 @@ def test_seeds_are_run_and_their_spread_is_told(two_patients, bilateral, tmp_pat
             return image + 0.002 * torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
 
     restless = replace(bilateral, name="restless", method=Restless(bilateral.method.settings, bilateral.scale))
-    result = compare(tmp_path, [restless, bilateral], windows=[WINDOWS["abdomen"]], repeat=3)
+    result = compare(
+        tmp_path, [restless, bilateral], num_seeds=3, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]])
+    )
     assert [m for m in result.models if m.startswith("restless")] == [f"restless-seed{i}" for i in range(3)]
     means = [
         np.mean(list(result.values(f"restless-seed{i}", "abdomen", "body", "psnr").values())) for i in range(3)
@@ -258,7 +264,7 @@ def test_differences_that_are_not_finite_are_left_out_of_the_test():
 
 @pytest.mark.slow
 def test_real_pairs(mayo2016, bilateral):
-    result = compare(mayo2016, [bilateral], windows=[WINDOWS["abdomen"]])
+    result = compare(mayo2016, [bilateral], plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
     assert len(set(result.patients.values())) == 2
     assert len(result.values("input", "abdomen", "image", "psnr")) == 21
     (entry,) = [e for e in result.extra["paired"] if (e["metric"], e["region"]) == ("psnr", "image")]

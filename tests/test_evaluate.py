@@ -15,12 +15,13 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.evaluation.evaluate import evaluate
 from ldct_denoise.evaluation.inserts import Insert
+from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import write_volume
-from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice
+from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice_noise
 from ldct_denoise.regions.body import body_mask
-from ldct_denoise.regions.parse import named_apart, one_region, parse_regions, regions_of_labels
+from ldct_denoise.regions.parse import disambiguate_names, parse_region, parse_regions, regions_from_labels
 from ldct_denoise.regions.regions import Body, LabelRegion, Sphere, Tissue, WholeImage
 from ldct_denoise.regions.tissues import tissue_mask
 from ldct_denoise.report.write import write_evaluation
@@ -55,7 +56,7 @@ def patient(slices=4, seed=0, noise_hu=20.0, place=None):
 def test_values_are_scikit_images():
     normal, low, _ = patient()
     window = WINDOWS["abdomen"]
-    result = evaluate(low, normal, windows=[window], regions=[WholeImage()])
+    result = evaluate(low, normal, plan=MeasurementPlan(windows=[window], regions=[WholeImage()]))
     for index in range(4):
         key = ("low", float(normal.geometry.offsets_mm[index]))
         first, second = (window.clip(v.hu[index].astype(float)) for v in (normal, low))
@@ -223,7 +224,7 @@ def test_labels_of_another_grid_land_at_the_same_place():
     inside = np.linalg.norm(points[:, :2] - [6, -4], axis=1) < 10
     labels = np.zeros(coarse.shape)
     labels[tuple(voxels[inside].T)] = 3
-    (region,) = regions_of_labels(Volume(labels, coarse), "tumour")
+    (region,) = regions_from_labels(Volume(labels, coarse), "tumour")
     assert region.name == "tumour-3"
     mask = region.mask(place, 2, np.zeros((60, 60)))
     centre = np.array([place.to_lps((2, r, c)) for r, c in np.argwhere(mask)]).mean(axis=0)
@@ -243,7 +244,7 @@ def test_regions_from_words():
 def test_tables_are_what_the_contract_says(tmp_path):
     normal, low, _ = patient()
     half = replace(low, hu=(low.hu + normal.hu) / 2, uid="half")
-    result = evaluate(half, normal, low, windows=[WINDOWS["full"], WINDOWS["abdomen"]])
+    result = evaluate(half, normal, low, plan=MeasurementPlan(windows=[WINDOWS["full"], WINDOWS["abdomen"]]))
     write_evaluation(result, tmp_path / "out")
     with (tmp_path / "out" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -330,12 +331,12 @@ def test_noise_spectra_are_those_of_the_images():
     normal, low, out = (
         Volume(clean + noise * f, place, uid, "P", uid) for f, uid in ((0.25, "n"), (1, "l"), (0.5, "c"))
     )
-    result = evaluate(out, normal, low, [WINDOWS["abdomen"]])
+    result = evaluate(out, normal, low, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
     for model, sigma in (("input", 20), ("candidate", 10), ("reference", 5)):
         entry = noise_of(result, model)
         assert entry["noise_hu"] == pytest.approx(sigma, rel=0.05)
         assert entry["nps_hu2_mm2"][2:] == pytest.approx([sigma**2] * (len(entry["nps_hu2_mm2"]) - 2), rel=0.25)
-        assert entry["squares"] == 48
+        assert entry["rois"] == 48
         assert entry["flicker_hu"] == pytest.approx(sigma / 16, rel=0.2)  # mean of 256 independent pixels
     assert noise_of(result, "candidate")["noise_reduction_db"] == pytest.approx(
         [-6.02] * len(entry["nps_hu2_mm2"]), abs=0.01
@@ -346,7 +347,7 @@ def test_noise_spectra_are_those_of_the_images():
 def test_a_candidate_whose_slices_jump_flickers():
     normal, low, _ = patient(8, noise_hu=2)
     jumping = low.with_hu(low.hu + 10 * (-1.0) ** np.arange(8)[:, None, None])
-    result = evaluate(replace(jumping, uid="c"), normal, low, [WINDOWS["abdomen"]])
+    result = evaluate(replace(jumping, uid="c"), normal, low, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
     assert noise_of(result, "input")["flicker_hu"] < 1
     assert noise_of(result, "candidate")["flicker_hu"] == pytest.approx(20 / 2**0.5, rel=0.05)
 
@@ -354,7 +355,7 @@ def test_a_candidate_whose_slices_jump_flickers():
 def test_candidate_and_input_are_compared_in_pairs():
     normal, low, _ = patient()
     out = replace(low.with_hu(normal.hu + (low.hu - normal.hu) / 2), uid="out")
-    result = evaluate(out, normal, low, [WINDOWS["full"]])
+    result = evaluate(out, normal, low, plan=MeasurementPlan(windows=[WINDOWS["full"]]))
     (entry,) = [e for e in result.extra["paired"] if (e["metric"], e["region"]) == ("psnr", "body")]
     assert (entry["model"], entry["against"], entry["n"]) == ("candidate", "input", 4)
     assert entry["difference_mean"] == pytest.approx(20 * np.log10(2), abs=1e-3)
@@ -367,7 +368,9 @@ def test_contrast_to_noise_between_regions():
     bright[:, 30:50, 30:50] += 50
     inside, outside = Sphere("a", (-50 + 40 * 1.25, -70 + 40 * 1.5, 14.5), 8), Sphere("b", (0.0, 22.0, 14.5), 8)
     result = evaluate(
-        replace(low.with_hu(bright), uid="c"), normal, windows=[WINDOWS["full"]], contrasts=[(inside, outside)]
+        replace(low.with_hu(bright), uid="c"),
+        normal,
+        plan=MeasurementPlan(windows=[WINDOWS["full"]], contrasts=[(inside, outside)]),
     )
     values = list(result.values("candidate", "none", "a | b", "cnr").values())
     assert np.mean(values) == pytest.approx(5, rel=0.1)
@@ -379,7 +382,7 @@ def test_patients_stand_alone_and_weigh_alike(tmp_path):
     other, other_low, _ = patient(8, seed=1, noise_hu=60, place=other_place)
     series = [low, replace(other_low, uid="low2", patient="P2")]
     references = [normal, replace(other, uid="normal2", patient="P2")]
-    result = evaluate(series, references, windows=[WINDOWS["full"]])
+    result = evaluate(series, references, plan=MeasurementPlan(windows=[WINDOWS["full"]]))
     write_evaluation(result, tmp_path / "e")
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
 
@@ -414,7 +417,7 @@ def test_inserts_tell_resolution_and_linearity(tmp_path):
     inserts = [
         Insert.parse(f"{-64 + 0.8 * x},0,6,9.6,{nominal}") for x, nominal in ((35, 100), (80, 200), (125, 400))
     ]
-    result = evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=inserts)
+    result = evaluate(blurred, sharp, inserts=inserts, plan=MeasurementPlan(windows=[WINDOWS["full"]]))
     for entry in result.extra["inserts"]:
         sigma = {"candidate": 1.2, "reference": 0.6}[entry["model"]]
         frequency = np.array(entry["frequency_per_mm"])
@@ -429,9 +432,13 @@ def test_inserts_tell_resolution_and_linearity(tmp_path):
     write_evaluation(result, tmp_path / "e")
     assert "Resolution" in (tmp_path / "e" / "report.html").read_text()
     with pytest.raises(InputError, match="no slice within"):
-        evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=[Insert.parse("0,0,900,9")])
+        evaluate(
+            blurred, sharp, inserts=[Insert.parse("0,0,900,9")], plan=MeasurementPlan(windows=[WINDOWS["full"]])
+        )
     with pytest.raises(InputError, match=r"insert\(56 0 6 r9.6\): .* not whole in the image"):
-        evaluate(blurred, sharp, windows=[WINDOWS["full"]], inserts=[Insert.parse("56,0,6,9.6")])
+        evaluate(
+            blurred, sharp, inserts=[Insert.parse("56,0,6,9.6")], plan=MeasurementPlan(windows=[WINDOWS["full"]])
+        )
     with pytest.raises(ConfigError, match="NOMINAL_HU"):
         Insert.parse("1,2,3")
 
@@ -444,7 +451,7 @@ def test_series_that_show_the_same_insert_are_measured_apart(tmp_path):
         Insert.parse(f"{-64 + 0.8 * x},0,6,9.6,{nominal}") for x, nominal in ((35, 100), (80, 200), (125, 400))
     ]
     both, *alone = (
-        evaluate(series, series, windows=[WINDOWS["full"]], inserts=inserts)
+        evaluate(series, series, inserts=inserts, plan=MeasurementPlan(windows=[WINDOWS["full"]]))
         for series in ([sharp, soft], [sharp], [soft])
     )
 
@@ -466,16 +473,16 @@ def test_series_that_show_the_same_insert_are_measured_apart(tmp_path):
 def test_regions_do_not_share_a_name():
     place = geometry(1, 8, 8)
     labels = Volume(np.ones(place.shape), place)
-    first, second = regions_of_labels(labels, "organ") + regions_of_labels(
+    first, second = regions_from_labels(labels, "organ") + regions_from_labels(
         labels.with_hu(labels.hu.copy()), "organ"
     )
-    (other,) = regions_of_labels(Volume(np.eye(8)[None], place), "organ")
+    (other,) = regions_from_labels(Volume(np.eye(8)[None], place), "organ")
     given = [Body(), Body(), first, second, other, Tissue("lung"), Tissue("lung")]
-    assert [region.name for region in named_apart(given)] == [
+    assert [region.name for region in disambiguate_names(given)] == [
         "body", "body", "organ-1", "organ-1", "organ-1-2", "lung", "lung",
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="one of"):
-        one_region("nowhere")
+        parse_region("nowhere")
 
 
 def test_a_tissue_under_a_labels_name_is_measured_too():
@@ -486,7 +493,9 @@ def test_a_tissue_under_a_labels_name_is_measured_too():
     labels = np.zeros(normal.hu.shape)
     labels[:, 60:66, 40:46] = 1
     segment = LabelRegion("lung", Volume(labels, normal.geometry), 1)
-    result = evaluate(low, normal.with_hu(hu), windows=[WINDOWS["full"]], regions=[segment, Tissue("lung")])
+    result = evaluate(
+        low, normal.with_hu(hu), plan=MeasurementPlan(windows=[WINDOWS["full"]], regions=[segment, Tissue("lung")])
+    )
     means = {region: _only(result.values("reference", "none", region, "hu_mean")) for region in ("lung", "lung-2")}
     assert means == pytest.approx({"lung": 40, "lung-2": -850}, abs=1)
     assert [region.name for region in result.regions] == ["lung", "lung-2"]
@@ -512,9 +521,11 @@ def test_masks_of_one_file_name_are_told_apart(tmp_path):
             tmp_path / name / "mask.nii.gz", Volume(labels, normal.geometry), normal.geometry, labels=True
         )
     lesion, background = (str(tmp_path / name / "mask.nii.gz") for name in ("lesion", "background"))
-    pair = one_region(lesion), one_region(background)
+    pair = parse_region(lesion), parse_region(background)
     result = evaluate(
-        low, normal.with_hu(hu), windows=[WINDOWS["full"]], regions=parse_regions(lesion), contrasts=[pair, pair]
+        low,
+        normal.with_hu(hu),
+        plan=MeasurementPlan(windows=[WINDOWS["full"]], regions=parse_regions(lesion), contrasts=[pair, pair]),
     )
     assert _only(result.values("reference", "none", "mask-1", "hu_mean")) == 100
     ratios = [row.value for row in result.rows if row.metric == "cnr" and row.model == "candidate"]
@@ -526,11 +537,11 @@ def test_masks_of_one_file_name_are_told_apart(tmp_path):
 def test_a_window_that_is_given_twice_counts_once():
     normal, low, _ = patient()
     windows = [Window.parse(text) for text in ("40,400", "40,400.0", "40,400", "abdomen")]
-    result = evaluate(low, normal, windows=windows)
+    result = evaluate(low, normal, plan=MeasurementPlan(windows=windows))
     assert [window.name for window in result.windows] == ["40,400", "abdomen"]
     assert {entry["n"] for entry in result.summary()} == {4}
     with pytest.raises(ConfigError, match="same name"):
-        evaluate(low, normal, windows=[WINDOWS["abdomen"], Window("abdomen", 50, 400)])
+        evaluate(low, normal, plan=MeasurementPlan(windows=[WINDOWS["abdomen"], Window("abdomen", 50, 400)]))
 
 
 def test_regions_that_no_slice_holds_are_said():
@@ -538,15 +549,17 @@ def test_regions_that_no_slice_holds_are_said():
     normal, low, _ = patient()
     right, mirrored = Sphere("right", (0.0, -4.0, 14.5), 8), Sphere("mirrored", (0.0, -4.0, -14.5), 8)
     result = evaluate(
-        low, normal, regions=[Body(), right, mirrored, Tissue("bone")], contrasts=[(right, mirrored)]
+        low,
+        normal,
+        plan=MeasurementPlan(regions=[Body(), right, mirrored, Tissue("bone")], contrasts=[(right, mirrored)]),
     )
     assert [note.split(";")[0] for note in result.notes] == [
-        "no measured slice has HU of region bone",
-        "in no measured slice: region mirrored",
+        "no measured slice holds HU of region bone",
+        "no measured slice holds region mirrored",
         "no measured slice holds both regions, with noise in them, of cnr right | mirrored",
     ]
     assert all("LPS mm" in note for note in result.notes[1:])
-    assert evaluate(low, normal, regions=[Body(), right]).notes == ()
+    assert evaluate(low, normal, plan=MeasurementPlan(regions=[Body(), right])).notes == ()
 
 
 def uniform_series(slices, sigma=20.0):
@@ -566,10 +579,12 @@ def some(volume, indices):
 
 def test_an_input_that_lacks_slices_has_its_own_noise():
     normal, low, out = uniform_series(12)
-    result = evaluate(out, normal, some(low, list(range(0, 12, 2))), [WINDOWS["full"]])
+    result = evaluate(
+        out, normal, some(low, list(range(0, 12, 2))), plan=MeasurementPlan(windows=[WINDOWS["full"]])
+    )
     for model in ("input", "candidate", "reference"):
         assert noise_of(result, model)["noise_hu"] == pytest.approx(20, rel=0.03)
-        assert noise_of(result, model)["squares"] == 24  # the same for all: of the six slices that all have
+        assert noise_of(result, model)["rois"] == 24  # the same for all: of the six slices that all have
     assert noise_of(result, "input")["flicker_hu"] is None  # no neighbours
     assert noise_of(result, "candidate")["flicker_hu"] == pytest.approx(20 / 16, rel=0.15)
     assert result.notes == ("6 of 12 measured slices of c have no input",)
@@ -577,11 +592,11 @@ def test_an_input_that_lacks_slices_has_its_own_noise():
 
 def test_an_input_with_less_noise_than_the_reference_is_asked_about():
     (quiet, _, out), (_, noisy, _) = uniform_series(6, 10.0), uniform_series(6, 20.0)
-    assert evaluate(out, quiet, noisy, [WINDOWS["full"]]).notes == ()
-    (note,) = evaluate(out, noisy, quiet, [WINDOWS["full"]]).notes
+    assert evaluate(out, quiet, noisy, plan=MeasurementPlan(windows=[WINDOWS["full"]])).notes == ()
+    (note,) = evaluate(out, noisy, quiet, plan=MeasurementPlan(windows=[WINDOWS["full"]])).notes
     assert re.fullmatch(
         r"the input of c has less noise \((9\.\d|10\.\d) HU\) than the reference \((19|20)\.\d HU\): "
-        r"is each in the other's place\?",
+        r"were they swapped\?",
         note,
     )
 
@@ -592,9 +607,9 @@ def test_sums_of_noise_are_kept_for_each_image():
     gathered = SeriesNoise(slice_spacing_mm=3.0)
     for index in range(4):
         images = {"reference": normal.hu[index]} | ({"input": low.hu[index]} if index % 2 else {})
-        gathered.add(measure_slice(images, normal.hu[index], body, (1.0, 1.0), 3.0 * index, spectra=True))
+        gathered.add(measure_slice_noise(images, normal.hu[index], body, (1.0, 1.0), 3.0 * index, spectra=True))
     found = gathered.results()
-    assert {name: image.squares for name, image in found.items()} == {"reference": 16, "input": 8}
+    assert {name: image.rois for name, image in found.items()} == {"reference": 16, "input": 8}
     assert found["input"].noise_hu == pytest.approx(20, rel=0.04)
 
 
@@ -602,9 +617,9 @@ def test_sums_of_noise_are_kept_for_each_image():
 def test_a_longer_reference_takes_no_spectra_away(picked):
     """100 slices of the reference, 10 of the candidate; none of the first stands at a 5th slice of it."""
     normal, _, out = uniform_series(100)
-    result = evaluate(some(out, list(picked)), normal, windows=[WINDOWS["full"]])
+    result = evaluate(some(out, list(picked)), normal, plan=MeasurementPlan(windows=[WINDOWS["full"]]))
     for model in ("candidate", "reference"):
-        assert noise_of(result, model)["squares"] == 40
+        assert noise_of(result, model)["rois"] == 40
         assert noise_of(result, model)["noise_hu"] == pytest.approx(20, rel=0.03)
 
 

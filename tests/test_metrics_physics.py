@@ -98,7 +98,7 @@ def test_uniform_places_avoid_anatomy():
     rng = np.random.default_rng(0)
     hu = np.full((200, 200), 40.0)
     hu[:, 100:] += 60 * np.sin(np.arange(200) / 6)[:, None]
-    places = noise.uniform_places(hu + rng.normal(0, 30, hu.shape), np.ones(hu.shape, bool), 32, 6)
+    places = noise.find_uniform_rois(hu + rng.normal(0, 30, hu.shape), np.ones(hu.shape, bool), 32, 6)
     assert len(places) == 6
     assert all(columns.stop <= 104 for _, columns in places)
     covered = np.zeros(hu.shape, int)

@@ -112,7 +112,7 @@ def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
     ]
     config = load_config("natural-lir", changes)
     train(config, pools_from_images(folder, Supervision.UNPAIRED), tmp_path / "run", device="cpu")
-    result = compare_on_images(folder, [load_model(tmp_path / "run")], sigma=25)
+    result = compare_on_images(folder, [load_model(tmp_path / "run")], noise_sigma=25)
     values = result.values("input", "grey", "image", "psnr")
     assert len(values) == 6
     assert np.mean(list(values.values())) == pytest.approx(20 * np.log10(255 / 25), abs=0.1)

@@ -13,7 +13,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
 from ldct_denoise.physics.local_noise import noise_level
-from ldct_denoise.physics.noise import NoiseModel, radial, tissue_squares
+from ldct_denoise.physics.noise import NoiseModel, radial, soft_tissue_rois
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
 from ldct_denoise.physics.simulate_series import simulated_pool
 from ldct_denoise.physics.texture import Texture, noise_texture
@@ -228,7 +228,7 @@ def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str)
     sigmas, shapes, regions = [], [], []
     for index in range(0, len(full), 2):
         hu = full.read_hu(index)
-        corners, _ = tissue_squares(hu, 16)
+        corners, _ = soft_tissue_rois(hu, 16)
         real, simulated = (
             periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]), hann_window=True)
             for image in (low.read_hu(index) - hu, simulator.simulate(index, 0.25, 0) - hu)

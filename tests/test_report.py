@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ldct_denoise.evaluation.evaluate import evaluate
+from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.evaluation.results import Evaluation
 from ldct_denoise.evaluation.tables import Measurement, paired_statistics
 from ldct_denoise.intensity import WINDOWS
@@ -50,7 +51,12 @@ def volumes(slices=5, rows=160, columns=200):
 def report(tmp_path_factory) -> Path:
     normal, low, candidate = volumes()
     regions = [WholeImage(), Body(), Sphere("lesion", (-40.0, 0.0, 6.0), 8.0)]
-    result = evaluate(candidate, normal, low, [WINDOWS["full"], WINDOWS["abdomen"]], regions)
+    result = evaluate(
+        candidate,
+        normal,
+        low,
+        plan=MeasurementPlan(windows=[WINDOWS["full"], WINDOWS["abdomen"]], regions=regions),
+    )
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(result, path)
     return path
@@ -149,7 +155,9 @@ def test_a_shift_outside_of_the_window_is_said():
     """Air of −1000 and of −997.7 HU is alike in the abdomen window, and yet 2.3 HU apart."""
     normal, _, _ = volumes(2)
     air = normal.with_hu(np.full(normal.hu.shape, -1000.0))
-    result = evaluate(air.with_hu(air.hu + 2.3), air, windows=[WINDOWS["abdomen"]], regions=[WholeImage()])
+    result = evaluate(
+        air.with_hu(air.hu + 2.3), air, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]], regions=[WholeImage()])
+    )
     _, said = sentences(result)
     assert "PSNR infinite, SSIM 1.0000" in said
     assert "without a window, mean HU differs from the reference by +2.30 HU" in said
@@ -164,7 +172,12 @@ def test_nothing_overlaps_on_the_pdf_page(regions, notes, tmp_path, monkeypatch)
     normal, low, candidate = volumes(1)
     balls = [Sphere(f"the long name of a region, which is number {n}", (0, 0, 0), 9.0) for n in range(regions)]
     said = [f"note {n}: " + "a series whose name is long has no partner, " * 6 for n in range(notes)]
-    result = evaluate(candidate, normal, low, list(WINDOWS.values()), [WholeImage(), *balls], notes=said)
+    result = evaluate(
+        candidate,
+        normal,
+        low,
+        plan=MeasurementPlan(windows=list(WINDOWS.values()), regions=[WholeImage(), *balls], notes=said),
+    )
     write_summary_pdf(result, tmp_path / "s.pdf")
     (figure,) = figures
     *_, words, table, versions = (text.get_window_extent() for text in figure.texts)

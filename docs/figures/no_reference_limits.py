@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ldct_denoise.io.dose_labels import find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.metrics.no_reference import JUDGED_TISSUES, no_reference_report
+from ldct_denoise.metrics.no_reference import CHECKED_TISSUES, no_reference_report
 
 Image = NDArray[np.float32]
 SLICES = 4  # the first of each pair of series
@@ -49,7 +49,7 @@ def main(root: Path) -> None:
             values = {item.name: item.value for item in report.items}
             edges.append(values["edge sharpness"])
             structure.append(values["structure in the removed noise"])
-            shifts += [abs(report.shift_hu[tissue]) for tissue in JUDGED_TISSUES]
+            shifts += [abs(report.shift_hu[tissue]) for tissue in CHECKED_TISSUES]
         print(
             f"{name}: edges {min(edges):.3f} … {max(edges):.3f}, structure {min(structure):+.2f} … "
             f"{max(structure):+.2f}, largest shift {max(shifts):.2f} HU"

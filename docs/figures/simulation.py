@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
-from ldct_denoise.physics.noise import NoiseModel, radial, tissue_squares
+from ldct_denoise.physics.noise import NoiseModel, radial, soft_tissue_rois
 from ldct_denoise.physics.scanner import WATER_PER_MM, Scanner
 from ldct_denoise.physics.texture import Texture
 
@@ -51,7 +51,7 @@ def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:
     sigmas, regions, chance, curves, taken = [], [], [], ([], []), []
     for index in range(len(full)):
         hu = full.read_hu(index)
-        corners, _ = tissue_squares(hu, 16)
+        corners, _ = soft_tissue_rois(hu, 16)
         real = spectra(low.read_hu(index) - hu, corners)
         started = time.perf_counter()
         drawn = [simulator.simulate(index, 0.25, seed) - hu for seed in range(SEEDS)]

@@ -11,8 +11,9 @@ from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, 
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.subject import patient
 from ldct_denoise.evaluation.evaluate import evaluate
+from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.regions.parse import one_region
+from ldct_denoise.regions.parse import parse_region
 
 #: Seconds for so many slices on two cores.
 GOAL, SLICES = 60.0, 300
@@ -44,11 +45,11 @@ def benchmark_measuring(*, slices: int = SLICES, say: Callable[[str], None] = la
 def prepare_measuring(slices: int) -> Callable[[], tuple[float, float]]:
     """Make the pair; gives the work, which tells seconds and processor seconds. Runs in a process of its own."""
     low, normal = patient(slices, dose=0.25), patient(slices, dose=1.0)
-    regions = [one_region(name) for name in REGIONS]
+    plan = MeasurementPlan(MEASURED, [parse_region(name) for name in REGIONS])
 
     def work() -> tuple[float, float]:
         before = time.process_time()
-        seconds = timed(lambda: evaluate(low, normal, windows=MEASURED, regions=regions), torch.device("cpu"))
+        seconds = timed(lambda: evaluate(low, normal, plan=plan), torch.device("cpu"))
         return seconds, time.process_time() - before
 
     return work

@@ -1,4 +1,4 @@
-"""Several models over all low/normal pairs of a root: the same slices, one run, paired statistics."""
+"""Compare several models on the low/normal-dose pairs of a folder: same slices, paired statistics."""
 
 from __future__ import annotations
 
@@ -11,26 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.evaluation.evaluate import DEFAULT_REGIONS, DEFAULT_WINDOWS, noise_entries
-from ldct_denoise.evaluation.measure import REFERENCE, Place, What, measure_places, unmeasured
+from ldct_denoise.evaluation.evaluate import noise_entries
+from ldct_denoise.evaluation.measure import REFERENCE, SliceSample, measure_slices
+from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import paired_statistics
-from ldct_denoise.inference.slices import DEFAULTS, ApplySettings, Progress, report_fit_progress, restore_slices
+from ldct_denoise.inference.slices import (
+    DEFAULTS,
+    ApplySettings,
+    Progress,
+    report_fit_progress,
+    restore_slices,
+)
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.regions.regions import Region, WholeImage
+from ldct_denoise.regions.regions import WholeImage
 from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView, SliceSource
 
-KEPT_PER_PAIR = 4
+#: Slices of each pair that the report shows.
+DISPLAYED_PER_PAIR = 4
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A model under the label that stands in the tables, its name without the seed, and the seed it runs with."""
+class Candidate:
+    """A model that takes part in a comparison.
+
+    Parameters
+    ----------
+    label : str
+        Unique name in the tables; ends in ``-seed0``, ``-seed1``, … if a method runs with several seeds.
+    name : str
+        The label without the seed.
+    model : TrainedModel
+    seed : int
+    """
 
     label: str
     name: str
@@ -40,17 +58,20 @@ class Contestant:
 
 @dataclass
 class Timer:
-    """Seconds that each contestant took, and for how many slices."""
+    """Computing time of every candidate, in seconds, and the number of slices."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     slices: dict[str, int] = field(default_factory=dict)
 
     def per_slice(self) -> dict[str, float]:
-        """The mean by contestant: on a GPU one slice waits for its whole group, the others for nothing."""
+        """Mean seconds per slice, by candidate.
+
+        A mean is needed: slices are restored in batches, so the first of a batch takes all the time.
+        """
         return {label: seconds / self.slices[label] for label, seconds in self.seconds.items()}
 
     def timed(self, label: str, items: Iterator[tuple[int, NDArray[np.float32]]]) -> Iterator[NDArray[np.float32]]:
-        """The images of ``items``, each one's making timed."""
+        """The images of an iterator of (index, image); the time each takes is added up under ``label``."""
         while True:
             start = time.perf_counter()
             item = next(items, None)
@@ -62,8 +83,8 @@ class Timer:
 
 
 @dataclass(frozen=True)
-class ChosenSlices(SeriesView):
-    """Some slices of a series, as a series: those that both sides of a pair have.
+class SeriesSubset(SeriesView):
+    """Some slices of a series, presented as a series.
 
     Parameters
     ----------
@@ -76,12 +97,12 @@ class ChosenSlices(SeriesView):
 
     @property
     def geometry(self) -> Geometry:
-        """Geometry of the chosen slices."""
+        """Geometry of the subset."""
         return self.source.geometry.select(self.indices)
 
     @property
     def metadata(self) -> SeriesMetadata:
-        """Metadata of the chosen slices."""
+        """Metadata of the subset."""
         return self.source.metadata.select(self.indices)
 
     def __len__(self) -> int:
@@ -93,162 +114,161 @@ class ChosenSlices(SeriesView):
 
 
 @dataclass(frozen=True)
-class KeptSlices(SeriesView):
-    """The restored slices that are shown in the report; the others are measured and forgotten."""
+class DisplayedSlices(SeriesView):
+    """The restored slices that the report shows; all others are measured and released."""
 
     hu: dict[int, NDArray[np.floating]] = field(default_factory=dict)
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One kept slice in HU."""
+        """One of the displayed slices in HU."""
         return np.asarray(self.hu[index], dtype=np.float32)
 
 
 def compare(
     dicom_root: Path,
     models: Sequence[TrainedModel],
+    plan: MeasurementPlan = DEFAULT_PLAN,
     *,
-    windows: Sequence[Window] = DEFAULT_WINDOWS,
-    regions: Sequence[Region] = DEFAULT_REGIONS,
-    contrasts: Sequence[tuple[Region, Region]] = (),
-    extended: bool = False,
     include_training_patients: bool = False,
-    repeat: int = 1,
+    num_seeds: int = 1,
     settings: ApplySettings = DEFAULTS,
-    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure every model on all paired slices of a root.
+    """Measure every model on all paired slices of a folder.
 
     Parameters
     ----------
     dicom_root : Path
-        Low- and normal-dose series, in any of the layouts that ``inspect`` tells.
+        Folder with low- and normal-dose series, in any layout that ``inspect`` recognises.
     models : sequence of TrainedModel
-    windows, regions, contrasts : sequences
-        As for `evaluate`. Positions in mm are measured in every series that reaches them.
-    extended : bool
-        Also MS-SSIM, VIF and GMSD of the whole image.
+    plan : MeasurementPlan
+        Windows, regions, contrasts and metrics. Regions in mm are measured in every series that they reach.
     include_training_patients : bool
-        Keep patients that a model was trained on, and say so; otherwise they are left out for all models, so that
-        every model is measured on the same slices.
-    repeat : int
-        Seeds of the methods that draw random numbers; their labels then end in ``-seed0``, ``-seed1``, …
+        Include patients that a model was trained on, with a note. By default they are left out for all models, so
+        that all are measured on the same slices.
+    num_seeds : int
+        Number of seeds for stochastic methods; their labels then end in ``-seed0``, ``-seed1``, ….
     settings : ApplySettings
-        How the models are used; each repeat has a seed of its own.
-    notes : sequence of str
-        What else the reader of the numbers must know.
+        How the models are applied; the seed is set for each run.
     progress : callable, optional
         Called with (slices done, slices in all, note).
 
     Returns
     -------
     Evaluation
-        With the models ``input`` and one for every contestant; ``extra`` holds the paired statistics
-        (``paired``) and the ``seconds_per_slice``.
+        Models are ``input`` and every candidate's label. ``extra`` holds the ``paired`` statistics,
+        ``seconds_per_slice``, ``models`` and ``noise``.
 
     Raises
     ------
     InputError
-        If the root holds no pair, or only patients that a model was trained on.
+        If the folder holds no pair, or only patients that a model was trained on.
     ConfigError
-        If ``repeat`` is below 1 or no model is given.
+        If ``num_seeds`` is below 1 or no model is given.
     """
-    _check(models, repeat)
+    candidates = _candidates(models, num_seeds)
     pairs, left_out = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
-    what = What(windows, regions, contrasts, extended)
-    return _compare_pairs(pairs, [*notes, *left_out], models, what, repeat, settings, progress)
+    plan = replace(plan, notes=[*plan.notes, *left_out])
+    return _compare_pairs(pairs, candidates, plan, settings, progress)
 
 
 def compare_on_images(
     folder: Path,
     models: Sequence[TrainedModel],
     *,
-    sigma: float,
-    law: NoiseLaw = "gaussian",
+    noise_sigma: float,
+    noise: NoiseLaw = "gaussian",
     seed: int = 0,
-    repeat: int = 1,
+    num_seeds: int = 1,
     settings: ApplySettings = DEFAULTS,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure every model on the grey images of a folder with synthetic noise, PSNR and SSIM over 0…255.
+    """Measure every model on grey images with synthetic noise; PSNR and SSIM over 0…255.
 
     Parameters
     ----------
     folder : Path
+        Folder of grey images.
     models : sequence of TrainedModel
-    sigma : float
-        Level of the noise, grey values (see :class:`~ldct_denoise.io.photos.NoisyImage`).
-    law, seed : str, int
-        Of the noise; values are neither rounded nor clipped, as usual for these tables.
-    repeat, settings, progress
-        As in :func:`compare`; noisy photographs leave a model's range, so that it is not guarded.
+    noise_sigma : float
+        Noise level in grey values; see :class:`~ldct_denoise.io.photos.NoisyImage`.
+    noise : {"gaussian", "poisson"}
+        Distribution of the noise. Noisy values are neither rounded nor clipped, as usual for published tables.
+    seed : int
+        Seed of the noise.
+    num_seeds : int
+        Number of seeds for stochastic methods.
+    settings : ApplySettings
+        How the models are applied. The range guard is switched off, because noisy grey values exceed 0…255.
+    progress : callable, optional
+        Called with (images done, images in all, note).
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    ConfigError
+        If ``num_seeds`` is below 1 or no model is given.
     """
-    _check(models, repeat)
+    candidates = _candidates(models, num_seeds)
     pairs = [
-        Pair(image.name, "", NoisyImage(image, law, sigma, seed), image, ((0, 0),))
+        Pair(image.name, "", NoisyImage(image, noise, noise_sigma, seed), image, ((0, 0),))
         for image in open_images(folder)
     ]
-    notes = [f"{law} noise of {sigma:g} grey values, seed {seed}, on {len(pairs)} images of {folder.name}"]
-    settings = replace(settings, guard_range=False)
-    what = What((Window.between("grey", 0, 255),), (WholeImage(),), noise=False)
-    return _compare_pairs(pairs, notes, models, what, repeat, settings, progress)
-
-
-def _check(models: Sequence[TrainedModel], repeat: int) -> None:
-    if repeat < 1 or not models:
-        raise ConfigError("compare needs at least one model and --repeat of at least 1")
+    note = f"{noise} noise of {noise_sigma:g} grey values, seed {seed}, on {len(pairs)} images of {folder.name}"
+    plan = MeasurementPlan((Window.between("grey", 0, 255),), (WholeImage(),), noise=False, notes=[note])
+    return _compare_pairs(pairs, candidates, plan, replace(settings, guard_range=False), progress)
 
 
 def _compare_pairs(
     pairs: Sequence[Pair],
-    notes: Sequence[str],
-    models: Sequence[TrainedModel],
-    what: What,
-    repeat: int,
+    candidates: Sequence[Candidate],
+    plan: MeasurementPlan,
     settings: ApplySettings,
     progress: Progress | None,
 ) -> Evaluation:
-    contestants = _contestants(models, repeat)
-    notes = [*notes, *_how_used(settings)]
-    timer, cases = Timer(), []
-    for pair in pairs:
-        cases.append(_case(pair, contestants))
+    timer, cases = Timer(), [_case(pair, candidates) for pair in pairs]
     total = sum(len(pair.indices) for pair in pairs)
-    places = (
-        place
+    samples = (
+        sample
         for pair, case in zip(pairs, cases, strict=True)
-        for place in _places(pair, case, contestants, timer, settings)
+        for sample in _samples(pair, case, candidates, timer, settings)
     )
-    with report_fit_progress(models, progress or (lambda done, count, note: None), (0, total, "")) as tell:
-        rows, noise = measure_places(places, what, progress=lambda done, _: tell(done, total, ""), total=total)
+    models = {candidate.name: candidate.model for candidate in candidates}
+    show = progress or (lambda done, count, note: None)
+    with report_fit_progress(list(models.values()), show, (0, total, "")) as update:
+        rows, noise = measure_slices(samples, plan, progress=lambda done, _: update(done, total, ""), total=total)
     patients = {case.series: case.patient for case in cases}
+    labels = [candidate.label for candidate in candidates]
     extra = {
-        "paired": paired_statistics(rows, patients, ["input", *(c.label for c in contestants)]),
+        "paired": paired_statistics(rows, patients, ["input", *labels]),
         "seconds_per_slice": timer.per_slice(),
-        "models": {c.label: _facts(c) for c in contestants},
+        "models": {candidate.label: _model_entry(candidate) for candidate in candidates},
         "noise": noise_entries(noise),
     }
-    notes += unmeasured(what, rows)
-    return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(notes), extra)
+    notes = [*plan.notes, *_settings_notes(settings), *missing_regions(plan, rows)]
+    return Evaluation(rows, patients, tuple(plan.windows), tuple(plan.regions), tuple(cases), tuple(notes), extra)
 
 
-def _how_used(settings: ApplySettings) -> Iterator[str]:
-    """What a reader of the numbers must know of how every model was used."""
+def _settings_notes(settings: ApplySettings) -> Iterator[str]:
+    """Settings that change every model's numbers."""
     if settings.tta:
-        yield "each model's output is the mean over 8 flips and turns"
+        yield "each model's output is the mean over 8 flips and rotations (test-time augmentation)"
     if settings.precision != "fp32":
         yield f"networks computed in {settings.precision}"
 
 
-def _facts(contestant: Contestant) -> dict[str, object]:
-    """What stands beside a model's numbers: its file, its seed, and what its training cost."""
-    model = contestant.model
+def _model_entry(candidate: Candidate) -> dict[str, object]:
+    """A candidate's entry in ``summary.json``: checksum, seed and training budget."""
+    model = candidate.model
     training = model.card.get("config", {}).get("training", {})
     return {
-        "name": contestant.name,
+        "name": candidate.name,
         "method": model.method_name,
         "checksum": model.checksum,
-        "seed": contestant.seed,
+        "seed": candidate.seed,
         "training_seconds": model.card.get("seconds"),
         "training_steps": model.card.get("step"),
         "training_batch": training.get("batch_size"),
@@ -264,13 +284,14 @@ def _pairs_of(root: Path) -> list[Pair]:
 
 
 def _fair_pairs(pairs: list[Pair], models: Sequence[TrainedModel], include: bool) -> tuple[list[Pair], list[str]]:
-    """The pairs to measure, and what must be said about them."""
-    seen = {model.name: sorted(model.training_patients & {pair.patient for pair in pairs}) for model in models}
-    seen = {name: patients for name, patients in seen.items() if patients}
+    """The pairs to measure, and notes on patients that a model was trained on."""
+    patients = {pair.patient for pair in pairs}
+    seen = {model.name: model.training_patients & patients for model in models}
+    seen = {name: found for name, found in seen.items() if found}
     if not seen:
         return pairs, []
-    trained = {patient for patients in seen.values() for patient in patients}
-    counts = ", ".join(f"{name} on {len(patients)}" for name, patients in seen.items())
+    trained = {patient for found in seen.values() for patient in found}
+    counts = ", ".join(f"{name} on {len(found)}" for name, found in seen.items())
     if include:
         return pairs, [f"patients that a model was trained on are included ({counts}): its numbers flatter it"]
     fair = [pair for pair in pairs if pair.patient not in trained]
@@ -282,52 +303,56 @@ def _fair_pairs(pairs: list[Pair], models: Sequence[TrainedModel], include: bool
     return fair, [f"{len(trained)} patient(s) left out because a model was trained on them ({counts})"]
 
 
-def _contestants(models: Sequence[TrainedModel], repeat: int) -> list[Contestant]:
-    """A label for every model and seed, no two alike."""
-    contestants: list[Contestant] = []
+def _candidates(models: Sequence[TrainedModel], num_seeds: int) -> list[Candidate]:
+    """A candidate with a unique label for every model and seed."""
+    if num_seeds < 1 or not models:
+        raise ConfigError("compare needs at least one model and --num-seeds of at least 1")
+    candidates: list[Candidate] = []
     for model in models:
-        taken = {contestant.name for contestant in contestants} | {"input", REFERENCE}
+        used = {candidate.name for candidate in candidates} | {"input", REFERENCE}
         name, number = model.name, 2
-        while name in taken:
+        while name in used:
             name, number = f"{model.name}-{number}", number + 1
-        if model.method.is_random and repeat > 1:
-            contestants += [Contestant(f"{name}-seed{seed}", name, model, seed) for seed in range(repeat)]
+        if model.method.is_random and num_seeds > 1:
+            candidates += [Candidate(f"{name}-seed{seed}", name, model, seed) for seed in range(num_seeds)]
         else:
-            contestants.append(Contestant(name, name, model))
-    return contestants
+            candidates.append(Candidate(name, name, model))
+    return candidates
 
 
-def _case(pair: Pair, contestants: Sequence[Contestant]) -> SeriesImages:
-    """The pair's slices, with room for those that the report shows."""
-    low = ChosenSlices(pair.low, [i for i, _ in pair.indices])
-    normal = ChosenSlices(pair.normal, [j for _, j in pair.indices])
-    kept: dict[str, SliceSource] = {contestant.label: KeptSlices(low) for contestant in contestants}
+def _case(pair: Pair, candidates: Sequence[Candidate]) -> SeriesImages:
+    """The pair's slices, with storage for the restored slices that the report shows."""
+    low = SeriesSubset(pair.low, [i for i, _ in pair.indices])
+    normal = SeriesSubset(pair.normal, [j for _, j in pair.indices])
+    restored: dict[str, SliceSource] = {candidate.label: DisplayedSlices(low) for candidate in candidates}
     count = len(pair.indices)
-    shown = np.unique(np.linspace(0, count - 1, min(KEPT_PER_PAIR, count)).round().astype(int))
-    indices = tuple(dict.fromkeys([REFERENCE, "input", *kept], int(index)) for index in shown)
-    return SeriesImages(pair.low.uid, pair.patient, normal, {"input": low, **kept}, indices)
+    shown = np.unique(np.linspace(0, count - 1, min(DISPLAYED_PER_PAIR, count)).round().astype(int))
+    indices = tuple(dict.fromkeys([REFERENCE, "input", *restored], int(index)) for index in shown)
+    return SeriesImages(pair.low.uid, pair.patient, normal, {"input": low, **restored}, indices)
 
 
-def _places(
-    pair: Pair, case: SeriesImages, contestants: Sequence[Contestant], timer: Timer, settings: ApplySettings
-) -> Iterator[Place]:
-    """The pair's slices one after the other, restored by every contestant."""
+def _samples(
+    pair: Pair, case: SeriesImages, candidates: Sequence[Candidate], timer: Timer, settings: ApplySettings
+) -> Iterator[SliceSample]:
+    """The pair's slices in order, restored by every candidate."""
     low, normal = case.images["input"], case.reference
-    shown, places = {at["input"] for at in case.indices}, [index for index, _ in pair.indices]
+    shown, low_indices = {indices["input"] for indices in case.indices}, [index for index, _ in pair.indices]
     streams: Mapping[str, Iterator[NDArray[np.float32]]] = {
-        c.label: timer.timed(c.label, restore_slices(pair.low, c.model, replace(settings, seed=c.seed), places))
-        for c in contestants
+        c.label: timer.timed(
+            c.label, restore_slices(pair.low, c.model, replace(settings, seed=c.seed), low_indices)
+        )
+        for c in candidates
     }
     spectra = spectrum_slices(len(low))
     for index in range(len(low)):
         restored = {label: next(stream) for label, stream in streams.items()}
         if index in shown:
             for label, hu in restored.items():
-                kept = case.images[label]
-                assert isinstance(kept, KeptSlices)
-                kept.hu[index] = hu
+                displayed = case.images[label]
+                assert isinstance(displayed, DisplayedSlices)
+                displayed.hu[index] = hu
         images = {"input": low.read_hu(index), **restored}
         reference, spacing = normal.read_hu(index), case.slice_spacing_mm
-        yield Place(
+        yield SliceSample(
             case.series, case.patient, normal.geometry, index, reference, images, spacing, index in spectra
         )

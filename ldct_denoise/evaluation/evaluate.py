@@ -1,184 +1,201 @@
-"""Which numbers, for which regions and windows: images against their reference, and what a run of it leaves."""
+"""Evaluate images against their reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.evaluation.inserts import Insert, linearity, measure_inserts, near
-from ldct_denoise.evaluation.measure import REFERENCE, Place, Progress, What, measure_places, unmeasured
+from ldct_denoise.evaluation.inserts import Insert, is_near_insert, linearity_entries, measure_inserts
+from ldct_denoise.evaluation.measure import REFERENCE, Progress, SliceSample, measure_slices
+from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
-from ldct_denoise.evaluation.tables import Entry, finite, paired_statistics
-from ldct_denoise.intensity import WINDOWS, Window
+from ldct_denoise.evaluation.tables import Entry, finite_or_none, paired_statistics
 from ldct_denoise.io.dose_labels import Dose, label_series, names_match_except_dose
 from ldct_denoise.io.find import find_images
-from ldct_denoise.metrics.series_noise import SeriesNoise, reduction_profiles
-from ldct_denoise.regions.regions import Body, Region, WholeImage
+from ldct_denoise.metrics.series_noise import SeriesNoise, noise_reduction_profiles
 from ldct_denoise.slice_matching import Match, best_match
 from ldct_denoise.volume import SliceSource
 
-DEFAULT_WINDOWS = (WINDOWS["full"], WINDOWS["abdomen"])
-DEFAULT_REGIONS: tuple[Region, ...] = (WholeImage(), Body())
+#: An input with less than this share of the reference's noise suggests that the two were swapped.
+SWAPPED_BELOW = 0.9
 
 
 def evaluate(
     candidate: SliceSource | Sequence[SliceSource],
     reference: SliceSource | Sequence[SliceSource],
     input: SliceSource | Sequence[SliceSource] | None = None,
-    windows: Sequence[Window] = DEFAULT_WINDOWS,
-    regions: Sequence[Region] = DEFAULT_REGIONS,
+    plan: MeasurementPlan = DEFAULT_PLAN,
     *,
-    contrasts: Sequence[tuple[Region, Region]] = (),
     inserts: Sequence[Insert] = (),
-    extended: bool = False,
-    notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure images against their reference.
 
+    Slices are paired by position and orientation.
+
     Parameters
     ----------
-    candidate, reference, input : one or more series
-        Paired by the position and orientation of their slices. ``input`` is the low-dose image; its rows have
-        the model ``input``, those of the candidate ``candidate``.
-    windows, regions, contrasts : sequences
-        What to measure; see :class:`~ldct_denoise.evaluation.measure.What`.
+    candidate : SliceSource or sequence of SliceSource
+        The images to evaluate, such as denoised series; model ``candidate`` in the tables.
+    reference : SliceSource or sequence of SliceSource
+        Normal-dose series; each candidate is measured against the one that shares most slices with it.
+    input : SliceSource or sequence of SliceSource, optional
+        Low-dose series, measured as well; model ``input`` in the tables.
+    plan : MeasurementPlan
+        Windows, regions, contrasts and metrics.
     inserts : sequence of Insert
-        A phantom's rods, for resolution (TTF) and HU linearity.
-    extended : bool
-        Also MS-SSIM, VIF and GMSD of the whole image (some ten times slower).
-    notes : sequence of str
-        Kept with the numbers, as a protocol's name.
+        Inserts of a phantom, for resolution (TTF) and HU linearity.
     progress : callable, optional
         Called with (slices done, slices in all).
+
+    Returns
+    -------
+    Evaluation
+        ``extra`` holds ``paired`` statistics, ``noise``, and with inserts ``inserts`` and ``hu_linearity``.
 
     Raises
     ------
     InputError
         If no slice has a partner, or several series fit equally well.
-    ConfigError
-        If two different windows have one name.
     """
-    what = What(windows, regions, contrasts, extended)
-    cases, found = [], list(notes)
-    alone: list[InputError] = []
-    for series in _several(candidate):
-        try:
-            match = best_match(series, _several(reference), "reference", names_match_except_dose)
-            low = (
-                best_match(series, _several(input), "input", names_match_except_dose)
-                if input is not None
-                else None
-            )
-        except InputError as error:
-            alone.append(error)
-            continue
-        case = _case(match, low)
-        cases.append(case)
-        missing = len(series) - len(case.indices)
-        if missing:
-            found.append(f"{missing} of {len(series)} slices of {_name(series)} have no partner")
-        lacking = sum("input" not in at for at in case.indices) if low else 0
-        if lacking:
-            found.append(f"{lacking} of {len(case.indices)} measured slices of {_name(series)} have no input")
-    if not cases:
-        raise alone[0] if alone else InputError("no series to measure; give images")
-    found += [f"not measured: {error}" for error in alone]
+    cases, notes = _match_series(_as_sequence(candidate), reference, input)
     total = sum(len(case.indices) for case in cases)
-    places = (place for case in cases for place in case.places())
-    rows, noise = measure_places(places, what, progress=progress, total=total)
+    samples = (sample for case in cases for sample in case.samples())
+    rows, noise = measure_slices(samples, plan, progress=progress, total=total)
     patients = {case.series: case.patient for case in cases}
     models = ["input", "candidate"] if input is not None else ["candidate"]
     extra: dict[str, object] = {"paired": paired_statistics(rows, patients, models), "noise": noise_entries(noise)}
     if inserts:
-        measured = measure_inserts(_places_near(cases, inserts), inserts)
-        extra |= {"inserts": measured, "hu_linearity": linearity(measured)}
-    found += [*unmeasured(what, rows), *_swapped(noise)]
-    return Evaluation(rows, patients, tuple(what.windows), tuple(what.regions), tuple(cases), tuple(found), extra)
+        measured = measure_inserts(_samples_near(cases, inserts), inserts)
+        extra |= {"inserts": measured, "hu_linearity": linearity_entries(measured)}
+    notes = [*plan.notes, *notes, *missing_regions(plan, rows), *_swapped_notes(noise)]
+    return Evaluation(rows, patients, tuple(plan.windows), tuple(plan.regions), tuple(cases), tuple(notes), extra)
 
 
 def images_under(path: Path, dose: Dose | None = None) -> list[SliceSource]:
-    """Every series at or below a path, denoised ones too, with the patient that :func:`label_series` tells.
+    """Every series at or below a path, denoised ones included, with the patient that ``inspect`` reports.
 
     Parameters
     ----------
     path : Path
+        A file or a folder.
     dose : Dose, optional
-        Where some are of this dose, only those: of a tree that holds both, each side finds its own.
+        If some series have this dose label, return only those. A tree with both doses can thus be given as the
+        reference and as the input.
+
+    Returns
+    -------
+    list of SliceSource
     """
     labelled = label_series(find_images(path, include_derived=True).series, path)
     wanted = [item for item in labelled if item.dose is dose]
     return [item.series for item in wanted or labelled]
 
 
-def _swapped(noise: Mapping[str, SeriesNoise]) -> Iterator[str]:
-    """A note for every series whose reference is noisier than its input."""
-    for series, gathered in noise.items():
-        found = gathered.results()
-        if "input" in found and REFERENCE in found:
-            low, normal = (found[name].noise_hu for name in ("input", REFERENCE))
-            if low < 0.9 * normal:
-                yield (
-                    f"the input of {series} has less noise ({low:.1f} HU) than the reference ({normal:.1f} HU): "
-                    "is each in the other's place?"
-                )
-
-
-def _places_near(cases: Sequence[SeriesImages], inserts: Sequence[Insert]) -> Iterator[Place]:
-    for case in cases:
-        for at in case.indices:
-            if near(case.reference.geometry, at[REFERENCE], inserts):
-                yield case.place(at)
-
-
 def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
     """Noise of every series and image as entries of ``summary.json``.
 
-    The noise reduction is against the input, or against the reference where there is no input.
+    Parameters
+    ----------
+    noise : mapping from series to SeriesNoise
+
+    Returns
+    -------
+    list of dict
+        Noise level, mean and peak frequency, spectrum, flicker, and the noise reduction relative to the input, or
+        to the reference if there is no input.
     """
     entries: list[Entry] = []
     for series, gathered in noise.items():
         found, flicker = gathered.results(), gathered.flicker_hu()
         baseline = "input" if "input" in found else REFERENCE
-        profiles = reduction_profiles(found, baseline)
+        profiles = noise_reduction_profiles(found, baseline)
         for model in flicker:
-            entry: Entry = {"series": series, "model": model, "flicker_hu": finite(flicker[model])}
+            entry: Entry = {"series": series, "model": model, "flicker_hu": finite_or_none(flicker[model])}
             if model in found:
                 item = found[model]
                 entry |= {
                     "noise_hu": item.noise_hu,
-                    "mean_frequency_per_mm": finite(item.spectrum.mean_frequency),
+                    "mean_frequency_per_mm": finite_or_none(item.spectrum.mean_frequency),
                     "peak_frequency_per_mm": item.spectrum.peak_frequency,
-                    "squares": item.squares,
+                    "rois": item.rois,
                     "frequency_per_mm": [float(value) for value in item.spectrum.frequency],
                     "nps_hu2_mm2": [float(value) for value in item.spectrum.power],
                 }
             if model in profiles:
-                entry |= {"against": baseline, "noise_reduction_db": [finite(v) for v in profiles[model].power]}
+                reduction = [finite_or_none(value) for value in profiles[model].power]
+                entry |= {"against": baseline, "noise_reduction_db": reduction}
             entries.append(entry)
     return entries
 
 
+def _match_series(
+    candidates: Sequence[SliceSource],
+    reference: SliceSource | Sequence[SliceSource],
+    input: SliceSource | Sequence[SliceSource] | None,
+) -> tuple[list[SeriesImages], list[str]]:
+    """Pair every candidate with its reference and input, and describe what has no partner."""
+    cases: list[SeriesImages] = []
+    notes: list[str] = []
+    unmatched: list[InputError] = []
+    for series in candidates:
+        try:
+            match = best_match(series, _as_sequence(reference), "reference", names_match_except_dose)
+            low = None
+            if input is not None:
+                low = best_match(series, _as_sequence(input), "input", names_match_except_dose)
+        except InputError as error:
+            unmatched.append(error)
+            continue
+        case, name = _case(match, low), series.name or series.uid
+        cases.append(case)
+        missing = len(series) - len(case.indices)
+        if missing:
+            notes.append(f"{missing} of {len(series)} slices of {name} have no partner")
+        lacking = sum("input" not in indices for indices in case.indices) if low else 0
+        if lacking:
+            notes.append(f"{lacking} of {len(case.indices)} measured slices of {name} have no input")
+    if not cases:
+        raise unmatched[0] if unmatched else InputError("no series to measure; give images")
+    return cases, [*notes, *(f"not measured: {error}" for error in unmatched)]
+
+
 def _case(match: Match, low: Match | None) -> SeriesImages:
     images = {"candidate": match.first}
-    low_of = dict(low.indices) if low else {}
+    low_indices = dict(low.indices) if low else {}
     if low:
         images = {"input": low.second, **images}
     indices = []
     for index, partner in match.indices:
-        at = {"reference": partner, "candidate": index}
-        if index in low_of:
-            at["input"] = low_of[index]
-        indices.append(at)
+        found = {"reference": partner, "candidate": index}
+        if index in low_indices:
+            found["input"] = low_indices[index]
+        indices.append(found)
     patient = match.second.patient or match.first.patient or match.first.uid
     measured = tuple(partner for _, partner in match.indices)
     return SeriesImages(match.first.uid, patient, match.second, images, tuple(indices), measured)
 
 
-def _name(series: SliceSource) -> str:
-    return series.name or series.uid
+def _samples_near(cases: Iterable[SeriesImages], inserts: Sequence[Insert]) -> Iterator[SliceSample]:
+    for case in cases:
+        for indices in case.indices:
+            if is_near_insert(case.reference.geometry, indices[REFERENCE], inserts):
+                yield case.sample(indices)
 
 
-def _several(sources: SliceSource | Sequence[SliceSource]) -> Sequence[SliceSource]:
+def _swapped_notes(noise: Mapping[str, SeriesNoise]) -> Iterator[str]:
+    """A note for every series whose reference is noisier than its input."""
+    for series, gathered in noise.items():
+        found = gathered.results()
+        if "input" in found and REFERENCE in found:
+            low, normal = (found[name].noise_hu for name in ("input", REFERENCE))
+            if low < SWAPPED_BELOW * normal:
+                yield (
+                    f"the input of {series} has less noise ({low:.1f} HU) than the reference ({normal:.1f} HU): "
+                    "were they swapped?"
+                )
+
+
+def _as_sequence(sources: SliceSource | Sequence[SliceSource]) -> Sequence[SliceSource]:
     return [sources] if isinstance(sources, SliceSource) else sources

@@ -1,4 +1,4 @@
-"""Circular inserts of a phantom: resolution at their contrast, mean HU, and how HU follow the nominal ones."""
+"""Inserts of a phantom: resolution at their contrast, mean HU, and HU linearity."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.evaluation.measure import REFERENCE, Place
-from ldct_denoise.evaluation.tables import Entry, finite
+from ldct_denoise.evaluation.measure import REFERENCE, SliceSample
+from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.metrics.contrast import hu_linearity
 from ldct_denoise.metrics.sharpness import TaskTransfer, ttf_of_disk
 from ldct_denoise.regions.regions import in_plane_mm
 from ldct_denoise.volume import Geometry
 
-#: Slices this far from the given centre are averaged: a phantom's rods stand along the table.
+#: Slices up to this distance from the given centre are averaged, mm: inserts are rods along the table.
 HALF_LENGTH_MM = 10.0
-CORE = 0.6  # share of the radius in which the mean HU is taken
+#: Share of the insert's radius in which mean HU and noise are measured.
+CORE_FRACTION = 0.6
+#: Fewest inserts with nominal HU for a line.
+MIN_LINEARITY_INSERTS = 3
 
 
 @dataclass(frozen=True)
 class Insert:
-    """A rod of a phantom that stands along the table.
+    """A cylindrical insert of a phantom, parallel to the table.
 
     Parameters
     ----------
     centre_mm : tuple of 3 floats
-        LPS.
+        Patient coordinates (LPS), mm.
     radius_mm : float
     nominal_hu : float, optional
-        What it should measure.
+        HU of the material.
     """
 
     centre_mm: tuple[float, float, float]
@@ -40,14 +43,14 @@ class Insert:
 
     @property
     def name(self) -> str:
-        """As it stands in the tables."""
+        """Name in the tables."""
         x, y, z = self.centre_mm
         nominal = "" if self.nominal_hu is None else f", {self.nominal_hu:g} HU"
         return f"insert({x:g} {y:g} {z:g} r{self.radius_mm:g}{nominal})"
 
     @classmethod
     def parse(cls, text: str) -> Insert:
-        """An insert from ``X,Y,Z,RADIUS`` or ``X,Y,Z,RADIUS,NOMINAL_HU`` (LPS mm).
+        """Parse ``X,Y,Z,RADIUS`` or ``X,Y,Z,RADIUS,NOMINAL_HU`` (LPS mm, HU).
 
         Raises
         ------
@@ -65,8 +68,20 @@ class Insert:
 
 
 @dataclass(frozen=True)
-class InsertNumbers:
-    """One insert in one image: mean HU in its middle, noise (the mean of the slices' standard deviations), TTF."""
+class InsertMeasurement:
+    """Measurements of one insert in one image.
+
+    Parameters
+    ----------
+    mean_hu : float
+        Mean HU of the insert's core.
+    noise_hu : float
+        Mean over the slices of the standard deviation in the core, HU.
+    transfer : TaskTransfer
+        From the insert's border.
+    slices : int
+        Number of slices that were averaged.
+    """
 
     mean_hu: float
     noise_hu: float
@@ -75,28 +90,35 @@ class InsertNumbers:
 
 
 @dataclass(frozen=True)
-class _Gathered:
-    """The slices of one series near one insert: by image their sum, and the noise of each."""
+class _InsertSlices:
+    """Slices of one series near one insert: the sum and the noise values of every image."""
 
     geometry: Geometry
     index: int
     sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     noise_hu: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, place: Place, insert: Insert) -> None:
-        core = _core(place.geometry, place.index, insert)
-        for model, hu in {**place.images, REFERENCE: place.reference}.items():
+    def add(self, sample: SliceSample, insert: Insert) -> None:
+        core = _core_mask(sample.geometry, sample.index, insert)
+        for model, hu in {**sample.images, REFERENCE: sample.reference}.items():
             self.sums[model] = self.sums.get(model, 0.0) + np.asarray(hu, dtype=np.float64)
             self.noise_hu.setdefault(model, []).append(float(np.std(hu[core])))
 
-    def numbers(self, model: str, insert: Insert) -> InsertNumbers:
+    def measure(self, model: str, insert: Insert) -> InsertMeasurement:
         slices = len(self.noise_hu[model])
-        mean, noise = self.sums[model] / slices, float(np.mean(self.noise_hu[model]))
-        return _numbers(mean, self.geometry, self.index, insert, noise, slices)
+        mean, noise_hu = self.sums[model] / slices, float(np.mean(self.noise_hu[model]))
+        transfer = _transfer(mean, self.geometry, self.index, insert)
+        core_hu = float(mean[_core_mask(self.geometry, self.index, insert)].mean())
+        return InsertMeasurement(core_hu, noise_hu, transfer, slices)
 
 
-def measure_inserts(places: Iterable[Place], inserts: Sequence[Insert]) -> list[Entry]:
-    """Every insert in every image of every series, averaged over the series' slices near its centre.
+def measure_inserts(samples: Iterable[SliceSample], inserts: Sequence[Insert]) -> list[Entry]:
+    """Measure every insert in every image of every series, averaged over the slices near its centre.
+
+    Parameters
+    ----------
+    samples : iterable of SliceSample
+    inserts : sequence of Insert
 
     Returns
     -------
@@ -107,38 +129,49 @@ def measure_inserts(places: Iterable[Place], inserts: Sequence[Insert]) -> list[
     Raises
     ------
     InputError
-        If no slice lies near an insert, or it does not lie in the image.
+        If no slice lies near an insert, or an insert lies outside the image.
     """
-    found: dict[tuple[str, int], _Gathered] = {}
-    for place in places:
+    found: dict[tuple[str, int], _InsertSlices] = {}
+    for sample in samples:
         for number, insert in enumerate(inserts):
-            if near(place.geometry, place.index, [insert]):
-                here = _Gathered(place.geometry, place.index)
-                found.setdefault((place.series, number), here).add(place, insert)
+            if is_near_insert(sample.geometry, sample.index, [insert]):
+                slices = _InsertSlices(sample.geometry, sample.index)
+                found.setdefault((sample.series, number), slices).add(sample, insert)
     for number, insert in enumerate(inserts):
-        if not any(at == number for _, at in found):
+        if not any(key[1] == number for key in found):
             raise InputError(f"{insert.name}: no slice within {HALF_LENGTH_MM:g} mm of it; check its z")
     return [
-        _entry(series, insert, model, gathered.numbers(model, insert))
+        _entry(series, insert, model, slices.measure(model, insert))
         for number, insert in enumerate(inserts)
-        for (series, at), gathered in found.items()
-        if at == number
-        for model in gathered.sums
+        for (series, found_number), slices in found.items()
+        if found_number == number
+        for model in slices.sums
     ]
 
 
-def near(geometry: Geometry, index: int, inserts: Sequence[Insert]) -> bool:
-    """Whether a slice counts for any of the inserts."""
+def is_near_insert(geometry: Geometry, index: int, inserts: Sequence[Insert]) -> bool:
+    """Whether slice ``index`` of ``geometry`` is averaged for any of the inserts."""
     return any(abs(in_plane_mm(geometry, index, insert.centre_mm)[2]) <= HALF_LENGTH_MM for insert in inserts)
 
 
-def linearity(entries: Sequence[Entry]) -> list[Entry]:
-    """How each image of a series follows the nominal HU: slope, intercept, largest deviation; from 3 inserts."""
+def linearity_entries(entries: Sequence[Entry]) -> list[Entry]:
+    """HU linearity of every image: slope, intercept and largest deviation, from at least 3 inserts.
+
+    Parameters
+    ----------
+    entries : sequence of dict
+        From :func:`measure_inserts`.
+
+    Returns
+    -------
+    list of dict
+        ``series``, ``model``, ``slope``, ``intercept_hu``, ``largest_deviation_hu`` and number of ``inserts``.
+    """
     found: list[Entry] = []
     for series, model in dict.fromkeys((entry["series"], entry["model"]) for entry in entries):
-        here = [e for e in entries if (e["series"], e["model"]) == (series, model)]
-        points = [(e["nominal_hu"], e["mean_hu"]) for e in here if e["nominal_hu"] is not None]
-        if len(points) >= 3:
+        of_image = [entry for entry in entries if (entry["series"], entry["model"]) == (series, model)]
+        points = [(entry["nominal_hu"], entry["mean_hu"]) for entry in of_image if entry["nominal_hu"] is not None]
+        if len(points) >= MIN_LINEARITY_INSERTS:
             line = hu_linearity(*np.array(points, dtype=np.float64).T)
             found.append(
                 {
@@ -153,41 +186,38 @@ def linearity(entries: Sequence[Entry]) -> list[Entry]:
     return found
 
 
-def _core(geometry: Geometry, index: int, insert: Insert) -> NDArray[np.bool_]:
+def _core_mask(geometry: Geometry, index: int, insert: Insert) -> NDArray[np.bool_]:
     along, down, _ = in_plane_mm(geometry, index, insert.centre_mm)
     rows = (np.arange(geometry.rows) * geometry.pixel_spacing_mm[0] - down)[:, None]
     columns = (np.arange(geometry.columns) * geometry.pixel_spacing_mm[1] - along)[None, :]
-    mask: NDArray[np.bool_] = np.hypot(rows, columns) < CORE * insert.radius_mm
+    mask: NDArray[np.bool_] = np.hypot(rows, columns) < CORE_FRACTION * insert.radius_mm
     if not mask.any():
         raise InputError(f"{insert.name}: lies outside the image; give LPS millimetres")
     return mask
 
 
-def _numbers(
-    hu: NDArray[np.float64], geometry: Geometry, index: int, insert: Insert, noise_hu: float, slices: int
-) -> InsertNumbers:
+def _transfer(hu: NDArray[np.float64], geometry: Geometry, index: int, insert: Insert) -> TaskTransfer:
     along, down, _ = in_plane_mm(geometry, index, insert.centre_mm)
     row_mm, column_mm = geometry.pixel_spacing_mm
     try:
-        transfer = ttf_of_disk(hu, (down / row_mm, along / column_mm), insert.radius_mm, (row_mm, column_mm))
+        return ttf_of_disk(hu, (down / row_mm, along / column_mm), insert.radius_mm, (row_mm, column_mm))
     except InputError as error:
         raise InputError(f"{insert.name}: {error}") from error
-    return InsertNumbers(float(hu[_core(geometry, index, insert)].mean()), noise_hu, transfer, slices)
 
 
-def _entry(series: str, insert: Insert, model: str, numbers: InsertNumbers) -> Entry:
-    transfer = numbers.transfer
+def _entry(series: str, insert: Insert, model: str, measured: InsertMeasurement) -> Entry:
+    transfer = measured.transfer
     return {
         "series": series,
         "insert": insert.name,
         "model": model,
         "nominal_hu": insert.nominal_hu,
-        "mean_hu": numbers.mean_hu,
-        "noise_hu": numbers.noise_hu,
+        "mean_hu": measured.mean_hu,
+        "noise_hu": measured.noise_hu,
         "contrast_hu": transfer.contrast_hu,
-        "f50_per_mm": finite(transfer.frequency_at(0.5)),
-        "f10_per_mm": finite(transfer.frequency_at(0.1)),
-        "slices": numbers.slices,
+        "f50_per_mm": finite_or_none(transfer.frequency_at(0.5)),
+        "f10_per_mm": finite_or_none(transfer.frequency_at(0.1)),
+        "slices": measured.slices,
         "frequency_per_mm": [float(value) for value in transfer.frequency],
-        "ttf": [finite(value) for value in transfer.value],
+        "ttf": [finite_or_none(value) for value in transfer.value],
     }

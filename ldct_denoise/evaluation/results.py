@@ -1,4 +1,4 @@
-"""Results of an evaluation and the images they were measured on."""
+"""Result of an evaluation, and the images that it was measured on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import product
 
 import numpy as np
 
-from ldct_denoise.evaluation.measure import REFERENCE, Place
+from ldct_denoise.evaluation.measure import REFERENCE, SliceSample
 from ldct_denoise.evaluation.tables import Entry, Measurement, summarise
 from ldct_denoise.intensity import Window
-from ldct_denoise.metrics.contrast import regular_step_mm, slice_step_mm
+from ldct_denoise.metrics.contrast import finest_spacing_mm, regular_spacing_mm
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.regions.regions import Body, Region
 from ldct_denoise.volume import SliceSource
@@ -20,17 +20,18 @@ from ldct_denoise.volume import SliceSource
 
 @dataclass(frozen=True)
 class SeriesImages:
-    """A measured series and where its slices can be read again, for the report.
+    """A measured series and the sources of its images, from which slices can be read again for a report.
 
     Parameters
     ----------
     series, patient : str
+        Identifiers.
     reference : SliceSource
     images : mapping from model to SliceSource
     indices : tuple of dict
-        For each place the slice index of ``reference`` and of every model (keys: ``reference`` and the models).
-    measured : tuple of int, optional
-        The slices of ``reference`` that are measured; all without.
+        For every slice the index in ``reference`` and in each image that has it (keys: ``reference``, models).
+    measured_indices : tuple of int, optional
+        The slices of ``reference`` that are measured; by default all.
     """
 
     series: str
@@ -38,52 +39,54 @@ class SeriesImages:
     reference: SliceSource
     images: Mapping[str, SliceSource]
     indices: tuple[Mapping[str, int], ...]
-    measured: tuple[int, ...] | None = None
+    measured_indices: tuple[int, ...] | None = None
 
     @cached_property
     def slice_spacing_mm(self) -> float:
-        """Distance of neighbours among the places measured; where they are irregular, in the finest of the series.
+        """Distance of neighbouring slices, mm; a larger distance is a gap.
 
-        What a series lacks are then gaps.
+        It is the regular spacing of the measured slices, or that of the finest series if they are irregular.
         """
         offsets = self.reference.geometry.offsets_mm
-        regular = regular_step_mm(offsets if self.measured is None else offsets[list(self.measured)])
+        measured = offsets if self.measured_indices is None else offsets[list(self.measured_indices)]
+        regular = regular_spacing_mm(measured)
         every = (source.geometry.offsets_mm for source in (self.reference, *self.images.values()))
-        return regular if np.isfinite(regular) else slice_step_mm(*every)
+        return regular if np.isfinite(regular) else finest_spacing_mm(*every)
 
-    def places(self) -> Iterator[Place]:
-        """Read the slices, one place after the other; spectra are taken where every image has the slice."""
-        most = max(len(at) for at in self.indices)
-        complete = [number for number, at in enumerate(self.indices) if len(at) == most]
+    def samples(self) -> Iterator[SliceSample]:
+        """Read all slices in order; noise spectra are measured on some of those that every image has."""
+        most = max(len(indices) for indices in self.indices)
+        complete = [number for number, indices in enumerate(self.indices) if len(indices) == most]
         chosen = {complete[number] for number in spectrum_slices(len(complete))}
-        for number, at in enumerate(self.indices):
-            yield replace(self.place(at), spectra=number in chosen)
+        for number, indices in enumerate(self.indices):
+            yield replace(self.sample(indices), spectra=number in chosen)
 
-    def place(self, at: Mapping[str, int]) -> Place:
-        """Read the slices of one place."""
-        images = {model: source.read_hu(at[model]) for model, source in self.images.items() if model in at}
-        reference = self.reference.read_hu(at[REFERENCE])
-        geometry, spacing = self.reference.geometry, self.slice_spacing_mm
-        return Place(self.series, self.patient, geometry, at[REFERENCE], reference, images, spacing)
+    def sample(self, indices: Mapping[str, int]) -> SliceSample:
+        """Read one slice of the reference and of every image that has it (an element of ``indices``)."""
+        found = {model: source for model, source in self.images.items() if model in indices}
+        images = {model: source.read_hu(indices[model]) for model, source in found.items()}
+        index, geometry = indices[REFERENCE], self.reference.geometry
+        reference, spacing = self.reference.read_hu(index), self.slice_spacing_mm
+        return SliceSample(self.series, self.patient, geometry, index, reference, images, spacing)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All measurements of a run.
+    """All measurements of an evaluation or comparison.
 
     Parameters
     ----------
     rows : tuple of Measurement
     patients : mapping from series to patient
-        So that patients weigh alike.
+        Means give every patient the same weight.
     windows, regions : tuples
-        What was measured.
+        Windows and regions that were measured.
     cases : tuple of SeriesImages
-        Where the images can be read again.
+        The images, to be read again.
     notes : tuple of str
-        What the reader of the numbers must know: slices without partner, the protocol's name.
+        Remarks for the reader of the numbers: slices without a partner, the protocol's name, ….
     extra : mapping
-        Further entries of ``summary.json``: ``paired``, ``noise``, ``inserts``, …
+        Further entries of ``summary.json``: ``paired``, ``noise``, ``inserts``, ….
     """
 
     rows: tuple[Measurement, ...]
@@ -101,12 +104,22 @@ class Evaluation:
 
     @property
     def headline_region(self) -> str:
-        """The region of the first table: the body if it was asked for, else the first."""
+        """Region of the report's first table: the body if it was measured, otherwise the first region."""
         names = [region.name for region in self.regions]
         return Body().name if Body().name in names else names[0]
 
     def values(self, model: str, window: str, region: str, metric: str) -> dict[tuple[str, float], float]:
-        """One metric by (series, position)."""
+        """Values of one metric, by (series, position in mm); empty where it was not measured.
+
+        Parameters
+        ----------
+        model, window, region, metric : str
+            Entries of the columns of ``metrics.csv``.
+
+        Returns
+        -------
+        dict from (str, float) to float
+        """
         return self._by_key.get((model, window, region, metric), {})
 
     @cached_property
@@ -125,7 +138,7 @@ class Evaluation:
         return self._summary
 
     def lines(self, metrics: Sequence[str] = ("psnr", "ssim", "rmse", "hu_bias")) -> list[str]:
-        """The means as a plain table: one line for every window, region and model."""
+        """Means over all slices as a text table, one line for every window, region and model."""
         rows: list[tuple[str, ...]] = [("window", "region", "model", *metrics)]
         for window, region, model in product(self.windows, self.regions, self.models):
             values = [self.values(model, window.name, region.name, metric) for metric in metrics]

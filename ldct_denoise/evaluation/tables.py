@@ -1,22 +1,19 @@
-"""Measurements as tables: means with intervals, paired differences, and their files."""
+"""Tables of measurements: means with intervals, and paired differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ldct_denoise.metrics.statistics import Bootstrap
 
-if TYPE_CHECKING:
-    pass
-
-
 PAIRED_METRICS = ("psnr", "ssim", "rmse")
 
+#: A JSON object of ``summary.json``.
 Entry = dict[str, object]
 
 
@@ -32,8 +29,8 @@ class Measurement(NamedTuple):
     value: float
 
 
-class Key(NamedTuple):
-    """What a mean is taken over: all slices of one model, window, region and metric."""
+class MetricKey(NamedTuple):
+    """The columns that identify a mean; it is taken over the slices."""
 
     model: str
     window: str
@@ -41,46 +38,66 @@ class Key(NamedTuple):
     metric: str
 
 
-def finite(value: float) -> float | None:
-    """JSON has no infinity: PSNR of equal images becomes null."""
+def finite_or_none(value: float) -> float | None:
+    """The value, or None if it is infinite or NaN: JSON has no number for those."""
     return float(value) if np.isfinite(value) else None
 
 
 def summarise(rows: Iterable[Measurement], patients: Mapping[str, str]) -> list[Entry]:
-    """One entry for every model × window × region × metric.
+    """Mean, spread and interval of every model × window × region × metric.
 
-    ``mean``, ``std`` (population) and ``n`` are over all slices (pooled), with the 95 % bootstrap interval
-    ``pooled_ci95_low``…``pooled_ci95_high``; ``patient_mean`` gives every patient the same weight and has the 95 %
-    bootstrap interval ``ci95_low``…``ci95_high`` over slices within patients.
+    Parameters
+    ----------
+    rows : iterable of Measurement
+    patients : mapping from series to patient
+
+    Returns
+    -------
+    list of dict
+        ``mean``, ``std`` (population) and ``n`` over all slices (pooled), with the 95 % bootstrap interval
+        ``pooled_ci95_low``…``pooled_ci95_high``; ``patient_mean`` gives every patient the same weight and has the
+        95 % bootstrap interval ``ci95_low``…``ci95_high`` over slices within patients. Values that are not finite
+        are None.
     """
     bootstraps: dict[tuple[str, ...], Bootstrap] = {}
     entries: list[Entry] = []
     for key, measured in _by_key(rows).items():
-        who = tuple(patients.get(series, series) for series, _ in measured)
+        groups = tuple(patients.get(series, series) for series, _ in measured)
         values = np.array([value for _, value in measured])
-        by_patient, pooled = (_bootstrap(bootstraps, group) for group in (who, ("all",) * len(who)))
+        by_patient, pooled = (_bootstrap(bootstraps, group) for group in (groups, ("all",) * len(groups)))
         interval, over_all = by_patient.interval(values), pooled.interval(values)
         with np.errstate(invalid="ignore"):
             spread = float(np.std(values))
         entries.append(
             {
                 **key._asdict(),
-                "mean": finite(over_all.mean),
-                "std": finite(spread),
+                "mean": finite_or_none(over_all.mean),
+                "std": finite_or_none(spread),
                 "n": len(values),
-                "pooled_ci95_low": finite(over_all.low),
-                "pooled_ci95_high": finite(over_all.high),
+                "pooled_ci95_low": finite_or_none(over_all.low),
+                "pooled_ci95_high": finite_or_none(over_all.high),
                 "patients": by_patient.n_patients,
-                "patient_mean": finite(interval.mean),
-                "ci95_low": finite(interval.low),
-                "ci95_high": finite(interval.high),
+                "patient_mean": finite_or_none(interval.mean),
+                "ci95_low": finite_or_none(interval.low),
+                "ci95_high": finite_or_none(interval.high),
             }
         )
     return entries
 
 
 def summarise_patients(rows: Iterable[Measurement], patients: Mapping[str, str]) -> list[Entry]:
-    """One entry for every patient × model × window × region × metric: mean, 95 % interval over slices, n."""
+    """Mean of every patient × model × window × region × metric.
+
+    Parameters
+    ----------
+    rows : iterable of Measurement
+    patients : mapping from series to patient
+
+    Returns
+    -------
+    list of dict
+        ``mean``, its 95 % bootstrap interval over slices ``ci95_low``…``ci95_high``, and ``n`` slices.
+    """
     bootstraps: dict[tuple[str, ...], Bootstrap] = {}
     entries: list[Entry] = []
     for key, measured in _by_key(rows).items():
@@ -95,7 +112,7 @@ def summarise_patients(rows: Iterable[Measurement], patients: Mapping[str, str])
                     "patient": patient,
                     **key._asdict(),
                     "n": len(values),
-                    **{k: finite(v) for k, v in numbers.items()},
+                    **{name: finite_or_none(value) for name, value in numbers.items()},
                 }
             )
     return entries
@@ -107,27 +124,37 @@ def paired_statistics(
     models: Sequence[str],
     metrics: Sequence[str] = PAIRED_METRICS,
 ) -> list[Entry]:
-    """Every model against every earlier one, on the slices that both have.
+    """Paired difference of every two models, on the slices that both have.
 
-    Mean difference (patients weigh alike), its 95 % bootstrap interval over slices within patients, and Wilcoxon's
-    two-sided p, for some metrics in every window and region. ``n`` slices have a finite difference; the others,
-    ``infinite``, were left out.
+    Parameters
+    ----------
+    rows : iterable of Measurement
+    patients : mapping from series to patient
+    models : sequence of str
+        Every model is compared with each earlier one.
+    metrics : sequence of str
+
+    Returns
+    -------
+    list of dict
+        For each window, region and metric: mean difference ``model`` − ``against`` with equal weight of patients,
+        its 95 % bootstrap interval over slices within patients, and the two-sided p of Wilcoxon's signed-rank
+        test. ``n`` slices have a finite difference; the other ``infinite`` slices are left out.
     """
-    table: dict[Key, dict[tuple[str, float], float]] = {}
+    table: dict[MetricKey, dict[tuple[str, float], float]] = {}
     for row in rows:
         if row.metric in metrics:
-            table.setdefault(Key(*row[2:6]), {})[row.series, row.position_mm] = row.value
-    places = dict.fromkeys(key[1:] for key in table)
+            table.setdefault(MetricKey(*row[2:6]), {})[row.series, row.position_mm] = row.value
+    measured = dict.fromkeys(key[1:] for key in table)
     entries: list[Entry] = []
     for second, first in combinations(models, 2):
-        for place in places:
-            ours, theirs = table.get(Key(first, *place), {}), table.get(Key(second, *place), {})
+        for window, region, metric in measured:
+            ours, theirs = (table.get(MetricKey(model, window, region, metric), {}) for model in (first, second))
             shared = sorted(ours.keys() & theirs.keys())
             if not shared:
                 continue
             bootstrap = Bootstrap([patients[series] for series, _ in shared])
             result = bootstrap.paired([ours[key] for key in shared], [theirs[key] for key in shared])
-            window, region, metric = place
             entries.append(
                 {
                     "model": first,
@@ -135,7 +162,7 @@ def paired_statistics(
                     "window": window,
                     "region": region,
                     "metric": metric,
-                    **{f"difference_{k}": finite(v) for k, v in asdict(result.difference).items()},
+                    **{f"difference_{k}": finite_or_none(v) for k, v in asdict(result.difference).items()},
                     "wilcoxon_p": result.p_value,
                     "unit": result.unit,
                     "n": result.n_slices,
@@ -146,23 +173,31 @@ def paired_statistics(
     return entries
 
 
-def numbered(patients: Mapping[str, str], include_patient_ids: bool) -> dict[str, str]:
-    """What each patient is called in files that go elsewhere: ``patient 1``, ``patient 2``, …, or the name."""
-    names = dict.fromkeys(patients.values())
-    return {
-        name: name if include_patient_ids else f"patient {number}" for number, name in enumerate(names, start=1)
-    }
+def pseudonyms(patients: Mapping[str, str], include_patient_ids: bool) -> dict[str, str]:
+    """Names of the patients in reports: ``patient 1``, ``patient 2``, …, or their IDs if asked for.
+
+    Parameters
+    ----------
+    patients : mapping from series to patient
+    include_patient_ids : bool
+
+    Returns
+    -------
+    dict from patient to name
+    """
+    ids = dict.fromkeys(patients.values())
+    return {name: name if include_patient_ids else f"patient {number}" for number, name in enumerate(ids, start=1)}
 
 
-def _by_key(rows: Iterable[Measurement]) -> dict[Key, list[tuple[str, float]]]:
-    table: dict[Key, list[tuple[str, float]]] = {}
+def _by_key(rows: Iterable[Measurement]) -> dict[MetricKey, list[tuple[str, float]]]:
+    table: dict[MetricKey, list[tuple[str, float]]] = {}
     for row in rows:
-        table.setdefault(Key(*row[2:6]), []).append((row.series, row.value))
+        table.setdefault(MetricKey(*row[2:6]), []).append((row.series, row.value))
     return table
 
 
-def _bootstrap(made: dict[tuple[str, ...], Bootstrap], groups: tuple[str, ...]) -> Bootstrap:
-    """The weights for these groups, drawn once."""
-    if groups not in made:
-        made[groups] = Bootstrap(groups)
-    return made[groups]
+def _bootstrap(cache: dict[tuple[str, ...], Bootstrap], groups: tuple[str, ...]) -> Bootstrap:
+    """Bootstrap of these groups; its weights are drawn once and reused."""
+    if groups not in cache:
+        cache[groups] = Bootstrap(groups)
+    return cache[groups]

@@ -50,7 +50,7 @@ class Flicker:
     ----------
     slice_spacing_mm : float
         Slices are neighbours at this distance, give or take a half: across a gap, anatomy would drown the offsets.
-        See :func:`regular_step_mm` and :func:`slice_step_mm`.
+        See :func:`regular_spacing_mm` and :func:`finest_spacing_mm`.
     """
 
     def __init__(self, slice_spacing_mm: float) -> None:
@@ -80,7 +80,7 @@ class Flicker:
         return (self._sum / self._count / 2) ** 0.5 if self._count else float("nan")
 
 
-def regular_step_mm(offsets_mm: NDArray[np.float64]) -> float:
+def regular_spacing_mm(offsets_mm: NDArray[np.float64]) -> float:
     """The step that most of the slices keep, mm; NaN where they keep none, or lie too far apart for neighbours.
 
     Parameters
@@ -94,7 +94,7 @@ def regular_step_mm(offsets_mm: NDArray[np.float64]) -> float:
     return step if is_kept else float("nan")
 
 
-def slice_step_mm(*offsets_mm: NDArray[np.float64]) -> float:
+def finest_spacing_mm(*offsets_mm: NDArray[np.float64]) -> float:
     """How far neighbouring slices are apart, mm: in the finest series, its gaps left out; NaN without neighbours.
 
     Parameters

@@ -22,7 +22,7 @@ from ldct_denoise.metrics.noise import (
     noise_power_spectrum,
     noise_reduction_profile,
 )
-from ldct_denoise.metrics.series_noise import RING_PER_MM, soft_squares
+from ldct_denoise.metrics.series_noise import RING_PER_MM, uniform_soft_tissue_rois
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.tissues import TISSUES, tissue_masks
 
@@ -36,7 +36,10 @@ MIN_EDGE_SHARPNESS = (0.95, 0.85)
 MAX_STRUCTURE = (0.2, 0.4)
 MAX_FLICKER_RISE = (0.10, 0.30)
 BLOCK_PX = 32
-JUDGED_TISSUES = ("fat", "soft-tissue")  # bone and lung are never flat: their shift depends on where the mask ends
+CHECKED_TISSUES = (
+    "fat",
+    "soft-tissue",
+)  # bone and lung are never flat: their shift depends on where the mask ends
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
         level = global_noise_level(noise_before, mask), global_noise_level(noise_after, mask)
         sums.levels.setdefault(tissue, []).append(level)
         sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[mask])))
-    for place in soft_squares(before, body, spacing):
+    for place in uniform_soft_tissue_rois(before, body, spacing):
         sums.rois.append((before[place], after[place]))
     sums.edges.append(edge_sharpness(before, after, body))
     sums.structure.append(residual_edge_sums(before, after, body))
@@ -293,7 +296,7 @@ def _noise_item(noise_hu: Mapping[str, tuple[float, float]]) -> Item | None:
 def _shift_item(shift_hu: Mapping[str, float]) -> Item | None:
     if not shift_hu:
         return None
-    judged = [tissue for tissue in JUDGED_TISSUES if tissue in shift_hu] or list(shift_hu)
+    judged = [tissue for tissue in CHECKED_TISSUES if tissue in shift_hu] or list(shift_hu)
     worst = max(judged, key=lambda tissue: abs(shift_hu[tissue]))
     words = ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in shift_hu.items())
     colour = _colour(abs(shift_hu[worst]), MAX_HU_SHIFT)

@@ -191,7 +191,7 @@ def noise_reduction_profile(before: RadialSpectrum, after: RadialSpectrum) -> Ra
         return RadialSpectrum(before.frequency, 10 * np.log10(power / before.power))
 
 
-def uniform_places(hu: Image, mask: Mask, size: int, count: int = 8) -> list[tuple[slice, slice]]:
+def find_uniform_rois(hu: Image, mask: Mask, size: int, count: int = 8) -> list[tuple[slice, slice]]:
     """The most uniform squares inside a mask, none over another.
 
     The measure is the spread of block means (a quarter of the square wide) within the square: noise averages out,

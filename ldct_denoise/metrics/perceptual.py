@@ -1,9 +1,11 @@
-"""Full-reference numbers beyond one scale: MS-SSIM, VIF and GMSD.
+"""Full-reference metrics beyond a single scale: MS-SSIM, VIF and GMSD.
 
-All work on HU clipped to a window; ``data_range`` is its width.
+All are computed on HU clipped to a window; ``data_range`` is the window's width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,23 +17,45 @@ from ldct_denoise.metrics.fidelity import ssim_terms
 
 Image = NDArray[np.floating]
 
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli & Bovik 2003
-VIF_NOISE_VARIANCE = 2.0  # on a range of 255, as Sheikh & Bovik 2006
-GMSD_CONSTANT = 170.0  # on a range of 255, as Xue et al. 2014
+#: Weights of the five scales (Wang, Simoncelli & Bovik 2003).
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+#: Shortest side that holds the SSIM window of 11 pixels at the fifth scale.
+MS_SSIM_MIN_SIDE_PX = 11 * 2**4
+#: Variance of the visual noise on a range of 255 (Sheikh & Bovik 2006).
+VIF_NOISE_VARIANCE = 2.0
+#: Stabilising constant on a range of 255 (Xue et al. 2014).
+GMSD_CONSTANT = 170.0
 
 
 def ms_ssim(candidate: Image, reference: Image, window: Window) -> float:
-    """Multi-scale SSIM (Wang, Simoncelli & Bovik 2003, eq. 7), five scales, 2×2 mean between them.
+    """Multi-scale structural similarity: 1 for equal images.
 
-    Negative contrast-structure terms count as 0.
+    ``l₅^w₅ · Π cs_j^w_j`` over five scales with a 2×2 mean between them; ``l`` is the mean luminance term and
+    ``cs`` the mean contrast-structure term of SSIM. Negative terms count as 0.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+
+    Returns
+    -------
+    float
+        0 to 1, dimensionless.
 
     Raises
     ------
     InputError
         If a side is shorter than 176 pixels (11 at the fifth scale).
+
+    References
+    ----------
+    Wang, Simoncelli & Bovik, "Multiscale structural similarity for image quality assessment", Asilomar
+    Conference 2003, eq. 7.
     """
-    if min(candidate.shape) < 11 * 2**4:
-        raise InputError(f"MS-SSIM needs sides of at least 176 pixels, not {candidate.shape}")
+    if min(candidate.shape) < MS_SSIM_MIN_SIDE_PX:
+        raise InputError(f"MS-SSIM needs sides of at least {MS_SSIM_MIN_SIDE_PX} pixels, not {candidate.shape}")
     first, second = _double(window.clip(candidate)), _double(window.clip(reference))
     product = 1.0
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
@@ -44,9 +68,25 @@ def ms_ssim(candidate: Image, reference: Image, window: Window) -> float:
 
 
 def vif(candidate: Image, reference: Image, window: Window) -> float:
-    """Visual information fidelity in the pixel domain (Sheikh & Bovik 2006; four scales).
+    """Visual information fidelity in the pixel domain, four scales.
 
-    1 for equal images; smaller where information is lost; above 1 where contrast is enhanced.
+    Information about the scene that the candidate shares with the reference, relative to the information in the
+    reference. Images are scaled to 0…255 within the window.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+
+    Returns
+    -------
+    float
+        Dimensionless: 1 for equal images, less if information is lost, more than 1 if contrast is enhanced.
+
+    References
+    ----------
+    Sheikh & Bovik, "Image information and visual quality", IEEE Trans. Image Process. 15, 2006.
     """
     first, second = _double(255 * window.to_grey(candidate)), _double(255 * window.to_grey(reference))
     kept = available = 0.0
@@ -67,19 +107,60 @@ def vif(candidate: Image, reference: Image, window: Window) -> float:
 
 
 def gmsd(candidate: Image, reference: Image, window: Window) -> float:
-    """Gradient magnitude similarity deviation (Xue et al. 2014, eq. 6): 0 for equal images, larger is worse."""
+    """Gradient magnitude similarity deviation: 0 for equal images, larger is worse.
+
+    Standard deviation over the image of ``(2·m₁·m₂ + c) / (m₁² + m₂² + c)``; ``m`` are gradient magnitudes by
+    Prewitt's operator after a 2×2 mean, on images scaled to 0…255 within the window, and ``c`` = 170.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+
+    Returns
+    -------
+    float
+        Dimensionless.
+
+    References
+    ----------
+    Xue, Zhang, Mou & Bovik, "Gradient magnitude similarity deviation", IEEE Trans. Image Process. 23, 2014, eq. 6.
+    """
     first, second = (_halve(255 * window.to_grey(image).astype(np.float64)) for image in (candidate, reference))
     gradient_1, gradient_2 = _gradient(first), _gradient(second)
     similarity = (2 * gradient_1 * gradient_2 + GMSD_CONSTANT) / (gradient_1**2 + gradient_2**2 + GMSD_CONSTANT)
     return float(np.std(similarity))
 
 
-def measure(candidate: Image, reference: Image, window: Window) -> dict[str, float]:
-    """``ms_ssim``, ``vif`` and ``gmsd`` of one slice; MS-SSIM only where the slice is large enough."""
-    values = {"vif": vif(candidate, reference, window), "gmsd": gmsd(candidate, reference, window)}
-    if min(candidate.shape) >= 11 * 2**4:
-        values["ms_ssim"] = ms_ssim(candidate, reference, window)
-    return values
+#: The metrics of this module by name.
+METRICS: Mapping[str, Callable[[Image, Image, Window], float]] = {"vif": vif, "gmsd": gmsd, "ms_ssim": ms_ssim}
+
+
+def measure(
+    candidate: Image, reference: Image, window: Window, metrics: Sequence[str] = tuple(METRICS)
+) -> dict[str, float]:
+    """Measure several of the metrics of this module.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+    metrics : sequence of str
+        Keys of :data:`METRICS`.
+
+    Returns
+    -------
+    dict from metric to float
+        Without ``ms_ssim`` if the image is too small for it.
+    """
+    is_large = min(candidate.shape) >= MS_SSIM_MIN_SIDE_PX
+    return {
+        name: metric(candidate, reference, window)
+        for name, metric in METRICS.items()
+        if name in metrics and (is_large or name != "ms_ssim")
+    }
 
 
 def _double(image: Image) -> Image:

@@ -1,6 +1,6 @@
-"""Noise of whole series, gathered slice by slice: power spectra at the same uniform squares, and flicker.
+"""Noise of whole series, accumulated slice by slice: noise power spectra of the same uniform ROIs, and flicker.
 
-What one slice contributes is small, so memory stays flat.
+A slice contributes little data, so memory use does not grow with the series.
 """
 
 from __future__ import annotations
@@ -15,69 +15,75 @@ from ldct_denoise.metrics.contrast import Flicker, block_means
 from ldct_denoise.metrics.noise import (
     NoisePowerSpectrum,
     RadialSpectrum,
+    find_uniform_rois,
     noise_power_spectrum,
     noise_reduction_profile,
-    uniform_places,
 )
 from ldct_denoise.regions.tissues import noise_tissue_mask
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
+#: Side of an ROI, mm, and its fewest pixels.
 ROI_MM = 24.0
+MIN_ROI_PX = 16
 ROIS_PER_SLICE = 4
-RING_PER_MM = 0.05  # coarse enough that a few squares give a smooth curve
-SPECTRUM_SLICES = 24  # of a series, spread along it: more change the curves little
+#: Width of the rings of the radial spectrum, 1/mm: wide enough that a few ROIs give a smooth curve.
+RING_PER_MM = 0.05
+#: Slices of a series whose spectra are measured, evenly spread; more hardly change the curves.
+SPECTRUM_SLICES = 24
 
 
 @dataclass(frozen=True)
 class SliceNoise:
-    """What one slice tells of every image: spectra of its uniform squares, and block means.
+    """Noise measurements of every image of one slice.
 
     Parameters
     ----------
     offset_mm : float
-        Where it lies along the normal.
+        Position of the slice along its normal, mm.
     spectra : mapping from image to NoisePowerSpectrum
-        Empty where spectra were not asked for, or no square fits.
-    squares : int
+        Mean over the ROIs; empty where spectra were not asked for or no ROI was found.
+    rois : int
+        Number of ROIs.
     blocks : mapping from image to ndarray
-        NaN outside the body.
+        Means of 16×16-pixel blocks, HU; NaN outside the body.
     """
 
     offset_mm: float
     spectra: Mapping[str, NoisePowerSpectrum]
-    squares: int
+    rois: int
     blocks: Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class ImageNoise:
-    """One image of one series.
+    """Noise of one image of one series.
 
     Parameters
     ----------
     noise_hu : float
-        Root of the spectrum's integral: the standard deviation in the squares, trend removed.
+        Standard deviation in the ROIs after removal of the trend, HU.
     spectrum : RadialSpectrum
+        Radial noise power spectrum.
     flicker_hu : float
         See :class:`~ldct_denoise.metrics.contrast.Flicker`; NaN without neighbouring slices.
-    squares : int
-        How many went into the spectrum.
+    rois : int
+        Number of ROIs of the spectrum.
     """
 
     noise_hu: float
     spectrum: RadialSpectrum
     flicker_hu: float
-    squares: int
+    rois: int
 
 
 def spectrum_slices(count: int) -> range:
-    """Which of ``count`` slices of a series are enough for its spectra: at most 24, spread along it."""
+    """Indices of the slices, out of ``count``, whose spectra are measured: at most 24, evenly spread."""
     return range(0, count, -(-count // SPECTRUM_SLICES) or 1)
 
 
-def measure_slice(
+def measure_slice_noise(
     images: Mapping[str, Image],
     guide: Image,
     body: Mask,
@@ -85,75 +91,98 @@ def measure_slice(
     offset_mm: float,
     spectra: bool,
 ) -> SliceNoise:
-    """Measure every image of a slice at the same squares, those where ``guide`` is most uniform.
+    """Measure the noise of every image of a slice in the same ROIs, those where ``guide`` is most uniform.
 
     Parameters
     ----------
     images : mapping from name to ndarray, shape (rows, columns)
         HU.
-    guide : ndarray
-        Where to look for uniform soft tissue: the reference.
-    body : ndarray of bool
+    guide : ndarray, shape (rows, columns)
+        Image in which uniform tissue is searched, HU: the reference.
+    body : ndarray of bool, shape (rows, columns)
+        Body mask.
     pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
     offset_mm : float
-        Where the slice lies along the normal.
+        Position of the slice along its normal, mm.
     spectra : bool
-        Also the spectra, which take longer than the block means.
+        Also measure spectra, which takes longer than the block means.
+
+    Returns
+    -------
+    SliceNoise
     """
     found: dict[str, NoisePowerSpectrum] = {}
-    places = soft_squares(guide, body, pixel_spacing_mm) if spectra else []
-    if places:
+    rois = uniform_soft_tissue_rois(guide, body, pixel_spacing_mm) if spectra else []
+    if rois:
         found = {
-            name: noise_power_spectrum(np.array([hu[place] for place in places]), pixel_spacing_mm)
+            name: noise_power_spectrum(np.array([hu[roi] for roi in rois]), pixel_spacing_mm)
             for name, hu in images.items()
         }
     blocks = {name: block_means(hu, body) for name, hu in images.items()}
-    return SliceNoise(offset_mm, found, len(places), blocks)
+    return SliceNoise(offset_mm, found, len(rois), blocks)
 
 
-def soft_squares(
+def uniform_soft_tissue_rois(
     hu: Image, body: Mask, pixel_spacing_mm: tuple[float, float], count: int = ROIS_PER_SLICE
 ) -> list[tuple[slice, slice]]:
-    """The most uniform squares (24 mm) of soft tissue in a slice."""
-    size = max(16, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
-    return uniform_places(hu, body & noise_tissue_mask(np.asarray(hu, np.float32)), size, count)
+    """The most uniform square ROIs (24 mm) of soft tissue or fat in a slice.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU.
+    body : ndarray of bool, shape (rows, columns)
+        Body mask.
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+    count : int
+        Largest number of ROIs.
+
+    Returns
+    -------
+    list of (slice, slice)
+        Rows and columns of each ROI.
+    """
+    size_px = max(MIN_ROI_PX, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
+    return find_uniform_rois(hu, body & noise_tissue_mask(np.asarray(hu, np.float32)), size_px, count)
 
 
 @dataclass
 class SeriesNoise:
-    """The sums of one series; slices are added in order along it, and not every image need have every slice.
+    """Accumulates the noise of one series. Slices are added in order; an image may lack some slices.
 
     Parameters
     ----------
     slice_spacing_mm : float
-        Of neighbours; see :class:`~ldct_denoise.metrics.contrast.Flicker`.
+        Distance of neighbouring slices; see :class:`~ldct_denoise.metrics.contrast.Flicker`.
     """
 
     slice_spacing_mm: float
     _power: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _axes: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-    _squares: dict[str, int] = field(default_factory=dict)
+    _rois: dict[str, int] = field(default_factory=dict)
     _flicker: dict[str, Flicker] = field(default_factory=dict)
 
     def add(self, found: SliceNoise) -> None:
-        """The next slice."""
+        """Add the next slice."""
         for name, means in found.blocks.items():
             self._flicker.setdefault(name, Flicker(self.slice_spacing_mm)).add_means(means, found.offset_mm)
         for name, spectrum in found.spectra.items():
             self._axes = spectrum.row_frequency, spectrum.column_frequency
-            self._power[name] = self._power.get(name, 0.0) + found.squares * spectrum.power
-            self._squares[name] = self._squares.get(name, 0) + found.squares
+            self._power[name] = self._power.get(name, 0.0) + found.rois * spectrum.power
+            self._rois[name] = self._rois.get(name, 0) + found.rois
 
     def flicker_hu(self) -> dict[str, float]:
         """Slice-to-slice change of every image, HU; NaN without neighbouring slices."""
         return {name: flicker.value_hu for name, flicker in self._flicker.items()}
 
     def results(self) -> dict[str, ImageNoise]:
-        """Every image's noise; empty where no uniform square was found."""
+        """Noise of every image; empty if no uniform ROI was found."""
         if self._axes is None:
             return {}
         spectra = {
-            name: NoisePowerSpectrum(sums / self._squares[name], *self._axes) for name, sums in self._power.items()
+            name: NoisePowerSpectrum(power / self._rois[name], *self._axes) for name, power in self._power.items()
         }
         flicker = self.flicker_hu()
         return {
@@ -161,14 +190,17 @@ class SeriesNoise:
                 spectrum.variance_hu2**0.5,
                 spectrum.radial(RING_PER_MM),
                 flicker.get(name, np.nan),
-                self._squares[name],
+                self._rois[name],
             )
             for name, spectrum in spectra.items()
         }
 
 
-def reduction_profiles(found: Mapping[str, ImageNoise], baseline: str) -> dict[str, RadialSpectrum]:
-    """:func:`~ldct_denoise.metrics.noise.noise_reduction_profile` of every other image against one of them, dB."""
+def noise_reduction_profiles(found: Mapping[str, ImageNoise], baseline: str) -> dict[str, RadialSpectrum]:
+    """Noise reduction profile of every other image relative to ``baseline``, dB; empty if that has no noise.
+
+    See :func:`~ldct_denoise.metrics.noise.noise_reduction_profile`.
+    """
     if baseline not in found:
         return {}
     return {

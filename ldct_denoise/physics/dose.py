@@ -31,8 +31,8 @@ from ldct_denoise.physics.noise import (
     NoiseModel,
     estimate_noise,
     is_image,
-    square_radius,
-    tissue_squares,
+    roi_frequencies,
+    soft_tissue_rois,
     with_air,
 )
 from ldct_denoise.physics.projection import back_project, fan_noise, filter_channels, resample
@@ -152,11 +152,11 @@ class DoseSimulator:
             squares.spectra, squares.anatomy, self.texture.model, self._source.geometry.pixel_spacing_mm
         )
 
-    def _tissue_noise(self, index: int, hu: Image, rays: Rays) -> _Squares:
+    def _tissue_noise(self, index: int, hu: Image, rays: Rays) -> RoiNoise:
         """What the squares of soft tissue tell of a slice's own noise."""
         spacing_mm = self._source.geometry.pixel_spacing_mm
-        corners, pixels = tissue_squares(hu)
-        radius = square_radius(spacing_mm)
+        corners, pixels = soft_tissue_rois(hu)
+        radius = roi_frequencies(spacing_mm)
         expected = self.texture.model.power(radius)
         used = (expected > LEAST_POWER) & (radius > FAINT_FROM_PER_MM)
         if not used.any():
@@ -168,13 +168,13 @@ class DoseSimulator:
         noisy = spectra[:, used].mean(axis=1) > LEAST_VARIANCE
         corners, spectra = corners[noisy], spectra[noisy]
         if not len(corners):
-            return _Squares(corners, np.empty(0), np.empty(0), spectra)
+            return RoiNoise(corners, np.empty(0), np.empty(0), spectra)
         measured = spectra[:, used].mean(axis=1) * expected.mean() / expected[used].mean()
         anatomy = spectra[:, (radius > 0) & (radius < ANATOMY_TO_PER_MM)].mean(axis=1) / measured
         predicted = self.variance_map(index, rays)
         at = tuple(((corners + SIDE / 2) * np.array(predicted.shape) / hu.shape).astype(int).T)
         relative = spectra / predicted[at][:, None, None]
-        return _Squares(corners, np.log(measured / predicted[at]) / 2, anatomy, relative)
+        return RoiNoise(corners, np.log(measured / predicted[at]) / 2, anatomy, relative)
 
     def variance_map(self, index: int, rays: Rays) -> Image:
         """Variance of a slice's own noise for one quantum per mm, radian and mA, HU²; on a coarser grid."""
@@ -186,7 +186,7 @@ class DoseSimulator:
 
 
 @dataclass(frozen=True)
-class _Squares:
+class RoiNoise:
     """Squares of soft tissue: first row and column, log of measured over predicted sigma (one quantum per mm,
     radian and mA), what is in them besides noise, and their spectra relative to the predicted variance.
     """
@@ -243,7 +243,7 @@ def draw_noise(variance: Image, rays: Rays, texture: Texture, scanner: Scanner, 
 
 def _require_frequencies(source: SliceSource) -> None:
     """Refuse pixels whose squares hold no frequency at which noise, or anatomy, shows."""
-    radius, millimetres = square_radius(source.geometry.pixel_spacing_mm), max(source.geometry.pixel_spacing_mm)
+    radius, millimetres = roi_frequencies(source.geometry.pixel_spacing_mm), max(source.geometry.pixel_spacing_mm)
     if radius.max() <= FAINT_FROM_PER_MM:
         raise InputError(
             f"{source.name}: pixels of {millimetres:.1f} mm are too coarse to measure noise in; give smaller"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from ldct_denoise.physics.noise import SIDE, NoiseModel, radial, square_radius
+from ldct_denoise.physics.noise import SIDE, NoiseModel, radial, roi_frequencies
 
 #: Share of the squares that the level is measured in, and the surface: those with the least anatomy.
 LEVEL_SHARE, SURFACE_SHARE = 0.2, 0.5
@@ -55,7 +55,7 @@ def noise_level(
     """
     quiet = anatomy <= np.quantile(anatomy, LEVEL_SHARE)
     frequency, seen = radial(spectra[quiet].mean(axis=0), spacing_mm)
-    expected = model.power(square_radius(spacing_mm))
+    expected = model.power(roi_frequencies(spacing_mm))
     noise = radial(expected / expected.mean(), spacing_mm)[1]
     used = (
         (frequency > LEVEL_FROM_PER_MM)

@@ -195,7 +195,7 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
     spectra, sigmas, is_tissue = [], [], False
     for index in chosen:
-        squares = uniform_spectra(with_air(source.read_hu(int(index))), spacing_mm)
+        squares = uniform_roi_spectra(with_air(source.read_hu(int(index))), spacing_mm)
         is_tissue |= len(squares) > 0
         if len(squares) and squares.mean() > LEAST_VARIANCE:
             spectra.append(squares.mean(axis=0))
@@ -211,16 +211,16 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     return NoiseModel(source.metadata.kernel, frequencies, nps / nps.max(), np.asarray(sigmas))
 
 
-def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
+def uniform_roi_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
     """Periodograms (HU², mean = variance) of a slice's most uniform squares, shape (n, SIDE, SIDE).
 
     Uniform are those with the least power at low frequencies, where anatomy is, relative to that at high ones.
     """
-    squares = tissue_squares(hu)[1]
+    squares = soft_tissue_rois(hu)[1]
     if not len(squares):
         return np.empty((0, SIDE, SIDE))
     spectra = periodograms(squares, hann_window=True)
-    radius = square_radius(spacing_mm)
+    radius = roi_frequencies(spacing_mm)
     low = spectra[:, (radius > 0) & (radius < 0.12)].mean(axis=1)
     high = spectra[:, radius > 0.5 * radius.max() / np.sqrt(2)].mean(axis=1)
     kept = max(min(10, len(spectra)), round(UNIFORM_SHARE * len(spectra)))
@@ -228,7 +228,7 @@ def uniform_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) ->
     return best
 
 
-def tissue_squares(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+def soft_tissue_rois(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
     """Squares that lie in soft tissue: first row and column, shape (n, 2), and HU, shape (n, SIDE, SIDE)."""
     tissue = noise_tissue_mask(hu).astype(np.uint8)
     inside = ndimage.minimum_filter(tissue, size=SIDE, origin=-(SIDE // 2))[::step, ::step].astype(bool)
@@ -238,7 +238,7 @@ def tissue_squares(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[n
     return corners, np.asarray(squares, float).reshape(-1, SIDE, SIDE)
 
 
-def square_radius(spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
+def roi_frequencies(spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
     """Frequency of each cell of a square's spectrum, 1/mm."""
     down, along = (np.fft.fftfreq(SIDE, spacing) for spacing in spacing_mm)
     return np.hypot(down[:, None], along[None])
@@ -249,7 +249,7 @@ def radial(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Radial mean of a square's spectrum: bin centres (1/mm) and power; empty bins above the corner are 0."""
     edges = np.arange(0.5, 24) * BIN_PER_MM
-    return (edges[:-1] + edges[1:]) / 2, ring_means(spectrum, square_radius(spacing_mm), edges)[0]
+    return (edges[:-1] + edges[1:]) / 2, ring_means(spectrum, roi_frequencies(spacing_mm), edges)[0]
 
 
 def _without_anatomy(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ def parse_regions(text: str) -> tuple[Region, ...]:
     if text in TISSUES:
         return (Tissue(text),)
     if Path(text).exists():
-        return label_regions(Path(text))
+        return regions_from_file(Path(text))
     try:
         x, y, z, radius = (float(part) for part in text.split(","))
     except ValueError:
@@ -47,7 +47,7 @@ def parse_regions(text: str) -> tuple[Region, ...]:
     return (Sphere(f"sphere({x:g} {y:g} {z:g} r{radius:g})", (x, y, z), radius),)
 
 
-def one_region(text: str) -> Region:
+def parse_region(text: str) -> Region:
     """A single region from one command-line word; see :func:`parse_regions`.
 
     Raises
@@ -61,7 +61,7 @@ def one_region(text: str) -> Region:
     return found[0]
 
 
-def named_apart(regions: Sequence[Region]) -> list[Region]:
+def disambiguate_names(regions: Sequence[Region]) -> list[Region]:
     """The regions, one for one, of which no two different ones share a name: later ones get a number.
 
     What is given twice (a tissue, a ball, the same label of the same file) keeps one name.
@@ -75,7 +75,7 @@ def named_apart(regions: Sequence[Region]) -> list[Region]:
     return named
 
 
-def label_regions(path: Path) -> tuple[Region, ...]:
+def regions_from_file(path: Path) -> tuple[Region, ...]:
     """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA) or segment of a DICOM SEG, and
     for every structure of an RTSTRUCT.
 
@@ -93,10 +93,10 @@ def label_regions(path: Path) -> tuple[Region, ...]:
         return tuple(LabelRegion(name, labels, value) for value, name in names.items())
     if path.is_file() and is_structure_set(path):
         return tuple(ContourRegion(one.name, one.contours) for one in read_structures(path))
-    return regions_of_labels(open_file(path), path.name.split(".")[0])
+    return regions_from_labels(open_file(path), path.name.split(".")[0])
 
 
-def regions_of_labels(source: SliceSource, name: str) -> tuple[Region, ...]:
+def regions_from_labels(source: SliceSource, name: str) -> tuple[Region, ...]:
     """A region for every label above 0 of a label volume.
 
     Raises

@@ -9,13 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.metrics.contrast import slice_step_mm
-from ldct_denoise.metrics.no_reference import JUDGED_TISSUES, NoReferenceReport, no_reference_report, structure_map
+from ldct_denoise.metrics.contrast import finest_spacing_mm
+from ldct_denoise.metrics.no_reference import (
+    CHECKED_TISSUES,
+    NoReferenceReport,
+    no_reference_report,
+    structure_map,
+)
 from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
-from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Light, Page, Picture, Table, write_page
-from ldct_denoise.report.pictures import crop_box, png_uri, spread_slides
+from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, TrafficLight, write_page
+from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
@@ -84,9 +89,9 @@ def write_apply_report(
         read(),
         spacing,
         offsets_mm=[float(offsets[before]) for before, _ in measured],
-        slice_spacing_mm=slice_step_mm(offsets),
+        slice_spacing_mm=finest_spacing_mm(offsets),
     )
-    slides = spread_slides(
+    slides = spread_slice_views(
         {"input": source, "output": restored},
         [{"input": before, "output": after} for before, after in pairs],
         most=SHOWN_SLICES,
@@ -95,7 +100,7 @@ def write_apply_report(
     page = Page(
         title=title,
         sentences=[_verdict(report)],
-        lights=[Light(item.name, item.colour, item.reason) for item in report.items],
+        lights=[TrafficLight(item.name, item.colour, item.reason) for item in report.items],
         notes=[f"{report.slices} of {len(pairs)} slices were measured."],
         slides=slides,
         picture_note=f"{len(slides)} of {len(pairs)} slices are shown (spread along z, cropped to the body) so "
@@ -182,7 +187,7 @@ def _tissues(report: NoReferenceReport) -> Table:
 
 def _change(tissue: str, before: float, after: float) -> float | None:
     """Of the noise level, in %, where the level is one of noise."""
-    return 100 * (after / before - 1) if before > 0 and tissue in JUDGED_TISSUES else None
+    return 100 * (after / before - 1) if before > 0 and tissue in CHECKED_TISSUES else None
 
 
 def _model(info: Mapping[str, object] | None) -> list[Table]:

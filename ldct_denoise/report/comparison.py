@@ -137,7 +137,7 @@ def _thumbnails(evaluation: Evaluation) -> dict[str, Picture]:
     case, window = evaluation.cases[0], evaluation.windows[-1]
     found = [(*_most_tissue(case.reference.read_hu(at[REFERENCE])), at) for at in case.indices]
     _, box, at = max(found, key=lambda item: item[0])
-    place = case.place(at)
+    place = case.sample(at)
     images = {**place.images, REFERENCE: place.reference}
     return {
         name: Picture(png_uri(hu[box], window.low_hu, window.high_hu), name, hu[box].shape[1])

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ldct_denoise.evaluation.measure import REFERENCE, UNCLIPPED
-from ldct_denoise.evaluation.tables import numbered, summarise_patients
+from ldct_denoise.evaluation.tables import pseudonyms, summarise_patients
 from ldct_denoise.metrics.statistics import Bootstrap
 from ldct_denoise.regions.regions import region_masks
 from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.noise_resolution import insert_charts, insert_tables, noise_charts, noise_tables
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Table, write_page
-from ldct_denoise.report.physics import insert_charts, insert_tables, noise_charts, noise_tables
 from ldct_denoise.report.pictures import slide
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def write_report(
         Replaced, whole or not at all.
     title : str
     include_patient_ids : bool
-        Name the patients; otherwise series are numbered.
+        Name the patients; otherwise series are pseudonyms.
     first_tables, tables : sequences
         What stands before the images, and before the usual tables.
     """
     names = _series_names(evaluation, include_patient_ids)
-    slides = key_slides(evaluation, names)
+    slides = key_slice_views(evaluation, names)
     total = len({row[:2] for row in evaluation.rows})
     sections = [*noise_charts(evaluation, names), *insert_charts(evaluation, names), _along_z(evaluation, names)]
     page = Page(
@@ -133,12 +133,12 @@ def mean_hu_offset(evaluation: Evaluation, model: str, region: str) -> float:
     return _mean(evaluation, {key: ours[key] - theirs[key] for key in ours.keys() & theirs.keys()})
 
 
-def key_slides(evaluation: Evaluation, names: Mapping[str, str]) -> list[dict[str, object]]:
+def key_slice_views(evaluation: Evaluation, names: Mapping[str, str]) -> list[dict[str, object]]:
     """Slices for the viewer, spread evenly along every series, as many as the budget holds."""
     chosen: list[tuple[tuple[int, float], dict[str, object]]] = []
     spent = 0
     for case_number, case, at in _spread(evaluation.cases):
-        place = case.place(at)
+        place = case.sample(at)
         found = region_masks(evaluation.regions, place.geometry, place.index, place.reference)
         masks = {name: mask for name, mask in found.items() if mask is not None}
         label = f"{names[case.series]}, z = {place.position_mm:.1f} mm"
@@ -214,7 +214,7 @@ def _paired_table(evaluation: Evaluation) -> list[Table]:
 
 def _patient_table(evaluation: Evaluation, include_patient_ids: bool) -> list[Table]:
     """Means of each patient in the last window; nothing where there is only one."""
-    names = numbered(evaluation.patients, include_patient_ids)
+    names = pseudonyms(evaluation.patients, include_patient_ids)
     if len(names) < 2:
         return []
     window = evaluation.windows[-1].name

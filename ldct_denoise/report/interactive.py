@@ -17,7 +17,7 @@ from ldct_denoise.intensity import Window
 from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, Sphere
 from ldct_denoise.report.page import PICTURE_BUDGET, Page, render, write_page
-from ldct_denoise.report.pictures import slide, spread_slides
+from ldct_denoise.report.pictures import slide, spread_slice_views
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import Geometry, SliceSource
 
@@ -89,7 +89,7 @@ def review(
     ]
     if not places:
         raise InputError("the series show no place in common; give series of the same scan")
-    slides = spread_slides(sources, places, most=most, budget=PICTURE_BUDGET, regions=regions)
+    slides = spread_slice_views(sources, places, most=most, budget=PICTURE_BUDGET, regions=regions)
     note = f"{len(slides)} of {len(places)} slices."
     return Viewer(render(Page(title, (), slides=slides, picture_note=note, definitions=())))
 

@@ -34,7 +34,7 @@ DEFINITIONS = (
 
 
 @dataclass(frozen=True)
-class Light:
+class TrafficLight:
     """A line of the summary with a colour: ``green``, ``amber`` or ``red``."""
 
     item: str
@@ -77,7 +77,7 @@ class Page:
 
     title: str
     sentences: Sequence[str]
-    lights: Sequence[Light] = ()
+    lights: Sequence[TrafficLight] = ()
     notes: Sequence[str] = ()
     first_tables: Sequence[Table] = ()
     slides: Sequence[Mapping[str, object]] = ()

@@ -78,7 +78,7 @@ def _pictures(figure: Figure, evaluation: Evaluation, bottom: float) -> None:
     if not evaluation.cases or not evaluation.cases[0].indices:
         return
     case = evaluation.cases[0]
-    place = case.place(case.indices[len(case.indices) // 2])
+    place = case.sample(case.indices[len(case.indices) // 2])
     images = {**dict(list(place.images.items())[:4]), "reference": place.reference}
     window = evaluation.windows[-1]
     width = 0.86 / len(images)

@@ -76,7 +76,7 @@ def slide(
     }
 
 
-def spread_slides(
+def spread_slice_views(
     sources: Mapping[str, SliceSource],
     places: Sequence[Mapping[str, int]],
     *,

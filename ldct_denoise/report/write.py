@@ -15,7 +15,7 @@ from ldct_denoise.output import atomic_write, make_output_folder
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation
-from ldct_denoise.evaluation.tables import numbered, summarise_patients
+from ldct_denoise.evaluation.tables import pseudonyms, summarise_patients
 
 
 def write_comparison(
@@ -78,7 +78,7 @@ COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "valu
 def write_tables(evaluation: Evaluation, output: Path, *, include_patient_ids: bool = False) -> None:
     """Write ``metrics.csv`` and ``summary.json`` into a folder that is there."""
     atomic_write(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
-    names = numbered(evaluation.patients, include_patient_ids)
+    names = pseudonyms(evaluation.patients, include_patient_ids)
     summary = {
         "software": f"ldct-denoise {__version__}",
         "notes": list(evaluation.notes),

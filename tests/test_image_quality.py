@@ -11,15 +11,15 @@ import pytest
 from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.evaluation.phantom_study import BLUR_MM, SPACING_MM, StudySettings, study_phantom
-from ldct_denoise.report.phantom import sentences
+from ldct_denoise.evaluation.image_quality import BLUR_MM, SPACING_MM, ImageQualitySettings, measure_image_quality
+from ldct_denoise.report.image_quality import sentences
 
-SETTINGS = StudySettings(realisations=8, doses=(0.25, 0.5, 1.0))
+SETTINGS = ImageQualitySettings(realisations=8, doses=(0.25, 0.5, 1.0))
 
 
 @pytest.fixture(scope="module")
 def untouched():
-    return study_phantom(lambda source: [source.read_hu(index) for index in range(len(source))], SETTINGS)
+    return measure_image_quality(lambda source: [source.read_hu(index) for index in range(len(source))], SETTINGS)
 
 
 def test_noise_falls_with_the_root_of_the_dose(untouched):
@@ -51,21 +51,21 @@ def test_an_untouched_image_is_worth_its_own_dose(untouched):
 
 def test_noise_that_is_halved_without_harm_is_worth_the_dose_that_halves_it():
     """Of 8 realisations the mean, with an eighth of the variance, stays; of the rest a quarter."""
-    settings = StudySettings(realisations=8, doses=(0.25, 0.5, 1.0))
+    settings = ImageQualitySettings(realisations=8, doses=(0.25, 0.5, 1.0))
     means = {}
 
     def half_the_noise(source):
         truth = means.setdefault(source.uid, np.mean([source.read_hu(i) for i in range(len(source))], axis=0))
         return [truth + (source.read_hu(i) - truth) / 2 for i in range(len(source))]
 
-    study = study_phantom(half_the_noise, settings)
+    study = measure_image_quality(half_the_noise, settings)
     left = 1 / 8 + (1 - 1 / 8) / 4
     assert study.equivalence["NPWE"].dose == pytest.approx(0.25 / left, rel=0.1)
     assert study.equivalence["CHO"].dose > 0.5
 
 
 def test_a_blur_lowers_resolution_and_does_not_fool_the_hotelling_observer(untouched):
-    blurred = study_phantom(
+    blurred = measure_image_quality(
         lambda source: [ndimage.gaussian_filter(source.read_hu(i), 1.5) for i in range(len(source))], SETTINGS
     )
     before, after = (image.transfer[400.0].frequency_at(0.5) for image in (untouched.denoised, blurred.denoised))
@@ -79,7 +79,9 @@ def test_without_a_lesion_nothing_is_seen_and_no_dose_is_told(tmp_path, capsys):
     """The null test: NPWE finds exactly nothing, CHO nothing beyond chance."""
     main = importlib.import_module("ldct_denoise.cli.main").main
     output = tmp_path / "p"
-    main(["physics", "--model", "bilateral", "--lesion", "0", "--realisations", "3", "--output", str(output)])
+    main(
+        ["image-quality", "--model", "bilateral", "--lesion", "0", "--realisations", "3", "--output", str(output)]
+    )
     assert "NPWE: d′ 0.00 (0.00 to 0.00) unprocessed and 0.00 (0.00 to 0.00) denoised" in capsys.readouterr().out
     found = json.loads((output / "summary.json").read_text())
     for image in found["images"].values():
@@ -101,14 +103,14 @@ def test_a_denoiser_that_adds_noise_is_not_said_to_take_it_away(untouched):
 
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="doses"):
-        StudySettings(doses=(0.5,))
+        ImageQualitySettings(doses=(0.5,))
     with pytest.raises(ConfigError, match="realisations"):
-        StudySettings(realisations=1)
+        ImageQualitySettings(realisations=1)
 
 
 def test_the_command_writes_numbers_and_a_page(tmp_path, capsys):
     main = importlib.import_module("ldct_denoise.cli.main").main
-    arguments = ["physics", "--model", "bilateral", "--output", str(tmp_path / "p"), "--realisations", "3"]
+    arguments = ["image-quality", "--model", "bilateral", "--output", str(tmp_path / "p"), "--realisations", "3"]
     main(arguments)
     out = capsys.readouterr().out
     assert "CHO: d′" in out

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ldct_denoise import __version__
-from ldct_denoise.evaluation.phantom_study import (
+from ldct_denoise.evaluation.image_quality import (
     LESION_SIGMA_MM,
     SPACING_MM,
-    PhantomImage,
-    PhantomStudy,
-    statement,
+    ImageQualityStudy,
+    PhantomMeasurements,
 )
-from ldct_denoise.evaluation.tables import Entry, finite
+from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.metrics.noise import noise_reduction_profile
 from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.report.charts import line_chart
@@ -40,14 +39,14 @@ DEFINITIONS = (
 )  # fmt: skip
 
 
-def write_phantom_report(
-    study: PhantomStudy, output: Path, model: Mapping[str, object], *, overwrite: bool = False
+def write_image_quality_report(
+    study: ImageQualityStudy, output: Path, model: Mapping[str, object], *, overwrite: bool = False
 ) -> None:
     """Write ``summary.json`` and ``report.html`` into a folder.
 
     Parameters
     ----------
-    study : PhantomStudy
+    study : ImageQualityStudy
     output : Path
     model : mapping
         What was used: name, checksum, …
@@ -78,7 +77,7 @@ def write_phantom_report(
     write_page(page, output / "report.html")
 
 
-def sentences(study: PhantomStudy) -> list[str]:
+def sentences(study: ImageQualityStudy) -> list[str]:
     """The findings in words."""
     raw, ours = study.unprocessed[study.settings.dose], study.denoised
     noise = [item.noise.variance_hu2**0.5 for item in (raw, ours)]
@@ -93,11 +92,27 @@ def sentences(study: PhantomStudy) -> list[str]:
         f"Resolution (f50, 1/mm) by contrast: {kept}.",
         f"Mean HU of the uniform part differs by {ours.body_hu - raw.body_hu:+.2f} HU; rods follow their HU with "
         f"slope {ours.linearity.slope:.4f}, at most {ours.linearity.largest_deviation_hu:.1f} HU off the line.",
-        *(statement(study, observer) for observer in study.equivalence),
+        *(observer_sentence(study, observer) for observer in study.equivalence),
     ]
 
 
-def summary(study: PhantomStudy, model: Mapping[str, object]) -> Entry:
+def observer_sentence(study: ImageQualityStudy, observer: str) -> str:
+    """Detectability before and after for one observer, and the equivalent dose, with intervals."""
+    raw, ours = study.unprocessed[study.settings.dose].observers[observer], study.denoised.observers[observer]
+    equivalent = study.equivalence[observer]
+    text = (
+        f"{observer}: d′ {raw.d_prime:.2f} ({raw.low:.2f} to {raw.high:.2f}) unprocessed and {ours.d_prime:.2f} "
+        f"({ours.low:.2f} to {ours.high:.2f}) denoised at {100 * study.settings.dose:g} % of the dose"
+    )
+    if not np.isfinite([equivalent.dose, equivalent.low, equivalent.high]).all():
+        return f"{text}; the equivalent dose cannot be determined: d′ is out of range or too uncertain."
+    return (
+        f"{text}; unprocessed images reach that at {100 * equivalent.dose:.0f} % of the dose "
+        f"(95 % interval {100 * equivalent.low:.0f} to {100 * equivalent.high:.0f} %)."
+    )
+
+
+def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
     """Everything as numbers, for ``summary.json``."""
     kinds = {f"unprocessed {dose:g}": image for dose, image in study.unprocessed.items()}
     return {
@@ -109,16 +124,16 @@ def summary(study: PhantomStudy, model: Mapping[str, object]) -> Entry:
     }
 
 
-def _numbers(image: PhantomImage) -> Entry:
+def _numbers(image: PhantomMeasurements) -> Entry:
     return {
-        "noise_hu": finite(image.noise.variance_hu2**0.5),
-        "mean_frequency_per_mm": finite(image.spectrum.mean_frequency),
-        "peak_frequency_per_mm": finite(image.spectrum.peak_frequency),
+        "noise_hu": finite_or_none(image.noise.variance_hu2**0.5),
+        "mean_frequency_per_mm": finite_or_none(image.spectrum.mean_frequency),
+        "peak_frequency_per_mm": finite_or_none(image.spectrum.peak_frequency),
         "frequency_per_mm": image.spectrum.frequency.tolist(),
-        "nps_hu2_mm2": [finite(value) for value in image.spectrum.power],
+        "nps_hu2_mm2": [finite_or_none(value) for value in image.spectrum.power],
         "f50_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.5) for c in _contrasts(image)}),
         "f10_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.1) for c in _contrasts(image)}),
-        "body_hu": finite(image.body_hu),
+        "body_hu": finite_or_none(image.body_hu),
         "hu_linearity": _finite(asdict(image.linearity)),
         "detectability": {
             name: _finite({"d_prime": found.d_prime, "ci95_low": found.low, "ci95_high": found.high})
@@ -128,14 +143,14 @@ def _numbers(image: PhantomImage) -> Entry:
 
 
 def _finite(values: Mapping[str, float]) -> Entry:
-    return {key: finite(value) for key, value in values.items()}
+    return {key: finite_or_none(value) for key, value in values.items()}
 
 
-def _contrasts(image: PhantomImage) -> list[float]:
+def _contrasts(image: PhantomMeasurements) -> list[float]:
     return sorted(image.transfer, key=abs)
 
 
-def _noise_charts(study: PhantomStudy) -> ChartSection:
+def _noise_charts(study: ImageQualityStudy) -> ChartSection:
     raw = study.unprocessed[study.settings.dose].spectrum
     normal_dose = max(study.unprocessed)
     curves = {
@@ -161,7 +176,7 @@ def _noise_charts(study: PhantomStudy) -> ChartSection:
     return ChartSection("Noise", "From uniform squares.", charts)
 
 
-def _transfer_charts(study: PhantomStudy) -> ChartSection:
+def _transfer_charts(study: ImageQualityStudy) -> ChartSection:
     raw = study.unprocessed[study.settings.dose]
     strongest = _contrasts(raw)[-1]
     shown = {f"unprocessed, {strongest:+g} HU": raw.transfer[strongest]}
@@ -174,7 +189,7 @@ def _transfer_charts(study: PhantomStudy) -> ChartSection:
     return ChartSection("Resolution", "From the rods' borders, mean of all realisations.", [chart])
 
 
-def _dose_charts(study: PhantomStudy) -> ChartSection:
+def _dose_charts(study: ImageQualityStudy) -> ChartSection:
     doses = sorted(study.unprocessed)
     charts = []
     for observer in study.equivalence:
@@ -188,7 +203,7 @@ def _dose_charts(study: PhantomStudy) -> ChartSection:
     return ChartSection("Detectability", "Of the lesion, by dose and observer.", charts)
 
 
-def _detectability_table(study: PhantomStudy) -> Table:
+def _detectability_table(study: ImageQualityStudy) -> Table:
     rows: list[list[object]] = []
     for observer in study.equivalence:
         for dose, image in study.unprocessed.items():
@@ -201,7 +216,7 @@ def _detectability_table(study: PhantomStudy) -> Table:
     return Table("Detectability", "Doses are shares of the normal dose.", columns, rows)
 
 
-def _rod_table(study: PhantomStudy) -> Table:
+def _rod_table(study: ImageQualityStudy) -> Table:
     kinds = {"unprocessed": study.unprocessed[study.settings.dose], "denoised": study.denoised}
     rows = [
         [

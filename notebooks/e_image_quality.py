@@ -12,7 +12,7 @@
 # # Physics of a phantom
 #
 # What a denoiser does to noise, resolution, HU and detectability, on a simulated phantom whose truth is known: a disk of
-# 50 HU with four rods, scanned again and again at several doses. `ldct-denoise physics --model NAME --output DIR` writes
+# 50 HU with four rods, scanned again and again at several doses. `ldct-denoise image-quality --model NAME --output DIR` writes
 # the same as a report; for scans of your own phantom give its rods to `ldct-denoise evaluate --insert`. Definitions:
 # `docs/measurements.md`.
 
@@ -22,10 +22,11 @@ import matplotlib.pyplot as plt
 from ldct_denoise.inference.slices import ApplySettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.metrics.noise import noise_reduction_profile
-from ldct_denoise.evaluation.phantom_study import StudySettings, restore_with, statement, study_phantom
+from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
+from ldct_denoise.report.image_quality import observer_sentence
 
 model = load_model("tv")  # a shipped model, a run folder, a .safetensors file, or a method without training
-study = study_phantom(restore_with(model, ApplySettings()), StudySettings(dose=0.25, realisations=6))
+study = measure_image_quality(slice_restorer(model, ApplySettings()), ImageQualitySettings(dose=0.25, realisations=6))
 before, after = study.unprocessed[0.25], study.denoised
 
 # %% [markdown]
@@ -95,4 +96,4 @@ for axis, observer in zip(axes, study.equivalence, strict=True):
     axis.legend()
 plt.show()
 for observer in study.equivalence:
-    print(statement(study, observer))
+    print(observer_sentence(study, observer))

@@ -53,9 +53,9 @@ def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table
         "mean frequency, 1/mm",
         "peak frequency, 1/mm",
         "flicker, HU",
-        "squares",
+        "ROIs",
     )
-    keys = ("noise_hu", "mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "squares")
+    keys = ("noise_hu", "mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "rois")
     rows = [[names[e["series"]], e["model"], *(e.get(key) for key in keys)] for e in entries]
     text = (
         "Noise: standard deviation in the uniform squares, trend removed. Flicker: slice-to-slice change of block "
