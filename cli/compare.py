@@ -72,7 +72,7 @@ def command(
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
     from ldct_denoise.evaluation.compare import compare, compare_on_images
-    from ldct_denoise.inference.slices import ApplySettings
+    from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_comparison

@@ -59,7 +59,7 @@ def command(
     report.html.
     """
     from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
-    from ldct_denoise.inference.slices import ApplySettings
+    from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.image_quality import sentences, write_image_quality_report

@@ -14,13 +14,15 @@ from . import options
 @click.argument("normal", type=options.EXISTING)
 @click.option("--dose", type=float, required=True, help="Fraction of the series' own dose, as 0.25.")
 @options.output
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed: another scan.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another scan."
+)
 @click.option(
     "--geometry",
     type=click.Choice(["parallel", "fan"]),
     default="parallel",
     show_default=True,
-    help="Of the rays.",
+    help="Geometry of the rays.",
 )
 @click.option(
     "--source-isocenter-distance",
@@ -31,7 +33,7 @@ from . import options
     help="Distance of the X-ray source from the isocenter (fan geometry only).",
 )
 @click.option(
-    "--noise-model", type=options.EXISTING, help="Noise spectrum of the kernel.  [default: measured in NORMAL]"
+    "--noise-model", type=options.EXISTING, help="Noise model of the kernel (JSON).  [default: measured in NORMAL]"
 )
 @click.option(
     "--electronic-noise", type=click.FloatRange(0), default=None, metavar="MA",
@@ -44,10 +46,13 @@ from . import options
     "--tube-current-modulation",
     type=click.FloatRange(0, 1),
     default=None,
-    help="Of the tube current with the angle; 0: none.",
+    help="Modulation of the tube current with the angle; 0: none.",
 )
 @click.option(
-    "--format", "format_", type=click.Choice(["dicom", "nifti"]), help="Of the output.  [default: the input's]"
+    "--format",
+    "format_",
+    type=click.Choice(["dicom", "nifti"]),
+    help="Output format.  [default: by the output's name, else the input's]",
 )
 @options.device
 @options.overwrite
@@ -66,15 +71,16 @@ def command(
     device: str,
     overwrite: bool,
 ) -> None:
-    """Add to NORMAL, a DICOM folder, file or tree or a volume file, the noise that a lower dose would have.
+    """Add the noise of a lower dose to NORMAL: a DICOM folder, file or tree, or a volume file.
 
-    The anatomy stays as sharp as it is. Writes a derived DICOM series, labelled as simulated, or the volume's
-    format. Research use only.
+    The sharpness of the anatomy does not change. Writes a derived DICOM series, labelled as simulated, or the
+    volume's format. Research use only.
     """
     from dataclasses import replace
     from typing import Any
 
     from ldct_denoise.distributed import choose_device
+    from ldct_denoise.io.write_settings import WriteSettings
     from ldct_denoise.physics.noise import NoiseModel
     from ldct_denoise.physics.scanner import DEFAULT_SCANNER
     from ldct_denoise.physics.simulate_series import Simulation, simulate
@@ -86,8 +92,8 @@ def command(
     simulation = Simulation(dose, seed, scanner, model)
     with options.progress_bar("simulating") as progress:
         written = simulate(
-            normal, output, simulation, format=format_, overwrite=overwrite, progress=progress,
-            device=str(choose_device(device)),
+            normal, output, simulation, WriteSettings(format=format_, overwrite=overwrite),
+            device=str(choose_device(device)), progress=progress,
         )  # fmt: skip
     for path in written:
         click.echo(path)

@@ -122,14 +122,18 @@ def apply(
     ['denoised']
     """
     from ldct_denoise.inference import batch
-    from ldct_denoise.inference.series import WriteSettings
-    from ldct_denoise.inference.slices import DEFAULTS
+    from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS
+    from ldct_denoise.io.write_settings import WriteSettings
     from ldct_denoise.models.trained import TrainedModel, load_model
 
     loaded = model if isinstance(model, TrainedModel) else load_model(model)
-    settings = replace(DEFAULTS, device=device, strength=DEFAULTS.strength if strength is None else strength)
+    settings = replace(
+        DEFAULT_APPLY_SETTINGS,
+        device=device,
+        strength=DEFAULT_APPLY_SETTINGS.strength if strength is None else strength,
+    )
     writing = WriteSettings(format=format, overwrite=overwrite)
-    return batch.apply(Path(path), loaded, Path(output), settings, writing, progress or _no_progress)
+    return batch.apply(Path(path), loaded, Path(output), settings, writing, progress=progress or _no_progress)
 
 
 def train(
@@ -332,7 +336,7 @@ def compare(
     ('input', 'bilateral', 'nlm')
     """
     from ldct_denoise.evaluation import compare as comparison
-    from ldct_denoise.inference.slices import ApplySettings
+    from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import TrainedModel, load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_comparison

@@ -87,11 +87,12 @@ def denoise(
     >>> volume.hu.shape
     (4, 96, 96)
     """
-    from ldct_denoise.inference.slices import DEFAULTS, restore_slices
+    from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS
+    from ldct_denoise.inference.slices import restore_slices
     from ldct_denoise.models.trained import TrainedModel, load_model
 
     loaded = model if isinstance(model, TrainedModel) else load_model(model)
-    settings = DEFAULTS if strength is None else replace(DEFAULTS, strength=strength)
+    settings = DEFAULT_APPLY_SETTINGS if strength is None else replace(DEFAULT_APPLY_SETTINGS, strength=strength)
     sees_adjacent_slices = loaded.method.context_slices > 0 and isinstance(image, np.ndarray) and image.ndim == 3
     source = _as_source(image, spacing_mm, needs_spacing=sees_adjacent_slices)
     hu = np.empty(source.geometry.shape, dtype=np.float32)

@@ -13,12 +13,13 @@ from ldct_denoise.errors import OutputError
 from ldct_denoise.evaluation.evaluate import evaluate
 from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.evaluation.results import Evaluation
-from ldct_denoise.inference.series import WriteSettings, apply_series
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.dose_labels import Dose, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.output import make_output_folder
 from ldct_denoise.phantoms.folder import PARTIAL_PREFIX

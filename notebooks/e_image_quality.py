@@ -19,7 +19,7 @@
 # %%
 import matplotlib.pyplot as plt
 
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.metrics.noise import noise_reduction_profile
 from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer

@@ -32,6 +32,7 @@ from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.archive import list_files
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.io.write_settings import WriteSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 HANG_S, MEMORY_BYTES = 10, 2 << 30
@@ -219,7 +220,7 @@ def _require_name(error: LdctDenoiseError, *places: Path) -> None:
 
 def _write_as_it_is(series: Series, scratch: Path) -> None:
     """What ``apply --strength 0`` does; the stored values must come back."""
-    with DerivedWriter(series, scratch / "out", Derivation("fuzz"), overwrite=True) as writer:
+    with DerivedWriter(series, scratch / "out", Derivation("fuzz"), WriteSettings(overwrite=True)) as writer:
         for index in range(len(series)):
             writer.write(index, series.read_hu(index))
     (back,) = scan(scratch / "out", include_derived=True).series

@@ -20,16 +20,20 @@ from torch import Tensor
 
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
 from ldct_denoise.inference.batch import apply
-from ldct_denoise.inference.series import WriteSettings, apply_series, derivation_of
-from ldct_denoise.inference.slices import ApplySettings, restore_slices
+from ldct_denoise.inference.series import apply_series, derivation_of
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.derived.deidentify import public_uid
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import open_file, write_volume
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_writer import write_volume
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import TrainedModel
+from ldct_denoise.report.apply import apply_report_writer
 from ldct_denoise.volume import Volume
 from tests.conftest import ROOT
 from tests.synthetic import DEFAULT_SCALE, Shift, random_volume, run_program, shift_model
@@ -196,7 +200,7 @@ def test_what_is_no_number_stays_and_does_not_spread(tmp_path: Path) -> None:
         ):
             np.testing.assert_array_equal(out[known[index]], expected[known[index]])
             np.testing.assert_array_equal(out[~known[index]], hu[index][~known[index]])
-    with pytest.raises(ModelError, match="slice 0: shift gives no numbers"):
+    with pytest.raises(ModelError, match="slice 0: shift returns non-finite values"):
         next(restore_slices(random_volume(), shift_model(np.nan)))
 
 
@@ -327,7 +331,8 @@ def test_nothing_to_denoise_is_told(tmp_path: Path) -> None:
 
 def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -> None:
     settings = ApplySettings(seed=7, tta=True)
-    apply_series(series, shift_model(1), tmp_path / "out", settings, writing=WriteSettings(report=True))
+    report_on = apply_report_writer(shift_model(1), settings)
+    apply_series(series, shift_model(1), tmp_path / "out", settings, write_report=report_on)
     report = (tmp_path / "out-report.html").read_text(encoding="utf-8")
     assert "<html" in report.lower()
     told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and rotations<")
@@ -335,31 +340,29 @@ def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -
 
 
 def test_another_report_is_not_written_over_unasked(series: Series, tmp_path: Path) -> None:
-    report = tmp_path / "out-report.html"
+    report, report_on = tmp_path / "out-report.html", apply_report_writer(shift_model(), ApplySettings())
     report.write_text("mine")
     with pytest.raises(OutputError, match=r"out-report\.html: exists"):
-        apply_series(series, shift_model(), tmp_path / "out", writing=WriteSettings(report=True))
+        apply_series(series, shift_model(), tmp_path / "out", write_report=report_on)
     assert (report.read_text(), (tmp_path / "out").exists()) == ("mine", False)
-    apply_series(series, shift_model(), tmp_path / "out", writing=WriteSettings(report=True, overwrite=True))
+    writing = WriteSettings(overwrite=True)
+    apply_series(series, shift_model(), tmp_path / "out", writing=writing, write_report=report_on)
     assert "<html" in report.read_text(encoding="utf-8").lower()
 
 
-def test_a_report_that_fails_leaves_the_series(
-    series: Series, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_that_fails_leaves_the_series(series: Series, tmp_path: Path) -> None:
     def nothing(*arguments: object) -> None:
         raise ValueError("nothing to measure")
 
-    monkeypatch.setattr("ldct_denoise.report.apply.write_apply_report", nothing)
     with pytest.raises(PartialError, match=r"out: written, but not its report \(nothing to measure\)") as told:
-        apply(tmp_path / "in", shift_model(), tmp_path / "out", writing=WriteSettings(report=True))
+        apply(tmp_path / "in", shift_model(), tmp_path / "out", write_report=nothing)
     assert told.value.written == (tmp_path / "out",)
     assert told.value.failures == ()
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3
     lost = sorted((tmp_path / "in").iterdir())[-1]
     lost.write_bytes(lost.read_bytes()[:-100])
     with pytest.raises(PartialError, match="but not its report") as told:
-        apply(tmp_path / "in", shift_model(), tmp_path / "again", writing=WriteSettings(report=True))
+        apply(tmp_path / "in", shift_model(), tmp_path / "again", write_report=nothing)
     assert [line.split(":")[0] for line in told.value.failures] == [str(lost)]
 
 

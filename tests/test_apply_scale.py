@@ -26,17 +26,20 @@ from ldct_denoise.distributed import WorkerInfo, worker_from_environment
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.ledger import Entry, Ledger
-from ldct_denoise.inference.series import WriteSettings, apply_series
-from ldct_denoise.inference.slices import ApplySettings, restore_slices
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.derived.deidentify import public_uid
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method, Supervision
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
+from ldct_denoise.report.apply import apply_report_writer
 from tests.synthetic import random_volume
 
 SHAPE = (3, 40, 36)
@@ -93,10 +96,10 @@ def test_a_second_run_does_nothing_and_tells_so(tree: Path, tmp_path: Path) -> N
     written = apply(tree, model(first), tmp_path / "out")
     before = pixels(tmp_path / "out")
     assert (first.slices, len(written), len(before)) == (12, 4, 12)
-    repeated = apply(tree, model(again), tmp_path / "out", tell=told.append)
+    repeated = apply(tree, model(again), tmp_path / "out", notify=told.append)
     assert again.slices == 0
     assert sorted(repeated) == sorted(written)
-    assert told == ["4 of 4 series are done already; --overwrite does them again"]
+    assert told == ["4 of 4 series are done already; --overwrite repeats them"]
     lines = [json.loads(line) for line in (tmp_path / "out-ledger.jsonl").read_text().splitlines()]
     assert sorted(line["series"] for line in lines) == [f"1.2.3.{n}" for n in range(1, 5)]
     assert {line["output"] for line in lines} == {f"out/1.2.3.{n}" for n in range(1, 5)}
@@ -111,7 +114,7 @@ def test_a_report_that_is_missing_is_written_without_denoising_again(tree: Path,
         shutil.rmtree(tree / str(number))
     apply(tree, model(), tmp_path / "out")
     again = Counting()
-    apply(tree, model(again), tmp_path / "out", writing=WriteSettings(report=True))
+    apply(tree, model(again), tmp_path / "out", write_report=apply_report_writer(model(), ApplySettings()))
     assert again.slices == 0
     assert len(list((tmp_path / "out").glob("*-report.html"))) == 2
 
@@ -200,20 +203,15 @@ def test_no_original_uid_names_what_is_deidentified(
     assert again.slices == 0
 
 
-def test_reports_that_fail_do_not_make_the_series_undone(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reports_that_fail_do_not_make_the_series_undone(tree: Path, tmp_path: Path) -> None:
     def nothing(*arguments: object) -> None:
         raise ValueError("nothing to measure")
 
-    writing = WriteSettings(report=True)
-    monkeypatch.setattr("ldct_denoise.report.apply.write_apply_report", nothing)
     with pytest.raises(PartialError, match="4 of 4 series denoised") as told:
-        apply(tree, model(), tmp_path / "out", writing=writing)
+        apply(tree, model(), tmp_path / "out", write_report=nothing)
     assert all("not its report (nothing to measure)" in line for line in told.value.failures)
-    monkeypatch.undo()
     again = Counting()
-    apply(tree, model(again), tmp_path / "out", writing=writing)
+    apply(tree, model(again), tmp_path / "out", write_report=apply_report_writer(model(), ApplySettings()))
     assert again.slices == 0
     assert len(list((tmp_path / "out").glob("*-report.html"))) == 4
 

@@ -63,6 +63,7 @@ def offences(modules: Iterable[str], forbidden: str) -> Iterator[str]:
     ("importer", "forbidden"),
     [
         ("evaluation", "report"),
+        ("inference", "report"),
         ("networks", "methods"),
         ("io.dicom", "io.derived"),
         ("training", "inference"),

@@ -26,7 +26,7 @@ from ldct_denoise.benchmark.peers import PEERS, parameter_count
 from ldct_denoise.benchmark.training import loading_figures
 from ldct_denoise.errors import InputError, ModelError, OutputError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.series import Series

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldct_denoise.io.volume_files import open_file, write_volume
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import run_cli
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Volume
 from tests.dicom_files import write_ct
 from tests.enhanced_file import make_enhanced

@@ -14,7 +14,8 @@ from ldct_denoise.cli.simulate import command
 from ldct_denoise.errors import ConfigError, InputError, OutputError, PartialError
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import open_file, write_volume
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.phantoms.patients import Patient, stack_geometry, with_noise
 from ldct_denoise.volume import Volume
 

@@ -15,7 +15,7 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation import compare as module
 from ldct_denoise.evaluation.compare import compare
 from ldct_denoise.evaluation.plan import DEFAULT_REGIONS, MeasurementPlan
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.metrics.statistics import Bootstrap

@@ -18,7 +18,7 @@ from ldct_denoise.evaluation.inserts import Insert
 from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice_noise
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.parse import disambiguate_names, parse_region, parse_regions, regions_from_labels

@@ -13,10 +13,10 @@ from pydicom.data import get_testdata_file
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.derived.attributes import Derivation
-from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
+from tests.conformance import check_derived
 
 MODEL = Derivation("lir-ct", "ab" * 32)
 PYDICOM_CT = ("CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm")

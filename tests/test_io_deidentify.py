@@ -18,6 +18,7 @@ from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.volume import Geometry, Volume
 
 SECRET = "SECRET"
@@ -53,7 +54,7 @@ def make_source(folder: Path, **attributes: object) -> Series:
 
 
 def derive(series: Series, output: Path) -> list[Path]:
-    with DerivedWriter(series, output, Derivation("lir-ct", "ab" * 32), deidentify=True) as writer:
+    with DerivedWriter(series, output, Derivation("lir-ct", "ab" * 32), WriteSettings(deidentify=True)) as writer:
         for index in range(len(series)):
             writer.write(index, series.read_hu(index))
     return sorted(output.iterdir())

@@ -17,7 +17,6 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.derived.attributes import Derivation, set_derivation_attributes
-from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.derived.pixel_values import PixelFormat
@@ -25,7 +24,9 @@ from ldct_denoise.io.dicom.padding import padding_range
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.dicom.uids import derived_uid
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.volume import Geometry, Volume
+from tests.conformance import check_derived
 
 MODEL = Derivation("lir-ct", "ab" * 32, strength=0.75)
 CREATED = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -70,7 +71,7 @@ def only_series(folder: Path) -> Series:
 def derive(
     series: Series, output: Path, derivation: Derivation = MODEL, change: float = 0.0, **options: object
 ) -> Path:
-    with DerivedWriter(series, output, derivation, created=CREATED, **options) as writer:
+    with DerivedWriter(series, output, derivation, WriteSettings(created=CREATED, **options)) as writer:
         for index in reversed(range(len(series))):
             writer.write(index, series.read_hu(index) + np.float32(change))
     return output
@@ -548,7 +549,7 @@ def test_what_cannot_be_encoded_names_the_source_and_the_cause(tmp_path: Path) -
         def header(self, index: int) -> Dataset:
             return header
 
-    with pytest.raises(InputError, match=r"1-001\.dcm: cannot be derived from \(.*65535"):
+    with pytest.raises(InputError, match=r"1-001\.dcm: no image can be derived from it \(.*65535"):
         derive(Broken(series), tmp_path / "out")
 
 

@@ -16,10 +16,11 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.derived.attributes import Derivation
-from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.volume import Geometry
+from tests.conformance import check_derived
 from tests.enhanced_file import COLUMNS, FRAMES, ROWS, make_enhanced
 
 MODEL = Derivation("lir-ct", "ab" * 32)
@@ -66,7 +67,7 @@ def series(tmp_path: Path) -> Frames:
 
 
 def derive(series: Frames, output: Path, **options: object) -> Path:
-    with DerivedWriter(series, output, MODEL, **options) as writer:
+    with DerivedWriter(series, output, MODEL, WriteSettings(**options)) as writer:
         for index in reversed(range(len(series))):
             writer.write(index, series.read_hu(index))
     return output

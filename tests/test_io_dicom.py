@@ -22,13 +22,14 @@ from pydicom.uid import (
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.inference.batch import apply
-from ldct_denoise.inference.series import WriteSettings, apply_series
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Inventory, Series
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
+from ldct_denoise.io.write_settings import WriteSettings
 from tests.dicom_files import ROWS, cells, ct_image, write_ct
 from tests.enhanced_file import FRAMES, frame_groups, make_enhanced
 from tests.synthetic import shift_model

@@ -27,7 +27,8 @@ from ldct_denoise.io.dicom import archive
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.inspect import inspect
-from ldct_denoise.io.volume_files import open_file, write_volume
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.dicom_files import cells, write_ct
 
@@ -280,7 +281,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, name: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
     try:
-        with pytest.raises(OutputError, match=f"{name}: cannot be written .*make room"):
+        with pytest.raises(OutputError, match=f"{name}: cannot be written .*free disk space"):
             write_volume(tmp_path / name, noise, noise.geometry)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -15,7 +15,7 @@ from pydicom.fileset import FileSet
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Volume
 from tests.dicom_files import write_ct
 from tests.fuzz_dicom import cut, drop, flip, repeat, run_cases, word

@@ -13,7 +13,8 @@ import pytest
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.io.volume_files import open_file, write_volume
+from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
 

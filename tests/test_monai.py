@@ -21,7 +21,7 @@ from monai.transforms import (
 
 from ldct_denoise import InputError, denoise, read_series
 from ldct_denoise.io.derived.create import write_series
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.monai import CTReader, DenoiseCT, DenoiseCTd
 from ldct_denoise.volume import Volume
 from tests.dicom_files import write_ct

@@ -29,17 +29,19 @@ from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.export.export import export
 from ldct_denoise.export.formats import read_torchscript
-from ldct_denoise.inference.series import WriteSettings, apply_series, derivation_of
-from ldct_denoise.inference.slices import ApplySettings, restore_slices
+from ldct_denoise.inference.series import apply_series, derivation_of
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.methods.base import Batch, Supervision, center_slice, repeat_slice
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
+from tests.conformance import check_derived
 from tests.enhanced_file import make_enhanced
 from tests.synthetic import saved_weights, tiny_config, water_disc
 

@@ -17,7 +17,6 @@ import pytest
 
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.dicom.instance import read_instance_uids
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.node import worker as work
@@ -27,6 +26,7 @@ from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import Delivery, Record, Spool, requeue
 from ldct_denoise.node.worker import MAX_ATTEMPTS, Worker
+from tests.conformance import check_derived
 from tests.dicom_files import write_ct
 from tests.enhanced_file import make_enhanced
 from tests.node_peers import (

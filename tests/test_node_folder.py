@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from ldct_denoise.cli.serve import command
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
-from ldct_denoise.io.derived.conformance import check_derived
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.node.folder import denoise_folder, step_settings
+from tests.conformance import check_derived
 from tests.node_peers import NAME, make_series, wait_for
 
 pytestmark = pytest.mark.filterwarnings("ignore")

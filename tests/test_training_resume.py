@@ -17,7 +17,7 @@ import torch
 from ldct_denoise.config import Config, load_config
 from ldct_denoise.data.pools import Pools, pools_from_root
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, ModelError, OutputError, TrainingError
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.log import TrainingLog

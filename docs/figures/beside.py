@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.context_slices import cholesky_factor, overlap_correlation
-from ldct_denoise.inference.slices import ApplySettings, restore_slices
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr

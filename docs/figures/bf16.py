@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_denoise.inference.slices import ApplySettings, restore_slices
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.io.dose_labels import find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.models.trained import load_model

@@ -22,7 +22,8 @@ from ldct_denoise.benchmark.subject import MATRIX, Repeated, patient, write_pati
 from ldct_denoise.distributed import choose_device
 from ldct_denoise.errors import ModelError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.inference.slices import BF16_LIMIT_HU, GPU_BATCH, ApplySettings, ready, restore_slices
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import BF16_LIMIT_HU, GPU_BATCH, ready, restore_slices
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods.base import Method, repeat_slice
 from ldct_denoise.models.trained import TrainedModel, load_model

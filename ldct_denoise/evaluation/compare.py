@@ -16,13 +16,8 @@ from ldct_denoise.evaluation.measure import REFERENCE, SliceSample, measure_slic
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import paired_statistics
-from ldct_denoise.inference.slices import (
-    DEFAULTS,
-    ApplySettings,
-    Progress,
-    report_fit_progress,
-    restore_slices,
-)
+from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
+from ldct_denoise.inference.slices import Progress, report_fit_progress, restore_slices
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
@@ -131,7 +126,7 @@ def compare(
     *,
     include_training_patients: bool = False,
     num_seeds: int = 1,
-    settings: ApplySettings = DEFAULTS,
+    settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure every model on all paired slices of a folder.
@@ -180,7 +175,7 @@ def compare_on_images(
     noise: NoiseLaw = "gaussian",
     seed: int = 0,
     num_seeds: int = 1,
-    settings: ApplySettings = DEFAULTS,
+    settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure every model on grey images with synthetic noise; PSNR and SSIM over 0…255.

@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.evaluation.inserts import CORE_FRACTION
-from ldct_denoise.inference.slices import ApplySettings, restore_slices
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.metrics.contrast import Linearity, hu_linearity
 from ldct_denoise.metrics.detectability import (
     Detectability,

@@ -2,173 +2,203 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ldct_denoise.distributed import WorkerInfo, gather, worker_from_environment
 from ldct_denoise.errors import InputError, LdctDenoiseError, PartialError
-from ldct_denoise.inference.ledger import Entry, Ledger, count_files
+from ldct_denoise.inference.ledger import Entry, Ledger, count_files, job_key
 from ldct_denoise.inference.series import (
-    DEFAULT_WRITING,
-    WriteSettings,
-    _is_dicom,
-    _log,
-    _place,
-    _refuse_idle,
-    _report_path,
-    _silent,
-    _uid,
-    _write,
-    _write_report,
+    WriteReport,
     apply_series,
+    check_report,
+    denoise_series,
     derivation_of,
+    report_path,
+    report_series,
 )
-from ldct_denoise.inference.slices import DEFAULTS, ApplySettings, Progress
-from ldct_denoise.io.derived.derived_series import holds_derived
-from ldct_denoise.io.dicom.series import Inventory, Series
+from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
+from ldct_denoise.inference.slices import Progress
+from ldct_denoise.io.dicom.series import Inventory
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import require_folder
+from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
+from ldct_denoise.io.writer import (
+    check_dicom_settings,
+    holds_result,
+    output_location,
+    output_uid,
+    series_subfolders,
+)
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.output import series_subfolders
 from ldct_denoise.volume import SliceSource
+
+#: Settings that do not change what is written.
+_NEUTRAL_SETTINGS = ("device", "overwrite", "created")
+_log = logging.getLogger(__name__)
+
+
+def _silent(*arguments: object) -> None:
+    pass
 
 
 def apply(
     path: Path,
     model: TrainedModel,
     output: Path,
-    settings: ApplySettings = DEFAULTS,
-    writing: WriteSettings = DEFAULT_WRITING,
+    settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
+    writing: WriteSettings = DEFAULT_WRITE_SETTINGS,
+    *,
+    write_report: WriteReport | None = None,
     progress: Progress = _silent,
-    tell: Callable[[str], None] = lambda message: None,
+    notify: Callable[[str], None] = _silent,
 ) -> list[Path]:
     """Denoise every CT series under ``path``.
 
-    Of several series, those that an earlier run finished with the same model and settings are left as they are;
-    what is done stands in ``<output>-ledger.jsonl``. Where torchrun or Slurm started several processes, each takes
-    its share of the series.
+    With several series, those that an earlier run finished with the same model and settings are skipped;
+    ``<output>-ledger.jsonl`` lists what is done. Processes started by torchrun or Slurm share the series.
 
     Parameters
     ----------
     path : Path
         A DICOM folder, file or tree, or a volume file.
+    model : TrainedModel
     output : Path
-        Where the series goes; with several, each gets a subfolder named by its Series Instance UID (with
-        ``deidentify`` by the one that replaces it).
+        Where the result goes. With several series, each gets a subfolder named by its Series Instance UID, or with
+        ``deidentify`` by the UID that replaces it.
+    settings : ApplySettings
+        How the model is applied.
+    writing : WriteSettings
+        How the results are written.
+    write_report : callable, optional
+        Writes a report on each result, as for :func:`ldct_denoise.inference.series.apply_series`.
     progress : callable
-        Told (files or slices done, how many there are, what).
-    tell : callable
-        Told in a line what is left out, or not done again.
+        Called with (files or slices done, their number, note).
+    notify : callable
+        Called with a line about files that are excluded, or series that are skipped.
 
     Returns
     -------
     list of Path
-        The series that this process wrote, and those of its share that were there already.
+        Results that this process wrote or skipped.
 
     Raises
     ------
     InputError
         If there is no CT series, or none could be denoised.
     PartialError
-        If some series could not be denoised, or lack slices that cannot be read, the others were denoised; or a
+        If some series could not be denoised or lack unreadable slices, and the others were denoised; or if a
         report could not be written.
     """
     worker = worker_from_environment()
     progress = progress if worker.rank == 0 else _silent
     inventory = find_images(path, lambda done, total: progress(done, total, "files looked at"))
-    series = inventory.series
-    if not series:
-        raise InputError(f"{path}: no CT series to denoise{_why_none(inventory)}")
+    if not inventory.series:
+        raise InputError(f"{path}: no CT series to denoise{_first_exclusion(inventory)}")
     for note in inventory.notes(path) if worker.rank == 0 else ():
-        tell(note)
-    if len(series) == 1:
-        if worker.rank:
-            return []
-        try:
-            written = apply_series(series[0], model, output, settings, writing, progress)
-        except PartialError as error:  # its report is missing; slices may be too
-            error.failures += tuple(inventory.lost_slices)
-            raise
-        inventory.require_all_slices(written)
-        return [written]
-    require_folder(output, len(series))
-    tree = _Tree(path, series, model, output, settings, writing)
-    _refuse_idle(str(path), tree.jobs, writing)
-    tree.failures = [] if worker.rank else inventory.lost_slices
-    return tree.run(worker, progress, tell)
+        notify(note)
+    if len(inventory.series) > 1:
+        batch = _Batch(path, inventory, model, output, settings, writing, write_report)
+        return batch.run(worker, progress, notify)
+    if worker.rank:
+        return []
+    try:
+        location = apply_series(
+            inventory.series[0], model, output, settings, writing, write_report=write_report, progress=progress
+        )
+    except PartialError as error:  # its report is missing; slices may be too
+        error.failures += tuple(inventory.lost_slices)
+        raise
+    inventory.require_all_slices(location)
+    return [location]
 
 
-def _why_none(inventory: Inventory) -> str:
-    aside = inventory.skipped
-    return f": {aside[0].path.name}: {aside[0].reason}" if aside else ""
+def _first_exclusion(inventory: Inventory) -> str:
+    excluded = inventory.skipped
+    return f": {excluded[0].path.name}: {excluded[0].reason}" if excluded else ""
 
 
-class _Tree:
-    """Many series: which are done, which are to do, which failed."""
+@dataclass(frozen=True)
+class _Job:
+    """One series of a batch: its source, its output folder and where the result will be."""
+
+    source: SliceSource
+    output: Path
+    location: Path
+
+
+class _Batch:
+    """Several series: those that are done, those to do, and those that failed."""
 
     def __init__(
         self,
         path: Path,
-        series: Sequence[SliceSource],
+        inventory: Inventory,
         model: TrainedModel,
         output: Path,
         settings: ApplySettings,
         writing: WriteSettings,
+        write_report: WriteReport | None,
     ) -> None:
-        self.path, self.model, self.output, self.settings, self.writing = path, model, output, settings, writing
-        self.jobs = list(
-            zip(series, series_subfolders(output, (_uid(source, writing) for source in series)), strict=True)
-        )
-        self.ledger = Ledger.beside(output)
+        sources = inventory.series
+        folders = series_subfolders(output, sources, writing)
+        check_dicom_settings(str(path), zip(sources, folders, strict=True), writing)
+        self.path, self.model, self.settings, self.writing = path, model, settings, writing
+        self.write_report = write_report
+        self.lost_slices = inventory.lost_slices
+        self.jobs = [
+            _Job(source, folder, output_location(source, folder, writing))
+            for source, folder in zip(sources, folders, strict=True)
+        ]
+        self.ledger = Ledger.of_output(output)
         self.written: list[Path] = []
         self.failures: list[str] = []
 
-    def run(self, worker: WorkerInfo, progress: Progress, tell: Callable[[str], None]) -> list[Path]:
-        """Do this process's share, wait for the others, and tell what failed."""
-        mine = self.jobs[worker.rank :: worker.size]
-        standing = [(source, place, self._is_done(source, place)) for source, place in mine]
-        todo = [job for job in standing if self._is_wanted(*job)]
-        if len(todo) < len(mine):
-            tell(f"{len(mine) - len(todo)} of {len(mine)} series are done already; --overwrite does them again")
-        total, before = sum(len(source) for source, _, _ in todo), 0
-        for number, (source, place, done) in enumerate(todo, 1):
-            name = f"series {number}/{len(todo)}"
-            self._try(source, place, done, _part(progress, before, total, name))
-            before += len(source)
-        places = {place for _, place, _ in todo}
-        there = [_place(*job, self.writing) for job in mine if job[1] not in places] + self.written
-        self._conclude(worker, gather((len(there), len(mine), self.failures)), there)
-        return there
+    def run(self, worker: WorkerInfo, progress: Progress, notify: Callable[[str], None]) -> list[Path]:
+        """Process this worker's share, wait for the others, and raise what failed."""
+        self.failures = [] if worker.rank else list(self.lost_slices)
+        jobs = self.jobs[worker.rank :: worker.size]
+        finished = {job.location for job in jobs if self._is_finished(job)}
+        todo = [job for job in jobs if job.location not in finished or self._lacks_report(job)]
+        if len(todo) < len(jobs):
+            notify(f"{len(jobs) - len(todo)} of {len(jobs)} series are done already; --overwrite repeats them")
+        total, before = sum(len(job.source) for job in todo), 0
+        for number, job in enumerate(todo, 1):
+            part = _part_of(progress, before, total, f"series {number}/{len(todo)}")
+            self._process(job, job.location in finished, part)
+            before += len(job.source)
+        results = [job.location for job in jobs if job not in todo] + self.written
+        self._raise_failures(worker, gather((len(results), len(jobs), self.failures)), results)
+        return results
 
-    def _try(self, source: SliceSource, place: Path, done: bool, progress: Progress) -> None:
-        """One series; a failure is kept for the end, whatever it is, so that the others are done."""
-        written = _place(source, place, self.writing)
+    def _process(self, job: _Job, finished: bool, progress: Progress) -> None:
+        """Denoise one series; any failure is collected, so that the others are done."""
         try:
-            if not done:
-                _write(source, self.model, place, self.settings, self.writing, progress)
-                self.ledger.add(self._entry(source, place))
-            if self.writing.report:
-                _write_report(source, written, self.model, self.settings)
-        except PartialError as error:  # its report is what failed
-            self.written.append(written)
-            self.failures.append(f"{source.name}: {error}")
+            if not finished:
+                if self.write_report is not None:
+                    check_report(job.location, self.writing)
+                denoise_series(job.source, self.model, job.output, self.settings, self.writing, progress)
+                self.ledger.add(self._entry(job))
+            if self.write_report is not None:
+                report_series(job.source, job.location, self.write_report)
+        except PartialError as error:  # its report failed
+            self.written.append(job.location)
+            self.failures.append(f"{job.source.name}: {error}")
         except LdctDenoiseError as error:
-            self.failures.append(f"{source.name}: {error}")
+            self.failures.append(f"{job.source.name}: {error}")
         except Exception as error:
-            _log.debug("series %s", source.uid, exc_info=True)
+            _log.debug("series %s", job.source.uid, exc_info=True)
             reason = (str(error).splitlines() or [""])[0]
-            self.failures.append(f"{source.name}: {type(error).__name__} {reason}")
+            self.failures.append(f"{job.source.name}: {type(error).__name__} {reason}")
         else:
-            self.written.append(written)
+            self.written.append(job.location)
 
-    def _conclude(
-        self, worker: WorkerInfo, outcomes: Sequence[tuple[int, int, list[str]]], there: Sequence[Path]
+    def _raise_failures(
+        self, worker: WorkerInfo, outcomes: Sequence[tuple[int, int, list[str]]], results: Sequence[Path]
     ) -> None:
-        """Raise what all processes together could not do; of several that know of each other, the first does."""
+        """Raise what failed in all processes together; where they know of each other, only the first raises."""
         if len(outcomes) > 1 and worker.rank:
             return
         done, total = sum(count for count, _, _ in outcomes), sum(count for _, count, _ in outcomes)
@@ -178,65 +208,44 @@ class _Tree:
             error.failures = tuple(failures)
             raise error
         if failures:
-            raise PartialError(f"{self.path}: {done} of {total} series denoised", failures, there)
+            raise PartialError(f"{self.path}: {done} of {total} series denoised", failures, results)
 
-    # ---- what is done ---------------------------------------------------------------------------------------
+    # ---- finished series ------------------------------------------------------------------------------------
 
-    def _is_wanted(self, source: SliceSource, place: Path, done: bool) -> bool:
-        """Whether there is something to do."""
-        if not done:
-            return True
-        return self.writing.report and not _report_path(_place(source, place, self.writing)).is_file()
-
-    def _is_done(self, source: SliceSource, place: Path) -> bool:
-        """By the ledger, or the derived series itself where the ledger does not know; never with --overwrite."""
+    def _is_finished(self, job: _Job) -> bool:
+        """By the ledger, or by the derived series where the ledger has no entry; never with ``overwrite``."""
         if self.writing.overwrite:
             return False
-        written = _place(source, place, self.writing)
-        if self.ledger.knows(written):
-            return self.ledger.is_done(self._key(source), written)
-        w, derivation = self.writing, derivation_of(self.model, self.settings)
-        if not isinstance(source, Series) or not _is_dicom(source, place, w):
+        if self.ledger.has_entry(job.location):
+            return self.ledger.is_done(self._key(job.source), job.location)
+        if not holds_result(job.source, job.output, derivation_of(self.model, self.settings), self.writing):
             return False
-        if w.private_tags != "keep" or w.keep_manufacturer:  # which the series itself does not tell
-            return False
-        if not holds_derived(
-            place,
-            source,
-            derivation,
-            compress=w.compress,
-            convert_enhanced=w.convert_enhanced,
-            deidentify=w.deidentify,
-        ):
-            return False
-        self.ledger.add(self._entry(source, place))
+        self.ledger.add(self._entry(job))
         return True
 
-    def _told(self) -> dict[str, Any]:
-        """The settings that decide what is written."""
-        how = asdict(self.settings) | asdict(self.writing)
-        return {
-            name: value for name, value in how.items() if name not in ("device", "overwrite", "report", "created")
-        }
+    def _lacks_report(self, job: _Job) -> bool:
+        return self.write_report is not None and not report_path(job.location).is_file()
+
+    def _written_settings(self) -> dict[str, Any]:
+        """The settings that determine what is written."""
+        settings = asdict(self.settings) | asdict(self.writing)
+        return {name: value for name, value in settings.items() if name not in _NEUTRAL_SETTINGS}
 
     def _key(self, source: SliceSource) -> str:
-        images = [ref.sop_uid for ref in source.slices] if isinstance(source, Series) else []
-        told = [source.uid, images, self.model.checksum, self._told()]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return job_key(source, self.model.checksum, self._written_settings())
 
-    def _entry(self, source: SliceSource, place: Path) -> Entry:
-        written = _place(source, place, self.writing)
+    def _entry(self, job: _Job) -> Entry:
         return Entry(
-            key=self._key(source),
-            series=_uid(source, self.writing),
+            key=self._key(job.source),
+            series=output_uid(job.source, self.writing),
             model=self.model.name,
             checksum=self.model.checksum,
-            settings=self._told(),
-            output=self.ledger.told(written),
-            files=count_files(written),
+            settings=self._written_settings(),
+            output=self.ledger.relative(job.location),
+            files=count_files(job.location),
         )
 
 
-def _part(progress: Progress, before: int, total: int, name: str) -> Progress:
-    """Progress of one series as part of the whole."""
-    return lambda done, _, what: progress(before + done, total, f"{name} {what}")
+def _part_of(progress: Progress, before: int, total: int, name: str) -> Progress:
+    """Progress of one series as part of the whole batch."""
+    return lambda done, _, note: progress(before + done, total, f"{name} {note}")

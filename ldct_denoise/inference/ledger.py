@@ -1,12 +1,13 @@
-"""What is done of a large piece of work: a file of JSON lines, one for each finished series.
+"""Record of finished series: a file of JSON lines, one for each series.
 
-Several processes may add to it, and any may be killed at any time. It holds UIDs, the model, settings and places,
-and nothing of the patient.
+Several processes may append to it, and any may be killed at any time. It contains UIDs, the model, settings and
+paths, but no patient data.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ldct_denoise.errors import OutputError
+from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.volume import SliceSource
 
 
 def _now() -> str:
@@ -29,17 +32,19 @@ class Entry:
     Parameters
     ----------
     key : str
-        Digest of the source images, the model and the settings: equal keys ask for the same work.
+        Digest of the source images, the model and the settings; see :func:`job_key`.
     series : str
         Series Instance UID of the source.
-    model, checksum : str
-        Name and SHA-256 of the model.
+    model : str
+        Name of the model.
+    checksum : str
+        SHA-256 of the model.
     settings : mapping
-        How it was used and written.
+        Settings that determine what is written.
     output : str
-        Where the result lies, relative to the ledger's folder.
+        Path of the result, relative to the ledger's folder.
     files : int
-        How many files it has.
+        Number of files of the result.
     finished : str
         Time, ISO 8601, UTC.
     """
@@ -54,38 +59,60 @@ class Entry:
     finished: str = field(default_factory=_now)
 
 
+def job_key(source: SliceSource, checksum: str, settings: Mapping[str, Any]) -> str:
+    """Digest of the source images, the model and the settings; equal keys ask for the same result.
+
+    Parameters
+    ----------
+    source : SliceSource
+    checksum : str
+        SHA-256 of the model.
+    settings : mapping
+        Settings that determine what is written.
+
+    Returns
+    -------
+    str
+        SHA-256, hexadecimal.
+    """
+    images = [ref.sop_uid for ref in source.slices] if isinstance(source, Series) else []
+    return hashlib.sha256(
+        json.dumps([source.uid, images, checksum, settings], sort_keys=True).encode()
+    ).hexdigest()
+
+
 class Ledger:
     """The entries of one file.
 
     Parameters
     ----------
     path : Path
-        Made with the first entry. Lines that are not whole (a process was killed while it wrote) are passed over.
+        Created with the first entry. Incomplete lines, of a process killed while it wrote, are ignored.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Only the last entry of a place tells what lies there: an earlier one was written over.
-        self._standing = {entry.output: entry for entry in _read(path)}
+        # Later entries win: an output may have been overwritten.
+        self._latest = {entry.output: entry for entry in _read(path)}
 
     @classmethod
-    def beside(cls, output: Path) -> Ledger:
+    def of_output(cls, output: Path) -> Ledger:
         """The ledger of an output folder: ``<output>-ledger.jsonl``."""
         output = Path(os.path.abspath(output))
         return cls(output.with_name(f"{output.name}-ledger.jsonl"))
 
-    def told(self, place: Path) -> str:
-        """A result's place as entries tell it."""
-        return os.path.relpath(place, self.path.parent)
+    def relative(self, location: Path) -> str:
+        """Path of a result relative to the ledger's folder, as in entries."""
+        return os.path.relpath(location, self.path.parent)
 
-    def knows(self, place: Path) -> bool:
-        """Whether something was written there, with whatever model and settings."""
-        return self.told(place) in self._standing
+    def has_entry(self, location: Path) -> bool:
+        """Whether anything was written to ``location``, with whatever model and settings."""
+        return self.relative(location) in self._latest
 
-    def is_done(self, key: str, place: Path) -> bool:
-        """Whether the last that was written there is this work, and it is still there whole."""
-        entry = self._standing.get(self.told(place))
-        return entry is not None and entry.key == key and count_files(place) == entry.files
+    def is_done(self, key: str, location: Path) -> bool:
+        """Whether the last result written to ``location`` has this key, and is still complete."""
+        entry = self._latest.get(self.relative(location))
+        return entry is not None and entry.key == key and count_files(location) == entry.files
 
     def add(self, entry: Entry) -> None:
         """Append an entry; it is on the disk when this returns.
@@ -101,29 +128,31 @@ class Ledger:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                os.write(descriptor, line if _ends_a_line(descriptor) else b"\n" + line)
+                os.write(descriptor, line if _ends_with_newline(descriptor) else b"\n" + line)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); make room for it") from None
-        self._standing[entry.output] = entry
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror}); free disk space for it"
+            ) from None
+        self._latest[entry.output] = entry
 
 
-def count_files(place: Path) -> int:
-    """Files of a result: of a folder, or 1 for a file that is there."""
-    if place.is_dir():
-        return sum(item.is_file() for item in place.iterdir())
-    return int(place.is_file())
+def count_files(location: Path) -> int:
+    """Number of files of a result: those of a folder, or 1 for a file that exists."""
+    if location.is_dir():
+        return sum(item.is_file() for item in location.iterdir())
+    return int(location.is_file())
 
 
-def _ends_a_line(descriptor: int) -> bool:
+def _ends_with_newline(descriptor: int) -> bool:
     size = os.fstat(descriptor).st_size
     return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def _read(path: Path) -> list[Entry]:
-    """The whole lines of a file; none where there is no file."""
+    """The complete lines of a file; none where it does not exist."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     except OSError as error:
@@ -132,9 +161,9 @@ def _read(path: Path) -> list[Entry]:
     entries = []
     for line in lines:
         try:
-            told = json.loads(line)
+            values = json.loads(line)
         except ValueError:
             continue
-        if isinstance(told, dict) and told.keys() == names:
-            entries.append(Entry(**told))
+        if isinstance(values, dict) and values.keys() == names:
+            entries.append(Entry(**values))
     return entries

@@ -1,4 +1,4 @@
-"""A model over the slices of a series: read ahead, batched, guarded, blended; memory stays flat."""
+"""Apply a model to the slices of a series, with read-ahead, batching, range guard and blending."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,76 +18,34 @@ from torch import Tensor
 
 from ldct_denoise.context_slices import StackReader
 from ldct_denoise.distributed import choose_device, worker_from_environment
-from ldct_denoise.errors import ConfigError, ModelError
+from ldct_denoise.errors import ModelError
+from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
 
+#: Slice indices and images in HU.
 Slices = Iterator[tuple[int, NDArray[np.float32]]]
-#: Told (slices done, slices in all, note).
+#: Called with (slices done, number of slices, note).
 Progress = Callable[[int, int, str], None]
 #: Slices read ahead of the network.
 READ_AHEAD = 4
-#: Slices that go through a GPU at once.
+#: Slices in one batch on a GPU.
 GPU_BATCH = 8
-#: Largest mean absolute difference of bf16 from fp32 on a series' middle slice, HU.
+#: Largest accepted mean absolute difference of bf16 from fp32 on a series' middle slice, HU.
 BF16_LIMIT_HU = 0.5
-
-
-@dataclass(frozen=True)
-class ApplySettings:
-    """How a model is used.
-
-    Parameters
-    ----------
-    strength : float
-        0 gives the input back, 1 the model's output; between, a blend of the two.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-    precision : str
-        ``fp32``, or ``bf16`` for speed where the device gains from it; each series' middle slice is then restored
-        in both, and refused where they differ by more than 0.5 HU on average.
-    seed : int
-        For models that draw random numbers.
-    guard_range : bool
-        Leave pixels outside the model's HU range as they are; off for noisy photographs, whose noise leaves it.
-    tta : bool
-        The mean over the eight flips and quarter turns of each slice, turned back: a little better, at eight times
-        the cost (Timofte, Rothe, Van Gool, "Seven ways to improve example-based single image super resolution",
-        CVPR 2016).
-
-    Raises
-    ------
-    ConfigError
-        If the strength is not in 0…1.
-    """
-
-    strength: float = 1.0
-    device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-    guard_range: bool = True
-    tta: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ConfigError(f"strength {self.strength:g}: give a number from 0 (input) to 1 (model)")
-
-
-#: The model as it was trained, on whatever device there is.
-DEFAULTS = ApplySettings()
 
 
 def restore_slices(
     source: SliceSource,
     model: TrainedModel,
-    settings: ApplySettings = DEFAULTS,
+    settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
     indices: Sequence[int] | None = None,
 ) -> Slices:
-    """Every slice, restored, in order; memory stays flat.
+    """Restore the slices of a series, in order, with constant memory use.
 
-    While the network works on one slice the next are read. A 2.5-D model sees the slices beside each as well
+    The next slices are read while the network processes one. A 2.5-D model also sees the context slices of each
     (:mod:`ldct_denoise.context_slices`).
 
     Parameters
@@ -96,21 +54,21 @@ def restore_slices(
     model : TrainedModel
     settings : ApplySettings
     indices : sequence of int, optional
-        Only these slices, in this order.
+        Slices to restore, in this order; by default all.
 
     Yields
     ------
     int
         Index of the slice.
     ndarray, shape (rows, columns), float32
-        HU. Pixels outside the model's HU range, and those that are no numbers, are the input's own.
+        HU. Pixels outside the model's HU range and non-finite pixels keep the input's value.
 
     Raises
     ------
     InputError
         If a slice cannot be read.
     ModelError
-        If bf16 changes the result too much, or the model gives values that are no numbers.
+        If bf16 changes the result too much, or the model returns non-finite values.
     """
     wanted = range(len(source)) if indices is None else indices
     if settings.strength == 0:
@@ -120,18 +78,20 @@ def restore_slices(
     method = ready(model.method, device)
     scale, strength = model.scale, np.float32(settings.strength)
     if settings.precision == "bf16":
-        _require_close(source, model, device, settings)
+        _check_bf16(source, model, device, settings)
     stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
     for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
         read = np.stack([stack for _, stack in group])
-        seen = _filled(scale, read)
-        seen = _within(scale, seen) if settings.guard_range else seen
-        own = read[:, method.context_slices]
+        seen = _fill_non_finite(scale, read)
+        seen = _clip_to_range(scale, seen) if settings.guard_range else seen
+        center = read[:, method.context_slices]
         correction = _restore(method, scale, seen, device, settings) - seen[:, method.context_slices]
-        correction[~(scale.covers(own) if settings.guard_range else np.isfinite(own))] = 0
-        for (index, _), hu, change in zip(group, own, correction, strict=True):
+        correction[~(scale.covers(center) if settings.guard_range else np.isfinite(center))] = 0
+        for (index, _), hu, change in zip(group, center, correction, strict=True):
             if not np.isfinite(change).all():
-                raise ModelError(f"{source.name}: slice {index}: {model.name} gives no numbers; use another model")
+                raise ModelError(
+                    f"{source.name}: slice {index}: {model.name} returns non-finite values; use another model"
+                )
             yield index, hu + strength * change
 
 
@@ -139,23 +99,24 @@ def restore_slices(
 def report_fit_progress(
     models: Sequence[TrainedModel], progress: Progress, begin: tuple[int, int, str]
 ) -> Iterator[Progress]:
-    """Within: a method that is fitted to each slice tells how far its fit is, in the note.
+    """Context manager: methods that are fitted to each slice report their iteration in the note.
 
     Parameters
     ----------
     models : sequence of TrainedModel
     progress : callable
-    begin : tuple
-        What holds until the first slice is done.
+        Called with (slices done, number of slices, note).
+    begin : tuple of (int, int, str)
+        Arguments of ``progress`` until the first slice is done.
 
     Yields
     ------
     callable
-        In the place of ``progress``.
+        To be called instead of ``progress``.
     """
     now = begin
 
-    def tell(done: int, total: int, note: str) -> None:
+    def report(done: int, total: int, note: str) -> None:
         nonlocal now
         now = done, total, note
         progress(done, total, note)
@@ -170,34 +131,35 @@ def report_fit_progress(
             if hasattr(method, "on_iteration"):
                 after.callback(setattr, method, "on_iteration", method.on_iteration)
                 method.on_iteration = partial(fitted, model.name)
-        yield tell
+        yield report
 
 
 def ready(method: Method[Any], device: torch.device) -> Method[Any]:
-    """For use: on its device, in the memory format that is fastest there (docs/speed.md)."""
+    """Move a method to its device, in the memory format that is fastest there (docs/speed.md)."""
     moved: Method[Any] = method.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return moved
 
 
-def _within(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
-    """HU clipped to what the model knows."""
+def _clip_to_range(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Clip HU to the model's range."""
     clipped: NDArray[np.float32] = np.clip(hu, scale.low_hu, scale.high_hu)
     return clipped
 
 
-def _filled(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The range's low where a file has no number: one alone would spread over all that a network sees."""
+def _fill_non_finite(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Replace non-finite pixels by the range's lower end: one would spread over the whole receptive field."""
     return np.where(np.isfinite(hu), hu, np.float32(scale.low_hu))
 
 
-def _require_close(
-    source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings
-) -> None:
-    """Compare the precisions on the middle slice; without weights there is none: a fit in bf16 is another fit."""
+def _check_bf16(source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings) -> None:
+    """Raise if bf16 differs too much from fp32 on the middle slice.
+
+    Methods without weights are not checked: a fit in bf16 is another fit.
+    """
     if next(model.method.parameters(), None) is None:
         return
     stack = StackReader(source, model.method.context_slices).read_hu(len(source) // 2)
-    seen = _within(model.scale, _filled(model.scale, stack[None]))
+    seen = _clip_to_range(model.scale, _fill_non_finite(model.scale, stack[None]))
     exact, fast = (
         _restore(model.method, model.scale, seen, device, replace(settings, precision=precision))
         for precision in ("fp32", "bf16")
@@ -214,34 +176,35 @@ def _require_close(
 def _restore(
     method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device, settings: ApplySettings
 ) -> NDArray[np.float32]:
-    """HU stacks (n, channels, rows, columns) through the method: (n, rows, columns)."""
+    """Restore a batch of HU stacks, shape (n, channels, rows, columns); returns shape (n, rows, columns)."""
     image = torch.from_numpy(scale.to_unit(hu).astype(np.float32)).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         once = partial(method.restore, seed=settings.seed)
-        restored = _over_turns(once, image) if settings.tta else once(image)
+        restored = _average_over_flips(once, image) if settings.tta else once(image)
     result: NDArray[np.float32] = scale.to_hu(restored.float())[:, 0].cpu().numpy()
     return result
 
 
-def _over_turns(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
-    """The mean over eight flips and turns; summed in float64, so that eight equal views give just that view."""
-    views = (_turned_back(restore(_turned(image, turn)), turn).double() for turn in range(8))
+def _average_over_flips(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """Mean over eight flips and rotations, summed in float64 so that eight equal views give exactly that view."""
+    views = (_flip_back(restore(_flip(image, number)), number).double() for number in range(8))
     total: Tensor = sum(views, start=torch.zeros((), dtype=torch.float64, device=image.device))
     return total / 8
 
 
-def _turned(image: Tensor, turn: int) -> Tensor:
-    """By ``turn % 4`` quarters, mirrored before that from 4 on; 0 is the image as it is."""
-    return torch.rot90(image.flip(-1) if turn >= 4 else image, turn % 4, (-2, -1))
+def _flip(image: Tensor, number: int) -> Tensor:
+    """Rotate by ``number % 4`` quarter turns, after a flip where ``number`` is 4 or more; 0 is the identity."""
+    return torch.rot90(image.flip(-1) if number >= 4 else image, number % 4, (-2, -1))
 
 
-def _turned_back(image: Tensor, turn: int) -> Tensor:
-    straight = torch.rot90(image, -turn % 4, (-2, -1))
-    return straight.flip(-1) if turn >= 4 else straight
+def _flip_back(image: Tensor, number: int) -> Tensor:
+    """Inverse of :func:`_flip`."""
+    upright = torch.rot90(image, -number % 4, (-2, -1))
+    return upright.flip(-1) if number >= 4 else upright
 
 
 def _read_ahead(stacks: StackReader, indices: Iterable[int]) -> Slices:
-    """Stacks in order, the next few being read while one is used."""
+    """Read stacks in order, the next few while one is used."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         waiting: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
         for index in indices:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import takewhile
 from pathlib import Path
 
-from ldct_denoise.io.volume_files import ITK, NIFTI, FileSeries
+from ldct_denoise.io.volume_files import VOLUME_SUFFIXES, FileSeries
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
@@ -169,7 +169,7 @@ def _folders(source: FileSeries, root: Path) -> tuple[str, ...]:
 
 def _without_dose(name: str) -> str:
     """What a folder or a volume file is called, less the words that tell a dose."""
-    stem = next((name[: -len(end)] for end in (*NIFTI, *ITK) if name.lower().endswith(end)), name)
+    stem = next((name[: -len(end)] for end in VOLUME_SUFFIXES if name.lower().endswith(end)), name)
     for words in _WORDS.values():
         stem = words.sub("", stem)
     return re.sub(r"([ _.-])[ _.-]+", r"\1", stem).strip(" _.-")

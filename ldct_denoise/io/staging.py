@@ -1,4 +1,4 @@
-"""A folder that appears whole under its final name, or not at all."""
+"""A folder that appears complete under its final name, or not at all."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from pathlib import Path
 
 from ldct_denoise.errors import OutputError
 
-#: Ends the name of a folder that is being replaced.
-RETIRED = "-old"
+#: Suffix of a folder that is being replaced.
+REPLACED_SUFFIX = "-old"
 
 
 class StagedFolder:
-    """Collects files in a hidden folder beside ``target`` and renames it at the end.
+    """Collects files in a hidden folder next to ``target`` and renames it at the end.
 
-    What an earlier, killed process left is removed; a folder that a living process still fills is told by
-    its lock and left alone.
+    What an earlier, killed process left is removed. A folder that a running process still fills is recognised by
+    its lock and kept.
 
     Parameters
     ----------
     target : Path
-        The final folder; where it is a link, the folder it leads to.
+        The final folder; for a link, the folder it points to.
     overwrite : bool
         Whether an existing folder of DICOM files may be replaced.
     inputs : iterable of Path
-        Files that must not lie in ``target``.
+        Files that must not be inside ``target``.
 
     Raises
     ------
     OutputError
-        If ``target`` holds something and must not be replaced, holds an input, is a mount point, or cannot be
+        If ``target`` is not empty and must not be replaced, contains an input, is a mount point, or cannot be
         written.
     """
 
@@ -49,7 +49,7 @@ class StagedFolder:
             self.path.mkdir()
             self._lock = _locked(self.path)
         except OSError as error:
-            raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
+            raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another folder") from None
 
     @property
     def _prefix(self) -> str:
@@ -57,22 +57,22 @@ class StagedFolder:
 
     def publish(self) -> Path:
         """Give the folder its final name."""
-        retired = self.path.with_name(self.path.name + RETIRED)
+        replaced = self.path.with_name(self.path.name + REPLACED_SUFFIX)
         try:
             if self._overwrite and self.target.is_dir():
-                self.target.rename(retired)
+                self.target.rename(replaced)
             self.path.rename(self.target)
         except OSError as error:
-            if retired.is_dir() and not self.target.exists():
-                retired.rename(self.target)
+            if replaced.is_dir() and not self.target.exists():
+                replaced.rename(self.target)
             self.discard()
-            raise OutputError(f"{self.target}: cannot be put in place ({error.strerror})") from None
-        shutil.rmtree(retired, ignore_errors=True)
+            raise OutputError(f"{self.target}: cannot be created ({error.strerror})") from None
+        shutil.rmtree(replaced, ignore_errors=True)
         self._unlock()
         return self.target
 
     def discard(self) -> None:
-        """Remove what was collected and not published."""
+        """Remove the files that were collected but not published."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._unlock()
 
@@ -97,7 +97,7 @@ class StagedFolder:
         for path in content:
             if path.suffix != ".dcm" or not path.is_file():
                 raise OutputError(
-                    f"{self.target}: holds {path.name}, which is no DICOM file of ours; choose another folder"
+                    f"{self.target}: holds {path.name}, which no derived series contains; choose another folder"
                 )
 
     def _remove_leftovers(self) -> None:
@@ -105,15 +105,15 @@ class StagedFolder:
             lock = _locked(path)
             if lock is None:
                 continue
-            if path.name.endswith(RETIRED) and not self.target.exists():
-                path.rename(self.target)  # killed between taking the old folder away and naming the new one
+            if path.name.endswith(REPLACED_SUFFIX) and not self.target.exists():
+                path.rename(self.target)  # killed between the two renames of publish()
             else:
                 shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the folder's lock, or None where another process holds it."""
+    """Lock the folder; a descriptor that holds the lock, or None where another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,11 +15,12 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
-from ldct_denoise.inference.series import WriteSettings, apply_series
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.staging import StagedFolder
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 from ldct_denoise.node.log_privacy import suppress_library_logs
 

@@ -8,11 +8,12 @@ import threading
 import time
 
 from ldct_denoise.errors import LdctDenoiseError, OutputError
-from ldct_denoise.inference.series import WriteSettings, apply_series
-from ldct_denoise.inference.slices import ApplySettings
+from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Inventory
+from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.rules import Rule, Rules
@@ -144,7 +145,7 @@ class Worker:
         )
         for number, series in enumerate(found.series):
             place = self._spool.folder("working", batch) / f"{number:03d}"
-            apply_series(series, self._model(rule), place, settings, writing, self._go_on)
+            apply_series(series, self._model(rule), place, settings, writing, progress=self._go_on)
 
     def _go_on(self, done: int, total: int, name: str) -> None:
         if self._stop.is_set():

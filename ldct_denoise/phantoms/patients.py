@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.dicom.uids import derived_uid
-from ldct_denoise.io.volume_files import write_volume
+from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.phantoms.anatomy import Anatomy, paint
 from ldct_denoise.phantoms.folder import replace_phantoms
 from ldct_denoise.physics.dose import require_dose, scan_noise

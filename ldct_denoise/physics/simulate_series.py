@@ -1,4 +1,4 @@
-"""Simulated low-dose series: written for people, or kept in a cache for training."""
+"""Simulate low-dose series: written as files, or cached for training."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, PartialError
 from ldct_denoise.io.derived.attributes import Derivation
-from ldct_denoise.io.derived.derived_series import DerivedWriter, holds_derived
-from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import FileSeries, require_folder, volume_place, write_volume
-from ldct_denoise.output import atomic_write, series_subfolders
+from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
+from ldct_denoise.io.writer import holds_result, open_writer, output_location, series_subfolders
+from ldct_denoise.output import atomic_write
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
 from ldct_denoise.physics.noise import AIR_HU, NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
@@ -34,17 +32,17 @@ def _silent(done: int, total: int, name: str) -> None:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What is simulated.
+    """Settings of a simulated scan.
 
     Parameters
     ----------
     dose : float
         Fraction of the series' own dose, 0 < dose ≤ 1.
     seed : int
-        Another seed is another scan.
+        Another seed gives another noise realisation.
     scanner : Scanner
     model : NoiseModel, optional
-        The kernel's noise spectrum; measured in the series without.
+        Noise power spectrum of the kernel; by default measured in the series.
 
     Raises
     ------
@@ -62,20 +60,20 @@ class Simulation:
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of everything that decides the noise, the series aside."""
+        """SHA-256 of everything that determines the noise, apart from the series."""
         nps = None if self.model is None else [self.model.frequencies_per_mm.tolist(), self.model.nps.tolist()]
-        told = json.dumps([VERSION, self.dose, self.seed, asdict(self.scanner), nps], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        facts = json.dumps([VERSION, self.dose, self.seed, asdict(self.scanner), nps], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()
 
     @property
     def derivation(self) -> Derivation:
-        """What the derived series says of how it was made."""
+        """Description of the simulation for derived images."""
         settings = {name: str(value) for name, value in asdict(self.scanner).items()} | {"seed": str(self.seed)}
         settings["noise_spectrum"] = "measured" if self.model is None else "given"
         return Derivation("dose-simulation", self.checksum, settings=settings, kind="simulated", dose=self.dose)
 
 
-#: Counts changes of the simulation that change its noise: old caches are then not used again.
+#: Incremented when the simulated noise changes, so that old caches are not reused.
 VERSION = 3
 
 
@@ -83,119 +81,134 @@ def simulate(
     path: Path,
     output: Path,
     simulation: Simulation,
+    settings: WriteSettings = DEFAULT_WRITE_SETTINGS,
     *,
-    format: Literal["dicom", "nifti"] | None = None,
-    overwrite: bool = False,
-    progress: Progress = _silent,
     device: str = "cpu",
+    progress: Progress = _silent,
 ) -> list[Path]:
-    """Simulate a lower dose of every CT series under ``path``; what fails of several does not stop the others.
+    """Simulate a lower dose of every CT series under ``path``; one failure does not stop the others.
 
-    Of several DICOM series, those that an earlier run wrote with the same simulation are left as they are.
+    With several DICOM series, those that an earlier run wrote with the same simulation are skipped.
 
     Parameters
     ----------
     path : Path
         A DICOM folder, file or tree, or a volume file.
     output : Path
-        Where the series goes; with several, each gets a subfolder named by its UID.
-    format : {"dicom", "nifti"}, optional
-        By default the input's own.
+        Where the result goes. With several series, each gets a subfolder named by its UID.
+    simulation : Simulation
+    settings : WriteSettings
+        How the results are written.
     device : str
-        Of the projections, as torch names it.
+        Device of the projections, as torch names it.
+    progress : callable
+        Called with (slices done, number of slices, name of the series).
 
     Returns
     -------
     list of Path
-        What was written.
+        Results that were written or skipped.
 
     Raises
     ------
     InputError, ConfigError, OutputError
         If nothing was written.
     PartialError
-        If some series were not written, or lack slices that cannot be read; the others are written.
+        If some series were not written or lack unreadable slices, and the others were written.
     """
     inventory = find_images(path)
-    series = inventory.series
-    if not series:
+    sources = inventory.series
+    if not sources:
         raise InputError(f"{path}: no CT series to simulate a lower dose of")
-    require_folder(output, len(series))
-
-    def write(source: SliceSource, place: Path) -> Path:
-        if len(series) > 1 and not overwrite and _is_done(source, place, simulation, format):
-            return place
-        return simulate_series(
-            source, place, simulation, format=format, overwrite=overwrite, progress=progress, device=device
-        )
-
-    if len(series) > 1:
-        return _write_each(path, series, output, write, inventory.lost_slices)
-    written = write(series[0], output)
-    inventory.require_all_slices(written)
-    return [written]
-
-
-def _is_done(source: SliceSource, place: Path, simulation: Simulation, format: str | None) -> bool:
-    if not isinstance(source, Series) or format == "nifti":
-        return False
-    return holds_derived(place, source, simulation.derivation)
-
-
-def _write_each(
-    path: Path,
-    series: Sequence[SliceSource],
-    output: Path,
-    write: Callable[[SliceSource, Path], Path],
-    lost: Sequence[str],
-) -> list[Path]:
-    """Every series in a subfolder; raises at the end what failed, and the slices that were lost on reading."""
-    written, failures = [], list(lost)
-    for source, place in zip(series, series_subfolders(output, (source.uid for source in series)), strict=True):
+    if len(sources) == 1:
+        location = simulate_series(sources[0], output, simulation, settings, device=device, progress=progress)
+        inventory.require_all_slices(location)
+        return [location]
+    written, failures = [], list(inventory.lost_slices)
+    for source, folder in zip(sources, series_subfolders(output, sources, settings), strict=True):
         try:
-            written.append(write(source, place))
+            if not settings.overwrite and holds_result(source, folder, simulation.derivation, settings):
+                written.append(output_location(source, folder, settings))
+            else:
+                written.append(
+                    simulate_series(source, folder, simulation, settings, device=device, progress=progress)
+                )
         except LdctDenoiseError as error:
-            known_as = source.path if isinstance(source, FileSeries) else source.name  # files share names
-            failures.append(f"{known_as}: {str(error).removeprefix(f'{source.name}: ')}")
-    if failures and not written:
-        nothing = InputError(f"{path}: a lower dose was simulated of none of {len(series)} series")
-        nothing.failures = tuple(failures)
-        raise nothing
-    if failures:
-        told = f"{path}: a lower dose was simulated of {len(written)} of {len(series)} series"
-        raise PartialError(told, failures, written)
+            reason = str(error).removeprefix(f"{source.name}: ")
+            failures.append(f"{source.metadata.path or source.name}: {reason}")
+    _raise_failures(path, len(sources), written, failures)
     return written
+
+
+def _raise_failures(path: Path, total: int, written: Sequence[Path], failures: Sequence[str]) -> None:
+    if failures and not written:
+        error = InputError(f"{path}: a lower dose was simulated of none of {total} series")
+        error.failures = tuple(failures)
+        raise error
+    if failures:
+        message = f"{path}: a lower dose was simulated of {len(written)} of {total} series"
+        raise PartialError(message, failures, written)
 
 
 def simulate_series(
     source: SliceSource,
     output: Path,
     simulation: Simulation,
+    settings: WriteSettings = DEFAULT_WRITE_SETTINGS,
     *,
-    format: Literal["dicom", "nifti"] | None = None,
-    overwrite: bool = False,
-    progress: Progress = _silent,
     device: str = "cpu",
+    progress: Progress = _silent,
 ) -> Path:
-    """Simulate a lower dose of one series and write it: a derived, labelled DICOM series, or a volume."""
-    if isinstance(source, Series) and format != "nifti":
-        with DerivedWriter(source, output, simulation.derivation, overwrite=overwrite) as writer:
-            for index, hu in enumerate(simulated_slices(source, simulation, progress, device)):
-                writer.write(index, hu)
-        return output
-    if format == "dicom":
-        raise ConfigError(f"{source.name}: not DICOM, so no DICOM series derives from it; leave out --format")
-    place = volume_place(source, output)
-    like = source.path if isinstance(source, FileSeries) else None
-    slices = simulated_slices(source, simulation, progress, device)
-    write_volume(place, slices, source.geometry, like=like, overwrite=overwrite)
-    return place
+    """Simulate a lower dose of one series and write it, as a derived DICOM series or a volume file.
+
+    Parameters
+    ----------
+    source : SliceSource
+    output : Path
+        Folder of the derived DICOM series, or a volume file or its folder.
+    simulation : Simulation
+    settings : WriteSettings
+        How the result is written.
+    device : str
+        Device of the projections, as torch names it.
+    progress : callable
+        Called with (slices done, number of slices, name of the series).
+
+    Returns
+    -------
+    Path
+        The folder of the derived series, or the volume file.
+
+    Raises
+    ------
+    InputError, ConfigError, OutputError
+        If nothing was written.
+    """
+    with open_writer(source, output, simulation.derivation, settings) as writer:
+        for index, hu in enumerate(simulated_slices(source, simulation, progress, device)):
+            writer.write(index, hu)
+    return writer.location
 
 
 def simulated_slices(
     source: SliceSource, simulation: Simulation, progress: Progress = _silent, device: str = "cpu"
 ) -> Iterator[NDArray[np.float32]]:
-    """Every slice at the lower dose, in order, HU; one is held at a time."""
+    """Simulate every slice at the lower dose, in order; one is in memory at a time.
+
+    Parameters
+    ----------
+    source : SliceSource
+    simulation : Simulation
+    progress : callable
+        Called with (slices done, number of slices, name of the series).
+    device : str
+        Device of the projections, as torch names it.
+
+    Yields
+    ------
+    ndarray, shape (rows, columns), float32
+        HU.
+    """
     simulator = DoseSimulator(source, simulation.scanner, simulation.model, device)
     for index in range(len(source)):
         yield simulator.simulate(index, simulation.dose, simulation.seed)

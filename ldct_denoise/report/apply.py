@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.inference.series import derivation_of
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.contrast import finest_spacing_mm
 from ldct_denoise.metrics.no_reference import (
     CHECKED_TISSUES,
@@ -17,6 +20,7 @@ from ldct_denoise.metrics.no_reference import (
     structure_map,
 )
 from ldct_denoise.metrics.noise import noise_map
+from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, TrafficLight, write_page
@@ -111,6 +115,32 @@ def write_apply_report(
     )
     write_page(page, path)
     return report
+
+
+def apply_report_writer(
+    model: TrainedModel, settings: ApplySettings
+) -> Callable[[SliceSource, Path, Path], NoReferenceReport]:
+    """The ``write_report`` callback of :func:`ldct_denoise.inference.batch.apply`, with the model's facts.
+
+    Parameters
+    ----------
+    model : TrainedModel
+    settings : ApplySettings
+        How the model is applied.
+
+    Returns
+    -------
+    callable
+        Called with the source, the location of the result and the report's path.
+    """
+    facts = {"model": model.name, "checksum": model.checksum[:16], "strength": settings.strength}
+    facts |= derivation_of(model, settings).settings
+
+    def write(source: SliceSource, location: Path, report: Path) -> NoReferenceReport:
+        restored = find_images(location, include_derived=True).series[0]
+        return write_apply_report(source, restored, report, facts)
+
+    return write
 
 
 def _verdict(report: NoReferenceReport) -> str:

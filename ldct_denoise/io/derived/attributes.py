@@ -1,4 +1,4 @@
-"""What a derived CT image says about itself, attribute by attribute.
+"""Attributes of a derived CT image.
 
 ``docs/dicom.md`` gives the reason and the clause of the standard for each.
 """
@@ -22,17 +22,15 @@ from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import EARLIER, PRODUCT, several
 
 MAX_DESCRIPTION = 1024  # characters of a Short Text, PS3.5 6.2
-
-
 MAX_LABEL = 64  # characters of a Long String
-#: Transfer syntaxes that always lose something, and Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1).
+#: Transfer syntaxes that are always lossy, and their Lossy Image Compression Method (PS3.3 C.7.6.1.1.5.1).
 LOSSY_METHODS = {
     JPEGBaseline8Bit: "ISO_10918_1",
     JPEGExtended12Bit: "ISO_10918_1",
     JPEGLSNearLossless: "ISO_14495_1",
 }
 MAX_SERIES_NUMBER = 2**31 - 1
-#: Offsets from UTC that a place on Earth can have; others are taken for none.
+#: Offsets from UTC that occur on Earth; others are ignored.
 ZONE = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 
 #: General Equipment (PS3.3 C.7.5.1) that an item of Contributing Equipment (C.12.1, Table C.12-1) can hold.
@@ -52,12 +50,12 @@ EQUIPMENT = (
     "DateOfLastCalibration",
     "TimeOfLastCalibration",
 )
-#: Of the above, what stays at the top as well: the place, which the processing shares with the scanner.
-SHARED_PLACE = ("InstitutionName", "InstitutionAddress")
-#: General Equipment of the scanner that the item has no room for.
+#: The institution, which the processing shares with the scanner: it also stays at the top level.
+SHARED_EQUIPMENT = ("InstitutionName", "InstitutionAddress")
+#: General Equipment of the scanner that has no attribute in the item.
 SCANNER_ONLY = ("GantryID", "DateOfManufacture", "DateOfInstallation")
 
-#: True of the source image only, or made false by new pixels.
+#: Attributes that describe the source image only, or that new pixels make wrong.
 STALE = (
     "InstanceCreatorUID",
     "InstanceCoercionDateTime",
@@ -92,20 +90,22 @@ class Derivation:
 
     Parameters
     ----------
-    model_name, model_checksum : str
-        Which model (or simulation), and the SHA-256 of its parameters.
+    model_name : str
+        Name of the model or simulation.
+    model_checksum : str
+        SHA-256 of its parameters.
     strength : float
-        1 for the model's output, 0 for the input, between for a blend.
+        1 for the model's output, 0 for the input, in between for a blend.
     low_hu, high_hu : float
         HU range that the model may change.
     settings : mapping of str
-        Whatever else decides the pixels; enters description and UIDs.
+        Other settings that determine the pixels; they become part of the description and of the UIDs.
     kind : {"denoised", "simulated"}
         ``simulated`` marks the images as synthetic data (0008,001C).
     dose : float
         Simulated dose as a fraction of the source's; ``simulated`` only.
     neighbours : int
-        Slices on each side of a slice's own that its pixels come of as well.
+        Number of context slices on each side that contribute to the pixels of a slice.
     """
 
     model_name: str
@@ -120,26 +120,26 @@ class Derivation:
 
     @property
     def label(self) -> str:
-        """What the series description says was done."""
+        """The processing, as appended to the series description."""
         if self.kind == "simulated":
             return f"simulated {100 * self.dose:g}% dose"
         return ascii_text(f"LDCT-denoised {self.model_name} {100 * self.strength:g}%")
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """All that decides the pixels, for the UIDs."""
+        """Everything that determines the pixels, as input of the UIDs."""
         settings = sorted((str(key), str(value)) for key, value in self.settings.items())
         numbers = (float(self.strength), float(self.low_hu), float(self.high_hu), float(self.dose))
         return (PRODUCT, self.kind, self.model_name, self.model_checksum, *numbers, settings)
 
     def uid(self, source_uid: str) -> str:
-        """The new UID of what had ``source_uid``."""
+        """The UID of the object derived from the one with ``source_uid``."""
         return derived_uid(source_uid, *self.identity)
 
     @property
     def text(self) -> str:
         """Derivation Description (0008,2111): ASCII, at most 1024 characters."""
-        what = (
+        processing = (
             f"low dose simulated ({100 * self.dose:g}% of the source's)"
             if self.kind == "simulated"
             else f"noise reduced by a model, strength {100 * self.strength:g}%"
@@ -148,7 +148,7 @@ class Derivation:
         if self.neighbours:
             settings += f", with {self.neighbours} slices on each side"
         text = (
-            f"{PRODUCT} {ldct_denoise.__version__}: {what}; model {self.model_name}"
+            f"{PRODUCT} {ldct_denoise.__version__}: {processing}; model {self.model_name}"
             f" sha256 {self.model_checksum or 'none'}; HU {self.low_hu:g}..{self.high_hu:g}{settings};"
             " research use only, not for primary diagnosis"
         )
@@ -170,30 +170,39 @@ def code_item(value: str, meaning: str) -> Dataset:
 def set_derivation_attributes(
     image: Dataset, derivation: Derivation, created: datetime, *, keep_manufacturer: bool
 ) -> None:
-    """Turn the copied header of a source image into that of the derived image (all but identity and pixels)."""
+    """Set all attributes of a derived image except its UIDs, sources and pixels.
+
+    Parameters
+    ----------
+    image : Dataset
+        Copy of the source's header; changed in place.
+    derivation : Derivation
+        How the new pixels came about.
+    created : datetime
+        Creation time.
+    keep_manufacturer : bool
+        Keep the scanner in General Equipment; this software then becomes the contributing equipment.
+    """
     for keyword in STALE:
         if keyword in image:
             delattr(image, keyword)
     _set_derivation(image, derivation)
     _set_equipment(image, derivation, keep_manufacturer)
     _set_dates(image, created)
-    if not any(
-        keyword in image for keyword in ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
-    ):
-        _admit_unknown_laterality(image)
+    _set_unknown_laterality(image)
     image.ContentQualification = "RESEARCH"
     if derivation.kind == "simulated":
         image.SyntheticData = "YES"
 
 
-def series_number(source: object) -> int:
-    """Source's × 100 + 1, where that fits into an Integer String."""
+def derived_series_number(source: object) -> int:
+    """The source's Series Number × 100 + 1, or 1 where that does not fit into an Integer String."""
     number = 100 * abs(source if isinstance(source, int) else 0) + 1
     return number if number <= MAX_SERIES_NUMBER else 1
 
 
 def series_description(source: str, label: str) -> str:
-    """Source's description, cut so that it fits with ``label`` into 64 characters."""
+    """The source's description and ``label`` in 64 characters; the description is cut."""
     room = MAX_LABEL - len(label) - 1
     return f"{source.strip()[: max(room, 0)].rstrip()} {label}".strip()[:MAX_LABEL]
 
@@ -212,20 +221,27 @@ def source_image_item(class_uid: str, instance_uid: str, frame: int | None = Non
     return item
 
 
-def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str, number: int) -> None:
-    """Give the image its own instance and series.
+def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str) -> None:
+    """Set SOP Instance UID, Series Instance UID, Series Number and Series Description.
 
-    ``source`` and ``series`` tell what it derives from; equal ones give equal UIDs.
+    Parameters
+    ----------
+    image : Dataset
+        Changed in place; still has the source's series number and description.
+    derivation : Derivation
+        How the new pixels came about.
+    source, series : str
+        Identity of the source image and of the source series; equal ones give equal UIDs.
     """
     image.SOPInstanceUID = derivation.uid(source)
     image.SeriesInstanceUID = derivation.uid(series)
-    image.SeriesNumber = number
+    image.SeriesNumber = derived_series_number(image.get("SeriesNumber"))
     description = " ".join(map(str, several(image.get("SeriesDescription"))))
     image.SeriesDescription = series_description(description, derivation.label)
 
 
 def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:
-    """Name the source images in Source Image Sequence; in the description where the first's UID is no valid one.
+    """List the source images in Source Image Sequence, or in the description where the first UID is invalid.
 
     Parameters
     ----------
@@ -234,12 +250,12 @@ def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[st
     class_uid : str
         SOP class of the source images.
     sources : iterable of (str, int or None)
-        SOP instance, and frame counted from 0: the image's own slice, then those beside it.
+        SOP Instance UID, and frame counted from 0: the image's own slice, then its context slices.
     """
-    named = list(sources)
-    source_uid = named[0][0]
+    listed = list(sources)
+    source_uid = listed[0][0]
     if UID(source_uid).is_valid:
-        valid = [(uid, frame) for uid, frame in named if UID(uid).is_valid]
+        valid = [(uid, frame) for uid, frame in listed if UID(uid).is_valid]
         image.SourceImageSequence = Sequence(
             [source_image_item(class_uid, uid, None if frame is None else frame + 1) for uid, frame in valid]
         )
@@ -252,7 +268,17 @@ def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[st
 
 
 def set_lossy_compression(image: Dataset, syntax: UID, ratio: float) -> None:
-    """Say that the source had been lossy compressed where it does not say so itself (PS3.3 C.7.6.1.1.5)."""
+    """State that the source was compressed with loss, unless its header already does (PS3.3 C.7.6.1.1.5).
+
+    Parameters
+    ----------
+    image : Dataset
+        The derived image; changed in place.
+    syntax : UID
+        Transfer syntax of the source.
+    ratio : float
+        Compression ratio of the source.
+    """
     if syntax not in LOSSY_METHODS or image.get("LossyImageCompression") == "01":
         return
     image.LossyImageCompression = "01"
@@ -270,7 +296,7 @@ def _set_derivation(image: Dataset, derivation: Derivation) -> None:
 
 
 def _set_equipment(image: Dataset, derivation: Derivation, keep_scanner: bool) -> None:
-    """PS3.3 C.12.1.1.5: ours on top and the scanner as a contributor, or the other way round on request."""
+    """PS3.3 C.12.1.1.5: our equipment at the top level and the scanner as contributor; on request the reverse."""
     ours = _our_equipment(derivation)
     if keep_scanner:
         contributor = deepcopy(ours)
@@ -279,7 +305,7 @@ def _set_equipment(image: Dataset, derivation: Derivation, keep_scanner: bool) -
     else:
         contributor = _scanner_equipment(image)
         for keyword in (*EQUIPMENT, *SCANNER_ONLY):
-            if keyword in image and keyword not in SHARED_PLACE:
+            if keyword in image and keyword not in SHARED_EQUIPMENT:
                 delattr(image, keyword)
         image.update(ours)
     earlier = list(image.get("ContributingEquipmentSequence") or [])
@@ -297,7 +323,7 @@ def _our_equipment(derivation: Derivation) -> Dataset:
 
 
 def _scanner_equipment(image: Dataset) -> Dataset:
-    """The source's General Equipment, complete, as a contributor."""
+    """The source's complete General Equipment as an item of Contributing Equipment."""
     item = Dataset()
     for keyword in EQUIPMENT:
         if keyword in image:
@@ -311,17 +337,16 @@ def _scanner_equipment(image: Dataset) -> Dataset:
     return item
 
 
-def _admit_unknown_laterality(image: Dataset) -> None:
-    """Laterality is Type 2C (PS3.3 C.7.3.1): empty where it cannot be told whether the body part is paired."""
-    told = ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")
-    if any(keyword in image for keyword in told):
+def _set_unknown_laterality(image: Dataset) -> None:
+    """Laterality is Type 2C (PS3.3 C.7.3.1): empty where it is unknown whether the body part is paired."""
+    if any(k in image for k in ("Laterality", "ImageLaterality", "PerFrameFunctionalGroupsSequence")):
         return
     if str(image.get("BodyPartExamined") or "PARTIALBODY").strip() == "PARTIALBODY":
         image.Laterality = ""
 
 
 def _set_dates(image: Dataset, created: datetime) -> None:
-    """Creation, content and series: now, in the zone that the image's other times are in (PS3.3 C.12.1)."""
+    """Set creation, content and series times, in the time zone of the image's other times (PS3.3 C.12.1)."""
     offset = str(image.get("TimezoneOffsetFromUTC") or "").strip()
     if ZONE.fullmatch(offset):
         minutes = int(offset[1:3]) * 60 + int(offset[3:])

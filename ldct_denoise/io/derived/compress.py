@@ -1,4 +1,4 @@
-"""Lossless compression of derived images, verified before it is written."""
+"""Compress derived images without loss, verified by decoding before they are written."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from ldct_denoise.errors import ConfigError, InputError
 
-#: Names on the command line, and the transfer syntax each stands for (PS3.5 A.4).
+#: Transfer syntax of each compression on the command line (PS3.5 A.4).
 SYNTAXES: dict[str, UID] = {"jpegls": JPEGLSLossless, "j2k": JPEG2000Lossless, "rle": RLELossless}
 _PLUGINS = {"jpegls": "pyjpegls", "j2k": "pylibjpeg", "rle": "pydicom"}
 
 
 def transfer_syntax(compress: str | None) -> UID | None:
-    """The transfer syntax of a compression's name; None without compression.
+    """Transfer syntax of a compression; None without compression.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def compress_pixels(image: Dataset, pixels: NDArray[np.integer], compress: str) 
     Parameters
     ----------
     image : Dataset
-        With file meta and the attributes of the Image Pixel module.
+        Has file meta information and the attributes of the Image Pixel module; changed in place.
     pixels : ndarray, shape (rows, columns) or (frames, rows, columns)
         Stored values.
     compress : str
@@ -45,7 +45,7 @@ def compress_pixels(image: Dataset, pixels: NDArray[np.integer], compress: str) 
     Raises
     ------
     InputError
-        If these pixels cannot be compressed so, or decoding does not give them back.
+        If these pixels cannot be compressed, or decoding does not restore them.
     """
     image.PixelData = pixels.tobytes()
     image["PixelData"].VR = "OW" if image.BitsAllocated > 8 else "OB"
@@ -56,4 +56,4 @@ def compress_pixels(image: Dataset, pixels: NDArray[np.integer], compress: str) 
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"cannot compress as {compress} ({reason}); write uncompressed or choose rle") from None
     if not exact:
-        raise InputError(f"{compress} does not give these pixels back; write uncompressed or choose rle")
+        raise InputError(f"{compress} does not restore these pixels; write uncompressed or choose rle")

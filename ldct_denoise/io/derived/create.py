@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 import ldct_denoise
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.dicom.uids import IMPLEMENTATION_CLASS_UID, derived_uid
+from ldct_denoise.io.derived.transcode import new_file_meta
+from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import SliceSource
 
 #: Stored values are HU + 1024 in 16 signed bits, as most scanners write them.
@@ -135,10 +136,7 @@ def _image(common: Dataset, source: SliceSource, index: int) -> Dataset:
     image.SliceThickness = _decimal(geometry.slice_spacing_mm)
     image.SliceLocation = _decimal(geometry.offsets_mm[index])
     _set_pixels(image, source.read_hu(index))
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    image.file_meta.ImplementationVersionName = f"LDCTDENOISE{ldct_denoise.__version__}"[:16]
+    image.file_meta = new_file_meta()
     return image
 
 

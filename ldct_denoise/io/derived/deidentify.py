@@ -1,8 +1,8 @@
-"""Take the patient out of a header: Basic Application Level Confidentiality Profile (PS3.15 E.2).
+"""De-identify a header by the Basic Application Level Confidentiality Profile (PS3.15 E.2).
 
-Which attribute is removed, emptied or replaced is Table E.1-1 of the standard, as the package
-``dicom-anonymizer`` keeps it. The actions are our own: they reach into every sequence and replace UIDs so that
-the same UID always becomes the same other one.
+Table E.1-1 of the standard, as distributed by the package ``dicom-anonymizer``, states which attribute is removed,
+emptied or replaced. The actions are implemented here: they descend into every sequence, and the same UID is always
+replaced by the same new UID.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ldct_denoise.io.dicom.uids import derived_uid
 
 EDITION = "2026c"
 TABLE = f"dicomanonymizer.dicom_anonymization_databases.dicomfields_{EDITION}"
-#: Actions of Table E.1-1a; where the attribute's type decides, the one that keeps every file valid.
+#: Actions of Table E.1-1a; where they depend on the attribute's type, the one that keeps every file valid.
 ACTIONS = {
     "X_TAGS": "remove",
     "Z_TAGS": "empty",
@@ -45,17 +45,17 @@ DUMMIES: dict[str, object] = {
     **dict.fromkeys(("OB", "OW", "OD", "OF", "OL", "OV", "UN"), b""),
 }
 DUMMY_TEXT = "ANONYMIZED"
-#: Kept although the table lists it: its items describe codes, not people, and Enhanced CT requires it.
+#: Kept although the table lists it: its items contain codes, no identity, and Enhanced CT requires it.
 STRUCTURAL = {"AcquisitionContextSequence"}
 
 
 def public_uid(uid: str) -> str:
-    """The UID that stands for ``uid`` in de-identified files, always the same."""
+    """The UID that replaces ``uid`` in de-identified files; always the same one."""
     return derived_uid("de-identified", uid)
 
 
-def refuse_burned_in(header: Dataset) -> None:
-    """Refuse an image that says that annotation is burned into its pixels, which the profile forbids to share.
+def check_burned_in(header: Dataset) -> None:
+    """Refuse an image with burned-in annotation, which the profile does not allow to share.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def refuse_burned_in(header: Dataset) -> None:
 
 
 def remove_identity(header: Dataset) -> None:
-    """Apply the basic profile to a header and everything in its sequences; private attributes go.
+    """Apply the basic profile to a header and all its sequences, and remove private attributes.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def remove_identity(header: Dataset) -> None:
     InputError
         If the image has burned-in annotation.
     """
-    refuse_burned_in(header)
+    check_burned_in(header)
     _clean(header, *_table())
     header.PatientIdentityRemoved = "YES"
     header.DeidentificationMethod = f"PS3.15 {EDITION} Basic Profile by ldct-denoise"

@@ -1,4 +1,4 @@
-"""Write a derived DICOM series: one new image for each source image, all of them or none.
+"""Write a derived DICOM series: one new image for each source image, all or none.
 
 The attributes are set in `ldct_denoise.io.derived.attributes`. ``docs/dicom.md`` gives the reasons and the
 clauses of the standard.
@@ -12,22 +12,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
 
-import ldct_denoise
 from ldct_denoise.context_slices import contributing_slices
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.derived.attributes import (
     Derivation,
     assign_uids,
-    series_number,
     set_derivation_attributes,
     set_lossy_compression,
     set_source_images,
@@ -41,6 +36,7 @@ from ldct_denoise.io.derived.enhanced import (
     one_frame,
     set_frame_attributes,
 )
+from ldct_denoise.io.derived.existing import series_identity
 from ldct_denoise.io.derived.pixel_values import (
     PixelFormat,
     merge_unused_bits,
@@ -48,87 +44,58 @@ from ldct_denoise.io.derived.pixel_values import (
     set_pixel_statistics,
     sign_extended,
 )
-from ldct_denoise.io.derived.transcode import explicit_little_endian, finalize
-from ldct_denoise.io.dicom.uids import IMPLEMENTATION_CLASS_UID
+from ldct_denoise.io.derived.transcode import explicit_little_endian, finalize, new_file_meta
 from ldct_denoise.io.dicom.values import several
 from ldct_denoise.io.staging import StagedFolder
+from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 
 if TYPE_CHECKING:
     from ldct_denoise.io.dicom.series import Series
 
 
-#: Creation time of de-identified images: the profile leaves no true date in.
+#: Creation time of de-identified images: the profile forbids real dates.
 NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DerivedWriter:
-    """Writes the derived series; a context manager.
+    """Writes a derived DICOM series; a context manager (see :class:`ldct_denoise.io.writer.SeriesWriter`).
 
-    All files appear under ``output`` when the block ends without an error and every slice was written; else
+    All files appear in ``location`` when the block ends without an error and every slice was written; otherwise
     none does. The same source, derivation and settings give the same UIDs.
 
     Parameters
     ----------
     series : Series
         The source images.
-    output : Path
+    location : Path
         Folder of the new series.
     derivation : Derivation
         How the new pixels came about.
-    overwrite : bool
-        Whether a folder of DICOM files may be replaced.
-    compress : {"jpegls", "j2k", "rle"}, optional
-        Lossless compression; Explicit VR Little Endian without.
-    private_tags : {"keep", "remove"}
-        What becomes of private attributes.
-    keep_manufacturer : bool
-        Leave the scanner in General Equipment, for sites whose viewers select by Manufacturer; we are then
-        the contributing equipment.
-    series_number : int, optional
-        Instead of source's × 100 + 1.
-    created : datetime, optional
-        Time of creation; now without.
-    convert_enhanced : bool
-        Take multi-frame images apart into classic CT images; else Enhanced CT stays Enhanced. (Legacy
-        Converted Enhanced CT always becomes classic.)
-    deidentify : bool
-        Take the patient out (PS3.15 E.2, see :mod:`ldct_denoise.io.derived.deidentify`); drops private attributes.
+    settings : WriteSettings
 
     Raises
     ------
-    OutputError, ConfigError
-        If the place cannot be used, or a setting is impossible.
+    OutputError
+        If the folder cannot be written or must not be replaced.
+    ConfigError
+        If a setting is impossible.
     """
 
     def __init__(
         self,
         series: Series,
-        output: Path,
+        location: Path,
         derivation: Derivation,
-        *,
-        overwrite: bool = False,
-        compress: str | None = None,
-        private_tags: Literal["keep", "remove"] = "keep",
-        keep_manufacturer: bool = False,
-        series_number: int | None = None,
-        created: datetime | None = None,
-        convert_enhanced: bool = False,
-        deidentify: bool = False,
+        settings: WriteSettings = DEFAULT_WRITE_SETTINGS,
     ) -> None:
-        transfer_syntax(compress)
-        self._compress = compress
-        self._series = series
-        self._derivation = derivation
-        self._convert_enhanced = convert_enhanced
-        self._keep_private = private_tags == "keep"
-        self._keep_scanner = keep_manufacturer
-        self._number = series_number
-        self._deidentify = deidentify
-        self._created = created or (NO_TIME if deidentify else datetime.now().astimezone())
+        transfer_syntax(settings.compress)
+        self.location = location
+        self._series, self._derivation, self._settings = series, derivation, settings
+        self._created = settings.created or (NO_TIME if settings.deidentify else datetime.now().astimezone())
         self._written: set[int] = set()
         self._stacks: dict[Path, FrameStack] = {}
         inputs = (Path(slice_.path) for slice_ in series.slices)
-        self._folder = StagedFolder(output, overwrite=overwrite, inputs=inputs)
+        self._folder = StagedFolder(location, overwrite=settings.overwrite, inputs=inputs)
 
     def __enter__(self) -> DerivedWriter:
         return self
@@ -147,22 +114,22 @@ class DerivedWriter:
             self._folder.discard()
 
     def write(self, index: int, hu: NDArray[np.floating]) -> None:
-        """Write the image that derives from slice ``index``; in any order.
+        """Write the image that derives from slice ``index``; the order is free.
 
         Parameters
         ----------
         index : int
-            Which slice of the series.
+            Index of the slice in the series.
         hu : ndarray, shape (rows, columns)
-            Computed HU. Where they equal the source's, and in padding, the stored values stay as they are;
-            elsewhere they are rounded to the nearest stored value and clipped to what the bits hold.
+            Computed HU. Stored values stay unchanged in padding and where ``hu`` equals the source; elsewhere
+            ``hu`` is rounded to the nearest stored value and clipped to the range of the stored bits.
 
         Raises
         ------
         ModelError
-            If ``hu`` has another shape, or values that are no numbers.
+            If ``hu`` has another shape, or values that are not finite.
         InputError
-            If the source image cannot be derived from, or its pixels not compressed without loss.
+            If no image can be derived from the source image, or its pixels cannot be compressed without loss.
         OutputError
             If the file cannot be written.
         """
@@ -178,15 +145,15 @@ class DerivedWriter:
         if "LOCALIZER" in several(header.get("ImageType")):
             raise InputError(f"{path}: is a localizer, not an axial image; leave it out")
         cells = self._cells(index, header, hu)
-        if source.frame is not None and not self._convert_enhanced and is_enhanced(header):
+        if source.frame is not None and not self._settings.convert_enhanced and is_enhanced(header):
             self._stack(path, header, cells).put(source.frame, cells)
         else:
             self._write_image(index, header, cells)
 
     def _header(self, index: int) -> Dataset:
-        """The source's header, without the patient on request."""
+        """The source's header, de-identified on request."""
         header = self._series.header(index)
-        if not self._deidentify:
+        if not self._settings.deidentify:
             return header
         public = explicit_little_endian(header, keep_private=False)
         public.file_meta = header.file_meta
@@ -197,11 +164,11 @@ class DerivedWriter:
         missing = len(self._series) - len(self._written)
         if missing:
             raise OutputError(
-                f"{self._folder.target}: {missing} of {len(self._series)} slices were not written; nothing is kept"
+                f"{self._folder.target}: {missing} of {len(self._series)} slices were not written; no file is kept"
             )
 
     def _cells(self, index: int, header: Dataset, hu: NDArray[np.floating]) -> NDArray[np.integer]:
-        """The new pixel cells: the source's where nothing changed, else the nearest stored value."""
+        """New pixel cells: the source's where nothing changed, elsewhere the nearest stored value."""
         source = self._series.slices[index]
         form = PixelFormat.of(header, source.slope, source.intercept)
         cells = native_cells(Path(source.path), header, form) if source.frame is None else None
@@ -210,21 +177,21 @@ class DerivedWriter:
         unchanged = self._series.padding(index) | (hu == self._series.read_hu(index))
         stored = merge_unused_bits(form.to_stored(hu), cells, form)
         cells = np.where(unchanged, cells, stored)
-        if self._compress not in ("jpegls", "j2k"):
+        if self._settings.compress not in ("jpegls", "j2k"):
             return cells
         values = sign_extended(cells, form)
         if not form.signed and not np.array_equal(values, cells):
             raise InputError(
-                f"{source.path}: an overlay lies in the unused bits, which {self._compress} cannot keep;"
+                f"{source.path}: an overlay lies in the unused bits, which {self._settings.compress} cannot keep;"
                 " choose rle or no compression"
             )
         return values
 
     def _write_image(self, index: int, header: Dataset, cells: NDArray[np.integer]) -> None:
-        """One classic CT image."""
+        """Write one classic CT image."""
         source = self._series.slices[index]
-        own = header if source.frame is None else one_frame(header, source.frame)
-        image = explicit_little_endian(own, keep_private=self._keep_private)
+        single = header if source.frame is None else one_frame(header, source.frame)
+        image = explicit_little_endian(single, keep_private=self._settings.private_tags == "keep")
         if source.frame is not None:
             image = classic_header(image, source.frame)
         sources = self._sources(index)
@@ -240,13 +207,14 @@ class DerivedWriter:
         self._save(image, cells, f"{index + 1:04d}.dcm")
 
     def _sources(self, index: int) -> list[tuple[str, int | None]]:
-        """The images that a slice comes of, each with its frame: its own, then those beside it."""
-        places = contributing_slices(self._series.geometry, index, self._derivation.neighbours)
-        found = (self._series.slices[place] for place in places)
-        return [(public_uid(one.sop_uid) if self._deidentify else one.sop_uid, one.frame) for one in found]
+        """Source images of a slice as (SOP Instance UID, frame): its own image, then its context slices."""
+        indices = contributing_slices(self._series.geometry, index, self._derivation.neighbours)
+        slices = [self._series.slices[i] for i in indices]
+        rename = public_uid if self._settings.deidentify else str
+        return [(rename(slice_.sop_uid), slice_.frame) for slice_ in slices]
 
     def _stack(self, path: Path, header: Dataset, cells: NDArray[np.integer]) -> FrameStack:
-        """The frames of a multi-frame file, opened at its first frame."""
+        """The frames of a multi-frame file, collected since its first frame was written."""
         if path not in self._stacks:
             frames = [s.frame for s in self._series.slices if Path(s.path) == path and s.frame is not None]
             scratch = self._folder.path / f".frames-{len(self._stacks)}"
@@ -255,38 +223,35 @@ class DerivedWriter:
         return self._stacks[path]
 
     def _write_stack(self, path: Path, stack: FrameStack, number: int) -> None:
-        """One Enhanced CT image with all the frames that derive from one source file."""
-        image = explicit_little_endian(stack.header, keep_private=self._keep_private)
+        """Write one Enhanced CT image with all frames that derive from one source file."""
+        image = explicit_little_endian(stack.header, keep_private=self._settings.private_tags == "keep")
         self._describe(image, stack.identity)
         set_frame_attributes(image, stack.header, stack.frames, self._derivation, self._frame_sources(path))
         self._save(image, stack.cells, f"{number:04d}.dcm")
         stack.close()
 
     def _frame_sources(self, path: Path) -> dict[int, list[int]]:
-        """For each frame of a multi-frame file the frames of that file that it comes of, its own first."""
+        """For each frame of a multi-frame file, the frames of that file that contribute to it, its own first."""
         here = {
             index: slice_.frame for index, slice_ in enumerate(self._series.slices) if Path(slice_.path) == path
         }
         reach, geometry = self._derivation.neighbours, self._series.geometry
         return {
-            frame: [
-                of for place in contributing_slices(geometry, index, reach) if (of := here.get(place)) is not None
-            ]
+            frame: [of for i in contributing_slices(geometry, index, reach) if (of := here.get(i)) is not None]
             for index, frame in here.items()
             if frame is not None
         }
 
     def _describe(self, image: Dataset, source_identity: str) -> None:
-        set_derivation_attributes(image, self._derivation, self._created, keep_manufacturer=self._keep_scanner)
-        number = series_number(image.get("SeriesNumber")) if self._number is None else self._number
-        series_identity = _series_identity(self._series, self._convert_enhanced, self._deidentify)
-        assign_uids(image, self._derivation, source_identity, series_identity, number)
+        keep_manufacturer = self._settings.keep_manufacturer
+        set_derivation_attributes(image, self._derivation, self._created, keep_manufacturer=keep_manufacturer)
+        assign_uids(image, self._derivation, source_identity, series_identity(self._series, self._settings))
 
     def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
         set_pixel_statistics(image, cells)
-        image.file_meta = _file_meta()
-        if self._compress is not None:
-            compress_pixels(image, cells, self._compress)
+        image.file_meta = new_file_meta()
+        if self._settings.compress is not None:
+            compress_pixels(image, cells, self._settings.compress)
         else:
             image.PixelData = cells.tobytes() + b"\0" * (cells.nbytes % 2)
             image["PixelData"].VR = "OW"
@@ -296,7 +261,7 @@ class DerivedWriter:
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
-        """What the operating system refuses concerns the output; other errors, pydicom's too, the source."""
+        """Report errors of the operating system as output errors; others, pydicom's too, concern the source."""
         try:
             yield
         except OSError as error:
@@ -304,54 +269,13 @@ class DerivedWriter:
             if reason is None:
                 raise
             raise OutputError(
-                f"{self._folder.target}: cannot be written ({reason}); make room or choose another place"
+                f"{self._folder.target}: cannot be written ({reason}); free disk space, or choose another folder"
             ) from None
-
-
-def holds_derived(
-    output: Path,
-    series: Series,
-    derivation: Derivation,
-    *,
-    compress: str | None = None,
-    convert_enhanced: bool = False,
-    deidentify: bool = False,
-) -> bool:
-    """Whether ``output`` holds the whole series that :class:`DerivedWriter` would write with these settings.
-
-    The deterministic Series Instance UID tells source, model and settings; only headers are read. Differences of
-    what is kept of the header (private attributes, equipment) are not told.
-    """
-    uid = derivation.uid(_series_identity(series, convert_enhanced, deidentify))
-    syntax = transfer_syntax(compress) or ExplicitVRLittleEndian
-    files = sorted(output.glob("*.dcm")) if output.is_dir() else []
-    if not files or len(files) != _file_count(series, convert_enhanced):
-        return False
-    try:
-        headers = [dcmread(file, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True) for file in files]
-    except (OSError, InvalidDicomError):
-        return False
-    return all(h.get("SeriesInstanceUID") == uid and h.file_meta.TransferSyntaxUID == syntax for h in headers)
-
-
-def _series_identity(series: Series, convert_enhanced: bool, deidentify: bool) -> str:
-    """What the new Series Instance UID is made from, besides the derivation."""
-    uid = public_uid(series.uid) if deidentify else series.uid
-    return f"{uid}/classic" if convert_enhanced else uid
-
-
-def _file_count(series: Series, convert_enhanced: bool) -> int:
-    """Files of the derived series: one for each slice, or for each multi-frame file that stays one."""
-    firsts = {slice_.path: index for index, slice_ in reversed(list(enumerate(series.slices)))}
-    if convert_enhanced or all(slice_.frame is None for slice_ in series.slices):
-        return len(series)
-    stays = {path for path, index in firsts.items() if is_enhanced(series.header(index))}
-    return len(stays) + sum(slice_.path not in stays for slice_ in series.slices)
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """A broken header can fail anywhere inside pydicom; the error names the file. No remarks of pydicom's."""
+    """Name the file in errors: a broken header can fail anywhere inside pydicom. Warnings are suppressed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -360,11 +284,11 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be derived from ({reason}); leave it out") from error
+        raise InputError(f"{path}: no image can be derived from it ({reason}); leave it out") from error
 
 
 def _system_reason(error: BaseException | None) -> str | None:
-    """What the operating system said, or None; pydicom wraps its error in one of its kind that lost the number."""
+    """The operating system's message, or None; pydicom wraps the error in an OSError without a number."""
     while isinstance(error, OSError):
         if error.strerror:
             return error.strerror
@@ -372,21 +296,13 @@ def _system_reason(error: BaseException | None) -> str | None:
     return None
 
 
-def _file_meta() -> FileMetaDataset:
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = f"LDCTDENOISE{ldct_denoise.__version__}"[:16]
-    return meta
-
-
 def _check(hu: NDArray[np.floating], shape: tuple[int, ...], path: Path) -> None:
     if hu.shape != shape:
         raise ModelError(f"{path.name}: computed image is {hu.shape}, the source {shape}")
     if not np.isfinite(hu).all():
-        raise ModelError(f"{path.name}: computed image has values that are no numbers")
+        raise ModelError(f"{path.name}: computed image has values that are not finite")
 
 
 def _compression_ratio(path: Path, cells: NDArray[np.integer]) -> float:
-    """How much smaller than its pixels the source file is."""
+    """Size of the uncompressed pixels relative to the source file."""
     return cells.nbytes / path.stat().st_size if path.is_file() else 1.0

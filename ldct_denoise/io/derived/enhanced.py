@@ -1,6 +1,6 @@
-"""Enhanced CT: multi-frame images derived as multi-frame images, or taken apart into classic ones.
+"""Derive Enhanced CT images as multi-frame images, or convert their frames to classic CT images.
 
-The rules are those of PS3.3 A.38.1 (Enhanced CT Image IOD), C.7.6.16 (functional groups) and C.8.15 (CT).
+The rules are in PS3.3 A.38.1 (Enhanced CT Image IOD), C.7.6.16 (functional groups) and C.8.15 (CT).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ldct_denoise.io.derived.attributes import Derivation, source_image_item
 from ldct_denoise.io.dicom.multiframe import RENAMED, group_values
 from ldct_denoise.io.dicom.values import several
 
-#: Functional-group attributes that have the same place and meaning in a classic CT image (PS3.3 C.8.2.1).
+#: Functional-group attributes with the same name and meaning in a classic CT image (PS3.3 C.8.2.1).
 CLASSIC_ATTRIBUTES = (
     "PixelSpacing",
     "SliceThickness",
@@ -57,9 +57,7 @@ CLASSIC_ATTRIBUTES = (
     "CTDIPhantomTypeCodeSequence",
     "IrradiationEventUID",
 )
-
-
-#: What only a multi-frame image has.
+#: Attributes that only multi-frame images have.
 MULTIFRAME_ONLY = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
@@ -80,8 +78,7 @@ MULTIFRAME_ONLY = (
     "ConversionSourceAttributesSequence",
 )
 PER_FRAME = 0x52009230
-#: Bytes written at once.
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
 CONCATENATION = (
     "ConcatenationUID",
     "InConcatenationNumber",
@@ -92,23 +89,23 @@ CONCATENATION = (
 
 
 class FrameStack:
-    """Frames of one multi-frame file, kept on disk until all are there.
+    """Derived frames of one multi-frame file, collected in a scratch file until all are written.
 
     Parameters
     ----------
     header : Dataset
         The source image.
     frames : iterable of int
-        Which of its frames are derived, counted from 0.
+        Frames that are derived, counted from 0.
     scratch : Path
-        File that holds the cells meanwhile.
+        Scratch file for the pixel cells; must not exist.
     like : ndarray, shape (rows, columns)
-        Any frame's cells.
+        Cells of any frame, for shape and type.
 
     Raises
     ------
     OSError
-        If the disk has no room for the frames.
+        If there is no disk space for the frames.
     """
 
     def __init__(self, header: Dataset, frames: Iterable[int], scratch: Path, like: NDArray[np.integer]) -> None:
@@ -121,13 +118,13 @@ class FrameStack:
 
     @property
     def identity(self) -> str:
-        """What tells the derived image from those of other frames of the same file."""
-        every = self.frames == list(range(int(self.header.NumberOfFrames)))
+        """Source identity for the UIDs: the instance, and the frames where not all are derived."""
+        all_frames = self.frames == list(range(int(self.header.NumberOfFrames)))
         uid = str(self.header.SOPInstanceUID)
-        return uid if every else f"{uid}/{','.join(map(str, self.frames))}"
+        return uid if all_frames else f"{uid}/{','.join(map(str, self.frames))}"
 
     def put(self, frame: int, cells: NDArray[np.integer]) -> None:
-        """Keep the cells of ``frame``."""
+        """Store the cells of ``frame``."""
         self.cells[self.frames.index(frame)] = cells
 
     def close(self) -> None:
@@ -136,17 +133,17 @@ class FrameStack:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """A new file of ``size`` bytes with its room on the disk: a full disk under a map would end the process."""
+    """Create a file of ``size`` allocated bytes: a full disk under a memory map would kill the process."""
     with path.open("xb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
             return
-        for start in range(0, size, CHUNK):
-            file.write(bytes(min(CHUNK, size - start)))
+        for start in range(0, size, CHUNK_BYTES):
+            file.write(bytes(min(CHUNK_BYTES, size - start)))
 
 
 def is_enhanced(header: Dataset) -> bool:
-    """Whether the image is Enhanced CT, which is derived as such; Legacy Converted becomes classic."""
+    """Whether the image is Enhanced CT; Legacy Converted Enhanced CT is not, and is converted to classic CT."""
     return bool(header.get("SOPClassUID") == EnhancedCTImageStorage)
 
 
@@ -157,7 +154,7 @@ def set_frame_attributes(
     derivation: Derivation,
     sources: Mapping[int, Iterable[int]],
 ) -> None:
-    """Functional groups and evidence of a derived Enhanced CT image.
+    """Set the functional groups and the references of a derived Enhanced CT image.
 
     Parameters
     ----------
@@ -166,11 +163,11 @@ def set_frame_attributes(
     source : Dataset
         The source image.
     frames : iterable of int
-        Which frames of the source it holds, counted from 0, ascending.
+        Frames of the source that it contains, counted from 0, ascending.
     derivation : Derivation
         How the pixels came about.
-    sources : dict
-        For each frame the frames of the source that it comes of, its own first.
+    sources : mapping of int to iterable of int
+        For each frame, the frames of the source that contribute to it, its own first.
     """
     kept = list(frames)
     image.NumberOfFrames = len(kept)
@@ -181,14 +178,14 @@ def set_frame_attributes(
         del shared.DerivationImageSequence
     for frame, group in zip(kept, image.PerFrameFunctionalGroupsSequence, strict=True):
         group.DerivationImageSequence = Sequence([_derivation_item(source, sources[frame], derivation)])
-    kinds = []
+    contrasts = []
     for group in (shared, *image.PerFrameFunctionalGroupsSequence):
         for item in group.get("CTImageFrameTypeSequence") or []:
             item.FrameType = _frame_type(item, "FrameType")
-            kinds.append(item.FrameType[3])
+            contrasts.append(item.FrameType[3])
     image.ImageType = _frame_type(source, "ImageType")
-    if kinds:  # MIXED only where the frames differ
-        image.ImageType[3] = kinds[0] if len(set(kinds)) == 1 else "MIXED"
+    if contrasts:  # MIXED only where the frames differ
+        image.ImageType[3] = contrasts[0] if len(set(contrasts)) == 1 else "MIXED"
     for keyword in CONCATENATION:
         if keyword in image:
             delattr(image, keyword)
@@ -198,7 +195,7 @@ def set_frame_attributes(
 def _frame_type(source: Dataset, keyword: str) -> list[str]:
     """DERIVED, PRIMARY, flavour, contrast (PS3.3 C.8.16.1): value 2 must be PRIMARY here.
 
-    Value 4 is FILTERED (C.8.15.2.1.1.4) where it was NONE; a map stays the map that it is. A fifth value
+    Value 4 becomes FILTERED (C.8.15.2.1.1.4) where it was NONE, and stays for parametric maps. A fifth value
     (multi-energy) stays.
     """
     kind = several(source.get(keyword))
@@ -208,7 +205,7 @@ def _frame_type(source: Dataset, keyword: str) -> list[str]:
 
 
 def _derivation_item(source: Dataset, frames: Iterable[int], derivation: Derivation) -> Dataset:
-    """Derivation Image functional group (PS3.3 C.7.6.16.2.6); its code is required, so it is a private one."""
+    """Derivation Image functional group (PS3.3 C.7.6.16.2.6); it requires a code, so a private one is used."""
     code = Dataset()
     simulated = derivation.kind == "simulated"
     code.CodeValue = "SIMULATED" if simulated else "DENOISED"
@@ -224,7 +221,7 @@ def _derivation_item(source: Dataset, frames: Iterable[int], derivation: Derivat
 
 
 def _refer_to(image: Dataset, source: Dataset) -> None:
-    """Name the source instance where frames refer to it (PS3.3 C.8.16.1, C.12.2)."""
+    """List the source instance that the frames refer to (PS3.3 C.8.16.1, C.12.2)."""
     instance = Dataset()
     instance.ReferencedSOPClassUID = source.SOPClassUID
     instance.ReferencedSOPInstanceUID = source.SOPInstanceUID
@@ -244,34 +241,36 @@ def _refer_to(image: Dataset, source: Dataset) -> None:
 
 
 def one_frame(image: Dataset, frame: int) -> Dataset:
-    """A multi-frame image as if it told of one of its frames alone, which is quick to copy; values are shared."""
-    lean = Dataset()
+    """Shallow copy of a multi-frame header with the functional groups of one frame only."""
+    single = Dataset()
     for tag in image.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
         if tag != PER_FRAME:
-            lean[tag] = image.get_item(tag)
-    lean.PerFrameFunctionalGroupsSequence = Sequence([image.PerFrameFunctionalGroupsSequence[frame]])
-    lean.set_original_encoding(*image.original_encoding, image.original_character_set)
-    return lean
+            single[tag] = image.get_item(tag)
+    single.PerFrameFunctionalGroupsSequence = Sequence([image.PerFrameFunctionalGroupsSequence[frame]])
+    single.set_original_encoding(*image.original_encoding, image.original_character_set)
+    return single
 
 
 def classic_header(image: Dataset, frame: int) -> Dataset:
-    """A frame as a classic CT image, still with the identity of the whole.
+    """Convert a single-frame header to a classic CT header, which keeps the UIDs of the multi-frame image.
 
     Parameters
     ----------
     image : Dataset
-        Of :func:`one_frame`; left as it is.
+        Result of :func:`one_frame`; not changed.
     frame : int
-        Which frame this was, counted from 0.
+        Number of the frame, counted from 0.
+
+    Returns
+    -------
+    Dataset
     """
     shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
-    own = image.PerFrameFunctionalGroupsSequence[0]
-    values = {**group_values(shared), **group_values(own)}
+    values = {**group_values(shared), **group_values(image.PerFrameFunctionalGroupsSequence[0])}
     classic = Dataset()
-    drop = {*MULTIFRAME_ONLY, *CONCATENATION}
     for tag in image.keys():  # noqa: SIM118 - iterating a Dataset would decode its values
         classic[tag] = image.get_item(tag)
-    for keyword in drop:
+    for keyword in {*MULTIFRAME_ONLY, *CONCATENATION}:
         if keyword in classic:
             delattr(classic, keyword)
     for keyword in (

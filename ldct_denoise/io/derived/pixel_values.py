@@ -1,4 +1,4 @@
-"""HU back to stored values: rounded, clipped, and never into the padding range."""
+"""Convert HU back to stored values: rounded, clipped, and kept out of the padding range."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ldct_denoise.io.dicom.padding import padding_range
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How one image stores its values.
+    """How an image stores its pixel values.
 
     Parameters
     ----------
     bits_allocated, bits_stored : int
-        Size of a cell and of the value in its low bits (PS3.5 8.1.1).
+        Size of a pixel cell and of the value in its low bits (PS3.5 8.1.1).
     signed : bool
-        Two's complement where True.
+        Whether values are in two's complement.
     slope, intercept : float
         ``HU = slope × stored + intercept``.
     padding : tuple of 2 int, optional
-        Lowest and highest stored value that mean "no image here" (PS3.3 C.7.5.1.1.2), inclusive.
+        Lowest and highest stored value of padding pixels, inclusive (PS3.3 C.7.5.1.1.2).
     """
 
     bits_allocated: int
@@ -38,14 +38,21 @@ class PixelFormat:
 
     @classmethod
     def of(cls, header: Dataset, slope: float, intercept: float) -> PixelFormat:
-        """The format that ``header`` states, with the slope and intercept of the slice."""
+        """Format stated by a header.
+
+        Parameters
+        ----------
+        header : Dataset
+        slope, intercept : float
+            Rescale of the slice.
+        """
         signed = header.PixelRepresentation == 1
         bits = int(header.BitsStored)
         return cls(int(header.BitsAllocated), bits, signed, slope, intercept, padding_range(header))
 
     @property
     def dtype(self) -> np.dtype[np.integer]:
-        """The cell as a little-endian numpy type."""
+        """NumPy type of a cell, little endian."""
         return np.dtype(f"<{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
 
     @property
@@ -59,7 +66,7 @@ class PixelFormat:
         return (1 << (self.bits_stored - 1)) - 1 if self.signed else (1 << self.bits_stored) - 1
 
     def to_stored(self, hu: NDArray[np.floating]) -> NDArray[np.integer]:
-        """Nearest stored values of computed HU, kept out of the padding range."""
+        """Nearest stored values of ``hu``, kept out of the padding range."""
         stored = np.rint((np.asarray(hu, dtype=np.float64) - self.intercept) / self.slope)
         stored = np.clip(stored, self.lowest, self.highest)
         if self.padding is not None:
@@ -69,8 +76,8 @@ class PixelFormat:
     def _outside_padding(self, stored: NDArray[np.float64], first: int, last: int) -> NDArray[np.float64]:
         below, above = first - 1, last + 1
         if below < self.lowest and above > self.highest:
-            return stored  # the whole range is padding: nothing is outside
-        up = stored - below >= above - stored  # the nearer side; upwards where both are as near
+            return stored  # the whole range is padding
+        up = stored - below >= above - stored  # towards the nearer side; upwards in a tie
         up = (up | (below < self.lowest)) & (above <= self.highest)
         inside = (stored >= first) & (stored <= last)
         return np.where(inside, np.where(up, above, below), stored)
@@ -79,10 +86,20 @@ class PixelFormat:
 def merge_unused_bits(
     stored: NDArray[np.integer], cells: NDArray[np.integer], form: PixelFormat
 ) -> NDArray[np.integer]:
-    """Put ``stored`` into the low bits of the source's ``cells`` and leave the bits above as they are.
+    """Put ``stored`` into the low bits of the source's cells and keep the bits above them.
 
-    Old files keep overlays there (PS3.5 8.1.1). Where the bits above only repeat the sign, they follow the new
+    Old files store overlays in these bits (PS3.5 8.1.1). Where they only repeat the sign, they follow the new
     value.
+
+    Parameters
+    ----------
+    stored, cells : ndarray, shape (rows, columns)
+        New stored values, and the source's cells.
+    form : PixelFormat
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
     """
     bits = form.bits_stored
     if bits == form.bits_allocated:
@@ -92,19 +109,33 @@ def merge_unused_bits(
     if np.array_equal(cells, sign_extended(cells, form)):
         return stored
     merged = (stored.view(unsigned) & mask) | (cells.view(unsigned) & ~mask)
-    back: NDArray[np.integer] = merged.view(form.dtype)
-    return back
+    result: NDArray[np.integer] = merged.view(form.dtype)
+    return result
 
 
 def sign_extended(cells: NDArray[np.integer], form: PixelFormat) -> NDArray[np.integer]:
-    """The values in the low bits of ``cells``."""
+    """Values in the low bits of ``cells``, sign-extended to the whole cell."""
     shift = form.bits_allocated - form.bits_stored
     values: NDArray[np.integer] = np.right_shift(np.left_shift(cells, shift), shift)
     return values
 
 
 def native_cells(path: Path, header: Dataset, form: PixelFormat) -> NDArray[np.integer] | None:
-    """The cells as they are in an uncompressed file, with the bits above the stored ones; else None."""
+    """Cells of an uncompressed file, including the bits above the stored ones.
+
+    Parameters
+    ----------
+    path : Path
+        The source file.
+    header : Dataset
+        Its header, with file meta information.
+    form : PixelFormat
+
+    Returns
+    -------
+    ndarray, shape (rows, columns), or None
+        None where the file is compressed or has no bits above the stored ones.
+    """
     syntax = header.file_meta.TransferSyntaxUID
     if form.bits_stored == form.bits_allocated or syntax.is_compressed or not path.is_file():
         return None
@@ -115,9 +146,9 @@ def native_cells(path: Path, header: Dataset, form: PixelFormat) -> NDArray[np.i
 
 
 def set_pixel_statistics(image: Dataset, cells: NDArray[np.integer]) -> None:
-    """Smallest and largest value of the image proper, where the source told them.
+    """Update the smallest and largest pixel value where the source states them; padding is excluded.
 
-    Padding lies outside the range between them (PS3.3 C.7.5.1.1.2 Note 2).
+    See PS3.3 C.7.5.1.1.2 Note 2.
     """
     form = PixelFormat.of(image, 1.0, 0.0)
     values = sign_extended(cells, form)

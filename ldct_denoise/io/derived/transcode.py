@@ -1,8 +1,7 @@
-"""Copy a data set into Explicit VR Little Endian without touching what its values say.
+"""Copy a dataset into Explicit VR Little Endian without changing its values.
 
-Values that were never decoded are carried over byte for byte (names in any alphabet, odd decimal strings,
-trailing blanks); only the byte order of binary numbers changes. pydicom does not convert between byte
-orders by itself.
+Values that were never decoded are copied byte for byte (names in any alphabet, odd decimal strings, trailing
+spaces); only the byte order of binary numbers changes. pydicom does not convert between byte orders by itself.
 """
 
 from __future__ import annotations
@@ -14,11 +13,15 @@ import numpy as np
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, private_dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
+from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import STANDARD_VR
+
+import ldct_denoise
+from ldct_denoise.io.dicom.uids import IMPLEMENTATION_CLASS_UID
 
 #: Bytes per number of the binary value representations (PS3.5 6.2); text and byte strings are not listed.
 WORD_BYTES = {
@@ -40,19 +43,19 @@ WORD_BYTES = {
 NUL_PADDED = {"UI", "OB", "UN"}
 PIXEL_GROUP = 0x7FE0
 TRAILING_PADDING = 0xFFFCFFFC
-#: Sequences in sequences; structured reports come to a dozen.
+#: Deepest nesting of sequences; structured reports reach about twelve.
 DEEPEST = 50
 
 
 def explicit_little_endian(source: Dataset, *, keep_private: bool = True) -> Dataset:
-    """The data set of ``source``, without pixel data and file meta, ready to be written.
+    """Copy a dataset, without pixel data and file meta information, ready to be written.
 
     Parameters
     ----------
     source : Dataset
         As read from a file of any transfer syntax.
     keep_private : bool
-        Whether elements of odd groups come along.
+        Whether private attributes are copied.
 
     Returns
     -------
@@ -62,14 +65,23 @@ def explicit_little_endian(source: Dataset, *, keep_private: bool = True) -> Dat
     Raises
     ------
     ValueError
-        If sequences lie in one another deeper than any IOD has them: pydicom would need time without end.
+        If sequences are nested deeper than in any IOD: pydicom would need unbounded time.
     """
     signed = source.get("PixelRepresentation", 0) == 1
     return _copy(source, keep_private, signed, DEEPEST)
 
 
+def new_file_meta() -> FileMetaDataset:
+    """File Meta Information of the files that this software writes (PS3.10 7.1)."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = f"LDCTDENOISE{ldct_denoise.__version__}"[:16]
+    return meta
+
+
 def finalize(dataset: Dataset) -> None:
-    """Tell pydicom, just before writing, that undecoded values may be written as they are."""
+    """Allow pydicom to write undecoded values unchanged; call it just before writing."""
     for element in dataset.values():
         if isinstance(element, DataElement) and element.VR == "SQ":
             for item in element.value:
@@ -99,7 +111,7 @@ def _copy(source: Dataset, keep_private: bool, signed: bool, depth: int) -> Data
 def _element(source: Dataset, tag: BaseTag) -> DataElement | RawDataElement:
     try:
         return source.get_item(tag)
-    except NotImplementedError:  # an empty element with what is no VR
+    except NotImplementedError:  # an empty element with an invalid VR
         return RawDataElement(tag, None, 0, b"", 0, False, True, True)
 
 
@@ -109,7 +121,7 @@ def _is_structural(tag: BaseTag) -> bool:
 
 
 def _value_type(element: RawDataElement, source: Dataset) -> str:
-    """The element's VR; from the dictionaries where the file is implicit, says UN or what is no VR."""
+    """The element's VR, from the dictionaries where the file has none, an invalid one or UN."""
     if element.VR != "UN" and element.VR in STANDARD_VR:
         return str(element.VR)
     tag = element.tag
@@ -125,7 +137,7 @@ def _value_type(element: RawDataElement, source: Dataset) -> str:
 
 
 def _settled(value_type: str, tag: BaseTag, signed: bool) -> str:
-    """One VR where the dictionary names several (PS3.5 A.1, PS3.3 C.7.6.3.1): by Pixel Representation."""
+    """Choose one VR where the dictionary allows several, by Pixel Representation (PS3.5 A.1, PS3.3 C.7.6.3.1)."""
     follows_pixels = dictionary_has_tag(tag) and dictionary_VR(tag) == "US or SS"
     if follows_pixels and value_type in ("US", "SS", "US or SS"):
         return "SS" if signed else "US"
@@ -152,12 +164,13 @@ def _copy_decoded(element: DataElement, tag: BaseTag, signed: bool, big_endian: 
 
 
 def _other_signedness(value: Any, signed: bool) -> Any:
-    """What the same 16 bits say as SS (``signed``) or as US."""
+    """Reinterpret the same 16 bits as SS (``signed``) or as US."""
     if isinstance(value, int):
         return (value + 0x8000) % 0x10000 - 0x8000 if signed else value % 0x10000
     if not isinstance(value, MultiValue):
         return value
-    # A LUT Descriptor has three numbers, and its first, the entries, is unsigned always (PS3.3 C.7.6.3.1.5).
+    # The first of the three values of a LUT Descriptor, the number of entries, is always unsigned
+    # (PS3.3 C.7.6.3.1.5).
     first = value[:1] if len(value) == 3 else []
     return [*first, *(_other_signedness(one, signed) for one in value[len(first) :])]
 
