@@ -113,6 +113,15 @@ class Geometry:
         return float(np.linalg.norm(self.positions_mm - even, axis=1).max())
 
     @property
+    def tilt_degrees(self) -> float:
+        """Gantry tilt: angle between the normal and the line through the positions; 0 for a single slice."""
+        step = self.positions_mm[-1] - self.positions_mm[0]
+        length = np.linalg.norm(step)
+        if length < POSITION_TOLERANCE_MM:
+            return 0.0
+        return float(np.degrees(np.arccos(np.clip(abs(step @ self.normal) / length, 0, 1))))
+
+    @property
     def affine(self) -> NDArray[np.float64]:
         """4×4 matrix from (slice, row, column) index to LPS mm, with the mean slice step."""
         matrix = np.eye(4)

@@ -18,7 +18,7 @@ from pydicom.uid import UID, EnhancedCTImageStorage
 
 from ldct_denoise.io.derived.attributes import STALE
 from ldct_denoise.io.dicom.padding import padding_range
-from ldct_denoise.io.dicom.values import EARLIER, PRODUCT
+from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT
 
 if TYPE_CHECKING:
     from ldct_denoise.io.dicom.series import Series
@@ -172,7 +172,7 @@ def _check_derivation(image: Dataset, header: Dataset) -> Iterator[str]:
     text = str(image.get("DerivationDescription") or "")
     if image.SOPClassUID != EnhancedCTImageStorage and PRODUCT not in text:
         yield "DerivationDescription does not say how the image was made"
-    if not text.split(EARLIER)[0].isascii():
+    if not text.split(DERIVATION_SEPARATOR)[0].isascii():
         yield "DerivationDescription is not plain ASCII"
     if image.get("ContentQualification") != "RESEARCH":
         yield "ContentQualification is not RESEARCH"

@@ -6,7 +6,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -27,8 +27,9 @@ from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
-from ldct_denoise.io.dicom.series import Inventory, Series
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
+from ldct_denoise.io.inventory import ExclusionKind, Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from tests.dicom_files import ROWS, cells, ct_image, write_ct
 from tests.enhanced_file import FRAMES, frame_groups, make_enhanced
@@ -39,7 +40,7 @@ def series_of(path: Path) -> list[Series]:
     return [one for one in scan(path).series if isinstance(one, Series)]
 
 
-def reasons(inventory: Inventory) -> list[str]:
+def reasons(inventory: Inventory[Any]) -> list[str]:
     return [item.reason for item in inventory.skipped]
 
 
@@ -120,7 +121,7 @@ def test_two_stacks_at_the_same_places(
     assert z_of(one) == z_of(other) == [0, 3, 6, 9]
     for series in (one, other):
         assert len({str(series.header(index).get(attribute)) for index in range(4)}) == 1
-        assert f"of 2 under one Series Instance UID, told apart by {how}" in series.metadata.problems[0]
+        assert f"of 2 with one Series Instance UID, separated by {how}" in series.metadata.problems[0]
     assert len({one.uid, other.uid, ct_image().SeriesInstanceUID}) == 2
 
 
@@ -132,10 +133,10 @@ def late_scans(
     for count, batch in enumerate(batches):
         for number, attributes in batch:
             write_ct(folder / str(count) / f"{number}-{attributes}", number, **attributes)
-        series = scan(folder / str(count), memory=remembered).series
+        series = scan(folder / str(count), registry=remembered).series
         found.append([(one.uid, z_of(one)) for one in series])
-        assert "P1" not in remembered.text()
-        remembered = StackRegistry.read(remembered.text())
+        assert "P1" not in remembered.to_json()
+        remembered = StackRegistry.from_json(remembered.to_json())
     return found
 
 
@@ -189,7 +190,7 @@ def test_no_two_stacks_share_a_uid_although_a_late_batch_parts_them(tmp_path: Pa
 
 def test_a_broken_memory_is_none() -> None:
     for text in ("", "{", "[1]", '[{"uid": "1.2"}]', "null"):
-        assert StackRegistry.read(text).uids == {}
+        assert StackRegistry.from_json(text).uids == {}
 
 
 def test_an_acquisition_number_for_each_slice_splits_nothing(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_what_nothing_tells_apart_is_split_by_the_order_of_taking(tmp_path: Path
     one, other = series_of(tmp_path)
     assert z_of(one) == z_of(other) == [0, 3, 6]
     assert {one.header(index).AcquisitionTime for index in range(3)} == {"120001"}
-    assert "order in which they were taken" in one.metadata.problems[0]
+    assert "acquisition order" in one.metadata.problems[0]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +238,7 @@ def test_rounded_orientations_are_one_stack_with_unit_vectors(tmp_path: Path) ->
     assert abs(np.dot(series.geometry.row_direction, series.geometry.column_direction)) < 1e-12
 
 
-def test_duplicates_are_set_aside_once_found(tmp_path: Path) -> None:
+def test_duplicates_are_skipped(tmp_path: Path) -> None:
     for number in range(3):
         write_ct(tmp_path / "a" / str(number), number)
         write_ct(tmp_path / "b" / str(number), number)
@@ -373,58 +374,103 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
         np.testing.assert_array_equal(back.read_stored(index), cells(index))
 
 
-# Set aside ---------------------------------------------------------------------------------------------------
+# Skipped -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("attributes", "reason"),
+    ("attributes", "reason", "kind"),
     [
-        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
-        ({"SeriesDescription": "Dose Report"}, "a dose report or screen, not a slice"),
-        ({"SeriesDescription": "Patient Protocol"}, "a dose report or screen, not a slice"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]}, "a dose report or screen, not a slice"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]}, "a dose report or screen, not a slice"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]}, "a dose report or screen, not a slice"),
-        ({"EchoTime": 30, "RescaleType": None}, "MR under a CT label (has EchoTime)"),
-        ({"RescaleType": "US"}, "values are not HU but 'US' (Rescale Type)"),
-        ({"RescaleSlope": None}, "values are not HU (no rescale to HU)"),
-        ({"SOPClassUID": MRImageStorage}, "not a CT image (MR Image Storage)"),
-        ({"SOPClassUID": XRayRadiationDoseSRStorage}, "not a CT image (X-Ray Radiation Dose SR Storage)"),
-        ({"SamplesPerPixel": 3}, "colour, not HU"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour, not HU"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]}, "a rendering (MIP), not an axial image"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer", ExclusionKind.LOCALIZER),
+        ({"SeriesDescription": "Dose Report"}, "a dose report or screen, not a slice", ExclusionKind.DOSE_REPORT),
+        (
+            {"SeriesDescription": "Patient Protocol"},
+            "a dose report or screen, not a slice",
+            ExclusionKind.DOSE_REPORT,
+        ),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "OTHER", "CT_SOM5 PROT"]},
+            "a dose report or screen, not a slice",
+            ExclusionKind.DOSE_REPORT,
+        ),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "DOSE_INFO"]},
+            "a dose report or screen, not a slice",
+            ExclusionKind.DOSE_REPORT,
+        ),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "SCREEN SAVE"]},
+            "a dose report or screen, not a slice",
+            ExclusionKind.DOSE_REPORT,
+        ),
+        ({"EchoTime": 30, "RescaleType": None}, "MR stored as CT (has EchoTime)", ExclusionKind.MR),
+        ({"RescaleType": "US"}, "values are not HU but 'US' (Rescale Type)", ExclusionKind.NOT_HU),
+        ({"RescaleSlope": None}, "values are not HU (no rescale to HU)", ExclusionKind.NOT_HU),
+        ({"SOPClassUID": MRImageStorage}, "not a CT image (MR Image Storage)", ExclusionKind.OTHER_OBJECT),
+        (
+            {"SOPClassUID": XRayRadiationDoseSRStorage},
+            "not a CT image (X-Ray Radiation Dose SR Storage)",
+            ExclusionKind.OTHER_OBJECT,
+        ),
+        ({"SamplesPerPixel": 3}, "colour, not HU", ExclusionKind.COLOR),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour, not HU", ExclusionKind.COLOR),
+        (
+            {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]},
+            "a rendering (MIP), not an axial image",
+            ExclusionKind.RENDERING,
+        ),
         (
             {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
             "a coronal reformat, not an axial image",
+            ExclusionKind.REFORMAT,
         ),
         (
             {"ImageType": ["DERIVED", "SECONDARY"], "ImageOrientationPatient": [0, 1, 0, 0, 0, -1]},
             "a sagittal reformat, not an axial image",
+            ExclusionKind.REFORMAT,
         ),
-        ({"SeriesDescription": "DICOM-CT-PD Projection"}, "projection data, not an image"),
-        ({"SeriesDescription": "Low_dose_projections"}, "projection data, not an image"),
+        (
+            {"SeriesDescription": "DICOM-CT-PD Projection"},
+            "projection data, not an image",
+            ExclusionKind.PROJECTIONS,
+        ),
+        (
+            {"SeriesDescription": "Low_dose_projections"},
+            "projection data, not an image",
+            ExclusionKind.PROJECTIONS,
+        ),
         (
             {
                 "DerivationDescription": "ldct-denoise 0.1: noise reduced | before: ldct-denoise 0.1: low dose simulated"
             },
             "already denoised by ldct-denoise",
+            ExclusionKind.ALREADY_DENOISED,
         ),
-        ({"Rows": 65535}, "impossible size of 65535×8 pixels"),
-        ({"HighBit": 15}, "values that are not in the low bits (Bits Stored 12, High Bit 15)"),
-        ({"PixelSpacing": [0, 1]}, "pixel spacing is impossible"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "orientation is not two perpendicular unit vectors"),
-        ({"ImagePositionPatient": None}, "no ImagePositionPatient"),
-        ({"Rows": ROWS + 1}, "truncated: 96 of 112 bytes of pixel data"),
-        ({"PixelData": None}, "no pixel data"),
+        ({"Rows": 65535}, "impossible size of 65535×8 pixels", ExclusionKind.LOST_SLICE),
+        (
+            {"HighBit": 15},
+            "values that are not in the low bits (Bits Stored 12, High Bit 15)",
+            ExclusionKind.LOST_SLICE,
+        ),
+        ({"PixelSpacing": [0, 1]}, "pixel spacing is impossible", ExclusionKind.INVALID_HEADER),
+        (
+            {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+            "orientation is not two perpendicular unit vectors",
+            ExclusionKind.INVALID_HEADER,
+        ),
+        ({"ImagePositionPatient": None}, "no ImagePositionPatient", ExclusionKind.INVALID_HEADER),
+        ({"Rows": ROWS + 1}, "truncated: 96 of 112 bytes of pixel data", ExclusionKind.LOST_SLICE),
+        ({"PixelData": None}, "no pixel data", ExclusionKind.LOST_SLICE),
     ],
 )
-def test_set_aside_by_reason(tmp_path: Path, attributes: dict[str, object], reason: str) -> None:
+def test_skipped_files_by_reason(
+    tmp_path: Path, attributes: dict[str, object], reason: str, kind: ExclusionKind
+) -> None:
     good, bad = write_ct(tmp_path / "good"), tmp_path / "bad"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_ct(bad, 1, **attributes)
     inventory = scan(tmp_path)
-    assert [(item.path, item.reason) for item in inventory.skipped] == [(bad, reason)]
+    assert [(item.path, item.reason, item.kind) for item in inventory.skipped] == [(bad, reason, kind)]
     assert [ref.path for ref in inventory.series[0].slices] == [good]  # type: ignore[attr-defined]
 
 

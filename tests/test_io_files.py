@@ -228,7 +228,7 @@ def test_a_dicomdir_stands_for_the_files_that_it_names(disc: Path) -> None:
     assert inventory.skipped == ()
     whole = scan(disc.parent)
     assert sum(len(series) for series in whole.series) == 7
-    assert [item.reason for item in whole.skipped] == ["a DICOMDIR; the files themselves were looked at"]
+    assert [item.reason for item in whole.skipped] == ["a DICOMDIR; the files themselves were examined"]
 
 
 def test_capitals_that_copying_changed(disc: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_dicomdir_does_not_lead_out_of_its_folder(disc: Path, way: list[str]) 
     assert sum(len(series) for series in inventory.series) == 4
     assert [item.reason for item in inventory.skipped] == [
         "the DICOMDIR leads out of its folder",
-        "named by the DICOMDIR but not there",
+        "listed in the DICOMDIR but missing",
     ]
 
 

@@ -28,7 +28,7 @@ from pydicom.uid import (
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
-from ldct_denoise.io.dicom import decoder_process as isolated
+from ldct_denoise.io.dicom import decoder_process
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
@@ -211,7 +211,7 @@ def test_enhanced_ct_that_tells_of_other_frames_than_it_has(tmp_path: Path) -> N
     image = pydicom.dcmread(path)
     image.PerFrameFunctionalGroupsSequence = list(image.PerFrameFunctionalGroupsSequence)[:3]
     image.save_as(path)
-    assert reason(path) == "4 frames, but 3 items tell about them"
+    assert reason(path) == "4 frames, but 3 per-frame functional groups"
     image.NumberOfFrames = 2**31 - 1
     image.save_as(path)
     assert "2147483647 frames" in reason(path)
@@ -292,14 +292,14 @@ def gdcm_breaker() -> bytes:
 
 
 def test_a_decoder_that_breaks_down_takes_nobody_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """GDCM ended the process on some mutated files; here its helper is made to end, and the next frame is read."""
-    helper = isolated.DecoderProcess()
-    monkeypatch.setattr(isolated, "_HELPER", helper)
+    """GDCM ended the process on some mutated files; here the decoder process is killed, and the next frame is read."""
+    decoder = decoder_process.DecoderProcess()
+    monkeypatch.setattr(decoder_process, "_PROCESS", decoder)
     path = encapsulated(tmp_path / "x", gdcm_breaker(), JPEGLosslessSV1)
     (series,) = scan(path).series
     with pytest.raises(InputError, match=f"^{path}: "):
         series.read_hu(0)
-    process = helper._running()
+    process = decoder._running()
     process.kill()
     process.wait()
     with pytest.raises(InputError, match=f"^{path}: "):
@@ -310,10 +310,10 @@ def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pyt
     import os
     import signal
 
-    helper = isolated.DecoderProcess()
-    monkeypatch.setattr(isolated, "_HELPER", helper)
-    monkeypatch.setattr(isolated, "LIMIT_S", 0.3)
-    os.kill(helper._running().pid, signal.SIGSTOP)
+    decoder = decoder_process.DecoderProcess()
+    monkeypatch.setattr(decoder_process, "_PROCESS", decoder)
+    monkeypatch.setattr(decoder_process, "LIMIT_S", 0.3)
+    os.kill(decoder._running().pid, signal.SIGSTOP)
     path = encapsulated(tmp_path / "x", gdcm_breaker(), JPEGLosslessSV1)
     (series,) = scan(path).series
     begin = time.perf_counter()

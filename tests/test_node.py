@@ -19,6 +19,7 @@ from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.io.dicom.instance import read_instance_uids
 from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.inventory import Exclusion
 from ldct_denoise.node import worker as work
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
@@ -475,6 +476,29 @@ def test_images_not_meant_to_be_denoised_are_left_alone(start: Start, archive: R
     assert idle(node)
     assert node.spool.counts()["dead-letter"] == 0
     assert archive.received == []
+
+
+@pytest.mark.parametrize(
+    ("images", "is_ignored"),
+    [
+        ([{"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}], True),
+        ([{"SeriesDescription": "Patient Protocol"}, {"RescaleType": "MGML"}], True),
+        ([{"EchoTime": 30, "RescaleType": None}], True),
+        ([{"ImagePositionPatient": None}], False),
+        ([{"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"Rows": 7}], False),
+    ],
+    ids=["localizer", "protocol and unit", "MR", "no position", "localizer and truncated slice"],
+)
+def test_the_kind_of_an_exclusion_routes_a_series_not_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[dict[str, object]], is_ignored: bool
+) -> None:
+    words = property(lambda self: "in other words", lambda self, text: None)
+    monkeypatch.setattr(Exclusion, "text", words, raising=False)
+    files = [write_ct(tmp_path / str(number), number, **image) for number, image in enumerate(images)]
+    spool, batch = offline(tmp_path, files)
+    assert spool.counts() == dict.fromkeys(("incoming", "ready", "outgoing"), 0) | {"dead-letter": not is_ignored}
+    if not is_ignored:
+        assert dead_letter(spool, batch) == "no CT image that can be denoised: in other words"
 
 
 def test_a_series_that_cannot_be_denoised_does_not_hold_up_others(

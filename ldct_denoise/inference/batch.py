@@ -22,8 +22,8 @@ from ldct_denoise.inference.series import (
 )
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress
-from ldct_denoise.io.dicom.series import Inventory
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.inventory import Inventory
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.io.writer import (
     check_dicom_settings,
@@ -115,7 +115,7 @@ def apply(
     return [location]
 
 
-def _first_exclusion(inventory: Inventory) -> str:
+def _first_exclusion(inventory: Inventory[SliceSource]) -> str:
     excluded = inventory.skipped
     return f": {excluded[0].path.name}: {excluded[0].reason}" if excluded else ""
 
@@ -135,7 +135,7 @@ class _Batch:
     def __init__(
         self,
         path: Path,
-        inventory: Inventory,
+        inventory: Inventory[SliceSource],
         model: TrainedModel,
         output: Path,
         settings: ApplySettings,

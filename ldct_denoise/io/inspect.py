@@ -1,4 +1,4 @@
-"""What a path holds, as `inspect` tells it: series, doses and how they were told, pairs, what was set aside."""
+"""The result of ``inspect``: series, dose labels, low/normal pairs and skipped files, ready for JSON."""
 
 from __future__ import annotations
 
@@ -6,33 +6,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldct_denoise.io.dicom.stacks import tilt_degrees
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 
-#: Of the form of the result: fields may be added to it, but none is removed or changes its meaning.
+#: Version of the form of the result. A version may gain fields; none is removed or changes its meaning.
 VERSION = 1
 
 
 def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Look at everything under ``path``; the form is that of `inspect --json` (docs/inspect.md).
+    """Describe everything under ``path`` in the form of ``inspect --json`` (docs/inspect.md).
+
+    Parameters
+    ----------
+    path : Path
+        A file, a folder or tree, a zip archive, or a DICOMDIR.
+    progress : callable, optional
+        Called with (files examined, number of files).
 
     Raises
     ------
     InputError
-        If there is nothing at all.
+        If there is no file at all, or the path cannot be read.
     """
     inventory = find_images(path, progress)
     labelled = label_series(inventory.series, path)
-    problems = [*inventory.problems]
-    problems += [f"{item.series.name}: {text}" for item in labelled for text in item.series.metadata.problems]
     return {
         "version": VERSION,
         "path": str(path),
         "series": [_series(item) for item in labelled],
         "pairs": [_pair(pair) for pair in find_pairs(labelled)],
-        "skipped": [{"file": str(item.path), "reason": item.reason} for item in inventory.skipped],
-        "problems": problems,
+        "skipped": [
+            {"file": str(item.path), "kind": item.kind.value, "reason": item.reason} for item in inventory.skipped
+        ],
+        "problems": [
+            f"{item.series.name}: {problem}" for item in labelled for problem in item.series.metadata.problems
+        ],
     }
 
 
@@ -55,7 +63,7 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "first_position_mm": [round(float(value), 4) for value in geometry.positions_mm[0]],
         "last_position_mm": [round(float(value), 4) for value in geometry.positions_mm[-1]],
         "orientation": [round(value, 6) for value in (*geometry.row_direction, *geometry.column_direction)],
-        "gantry_tilt_degrees": round(tilt_degrees(geometry), 2),
+        "gantry_tilt_degrees": round(geometry.tilt_degrees, 2),
         "multiframe": metadata.multiframe,
         "transfer_syntax": metadata.transfer_syntax,
         "manufacturer": metadata.manufacturer,

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def suppress_warnings() -> Iterator[None]:
-    """No warnings of values that break a rule: they are either used, or their file is set aside."""
+    """Suppress warnings about invalid values: the caller either uses a value or skips its file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def short_message(error: Exception) -> str:
-    """What an error says, in one short line; its name where it says nothing."""
+    """Message of an error as one line of at most 240 characters; the name of its type where it has none."""
     return (" ".join(str(error).split()) or type(error).__name__)[:240]

@@ -51,15 +51,15 @@ class FileSeries:
     patient : str
         Name of the file's folder: nothing in such a file states the patient.
     metadata : SeriesMetadata
-    keeper : object
-        Keeps extracted files until the series is no longer used.
+    archive : ExtractedArchive, optional
+        The archive that the file was extracted from; it exists as long as something refers to it.
     """
 
     path: Path
     geometry: Geometry
     patient: str
     metadata: SeriesMetadata
-    keeper: Any = field(default=None, compare=False, repr=False)
+    archive: Any = field(default=None, compare=False, repr=False)
 
     @cached_property
     def uid(self) -> str:
@@ -92,14 +92,14 @@ class FileSeries:
             raise InputError(f"{self.path}: slice {index} cannot be read ({last_line(error)})") from None
 
 
-def open_file(path: Path, keeper: ExtractedArchive | None = None) -> FileSeries:
+def open_file(path: Path, archive: ExtractedArchive | None = None) -> FileSeries:
     """Open a volume file; voxels are read on demand.
 
     Parameters
     ----------
     path : Path
-    keeper : ExtractedArchive, optional
-        Keeps the file until the series is no longer used, where it was extracted from an archive.
+    archive : ExtractedArchive, optional
+        The archive that the file was extracted from.
 
     Raises
     ------
@@ -115,9 +115,9 @@ def open_file(path: Path, keeper: ExtractedArchive | None = None) -> FileSeries:
     across = "sagittal" if abs(geometry.normal[0]) > abs(geometry.normal[1]) else "coronal"
     lying = abs(geometry.normal[2]) < AXIAL_COSINE
     problems = (f"{across} slices: models learn axial ones; reorder the file's axes",) if lying else ()
-    shown = keeper.shown(path) if keeper else path
+    shown = archive.original_path(path) if archive else path
     metadata = SeriesMetadata(path=shown, first_file=shown, problems=problems)
-    return FileSeries(path, geometry, path.resolve().parent.name, metadata, keeper)
+    return FileSeries(path, geometry, path.resolve().parent.name, metadata, archive)
 
 
 def holds_labels(path: Path) -> bool:

@@ -261,13 +261,13 @@ class Spool:
     def stacks(self, key: str) -> StackRegistry:
         """The stacks that the images of a series were sorted into so far."""
         try:
-            return StackRegistry.read((self.root / "series" / key / "stacks.json").read_text())
+            return StackRegistry.from_json((self.root / "series" / key / "stacks.json").read_text())
         except FileNotFoundError:
             return StackRegistry()
 
     def save_stacks(self, key: str, stacks: StackRegistry) -> None:
         """Remember them for images that come late."""
-        _write(self.root / "series" / key / "stacks.json", stacks.text())
+        _write(self.root / "series" / key / "stacks.json", stacks.to_json())
 
     def sent(self, key: str, destination: str) -> set[str]:
         """SOP Instance UIDs that a destination has got."""

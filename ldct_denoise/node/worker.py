@@ -12,7 +12,8 @@ from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.io.dicom.scan import scan
-from ldct_denoise.io.dicom.series import Inventory
+from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.io.inventory import Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.node.counters import Counters
@@ -23,19 +24,6 @@ log = logging.getLogger("ldct_denoise.node")
 
 #: Batches that a kill or a full disk ended so often are set aside.
 MAX_ATTEMPTS = 3
-#: How the reasons begin for which `scan` leaves out images that are in order, but not meant to be denoised.
-NOT_MEANT = (
-    "a localizer",
-    "a rendering",
-    "a coronal reformat",
-    "a sagittal reformat",
-    "projection data",
-    "a dose report or screen",
-    "already denoised",
-    "colour",
-    "values are not HU",
-    "MR under a CT label",
-)
 
 
 class _Stopped(Exception):
@@ -107,7 +95,7 @@ class Worker:
         started = time.monotonic()
         key = batch.partition(".")[0]
         stacks = self._spool.stacks(key)
-        found = scan(folder, memory=stacks)
+        found = scan(folder, registry=stacks)
         number = self._rules.rule_for(attribute_values(next(folder.iterdir()), self._rules.keywords))
         if number is None or self._rules.rules[number].ignore:
             self._ignore(batch, "no rule" if number is None else f"rule {number + 1}")
@@ -132,7 +120,7 @@ class Worker:
             batch, record.images, seconds, record.rule, record.skipped,
         )  # fmt: skip
 
-    def _write(self, batch: str, found: Inventory, rule: Rule) -> None:
+    def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> None:
         """The derived images, in a folder for each stack of the series."""
         settings = ApplySettings(rule.strength, self._rules.device, rule.precision)
         created = self._spool.created(batch.partition(".")[0])
@@ -157,9 +145,9 @@ class Worker:
             self._models[name] = load_model(name)
         return self._models[name]
 
-    def _nothing_to_denoise(self, batch: str, found: Inventory) -> None:
+    def _nothing_to_denoise(self, batch: str, found: Inventory[Series]) -> None:
         reasons = sorted({item.reason for item in found.skipped})
-        if all(reason.startswith(NOT_MEANT) for reason in reasons):
+        if all(item.kind.is_intentional for item in found.skipped):
             self._ignore(batch, " and ".join(reasons))
         else:
             self._bury(batch, "no CT image that can be denoised: " + "; ".join(reasons))

@@ -19,7 +19,7 @@ from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLoss
 
 import ldct_denoise
 from ldct_denoise.io.dicom.uids import derived_uid
-from ldct_denoise.io.dicom.values import EARLIER, PRODUCT, several
+from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT, as_list
 
 MAX_DESCRIPTION = 1024  # characters of a Short Text, PS3.5 6.2
 MAX_LABEL = 64  # characters of a Long String
@@ -236,7 +236,7 @@ def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str
     image.SOPInstanceUID = derivation.uid(source)
     image.SeriesInstanceUID = derivation.uid(series)
     image.SeriesNumber = derived_series_number(image.get("SeriesNumber"))
-    description = " ".join(map(str, several(image.get("SeriesDescription"))))
+    description = " ".join(map(str, as_list(image.get("SeriesDescription"))))
     image.SeriesDescription = series_description(description, derivation.label)
 
 
@@ -262,8 +262,8 @@ def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[st
         return
     if "SourceImageSequence" in image:
         del image.SourceImageSequence
-    text, *earlier = str(image.DerivationDescription).split(EARLIER)
-    text = EARLIER.join([f"{text}; source instance {ascii_text(source_uid)};", *earlier])
+    text, *earlier = str(image.DerivationDescription).split(DERIVATION_SEPARATOR)
+    text = DERIVATION_SEPARATOR.join([f"{text}; source instance {ascii_text(source_uid)};", *earlier])
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
@@ -291,7 +291,7 @@ def _set_derivation(image: Dataset, derivation: Derivation) -> None:
     text = derivation.text
     if image.get("BurnedInAnnotation") == "YES":
         text += "; the source has burned-in annotation, which was processed like the image"
-    text = f"{text}{EARLIER}{earlier}" if earlier else text
+    text = f"{text}{DERIVATION_SEPARATOR}{earlier}" if earlier else text
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
@@ -331,7 +331,7 @@ def _scanner_equipment(image: Dataset) -> Dataset:
             item[tag] = deepcopy(image.get_item(tag))  # not decoded: byte for byte
     if not str(image.get("Manufacturer") or "").strip():
         item.Manufacturer = "UNKNOWN"
-    original = several(image.get("ImageType"))[:1] != ["DERIVED"]
+    original = as_list(image.get("ImageType"))[:1] != ["DERIVED"]
     purpose = ("109101", "Acquisition Equipment") if original else ("109102", "Processing Equipment")
     item.PurposeOfReferenceCodeSequence = Sequence([code_item(*purpose)])
     return item

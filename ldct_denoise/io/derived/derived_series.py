@@ -45,7 +45,7 @@ from ldct_denoise.io.derived.pixel_values import (
     sign_extended,
 )
 from ldct_denoise.io.derived.transcode import explicit_little_endian, finalize, new_file_meta
-from ldct_denoise.io.dicom.values import several
+from ldct_denoise.io.dicom.values import as_list
 from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 
@@ -142,7 +142,7 @@ class DerivedWriter:
         path = Path(source.path)
         header = self._stacks[path].header if path in self._stacks else self._header(index)
         _check(hu, self._series.geometry.shape[1:], path)
-        if "LOCALIZER" in several(header.get("ImageType")):
+        if "LOCALIZER" in as_list(header.get("ImageType")):
             raise InputError(f"{path}: is a localizer, not an axial image; leave it out")
         cells = self._cells(index, header, hu)
         if source.frame is not None and not self._settings.convert_enhanced and is_enhanced(header):
@@ -196,7 +196,7 @@ class DerivedWriter:
             image = classic_header(image, source.frame)
         sources = self._sources(index)
         self._describe(image, "+".join(uid if frame is None else f"{uid}/{frame}" for uid, frame in sources))
-        kind = several(image.get("ImageType"))
+        kind = as_list(image.get("ImageType"))
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
         set_source_images(image, header.SOPClassUID, sources)
         if "RescaleType" not in image:

@@ -16,8 +16,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
 from ldct_denoise.io.derived.attributes import Derivation, source_image_item
-from ldct_denoise.io.dicom.multiframe import RENAMED, group_values
-from ldct_denoise.io.dicom.values import several
+from ldct_denoise.io.dicom.multiframe import CLASSIC_KEYWORDS, group_values
+from ldct_denoise.io.dicom.values import as_list
 
 #: Functional-group attributes with the same name and meaning in a classic CT image (PS3.3 C.8.2.1).
 CLASSIC_ATTRIBUTES = (
@@ -198,7 +198,7 @@ def _frame_type(source: Dataset, keyword: str) -> list[str]:
     Value 4 becomes FILTERED (C.8.15.2.1.1.4) where it was NONE, and stays for parametric maps. A fifth value
     (multi-energy) stays.
     """
-    kind = several(source.get(keyword))
+    kind = as_list(source.get(keyword))
     flavour = kind[2] if len(kind) > 2 else "VOLUME"
     contrast = kind[3] if len(kind) > 3 and kind[3] not in ("", "NONE") else "FILTERED"
     return ["DERIVED", "PRIMARY", flavour, contrast, *kind[4:]]
@@ -282,7 +282,7 @@ def classic_header(image: Dataset, frame: int) -> Dataset:
     for keyword in CLASSIC_ATTRIBUTES:
         if values.get(keyword) is not None:
             setattr(classic, keyword, values[keyword])
-    for enhanced, name in RENAMED.items():
+    for enhanced, name in CLASSIC_KEYWORDS.items():
         if values.get(enhanced) is not None:
             setattr(classic, name, round(float(values[enhanced])))
     for keyword in ("KVP", "AcquisitionNumber"):  # Type 2
@@ -296,5 +296,5 @@ def classic_header(image: Dataset, frame: int) -> Dataset:
 
 def _classic_type(image: Dataset) -> list[str]:
     """Value 3 of a classic CT image is AXIAL or LOCALIZER (PS3.3 C.8.2.1.1.1), not a flavour like VOLUME."""
-    kind = several(image.get("ImageType")) or ["ORIGINAL", "PRIMARY"]
+    kind = as_list(image.get("ImageType")) or ["ORIGINAL", "PRIMARY"]
     return [*kind[:2], "LOCALIZER" if "LOCALIZER" in kind else "AXIAL"]

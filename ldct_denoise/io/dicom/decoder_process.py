@@ -1,8 +1,8 @@
-"""Decode compressed frames in a process of their own.
+"""Decode compressed frames in a separate process.
 
-The codecs are C and C++: on broken codes they may end the process, print to the terminal, or take all memory
-(fuzzing found GDCM to do so in one of a thousand mutated files). Here they take down only the helper, which
-is started again for the next frame. What comes back is numbers, never objects.
+The codecs are C and C++. On damaged codestreams they may end the process, print to the terminal, or take all
+memory (fuzzing found that GDCM does so for one of a thousand mutated files). Here they end only the decoder
+process, which is started again for the next frame. It returns numbers, never objects.
 """
 
 from __future__ import annotations
@@ -23,70 +23,78 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.uid import CTImageStorage
+from pydicom.pixels import pixel_array
+from pydicom.uid import CTImageStorage, JPEGExtended12Bit
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.io.dicom.encoding import Encoding
+from ldct_denoise.io.quiet import short_message, suppress_warnings
 
-#: No slice takes longer to decode, nor needs more address space.
+#: Longest time to decode one frame, s.
 LIMIT_S = 10.0
-#: Importing the codecs takes a second, on a busy machine more.
+#: Longest time to start: importing the codecs takes a second, on a busy machine more, s.
 START_LIMIT_S = 120.0
+#: Address space of the process, bytes.
 LIMIT_BYTES = 4 << 30
 _HEAD, _BODY = struct.Struct(">I"), struct.Struct(">Q")
 
 
 class DecoderProcess:
-    """A process that decodes frames, one after the other; started when first needed."""
+    """A process that decodes frames one after the other; started when first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
-        self._at_end: Callable[[], object] = lambda: None
+        self._end: Callable[[], object] = lambda: None
 
-    def decode(self, encoding: Mapping[str, Any], code: bytes) -> NDArray[np.integer[Any]]:
-        """Stored values of a compressed frame.
+    def decode(self, encoding: Mapping[str, Any], pixel_data: bytes) -> NDArray[np.integer[Any]]:
+        """Decode a compressed frame to stored values.
 
         Parameters
         ----------
         encoding : mapping
-            The fields of :class:`~ldct_denoise.io.dicom.reader.Encoding`.
-        code : bytes
-            Value of a Pixel Data with this frame alone.
+            Fields of :class:`~ldct_denoise.io.dicom.encoding.Encoding`.
+        pixel_data : bytes
+            Value of a Pixel Data element with this frame alone.
+
+        Returns
+        -------
+        ndarray, shape (rows, columns)
 
         Raises
         ------
         InputError
-            With the reason alone, if the frame cannot be decoded.
+            If the frame cannot be decoded. The message is the reason alone, without the file.
         """
         with self._lock:
             process = self._running()
-            head, body = self._ask(process, LIMIT_S, encoding, code)
+            head, body = self._request(process, LIMIT_S, encoding, pixel_data)
         if "error" in head:
             raise InputError(str(head["error"]))
         stored: NDArray[np.integer[Any]] = np.frombuffer(body, np.dtype(head["dtype"])).reshape(head["shape"])
         return stored
 
-    def _ask(
-        self, process: subprocess.Popen[bytes], limit_s: float, encoding: Mapping[str, Any], code: bytes
+    def _request(
+        self, process: subprocess.Popen[bytes], limit_s: float, encoding: Mapping[str, Any], pixel_data: bytes
     ) -> tuple[dict[str, Any], bytes]:
-        watch = threading.Timer(limit_s, process.kill)
-        watch.start()
+        watchdog = threading.Timer(limit_s, process.kill)
+        watchdog.start()
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            _send(process.stdin, encoding, code)
+            _send(process.stdin, encoding, pixel_data)
             return _receive(process.stdout)
         except (OSError, EOFError):
-            late = not watch.is_alive()
+            is_late = not watchdog.is_alive()
             self._stop()
-            reason = f"took longer than {limit_s:g} s" if late else "broke down"
-            raise InputError(f"the decoder {reason} on its code") from None
+            reason = f"took longer than {limit_s:g} s" if is_late else "crashed"
+            raise InputError(f"the decoder {reason} on its codestream") from None
         finally:
-            watch.cancel()
+            watchdog.cancel()
 
     def _running(self) -> subprocess.Popen[bytes]:
-        # A forked process must not talk through its parent's pipes.
+        # A forked process must not use its parent's pipes.
         if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ldct_denoise.io.dicom.decoder_process"],
@@ -97,22 +105,22 @@ class DecoderProcess:
                 start_new_session=True,
             )
             self._owner = os.getpid()
-            self._at_end = weakref.finalize(self, _end, self._process, self._owner)
-            self._ask(self._process, START_LIMIT_S, {}, b"")
+            self._end = weakref.finalize(self, _end_process, self._process, self._owner)
+            self._request(self._process, START_LIMIT_S, {}, b"")
         return self._process
 
     def forget(self) -> None:
-        """After a fork: the helper, and a lock that may be held, are the parent's."""
+        """Let go of the parent's process, and of its lock, after a fork."""
         self._lock, self._process = threading.Lock(), None
 
     def _stop(self) -> None:
         if self._process is not None:
-            self._at_end()
+            self._end()
             self._process = None
 
 
-def _end(process: subprocess.Popen[bytes], owner: int) -> None:
-    """At the end of the process that started it; its closed input would end it too."""
+def _end_process(process: subprocess.Popen[bytes], owner: int) -> None:
+    """End the decoder process, from the process that started it only."""
     if os.getpid() == owner:
         process.kill()
         process.wait()
@@ -122,14 +130,17 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
                     stream.close()
 
 
-#: One helper for a process, whatever it reads: what it holds is no state of ours, only a process kept warm.
-_HELPER = DecoderProcess()
-os.register_at_fork(after_in_child=lambda: _HELPER.forget())
+#: One decoder process serves everything that this process reads.
+_PROCESS = DecoderProcess()
+os.register_at_fork(after_in_child=lambda: _PROCESS.forget())
 
 
-def decode(encoding: Mapping[str, Any], code: bytes) -> NDArray[np.integer[Any]]:
-    """As :meth:`DecoderProcess.decode`, by the helper of this process."""
-    return _HELPER.decode(encoding, code)
+def decode(encoding: Mapping[str, Any], pixel_data: bytes) -> NDArray[np.integer[Any]]:
+    """Decode as :meth:`DecoderProcess.decode`, in the decoder process of this process."""
+    return _PROCESS.decode(encoding, pixel_data)
+
+
+# Messages: a JSON head and a binary body, each after its length. ---------------------------------------------
 
 
 def _send(stream: IO[bytes], head: Mapping[str, Any], body: bytes) -> None:
@@ -140,51 +151,48 @@ def _send(stream: IO[bytes], head: Mapping[str, Any], body: bytes) -> None:
 
 
 def _receive(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    head = json.loads(_exactly(stream, _HEAD.unpack(_exactly(stream, _HEAD.size))[0]))
-    return head, _exactly(stream, _BODY.unpack(_exactly(stream, _BODY.size))[0])
+    head = json.loads(_read_exactly(stream, _HEAD.unpack(_read_exactly(stream, _HEAD.size))[0]))
+    return head, _read_exactly(stream, _BODY.unpack(_read_exactly(stream, _BODY.size))[0])
 
 
-def _exactly(stream: IO[bytes], count: int) -> bytes:
+def _read_exactly(stream: IO[bytes], count: int) -> bytes:
     data = stream.read(count)
     if len(data) < count:
         raise EOFError
     return data
 
 
+# In the decoder process -------------------------------------------------------------------------------------
+
+
 def _serve() -> None:
-    """Decode what comes in until there is no more."""
-    from pydicom.pixels import pixel_array
-    from pydicom.uid import JPEGExtended12Bit
-
-    from ldct_denoise.io.dicom.encoding import Encoding
-    from ldct_denoise.io.quiet import short_message, suppress_warnings
-
+    """Answer requests until the input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # codecs print there
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # codecs print to standard output
     while True:
         try:
-            head, code = _receive(sys.stdin.buffer)
+            head, pixel_data = _receive(sys.stdin.buffer)
         except EOFError:
             return
-        if not head:  # only to know that we are there
-            _send(answers, {}, b"")
-            continue
-        try:
-            with suppress_warnings():
-                encoding = Encoding(**head)
-                image = encoding.image(code)
-                twelve_bit = encoding.syntax == JPEGExtended12Bit and encoding.bits_stored > 8
-                stored = _by_gdcm(image) if twelve_bit else pixel_array(image, index=0, raw=True)
-            answer, body = {"dtype": stored.dtype.str, "shape": list(stored.shape)}, stored.tobytes()
-        except Exception as error:  # whatever the codecs make of broken codes
-            answer, body = {"error": short_message(error)}, b""
-        _send(answers, answer, body)
+        _send(answers, *(_answer(head, pixel_data) if head else ({}, b"")))  # an empty request checks the start
 
 
-def _by_gdcm(image: Dataset) -> NDArray[np.integer[Any]]:
-    """JPEG Extended of 12 bits, which pydicom does not hand on to GDCM; its values are those of dcmtk."""
+def _answer(head: dict[str, Any], pixel_data: bytes) -> tuple[dict[str, Any], bytes]:
+    try:
+        with suppress_warnings():
+            encoding = Encoding(**head)
+            image = encoding.image(pixel_data)
+            is_twelve_bit = encoding.syntax == JPEGExtended12Bit and encoding.bits_stored > 8
+            stored = _decode_with_gdcm(image) if is_twelve_bit else pixel_array(image, index=0, raw=True)
+        return {"dtype": stored.dtype.str, "shape": list(stored.shape)}, stored.tobytes()
+    except Exception as error:  # codecs may fail in any way on damaged codestreams
+        return {"error": short_message(error)}, b""
+
+
+def _decode_with_gdcm(image: Dataset) -> NDArray[np.integer[Any]]:
+    """Decode 12-bit JPEG Extended, which pydicom does not pass on to GDCM; the values equal those of dcmtk."""
     import gdcm
 
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = CTImageStorage
@@ -194,7 +202,7 @@ def _by_gdcm(image: Dataset) -> NDArray[np.integer[Any]]:
         reader = gdcm.ImageReader()
         reader.SetFileName(file.name)
         if not reader.Read():
-            raise InputError("JPEG of 12 bits that GDCM does not decode")
+            raise InputError("12-bit JPEG that GDCM does not decode")
         found = reader.GetImage()
         values = found.GetBuffer().encode("utf-8", "surrogateescape")
     kind = f"<{'i' if image.PixelRepresentation else 'u'}{len(values) // (image.Rows * image.Columns)}"

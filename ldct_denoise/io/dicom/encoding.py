@@ -1,30 +1,36 @@
-"""How an image's pixels are encoded, and the largest image accepted."""
+"""Encoding of an image's pixel data, and the largest image accepted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    UID,
-)
+from pydicom.uid import UID
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.padding import padding_range
 
-#: No CT slice has more rows or columns; what says so is broken or hostile.
+#: Largest number of rows or columns of a slice, and of frames of a file; more is a damaged or hostile file.
 MAX_SIDE = 8192
 MAX_FRAMES = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the frames of a file are stored; equal for most files of a series, which share one.
+    """How the frames of a file are stored. Equal for most files of a series, which share one object.
 
     Parameters
     ----------
     syntax : str
         Transfer Syntax UID.
+    rows, columns : int
+        Size of a frame.
+    frames : int
+        Number of frames of the file.
+    bits_allocated, bits_stored, high_bit, pixel_representation : int
+        Attributes of the Image Pixel module (PS3.3 C.7.6.3).
+    photometric : str
+        Photometric Interpretation.
     padding : tuple of 2 int, optional
         Lowest and highest stored value that are padding.
     """
@@ -42,7 +48,7 @@ class Encoding:
 
     @property
     def frame_bytes(self) -> int:
-        """Size of one uncompressed frame."""
+        """Size of one uncompressed frame, bytes."""
         return self.rows * self.columns * self.bits_allocated // 8
 
     @property
@@ -52,12 +58,12 @@ class Encoding:
 
     @classmethod
     def of(cls, header: Dataset) -> Encoding:
-        """The encoding that a header states.
+        """Encoding that a header states.
 
         Raises
         ------
         InputError
-            With the reason alone, where no CT image is stored like this.
+            If no CT image is stored like this. The message is the reason alone, without the file.
         """
         rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
         if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
@@ -67,8 +73,8 @@ class Encoding:
             raise InputError(f"impossible number of {frames} frames")
         allocated, representation = int(header.BitsAllocated), int(header.get("PixelRepresentation") or 0)
         stored = int(header.get("BitsStored") or allocated)
-        told = header.get("HighBit")
-        high = stored - 1 if told is None else int(told)
+        high_bit = header.get("HighBit")
+        high = stored - 1 if high_bit is None else int(high_bit)
         if allocated not in (8, 16, 32) or not 0 < stored <= high + 1 <= allocated or representation not in (0, 1):
             raise InputError(f"impossible pixels of {stored} bits in {allocated}")
         if high != stored - 1:  # PS3.5 8.1.1; programs read such files differently
@@ -81,7 +87,7 @@ class Encoding:
 
     @property
     def attributes(self) -> dict[str, int | str]:
-        """How the pixels are stored, by keyword."""
+        """Attributes of the Image Pixel module, by keyword."""
         return {
             "SamplesPerPixel": 1,
             "PhotometricInterpretation": self.photometric,
@@ -93,12 +99,12 @@ class Encoding:
             "PixelRepresentation": self.pixel_representation,
         }
 
-    def image(self, value: bytes) -> Dataset:
-        """The least that pydicom needs to decode one frame."""
+    def image(self, pixel_data: bytes) -> Dataset:
+        """Data set with the attributes that pydicom needs to decode a single frame."""
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = UID(self.syntax)
-        for keyword, told in self.attributes.items():
-            setattr(image, keyword, told)
-        image.NumberOfFrames, image.PixelData = 1, value
+        for keyword, value in self.attributes.items():
+            setattr(image, keyword, value)
+        image.NumberOfFrames, image.PixelData = 1, pixel_data
         return image

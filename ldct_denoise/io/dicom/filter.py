@@ -1,4 +1,4 @@
-"""Which images are CT to denoise, and why the others are not; by their headers alone."""
+"""Decide by the header alone whether an image is a CT slice to denoise, and why not."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from ldct_denoise.io.dicom.values import EARLIER, PRODUCT, text, values
+from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT, text, values
+from ldct_denoise.io.inventory import Exclusion, ExclusionKind
 
-MULTI_FRAME = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-#: Words in Image Type that name a rendering, whose values are not those of slices.
+MULTIFRAME_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+#: Words in Image Type that name a rendering; its values are not those of slices.
 RENDERINGS = ("CPR", "CURVED", "MIP", "MINIP", "MNIP", "VRT", "SSD", "PROJECTION")
-#: Values of Image Type, and beginnings of Series Description, of pages that scanners write about a scan; LOW_DOSE
-#: and the like are slices.
+#: Values of Image Type, and beginnings of Series Description, of the pages that scanners write about a scan.
+#: Values such as LOW_DOSE belong to slices.
 PAGE = re.compile(r"(.* )?(PROT|SCREEN ?SAVE)( .*)?|(CT SOM\d+ )?(DOSE( (INFO|REPORT|RECORD|SUMMARY))?|SCREEN)")
 PAGE_TITLES = ("dose report", "patient protocol", "dose info", "dose record", "screen save")
-#: Series Description of DICOM-CT-PD; a filtered back projection is an image.
+#: Series Description of DICOM-CT-PD projection data; a filtered back projection is an image.
 PROJECTIONS = re.compile(r"(?<![a-z])(?<!back[ _-])projections?(?![a-z])")
-#: Attributes that MR images have and CT images never.
+#: Attributes of MR images that CT images never have.
 MR_ONLY = ("EchoTime", "RepetitionTime", "MagneticFieldStrength", "ScanningSequence", "InversionTime", "FlipAngle")
-#: Attributes that only CT images have, of which scanners write at least one.
+#: Attributes that only CT images have; scanners write at least one of them.
 CT_ONLY = ("KVP", "ConvolutionKernel", "XRayTubeCurrent", "Exposure", "CTDIvol", "GantryDetectorTilt")
-#: What a slice cannot be placed without.
-NEEDED = (
+#: Attributes that every slice needs.
+REQUIRED = (
     "SOPInstanceUID",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -34,14 +35,14 @@ NEEDED = (
     "Columns",
     "BitsAllocated",
 )
-#: Image normals further than this from the patient's axis are not axial (cosine of 45°).
+#: A plane is axial if the cosine between its normal and the patient's axis is at least this (45°).
 AXIAL_COSINE = np.cos(np.pi / 4)
-#: The rows and columns may deviate from perpendicular unit vectors by this, as rounded ones do.
+#: Largest deviation of rounded direction cosines from perpendicular unit vectors.
 DIRECTION_TOLERANCE = 0.02
 
-#: Every attribute that scanning reads, for this module and for :mod:`ldct_denoise.io.dicom.scan.stacks`.
+#: Every attribute that scanning reads.
 TAGS = (
-    *NEEDED, *MR_ONLY, *CT_ONLY,
+    *REQUIRED, *MR_ONLY, *CT_ONLY,
     "SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "ImageType", "PatientID", "PatientName",
     "StudyDate", "StudyTime", "AccessionNumber", "SeriesDescription", "SeriesNumber", "Manufacturer",
     "DerivationDescription", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "HighBit",
@@ -52,102 +53,133 @@ TAGS = (
 )  # fmt: skip
 
 
-def why_not_file(header: Dataset, include_derived: bool) -> str | None:
-    """Why the file holds no image to denoise, or nothing."""
-    kind = UID(header.SOPClassUID)
-    if kind not in (CTImageStorage, *MULTI_FRAME):
-        return f"not a CT image ({kind.name if kind.is_valid else 'no known kind'})"
+def file_exclusion(header: Dataset, include_derived: bool) -> Exclusion | None:
+    """Reason to exclude a whole file, or None if it holds CT images.
+
+    Parameters
+    ----------
+    header : Dataset
+        Header of the file.
+    include_derived : bool
+        Accept images that this package denoised.
+    """
+    sop_class = UID(header.SOPClassUID)
+    if sop_class not in (CTImageStorage, *MULTIFRAME_CLASSES):
+        name = sop_class.name if sop_class.is_valid else "unknown SOP class"
+        return Exclusion(ExclusionKind.OTHER_OBJECT, f"not a CT image ({name})")
     if PROJECTIONS.search(text(header, "SeriesDescription").lower()):
-        return "projection data, not an image"
-    if is_ours(header) and not include_derived:
-        return "already denoised by ldct-denoise"
-    if text(header, "SamplesPerPixel") not in ("", "1") or text(header, "PixelPresentation") == "COLOR":
-        return "colour, not HU"
-    if text(header, "PhotometricInterpretation") not in ("", "MONOCHROME1", "MONOCHROME2"):
-        return "colour, not HU"
+        return Exclusion(ExclusionKind.PROJECTIONS, "projection data, not an image")
+    if is_denoised_image(header) and not include_derived:
+        return Exclusion(ExclusionKind.ALREADY_DENOISED, "already denoised by ldct-denoise")
+    is_color = text(header, "SamplesPerPixel") not in ("", "1") or text(header, "PixelPresentation") == "COLOR"
+    if is_color or text(header, "PhotometricInterpretation") not in ("", "MONOCHROME1", "MONOCHROME2"):
+        return Exclusion(ExclusionKind.COLOR, "colour, not HU")
     return None
 
 
-def is_ours(header: Dataset) -> bool:
-    """Whether this package denoised the image; what it simulated counts as an original."""
-    derived = text(header, "DerivationDescription").split(EARLIER)[0]
-    return derived.startswith(PRODUCT) and "simulated" not in derived
+def is_denoised_image(header: Dataset) -> bool:
+    """Whether this package denoised the image; an image with a simulated dose counts as an original."""
+    derivation = text(header, "DerivationDescription").split(DERIVATION_SEPARATOR)[0]
+    return derivation.startswith(PRODUCT) and "simulated" not in derivation
 
 
-def why_not_slice(header: Dataset) -> str | None:
-    """Why this image, or frame taken for an image, is no CT slice at all, or nothing."""
-    kind = values(header, "ImageType")
-    if "LOCALIZER" in kind:
-        return "a localizer"
+def image_exclusion(header: Dataset) -> Exclusion | None:
+    """Reason to exclude an image of a CT file, or None if it is an axial slice in HU.
+
+    Parameters
+    ----------
+    header : Dataset
+        Header of a classic image, or of one frame of a multi-frame image.
+    """
+    return (
+        _other_content(header)
+        or _missing_attribute(header)
+        or _other_unit(header)
+        or _impossible_values(header)
+        or _other_plane(header)
+    )
+
+
+def _other_content(header: Dataset) -> Exclusion | None:
+    """Localizers, pages about the scan, and MR images that are stored as CT."""
+    image_type = values(header, "ImageType")
+    if "LOCALIZER" in image_type:
+        return Exclusion(ExclusionKind.LOCALIZER, "a localizer")
     title = text(header, "SeriesDescription").lower()
-    if any(PAGE.fullmatch(value.replace("_", " ")) for value in kind) or title.startswith(PAGE_TITLES):
-        return "a dose report or screen, not a slice"
+    if any(PAGE.fullmatch(value.replace("_", " ")) for value in image_type) or title.startswith(PAGE_TITLES):
+        return Exclusion(ExclusionKind.DOSE_REPORT, "a dose report or screen, not a slice")
     found = [name for name in MR_ONLY if text(header, name)]
     if found or text(header, "Modality") == "MR":
-        return f"MR under a CT label (has {found[0] if found else 'modality MR'})"
+        return Exclusion(ExclusionKind.MR, f"MR stored as CT (has {found[0] if found else 'modality MR'})")
     return None
 
 
-def why_not_image(header: Dataset) -> str | None:
-    """Why this image, or frame taken for an image, cannot be denoised sensibly, or nothing."""
-    other = why_not_slice(header)
-    if other is not None:
-        return other
-    missing = [keyword for keyword in NEEDED if header.get(keyword) in (None, "")]
-    if missing:
-        return f"no {missing[0]}"
+def _missing_attribute(header: Dataset) -> Exclusion | None:
+    missing = [keyword for keyword in REQUIRED if header.get(keyword) in (None, "")]
+    return Exclusion(ExclusionKind.INVALID_HEADER, f"no {missing[0]}") if missing else None
+
+
+def _other_unit(header: Dataset) -> Exclusion | None:
     unit = text(header, "RescaleType").upper()
     if unit not in ("HU", ""):
-        return f"values are not HU but '{unit}' (Rescale Type){'' if has_ct_signs(header) else '; perhaps MR'}"
+        doubt = "" if has_ct_attributes(header) else "; perhaps MR"
+        return Exclusion(ExclusionKind.NOT_HU, f"values are not HU but '{unit}' (Rescale Type){doubt}")
     if "RescaleSlope" not in header:
-        return "values are not HU (no rescale to HU)"
-    return _why_not_placed(header) or _why_not_axial(header, values(header, "ImageType"))
+        return Exclusion(ExclusionKind.NOT_HU, "values are not HU (no rescale to HU)")
+    return None
 
 
-def _words(kind: tuple[str, ...]) -> set[str]:
-    return {word for value in kind for word in value.replace("_", " ").split()}
-
-
-def has_ct_signs(header: Dataset) -> bool:
-    """Whether anything in the header is known of CT alone."""
+def has_ct_attributes(header: Dataset) -> bool:
+    """Whether the header has an attribute that only CT images have."""
     return text(header, "RescaleType").upper() == "HU" or any(text(header, keyword) for keyword in CT_ONLY)
 
 
-def _why_not_placed(header: Dataset) -> str | None:
-    lists = [header.ImagePositionPatient, header.ImageOrientationPatient, header.PixelSpacing]
-    if [len(one) if hasattr(one, "__len__") else 1 for one in lists] != [3, 6, 2]:
-        return "position, orientation or spacing has not 3, 6 and 2 values"
-    numbers = [float(one) for part in lists for one in part]
+def _impossible_values(header: Dataset) -> Exclusion | None:
+    """Position, orientation, pixel spacing and rescale that no image can have."""
+    problem = _impossible_value(header)
+    return Exclusion(ExclusionKind.INVALID_HEADER, problem) if problem else None
+
+
+def _impossible_value(header: Dataset) -> str:
+    vectors = [header.ImagePositionPatient, header.ImageOrientationPatient, header.PixelSpacing]
+    if [len(one) if hasattr(one, "__len__") else 1 for one in vectors] != [3, 6, 2]:
+        return "position, orientation or pixel spacing does not have 3, 6 and 2 values"
+    numbers = [float(one) for vector in vectors for one in vector]
+    position, orientation, spacing = numbers[:3], numbers[3:9], numbers[9:]
     rescale = [float(header.RescaleSlope), float(header.get("RescaleIntercept") or 0)]
     if not np.isfinite([*numbers, *rescale]).all():
         return "position, orientation, spacing or rescale is not a number"
-    if max(map(abs, numbers[:3])) > 1e5 or max(map(abs, rescale)) > 1e9:
-        return "position or rescale is out of all reason"
+    if max(map(abs, position)) > 1e5 or max(map(abs, rescale)) > 1e9:
+        return "position or rescale is implausibly large"
     if not abs(rescale[0]) > 1e-9:
         return "rescale slope is zero"
-    if not 1e-3 < min(numbers[9:]) <= max(numbers[9:]) < 1e3:
+    if not 1e-3 < min(spacing) <= max(spacing) < 1e3:
         return "pixel spacing is impossible"
-    directions = np.array(numbers[3:9]).reshape(2, 3)
+    directions = np.array(orientation).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > DIRECTION_TOLERANCE:
         return "orientation is not two perpendicular unit vectors"
-    return None
+    return ""
 
 
-def _why_not_axial(header: Dataset, kind: tuple[str, ...]) -> str | None:
-    """Renderings by Image Type, reformats by a plane that is not the scanner's."""
-    named = [name for name in RENDERINGS if name in _words(kind)]
+def _other_plane(header: Dataset) -> Exclusion | None:
+    """Renderings by Image Type; reformats by a plane that is not axial."""
+    image_type = values(header, "ImageType")
+    words = {word for value in image_type for word in value.replace("_", " ").split()}
+    named = [name for name in RENDERINGS if name in words]
     if named:
-        return f"a rendering ({named[0]}), not an axial image"
+        return Exclusion(ExclusionKind.RENDERING, f"a rendering ({named[0]}), not an axial image")
     normal = unit_directions(header.ImageOrientationPatient)[2]
-    if abs(normal[2]) < AXIAL_COSINE and kind[:1] != ("ORIGINAL",) and not is_ours(header):
-        return f"a {'coronal' if abs(normal[1]) > abs(normal[0]) else 'sagittal'} reformat, not an axial image"
+    is_original = image_type[:1] == ("ORIGINAL",) or is_denoised_image(header)
+    if abs(normal[2]) < AXIAL_COSINE and not is_original:
+        plane = "coronal" if abs(normal[1]) > abs(normal[0]) else "sagittal"
+        return Exclusion(ExclusionKind.REFORMAT, f"a {plane} reformat, not an axial image")
     return None
 
 
 def unit_directions(orientation: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and normal as unit vectors; rounded ones are often a little off.
+    """Row direction, column direction and normal as unit vectors; stored ones are often rounded.
 
-    The column is made perpendicular to the row as ITK does it: normal = row × column, column = normal × row.
+    The column is made perpendicular to the row in the way ITK does: normal = row × column, column = normal × row.
     """
     row, column = np.array([float(value) for value in orientation]).reshape(2, 3)
     normal = np.cross(row, column)

@@ -1,9 +1,8 @@
-"""What a DICOM node must know of an image before it is decoded: which it is, and the values that rules ask for."""
+"""Attributes of single DICOM instances that a node needs: UIDs, storage class, values that rules match."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -34,12 +33,13 @@ from pydicom.uid import (
 )
 
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.io.dicom.filter import MULTI_FRAME
-from ldct_denoise.io.dicom.multiframe import RENAMED, frame_values
+from ldct_denoise.io.dicom.filter import MULTIFRAME_CLASSES
+from ldct_denoise.io.dicom.multiframe import CLASSIC_KEYWORDS, FUNCTIONAL_GROUPS, frame_values
+from ldct_denoise.io.quiet import suppress_warnings
 
-#: What :func:`ldct_denoise.io.dicom.scan.scan.scan` reads.
-STORAGE_CLASSES = (CTImageStorage, *MULTI_FRAME)
-#: Encodings that can be decoded here. Deflated is left out: a small message may unpack to any size.
+#: SOP classes that :func:`ldct_denoise.io.dicom.scan.scan` reads.
+STORAGE_CLASSES = (CTImageStorage, *MULTIFRAME_CLASSES)
+#: Transfer syntaxes that can be decoded. Deflated is excluded: a small message may inflate to any size.
 TRANSFER_SYNTAXES = (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -57,8 +57,6 @@ TRANSFER_SYNTAXES = (
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
 )
-#: Where a multi-frame image says what all frames share, and what each has of its own.
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class InstanceUIDs:
     Parameters
     ----------
     sop_uid, series_uid, study_uid : str
+        SOP, Series and Study Instance UID; the last is empty where there is none.
     """
 
     sop_uid: str
@@ -76,50 +75,49 @@ class InstanceUIDs:
 
 
 def read_instance_uids(file: bytes | Path) -> InstanceUIDs:
-    """The UIDs of an image, as a file or its bytes; the pixels are not looked at.
+    """Read the UIDs of an image from a file or its bytes; pixels are not read.
 
     Raises
     ------
     InputError
-        If it is no DICOM, or has no SOP or Series Instance UID.
+        If it is not DICOM, or has no SOP or Series Instance UID.
     """
-    wanted = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
+    keywords = ["SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with suppress_warnings():
             header = pydicom.dcmread(
-                BytesIO(file) if isinstance(file, bytes) else file, stop_before_pixels=True, specific_tags=wanted
+                BytesIO(file) if isinstance(file, bytes) else file, stop_before_pixels=True, specific_tags=keywords
             )
-            found = [str(header.get(keyword) or "").strip("\0 ") for keyword in wanted]
-    except Exception as error:  # a broken header can fail anywhere inside pydicom
+            uids = [str(header.get(keyword) or "").strip("\0 ") for keyword in keywords]
+    except Exception as error:  # a damaged header can fail anywhere inside pydicom
         raise InputError(f"received image: header cannot be read ({type(error).__name__})") from None
-    if not found[0] or not found[1]:
+    if not uids[0] or not uids[1]:
         raise InputError("received image: no SOP or Series Instance UID")
-    return InstanceUIDs(*found)
+    return InstanceUIDs(*uids)
 
 
 def storage_uids(file: Path) -> tuple[str, str]:
-    """SOP Class UID and Transfer Syntax UID of a file that we wrote.
+    """SOP Class UID and Transfer Syntax UID of a file that this package wrote.
 
     Raises
     ------
     InputError
-        If it is no longer what we wrote.
+        If its file meta information cannot be read any more.
     """
     try:
         meta = read_file_meta_info(file)
         return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
-    except Exception as error:  # a broken header can fail anywhere inside pydicom
+    except Exception as error:  # a damaged header can fail anywhere inside pydicom
         raise InputError(f"{file}: file meta information cannot be read ({type(error).__name__})") from None
 
 
 def stow_failure(answer: bytes) -> int | None:
-    """Failure Reason (PS3.3 C.14) of the first image that a STOW-RS answer in DICOM JSON says was not stored.
+    """Failure Reason (PS3.3 C.14) of the first image that a STOW-RS answer in DICOM JSON reports as not stored.
 
     Returns
     -------
     int or None
-        0 where it is not said; None where no image failed, or the answer is no DICOM JSON.
+        0 where the answer gives no reason; None where no image failed, or the answer is not DICOM JSON.
     """
     try:
         failed = json.loads(answer)["00081198"]["Value"]
@@ -129,11 +127,12 @@ def stow_failure(answer: bytes) -> int | None:
 
 
 def check_keywords(keywords: Iterable[str]) -> None:
-    """Refuse names that are no DICOM attributes.
+    """Check that names are keywords of DICOM attributes.
 
     Raises
     ------
     ConfigError
+        If one is not.
     """
     for keyword in keywords:
         if tag_for_keyword(keyword) is None:
@@ -141,35 +140,46 @@ def check_keywords(keywords: Iterable[str]) -> None:
 
 
 def attribute_values(path: Path, keywords: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The values of attributes of an image, as text; what is absent or empty has none.
+    """Read attributes of an image as text.
 
-    Of a multi-frame image also those in the functional groups that all frames share, and in the first frame's.
+    For a multi-frame image the functional groups that all frames share, and those of the first frame, are searched
+    too.
+
+    Parameters
+    ----------
+    path : Path
+    keywords : iterable of str
+
+    Returns
+    -------
+    dict from str to tuple of str
+        The values of each keyword; an empty tuple where it is absent or empty.
 
     Raises
     ------
     InputError
         If the header cannot be read.
     """
-    wanted = list(keywords)
-    tags = [*wanted, *_GROUPS]
+    keywords = list(keywords)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-            places = [header, *(_first_group(header, groups, wanted) for groups in _GROUPS)]
-            return {keyword: _first_texts(places, keyword) for keyword in wanted}
-    except Exception as error:
+        with suppress_warnings():
+            header = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=[*keywords, *FUNCTIONAL_GROUPS], force=True
+            )
+            sources = [header, *(_first_group(header, groups, keywords) for groups in FUNCTIONAL_GROUPS)]
+            return {keyword: _first_texts(sources, keyword) for keyword in keywords}
+    except Exception as error:  # a damaged header can fail anywhere inside pydicom
         raise InputError(f"{path}: header cannot be read ({type(error).__name__})") from None
 
 
-def _first_group(header: Dataset, keyword: str, wanted: list[str]) -> dict[str, object]:
-    """The values in the first item of functional groups, also under the names that they have in classic images."""
-    found = frame_values((header.get(keyword) or [Dataset()])[0], wanted)
-    return {RENAMED.get(name, name): value for name, value in found.items()} | found
+def _first_group(header: Dataset, groups: str, keywords: list[str]) -> dict[str, object]:
+    """Values in the first item of functional groups, under their enhanced and their classic keywords."""
+    values = frame_values((header.get(groups) or [Dataset()])[0], keywords)
+    return {CLASSIC_KEYWORDS.get(name, name): value for name, value in values.items()} | values
 
 
-def _first_texts(places: Iterable[Mapping[str, object] | Dataset], keyword: str) -> tuple[str, ...]:
-    return next(filter(None, (_texts(place.get(keyword)) for place in places)), ())
+def _first_texts(sources: Iterable[Mapping[str, object] | Dataset], keyword: str) -> tuple[str, ...]:
+    return next(filter(None, (_texts(source.get(keyword)) for source in sources)), ())
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ from pydicom.dataset import Dataset
 
 
 def padding_range(header: Dataset) -> tuple[int, int] | None:
-    """Stored values that are padding, (lowest, highest), or None (PS3.3 C.7.5.1.1.2).
+    """Lowest and highest stored value that are padding, or None (PS3.3 C.7.5.1.1.2).
 
-    Values written with the wrong signedness are read as Pixel Representation says.
+    Values written with the wrong signedness are converted to that of Pixel Representation.
     """
     value = header.get("PixelPaddingValue")
     if not isinstance(value, int):

@@ -1,4 +1,8 @@
-"""Find CT series: by header, split into stacks, in order. Pixels are read when a slice is asked for."""
+"""Find the CT series under a path.
+
+Every file's header is read and either gives images or a reason to skip the file; the images are then sorted into
+stacks, and each stack becomes a series. Pixels are read later, when a slice is asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +15,25 @@ from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.archive import Listing, is_archive, list_files
+from ldct_denoise.io.dicom.archive import FileListing, is_archive, list_files
 from ldct_denoise.io.dicom.encoding import Encoding
-from ldct_denoise.io.dicom.filter import MULTI_FRAME, TAGS, why_not_file, why_not_image, why_not_slice
+from ldct_denoise.io.dicom.filter import MULTIFRAME_CLASSES, TAGS, file_exclusion, image_exclusion
+from ldct_denoise.io.dicom.header import Header, read_header
+from ldct_denoise.io.dicom.images import Image, ImageFactory
 from ldct_denoise.io.dicom.multiframe import frame_headers
-from ldct_denoise.io.dicom.reader import Head, read_header, why_not_decodable
-from ldct_denoise.io.dicom.series import Inventory, Series, SkippedFile
+from ldct_denoise.io.dicom.pixel_data import pixel_data_exclusion
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
-from ldct_denoise.io.dicom.stacks import Image, ImageFactory, series_of
+from ldct_denoise.io.dicom.stacks import build_series
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import text
+from ldct_denoise.io.inventory import Exclusion, ExclusionKind, Inventory, SkippedFile
 from ldct_denoise.io.quiet import short_message, suppress_warnings
 
-#: CT of a patient shows air or fat; MR under a CT label does not go this low.
-NO_AIR_ABOVE_HU = -30.0
+#: A slice of a CT of a patient contains fat or air, below this value; MR images stored as CT do not.
+CT_MINIMUM_BELOW_HU = -30.0
 
+#: Called with (files examined, number of files).
 Progress = Callable[[int, int], None]
 
 
@@ -34,89 +42,92 @@ def scan(
     progress: Progress | None = None,
     *,
     include_derived: bool = False,
-    memory: StackRegistry | None = None,
-) -> Inventory:
-    """Find every CT series that ``path`` stands for.
+    registry: StackRegistry | None = None,
+) -> Inventory[Series]:
+    """Find every CT series under ``path``.
 
     Parameters
     ----------
     path : Path
         A file, a folder or tree, a zip archive, or a DICOMDIR.
     progress : callable, optional
-        Told (files looked at, files).
+        Called with (files examined, number of files).
     include_derived : bool
-        Also series that this package denoised.
-    memory : StackRegistry, optional
-        Of the images of this series that came before; learns those found now.
+        Include series that this package denoised.
+    registry : StackRegistry, optional
+        Images of the series that arrived earlier; the images found now are added.
 
     Returns
     -------
     Inventory
-        Files that cannot be used are set aside with the reason; no file makes the scan fail.
+        The series, and the files that cannot be used. No file makes the scan fail.
 
     Raises
     ------
     InputError
         If the path does not exist, or is an archive that must not be extracted.
     """
-    return scan_files(list_files(path), progress, include_derived=include_derived, memory=memory)
+    return scan_files(list_files(path), progress, include_derived=include_derived, registry=registry)
 
 
 def scan_files(
-    listing: Listing,
+    listing: FileListing,
     progress: Progress | None = None,
     *,
     include_derived: bool = False,
-    memory: StackRegistry | None = None,
-) -> Inventory:
-    """As :func:`scan`, for files that were listed before."""
-    facts = ImageFactory()
+    registry: StackRegistry | None = None,
+) -> Inventory[Series]:
+    """Find every CT series among files that were listed before.
+
+    Parameters
+    ----------
+    listing : FileListing
+    progress, include_derived, registry
+        As in :func:`scan`.
+
+    Returns
+    -------
+    Inventory
+    """
+    factory, seen = ImageFactory(), set[str]()
     images: list[Image] = []
-    aside = list(listing.skipped)
-    seen: set[str] = set()
-    for count, name in enumerate(listing.files, start=1):
+    skipped = list(listing.skipped)
+    for count, path in enumerate(listing.files, start=1):
         if progress:
             progress(count, len(listing.files))
         with suppress_warnings():
-            found, refused = _images_of(name, facts, seen, include_derived)
+            found, exclusions = _read_file(path, factory, seen, include_derived)
         images += found
-        aside += refused
+        skipped += [SkippedFile(Path(path), exclusion) for exclusion in exclusions]
     series = []
-    for one, is_ct in series_of(images, listing.by_folder, listing.keeper, memory):
-        reason = None if is_ct else _why_not_ct_numbers(one)
-        if reason is None:
+    for one, is_ct in build_series(images, listing.by_folder, listing.archive, registry):
+        doubt = None if is_ct else _doubt_from_values(one)
+        if doubt is None:
             series.append(one)
         else:
-            aside += [SkippedFile(ref.path, reason) for ref in one.slices]
-    shown = tuple(replace(item, path=listing.shown(item.path)) for item in aside)
+            skipped += [SkippedFile(ref.path, doubt) for ref in one.slices]
+    shown = tuple(replace(item, path=listing.original_path(item.path)) for item in skipped)
     return Inventory(tuple(series), shown)
 
 
-def _images_of(
-    path: str, facts: ImageFactory, seen: set[str], include_derived: bool
-) -> tuple[list[Image], list[SkippedFile]]:
-    """The images to denoise in a file, and why others in it are not."""
+def _read_file(
+    path: str, factory: ImageFactory, seen: set[str], include_derived: bool
+) -> tuple[list[Image], list[Exclusion]]:
+    """Images of a file, and the reasons why the file or some of its frames are excluded."""
     try:
-        head = _read(path)
-        reason = _why_not_head(head.dataset, include_derived)
-    except Exception as error:  # a broken value can fail anywhere inside pydicom
-        reason = _told(path, error)
-    if reason is not None:
-        return [], [SkippedFile(Path(path), reason)]
+        header = _read_header(path)
+        exclusion = _file_exclusion(header.dataset, include_derived)
+    except Exception as error:  # a damaged value can fail anywhere inside pydicom
+        exclusion = Exclusion(ExclusionKind.UNREADABLE, _reason(path, error))
+    if exclusion is not None:
+        return [], [exclusion]
     try:
-        return _slices_of(path, head, facts, seen)
+        return _read_images(path, header, factory, seen)
     except Exception as error:
-        return [], [SkippedFile(Path(path), _told(path, error), is_slice=True)]
+        return [], [Exclusion(ExclusionKind.LOST_SLICE, _reason(path, error))]
 
 
-def _told(path: str, error: Exception) -> str:
-    """The reason to set a file aside that failed with this error."""
-    if isinstance(error, InputError):
-        return str(error).removeprefix(f"{path}: ")
-    return f"broken header ({short_message(error)})"
-
-
-def _read(path: str) -> Head:
+def _read_header(path: str) -> Header:
     try:
         return read_header(path, TAGS)
     except InputError:
@@ -125,43 +136,50 @@ def _read(path: str) -> Head:
         raise
 
 
-def _why_not_head(header: Dataset, include_derived: bool) -> str | None:
+def _file_exclusion(header: Dataset, include_derived: bool) -> Exclusion | None:
     if header.SOPClassUID == MediaStorageDirectoryStorage:
-        return "a DICOMDIR; the files themselves were looked at"
-    return why_not_file(header, include_derived)
+        return Exclusion(ExclusionKind.DICOMDIR, "a DICOMDIR; the files themselves were examined")
+    return file_exclusion(header, include_derived)
 
 
-def _slices_of(
-    path: str, head: Head, facts: ImageFactory, seen: set[str]
-) -> tuple[list[Image], list[SkippedFile]]:
-    """The images of a CT file, and those that are no slices or cannot be read."""
-    header = head.dataset
-    sop_uid = _instance_uid(path, header)
+def _reason(path: str, error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error).removeprefix(f"{path}: ")
+    return f"broken header ({short_message(error)})"
+
+
+def _read_images(
+    path: str, header: Header, factory: ImageFactory, seen: set[str]
+) -> tuple[list[Image], list[Exclusion]]:
+    """Images of a CT file, one per frame, and the reasons why some are excluded."""
+    sop_uid = _sop_instance_uid(path, header.dataset)
     if sop_uid in seen:
-        return [], [SkippedFile(Path(path), "duplicate of an image already found (same SOP Instance UID)")]
-    found, refused, broken = [], dict[str, list[int]](), False
-    several = header.SOPClassUID in MULTI_FRAME
-    for frame, image in enumerate(_headers(header, sop_uid)):
-        other = why_not_image(image)
-        reason = other or (_why_not_pixels(path, head, image) if frame == 0 else None)
-        if reason is None:
-            at = head.pixels.tag_offset if head.pixels else 0
-            found.append(facts.image(path, frame if several else None, image, sop_uid, at))
-            continue
-        refused.setdefault(reason, []).append(frame + 1)
-        # A header that was cut off lacks what came behind.
-        broken |= other is None or (head.pixels is None and why_not_slice(image) is None)
-        if other is None:
-            break  # the pixels of all frames are out of reach
-    if found:
+        reason = "duplicate of an image already found (same SOP Instance UID)"
+        return [], [Exclusion(ExclusionKind.DUPLICATE, reason)]
+    is_multiframe = header.dataset.SOPClassUID in MULTIFRAME_CLASSES
+    pixel_offset = header.pixel_data.tag_offset if header.pixel_data else 0
+    images: list[Image] = []
+    excluded: dict[Exclusion, list[int]] = {}
+    for frame, image in enumerate(_image_headers(header.dataset, sop_uid)):
+        exclusion = image_exclusion(image)
+        if exclusion is None and frame == 0:
+            lost = pixel_data_exclusion(path, header.pixel_data, Encoding.of(image))
+            if lost is not None:
+                return [], [lost]  # all frames share the pixel data
+        if exclusion is None:
+            images.append(factory.create(path, frame if is_multiframe else None, image, sop_uid, pixel_offset))
+        else:
+            excluded.setdefault(_of_truncated_header(exclusion, header), []).append(frame + 1)
+    if images:
         seen.add(sop_uid)
-    reasons = [f"{reason} ({_frames(numbers)})" if found else reason for reason, numbers in refused.items()]
-    return found, [SkippedFile(Path(path), reason, broken) for reason in reasons]
+        return images, [replace(one, text=f"{one.text} ({_frames(at)})") for one, at in excluded.items()]
+    return [], list(excluded)
 
 
-def _headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:
+def _image_headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:
+    """Header of the image, or of every frame."""
     header.SOPInstanceUID = sop_uid
-    if header.SOPClassUID in MULTI_FRAME:
+    if header.SOPClassUID in MULTIFRAME_CLASSES:
         yield from frame_headers(header)
         return
     if int(header.get("NumberOfFrames") or 1) != 1:
@@ -169,21 +187,24 @@ def _headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:
     yield header
 
 
-def _instance_uid(path: str, header: Dataset) -> str:
-    """The image's UID; where an anonymiser emptied it, that of the file meta, or one made from the content."""
-    told = text(header, "SOPInstanceUID") or text(header.file_meta, "MediaStorageSOPInstanceUID")
-    if told:
-        return told
+def _sop_instance_uid(path: str, header: Dataset) -> str:
+    """SOP Instance UID; if an anonymiser emptied it, that of the file meta information or of the content."""
+    uid = text(header, "SOPInstanceUID") or text(header.file_meta, "MediaStorageSOPInstanceUID")
+    if uid:
+        return uid
     with open(path, "rb") as file:
         return derived_uid("instance", hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def _why_not_pixels(path: str, head: Head, image: Dataset) -> str | None:
-    return why_not_decodable(path, head.pixels, Encoding.of(image))
+def _of_truncated_header(exclusion: Exclusion, header: Header) -> Exclusion:
+    """A slice is lost if the file ends within the header: the attributes that are missing may have been there."""
+    if header.pixel_data is None and exclusion.kind in (ExclusionKind.INVALID_HEADER, ExclusionKind.NOT_HU):
+        return replace(exclusion, kind=ExclusionKind.LOST_SLICE)
+    return exclusion
 
 
 def _frames(numbers: list[int]) -> str:
-    """Frame numbers, as runs."""
+    """Frame numbers as runs: "frames 1-3, 7"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -194,12 +215,13 @@ def _frames(numbers: list[int]) -> str:
     return f"frame{'s' if len(numbers) > 1 else ''} {shown}{' …' if len(runs) > 8 else ''}"
 
 
-def _why_not_ct_numbers(series: Series) -> str | None:
-    """Look at the middle slice of a series whose header has nothing that only CT has."""
+def _doubt_from_values(series: Series) -> Exclusion | None:
+    """Doubt that a series without CT attributes is CT, from the values of its center slice."""
     try:
-        lowest = float(series.read_hu(len(series) // 2).min())
+        minimum_hu = float(series.read_hu(len(series) // 2).min())
     except InputError:
         return None
-    if lowest > NO_AIR_ABOVE_HU:
-        return f"nothing in the header is of CT alone, and no value lies below {NO_AIR_ABOVE_HU:g} HU; perhaps MR"
-    return None
+    if minimum_hu <= CT_MINIMUM_BELOW_HU:
+        return None
+    reason = f"no attribute that only CT has, and no value below {CT_MINIMUM_BELOW_HU:g} HU; perhaps MR"
+    return Exclusion(ExclusionKind.POSSIBLY_MR, reason)

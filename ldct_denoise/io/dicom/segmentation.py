@@ -1,4 +1,4 @@
-"""DICOM Segmentation objects as label volumes (PS3.3 A.51), read by highdicom, which is an optional extra."""
+"""DICOM Segmentation objects (PS3.3 A.51) as label volumes, read by the optional package highdicom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.uid import SegmentationStorage
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.reader import read_header
+from ldct_denoise.io.dicom.header import read_header
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.volume import Geometry, Volume
 
@@ -22,19 +22,19 @@ def is_segmentation(path: Path) -> bool:
 
 
 def read_segmentation(path: Path) -> tuple[Volume, dict[int, str]]:
-    """The labels of a DICOM Segmentation.
+    """Read the labels of a DICOM Segmentation.
 
     Returns
     -------
     Volume
-        Segment numbers; 0 is background. Of overlapping segments the later counts.
+        Segment numbers; 0 is background. Where segments overlap, the later one is kept.
     dict from int to str
-        The segments' labels.
+        Label of each segment.
 
     Raises
     ------
     InputError
-        If highdicom is not installed, or the segments do not lie on a regular grid.
+        If highdicom is not installed, the file cannot be read, or the segments do not lie on a regular grid.
     """
     try:
         import highdicom
@@ -42,12 +42,12 @@ def read_segmentation(path: Path) -> tuple[Volume, dict[int, str]]:
         raise InputError(f"{path}: DICOM SEG needs highdicom; pip install 'ldct-denoise[seg]'") from None
     try:
         segmentation = highdicom.seg.segread(path)
-    except Exception as error:  # a broken value can fail anywhere inside highdicom
+    except Exception as error:  # a damaged value can fail anywhere inside highdicom
         raise InputError(f"{path}: broken DICOM SEG ({short_message(error)})") from None
     try:
-        found = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True, rescale_fractional=False)
+        labels = segmentation.get_volume(combine_segments=True, skip_overlap_checks=True, rescale_fractional=False)
     except Exception as error:
         raise InputError(f"{path}: its segments do not lie on a regular grid ({short_message(error)})") from None
     names = {int(item.SegmentNumber): str(item.SegmentLabel) for item in segmentation.SegmentSequence}
-    geometry = Geometry.from_affine(np.asarray(found.affine), found.array.shape)
-    return Volume(found.array.astype(np.float32), geometry, name=path.stem), names
+    geometry = Geometry.from_affine(np.asarray(labels.affine), labels.array.shape)
+    return Volume(labels.array.astype(np.float32), geometry, name=path.stem), names

@@ -1,4 +1,4 @@
-"""What decides on an image's stack; and the memory of it, so that images that come late find theirs."""
+"""Identity of images and stacks, and a registry so that images that arrive later join the same stack."""
 
 from __future__ import annotations
 
@@ -10,15 +10,30 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-#: Orientations and pixel spacings that differ by no more are the same (direction cosines; fraction).
-SAME_DIRECTION = 1e-3
-SAME_SPACING = 1e-4
-#: SOP Instance UID and frame, counted from 0.
+#: Planes are equal within these tolerances: of direction cosines (difference) and pixel spacings (ratio).
+DIRECTION_TOLERANCE = 1e-3
+SPACING_TOLERANCE = 1e-4
+#: SOP Instance UID, and index of the frame from 0.
 ImageId = tuple[str, int]
 
 
 class StackKey(NamedTuple):
-    """What the images of one stack share; those that differ in it are never one stack."""
+    """Attributes that all images of a stack share; images that differ in one of them never share a stack.
+
+    Parameters
+    ----------
+    uid : str
+        Series Instance UID; empty where the files have none.
+    folder : str
+    patient : str
+        Patient ID, or the patient's name.
+    kernel : tuple of str
+    rows, columns : int
+    orientation : tuple of 6 floats
+        Row and column direction, unit vectors.
+    spacing_mm : tuple of 2 floats
+        Pixel spacing.
+    """
 
     uid: str
     folder: str
@@ -27,48 +42,60 @@ class StackKey(NamedTuple):
     rows: int
     columns: int
     orientation: tuple[float, ...]
-    spacing: tuple[float, float]
+    spacing_mm: tuple[float, float]
 
 
 class StackMember(Protocol):
-    """An image, as far as sorting into stacks looks at it."""
+    """An image as far as sorting into stacks needs it."""
 
     @property
-    def identity(self) -> ImageId:
-        """Which image it is."""
+    def image_id(self) -> ImageId:
+        """Identity of the image."""
         ...
 
     @property
-    def facts(self) -> StackKey:
-        """What it shares with its stack."""
+    def stack_key(self) -> StackKey:
+        """Attributes shared with its stack."""
         ...
 
     @property
     def position_mm(self) -> tuple[float, float, float]:
-        """Of its first pixel."""
+        """LPS position of the first pixel."""
         ...
 
     @property
-    def telling(self) -> tuple[str, ...]:
-        """What tells it apart from others at its place."""
+    def split_key(self) -> tuple[str, ...]:
+        """Attributes that separate images at the same position."""
         ...
 
     @property
-    def taken(self) -> tuple[str, float]:
-        """When it was taken, and its number."""
+    def acquisition_order(self) -> tuple[str, float]:
+        """Acquisition time and instance number."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """An image that was sorted before and may be gone; ``uid`` is that of its stack. Its patient is a digest."""
+    """An image that was sorted earlier; its file may be gone.
+
+    Parameters
+    ----------
+    uid : str
+        UID of its stack.
+    image_id : ImageId
+    stack_key : StackKey
+        The patient is replaced by a digest.
+    position_mm : tuple of 3 floats
+    split_key : tuple of str
+    acquisition_order : tuple of (str, float)
+    """
 
     uid: str
-    identity: ImageId
-    facts: StackKey
+    image_id: ImageId
+    stack_key: StackKey
     position_mm: tuple[float, float, float]
-    telling: tuple[str, ...]
-    taken: tuple[str, float]
+    split_key: tuple[str, ...]
+    acquisition_order: tuple[str, float]
 
 
 class StackRegistry:
@@ -80,74 +107,75 @@ class StackRegistry:
     """
 
     def __init__(self, images: Iterable[KnownImage] = ()) -> None:
-        self._images = {image.identity: image for image in images}
+        self._images = {image.image_id: image for image in images}
 
     @classmethod
-    def read(cls, text: str) -> StackRegistry:
-        """From what :meth:`text` gave; empty where it is no such text."""
+    def from_json(cls, text: str) -> StackRegistry:
+        """Restore what :meth:`to_json` gave; text that cannot be understood gives an empty registry."""
         try:
-            return cls(_earlier(values) for values in json.loads(text))
+            return cls(_known_image(values) for values in json.loads(text))
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
-    def text(self) -> str:
-        """As JSON; it names no patient."""
+    def to_json(self) -> str:
+        """The registry as JSON, without the patient's name or ID."""
         return json.dumps([asdict(image) for image in self._images.values()])
 
     @property
     def uids(self) -> dict[ImageId, str]:
-        """The UID of every image's stack."""
-        return {identity: image.uid for identity, image in self._images.items()}
+        """UID of the stack of every image."""
+        return {image_id: image.uid for image_id, image in self._images.items()}
 
-    def before(self, images: Sequence[StackMember]) -> list[KnownImage]:
-        """Those that are not among ``images``, with the facts of those they can share a stack with."""
-        now = {image.identity for image in images}
-        facts = list(dict.fromkeys(image.facts for image in images))
-        fitted = {image.facts: _fitted(image.facts, facts) for image in self._images.values()}
+    def earlier_images(self, images: Sequence[StackMember]) -> list[KnownImage]:
+        """Known images that are not among ``images``, with the stack keys of those that can share their stack."""
+        present = {image.image_id for image in images}
+        keys = list(dict.fromkeys(image.stack_key for image in images))
+        matching = {image.stack_key: _matching_key(image.stack_key, keys) for image in self._images.values()}
         return [
-            replace(image, facts=fitted[image.facts])
+            replace(image, stack_key=matching[image.stack_key])
             for image in self._images.values()
-            if image.identity not in now
+            if image.image_id not in present
         ]
 
-    def note(self, uid: str, images: Iterable[StackMember]) -> None:
-        """``images`` are in the stack ``uid``."""
+    def add(self, uid: str, images: Iterable[StackMember]) -> None:
+        """Register ``images`` as members of the stack ``uid``."""
         for image in images:
-            self._images[image.identity] = KnownImage(
-                uid, image.identity, _nameless(image.facts), image.position_mm, image.telling, image.taken
+            self._images[image.image_id] = KnownImage(
+                uid,
+                image.image_id,
+                _anonymous(image.stack_key),
+                image.position_mm,
+                image.split_key,
+                image.acquisition_order,
             )
 
 
-def same_plane(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two planes (six direction cosines, two spacings in mm) are equal but for rounding."""
-    same_way = np.abs(one[:6] - other[:6]).max() < SAME_DIRECTION
-    return bool(same_way and np.abs(one[6:] / other[6:] - 1).max() < SAME_SPACING)
+def is_same_plane(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two planes (six direction cosines, two spacings in mm) are equal within rounding."""
+    same_direction = np.abs(first[:6] - second[:6]).max() < DIRECTION_TOLERANCE
+    return bool(same_direction and np.abs(first[6:] / second[6:] - 1).max() < SPACING_TOLERANCE)
 
 
-def plane_of(facts: StackKey) -> np.ndarray:
-    """The plane as :func:`same_plane` takes it."""
-    return np.array([*facts.orientation, *facts.spacing])
+def _known_image(values: dict[str, Any]) -> KnownImage:
+    fields = {name: _as_tuples(value) for name, value in values.items()}
+    return KnownImage(**fields | {"stack_key": StackKey(*fields["stack_key"])})
 
 
-def _earlier(values: dict[str, Any]) -> KnownImage:
-    found = {name: _tuples(value) for name, value in values.items()}
-    return KnownImage(**found | {"facts": StackKey(*found["facts"])})
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _anonymous(key: StackKey) -> StackKey:
+    """The key without the folder, and with a digest in place of the patient."""
+    return key._replace(folder="", patient=hashlib.sha256(key.patient.encode()).hexdigest()[:16])
 
 
-def _nameless(facts: StackKey) -> StackKey:
-    """Without the patient and the place of the files."""
-    return facts._replace(folder="", patient=hashlib.sha256(facts.patient.encode()).hexdigest()[:16])
+def _matching_key(known: StackKey, keys: Iterable[StackKey]) -> StackKey:
+    """The key among ``keys`` that equals a known, anonymous one; the known one itself where there is none."""
+    return next((key for key in keys if _is_same_stack(known, key)), known)
 
 
-def _fitted(facts: StackKey, others: Iterable[StackKey]) -> StackKey:
-    """The one of ``others`` that remembered facts are of, else themselves."""
-    return next((other for other in others if _are_of(facts, other)), facts)
-
-
-def _are_of(facts: StackKey, other: StackKey) -> bool:
-    unplaced = [one._replace(orientation=(), spacing=(0, 0)) for one in (facts, _nameless(other))]
-    return unplaced[0] == unplaced[1] and same_plane(plane_of(facts), plane_of(other))
+def _is_same_stack(known: StackKey, key: StackKey) -> bool:
+    without_plane = [one._replace(orientation=(), spacing_mm=(0, 0)) for one in (known, _anonymous(key))]
+    planes = [np.array([*one.orientation, *one.spacing_mm]) for one in (known, key)]
+    return without_plane[0] == without_plane[1] and is_same_plane(*planes)

@@ -8,41 +8,39 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+#: Our derivation descriptions begin with this name; the second text separates them from the source's own.
 PRODUCT = "ldct-denoise"
+DERIVATION_SEPARATOR = " | before: "
 
 
-#: Stands between our derivation description and that of the source.
-EARLIER = " | before: "
-
-
-def several(value: Any) -> list[Any]:
-    """The values of an attribute as a list; pydicom gives a single one bare, and a text is a sequence too."""
+def as_list(value: Any) -> list[Any]:
+    """Values of an attribute as a list; pydicom does not wrap a single value."""
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, (MultiValue, list, tuple)) else [value]
 
 
 def text(header: Dataset, keyword: str) -> str:
-    """An attribute as one line, "" where it is absent or broken: for what a slice can do without."""
+    """An optional attribute as one line of at most 256 characters; empty where it is absent or broken."""
     try:
-        told = " ".join(map(str, several(header.get(keyword))))
-        return " ".join(told.split())[:256]
-    except Exception:  # whatever pydicom makes of broken bytes
+        joined = " ".join(map(str, as_list(header.get(keyword))))
+        return " ".join(joined.split())[:256]
+    except Exception:  # pydicom may fail in any way on damaged bytes
         return ""
 
 
 def values(header: Dataset, keyword: str) -> tuple[str, ...]:
-    """The values of an attribute, upper case; none where it is absent or broken."""
+    """Values of an attribute in upper case; none where it is absent or broken."""
     try:
-        return tuple(str(one).strip().upper() for one in several(header.get(keyword)))
-    except Exception:  # whatever pydicom makes of broken bytes
+        return tuple(str(one).strip().upper() for one in as_list(header.get(keyword)))
+    except Exception:  # pydicom may fail in any way on damaged bytes
         return ()
 
 
 def number(header: Dataset, keyword: str) -> float | None:
-    """A single finite number, None where it is absent or broken."""
+    """An attribute as a single finite number; None where it is absent or broken."""
     try:
         value = float(header.get(keyword))  # type: ignore[arg-type]
-    except Exception:  # whatever pydicom makes of broken bytes
+    except Exception:  # pydicom may fail in any way on damaged bytes
         return None
     return value if np.isfinite(value) else None

@@ -1,0 +1,170 @@
+"""CT images as found by a scan: the slice, and the attributes that sort it into a stack."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from ldct_denoise.io.dicom.encoding import Encoding
+from ldct_denoise.io.dicom.filter import has_ct_attributes, unit_directions
+from ldct_denoise.io.dicom.series import SliceRef
+from ldct_denoise.io.dicom.stack_identity import ImageId, StackKey, is_same_plane
+from ldct_denoise.io.dicom.uids import derived_uid
+from ldct_denoise.io.dicom.values import number, text
+
+#: Attributes that separate images at the same position, the most reliable first: (name for people, keyword).
+SPLIT_ATTRIBUTES = (
+    ("acquisition number", "AcquisitionNumber"),
+    ("stack", "StackID"),
+    ("phase", "NominalPercentageOfCardiacPhase"),
+    ("phase", "TemporalPositionIdentifier"),
+    ("phase", "TemporalPositionIndex"),
+    ("trigger time", "TriggerTime"),
+    ("image type", "ImageType"),
+    ("tube voltage", "KVP"),
+    ("slice thickness", "SliceThickness"),
+    ("field of view", "ReconstructionDiameter"),
+)
+T = TypeVar("T", bound=Hashable)
+
+
+class SeriesAttributes(NamedTuple):
+    """Attributes that may differ within a stack; a series takes those of its first image."""
+
+    study_uid: str
+    description: str
+    manufacturer: str
+    derivation: str
+    slice_thickness_mm: float | None
+    has_ct_attributes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One CT image.
+
+    Parameters
+    ----------
+    ref : SliceRef
+        Where the slice is stored.
+    stack_key : StackKey
+    attributes : SeriesAttributes
+    position_mm : tuple of 3 floats
+        LPS position of the first pixel.
+    split_key : tuple of str
+        Values of :data:`SPLIT_ATTRIBUTES`.
+    acquisition_order : tuple of (str, float)
+        Acquisition time and instance number.
+    """
+
+    ref: SliceRef
+    stack_key: StackKey
+    attributes: SeriesAttributes
+    position_mm: tuple[float, float, float]
+    split_key: tuple[str, ...]
+    acquisition_order: tuple[str, float]
+
+    @property
+    def image_id(self) -> ImageId:
+        """Identity of the image."""
+        return self.ref.sop_uid, self.ref.frame or 0
+
+
+class ImageFactory:
+    """Create images that share equal values, so that a large tree needs little memory."""
+
+    def __init__(self) -> None:
+        self._shared: dict[Any, Any] = {}
+        self._planes: dict[tuple[Any, ...], list[np.ndarray]] = defaultdict(list)
+
+    def create(self, path: str, frame: int | None, header: Dataset, sop_uid: str, pixel_offset: int) -> Image:
+        """Create an image from its header.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        frame : int, optional
+            Index of the frame of a multi-frame file; None for a classic image.
+        header : Dataset
+            Header of a classic image, or of a frame in that form, with the attributes in `filter.TAGS`.
+        sop_uid : str
+            SOP Instance UID, or its replacement.
+        pixel_offset : int
+            Position of the Pixel Data element, bytes.
+        """
+        folder, file = os.path.split(path)
+        folder = self._share(folder)
+        slope, intercept = float(header.RescaleSlope), float(header.get("RescaleIntercept") or 0)
+        current_ma = number(header, "XRayTubeCurrent")
+        ref = SliceRef(
+            folder, file, frame, sop_uid, self._share(slope), self._share(intercept),
+            self._share(Encoding.of(header)), self._share(pixel_offset), self._share(current_ma),
+        )  # fmt: skip
+        x, y, z = (float(value) for value in header.ImagePositionPatient)
+        split_key = tuple(sys.intern(text(header, keyword)) for _, keyword in SPLIT_ATTRIBUTES)
+        order = (sys.intern(text(header, "AcquisitionTime")), number(header, "InstanceNumber") or 0.0)
+        stack_key, attributes = self._share(self._stack_key(header, folder)), self._share(_attributes(header))
+        return Image(ref, stack_key, attributes, (x, y, z), self._share(split_key), order)
+
+    def _share(self, value: T) -> T:
+        """The first equal value seen."""
+        return self._shared.setdefault((type(value), value), value)  # type: ignore[no-any-return]
+
+    def _stack_key(self, header: Dataset, folder: str) -> StackKey:
+        uid = text(header, "SeriesInstanceUID")
+        size = int(header.Rows), int(header.Columns)
+        row, column, _ = unit_directions(header.ImageOrientationPatient)
+        plane = np.array([*row, *column, *(float(value) for value in header.PixelSpacing)])
+        plane = self._known_plane((uid, folder, size), plane)
+        return StackKey(
+            uid=uid,
+            folder=folder,
+            patient=text(header, "PatientID") or text(header, "PatientName"),
+            kernel=tuple(value for value in _kernel(header) if value),
+            rows=size[0],
+            columns=size[1],
+            orientation=tuple(float(value) for value in plane[:6]),
+            spacing_mm=(float(plane[6]), float(plane[7])),
+        )
+
+    def _known_plane(self, group: tuple[Any, ...], plane: np.ndarray) -> np.ndarray:
+        """Reuse a known plane of the group that equals this one within rounding."""
+        for known in self._planes[group]:
+            if is_same_plane(known, plane):
+                return known
+        self._planes[group].append(plane)
+        return plane
+
+
+def _attributes(header: Dataset) -> SeriesAttributes:
+    thickness_mm = number(header, "SliceThickness")
+    return SeriesAttributes(
+        study_uid=text(header, "StudyInstanceUID") or _study_uid(header),
+        description=text(header, "SeriesDescription"),
+        manufacturer=text(header, "Manufacturer"),
+        derivation=text(header, "DerivationDescription"),
+        slice_thickness_mm=thickness_mm if thickness_mm and thickness_mm > 0 else None,
+        has_ct_attributes=has_ct_attributes(header),
+    )
+
+
+def _kernel(header: Dataset) -> tuple[str, ...]:
+    try:
+        value = header.get("ConvolutionKernel") or ()
+        return (value,) if isinstance(value, str) else tuple(str(one) for one in value)
+    except Exception:  # pydicom may fail in any way on damaged bytes
+        return ()
+
+
+def _study_uid(header: Dataset) -> str:
+    """Derive a Study Instance UID for a file without one; empty where nothing identifies its study."""
+    identifiers = [text(header, keyword) for keyword in ("PatientID", "StudyDate", "StudyTime", "AccessionNumber")]
+    return derived_uid("study", *identifiers) if any(identifiers) else ""
