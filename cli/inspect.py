@@ -14,50 +14,61 @@ from . import options
 COLUMNS = ("patient", "dose", "dose from", "kernel", "slices", "matrix", "spacing mm", "encoding", "notes")
 
 
-@click.command(short_help="What is there: series, doses, pairs, and skipped files.")
+@click.command(short_help="List series, doses, pairs and skipped files.")
 @click.argument("path", type=options.EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="For machines: one object (docs/inspect.md).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs (docs/inspect.md).")
 @click.option("--files", is_flag=True, help="List every skipped file.")
 def command(path: Path, as_json: bool, files: bool) -> None:
-    """Show every CT series at or below PATH: patient, dose and how it was told, kernel, size, gaps, pairs.
+    """List every CT series at or below PATH: patient, dose and its source, kernel, size, gaps, low/normal pairs.
 
-    PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md says what is read, and why
+    PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md describes what is read, and why
     files are skipped.
     """
     from ldct_denoise.io.inspect import inspect
 
-    with options.progress_bar("looking") as bar:
+    with options.progress_bar("examining files") as bar:
         found = inspect(path, lambda done, total: bar(done, total, ""))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    _print(found, files)
+    _print_series(found["series"])
+    _print_pairs(found["pairs"])
+    _print_skipped(found["skipped"], every_file=files)
 
 
-def _print(found: dict[str, Any], files: bool) -> None:
+def _print_series(series: list[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = options.console()
-    table = Table(title=f"{len(found['series'])} series", title_justify="left")
+    table = Table(title=f"{len(series)} series", title_justify="left")
     for heading in COLUMNS:
         table.add_column(heading, overflow="fold")
-    for one in found["series"]:
+    for one in series:
         spacing = "×".join(f"{value:g}" for value in one["spacing_mm"])
         row = [one["patient"], one["dose"], one["dose_source"], one["kernel"], str(one["slices"])]
         row += [f"{one['rows']}×{one['columns']}", spacing, one["transfer_syntax"], "; ".join(one["problems"])]
         table.add_row(*(escape(options.plain(text)) for text in row))
-    console.print(table)
-    pairs = found["pairs"]
-    console.print(f"{len(pairs)} low/normal pairs of series, {sum(pair['slices'] for pair in pairs)} slice pairs")
+    options.console().print(table)
+
+
+def _print_pairs(pairs: list[dict[str, Any]]) -> None:
+    _print(f"{len(pairs)} low/normal pairs of series, {sum(pair['slices'] for pair in pairs)} slice pairs")
     for pair in pairs:
-        console.print(escape(options.plain(f"  {pair['patient']} {pair['kernel']}: {pair['slices']} slices")))
-    aside = found["skipped"]
-    if aside:
-        console.print(f"{len(aside)} files skipped")
-    if files:
-        for item in aside:
-            console.print(escape(options.plain(f"  {item['file']}: {item['reason']}")))
+        _print(f"  {pair['patient']} {pair['kernel']}: {pair['slices']} slices")
+
+
+def _print_skipped(skipped: list[dict[str, Any]], every_file: bool) -> None:
+    if skipped:
+        _print(f"{len(skipped)} files skipped")
+    if every_file:
+        for item in skipped:
+            _print(f"  {item['file']}: {item['reason']}")
     else:
-        for reason, count in Counter(item["reason"] for item in aside).most_common(12):
-            console.print(escape(options.plain(f"  {count} × {reason}")))
+        for reason, count in Counter(item["reason"] for item in skipped).most_common(12):
+            _print(f"  {count} × {reason}")
+
+
+def _print(line: str) -> None:
+    from rich.markup import escape
+
+    options.console().print(escape(options.plain(line)))

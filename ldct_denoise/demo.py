@@ -18,7 +18,7 @@ from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.dose_labels import Dose, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.output import make_output_folder
@@ -102,7 +102,7 @@ def run_demo(
     plan = MeasurementPlan(windows=(WINDOWS["abdomen"], WINDOWS["full"]))
     evaluation = evaluate(restored, normal, low, plan)
     write_evaluation(evaluation, output / "evaluation", overwrite=True)
-    truth = open_file(next(patients.glob(f"{TEST_PATIENT}/*/truth.nii.gz")))
+    truth = open_volume_file(next(patients.glob(f"{TEST_PATIENT}/*/truth.nii.gz")))
     picture = output / "comparison.png"
     middle = len(low) // 2
     images = {"quarter dose (input)": low, "denoised": restored, "normal dose": normal, "truth": truth}

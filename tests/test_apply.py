@@ -29,7 +29,7 @@ from ldct_denoise.io.derived.deidentify import public_uid
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import TrainedModel
@@ -165,7 +165,7 @@ def test_the_input_is_never_written_over(tmp_path: Path, name: str) -> None:
 def test_the_format_is_told_by_the_name(series: Series, tmp_path: Path) -> None:
     for name in ("out.nii.gz", "out.nrrd"):
         assert apply(tmp_path / "in", shift_model(), tmp_path / name) == [tmp_path / name]
-        np.testing.assert_array_equal(open_file(tmp_path / name).read_hu(1), series.read_hu(1))
+        np.testing.assert_array_equal(open_volume_file(tmp_path / name).read_hu(1), series.read_hu(1))
     with pytest.raises(OutputError, match=r"two files; name it \.mha"):
         apply(tmp_path / "in", shift_model(), tmp_path / "out.mhd")
 
@@ -177,7 +177,7 @@ def test_an_mhd_becomes_an_mha(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.ReadImage(str(tmp_path / "v.mha")), str(tmp_path / "v.mhd"))
     (written,) = apply(tmp_path / "v.mhd", shift_model(7), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [written.name] == ["v.mha"]
-    np.testing.assert_array_equal(open_file(written).read_hu(1), random_volume().hu[1] + 7)
+    np.testing.assert_array_equal(open_volume_file(written).read_hu(1), random_volume().hu[1] + 7)
 
 
 class Mean(Shift):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import run_cli
@@ -52,7 +52,7 @@ def volumes(files, names, apart_mm):
     for number, name in enumerate(names):
         for folder, given in (("ref", "normal"), ("low", "low"), ("den", "out")):
             (files / folder).mkdir(exist_ok=True)
-            image = open_file(files / f"{given}.nii.gz")
+            image = open_volume_file(files / f"{given}.nii.gz")
             above = np.array([0, 0, number * apart_mm])
             place = replace(image.geometry, positions_mm=image.geometry.positions_mm + above)
             write_volume(files / folder / f"{name}.nii.gz", Volume.of(image).hu + number, place)
@@ -201,7 +201,7 @@ def test_contrast_and_inserts_from_the_command_line(files, capsys):
 
 
 def test_what_is_given_twice_counts_once_and_what_lies_nowhere_is_said(files, capsys):
-    place = open_file(files / "normal.nii.gz").geometry
+    place = open_volume_file(files / "normal.nii.gz").geometry
     for name, columns in (("lesion", slice(30, 45)), ("background", slice(50, 65))):
         labels = np.zeros(place.shape)
         labels[:, 40:56, columns] = 1

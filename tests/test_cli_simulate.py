@@ -14,7 +14,7 @@ from ldct_denoise.cli.simulate import command
 from ldct_denoise.errors import ConfigError, InputError, OutputError, PartialError
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.phantoms.patients import Patient, stack_geometry, with_noise
 from ldct_denoise.volume import Volume
@@ -97,7 +97,7 @@ def test_nifti_in_and_out(normal: Path, tmp_path: Path, geometry: str) -> None:
     write_volume(tmp_path / "normal.nii.gz", iter(hu), series.geometry)
     low = tmp_path / "low.nii.gz"
     assert run(tmp_path / "normal.nii.gz", "--dose", 0.25, "--geometry", geometry, "-o", low).exit_code == 0
-    written = open_file(low)
+    written = open_volume_file(low)
     assert len(written) == 4
     np.testing.assert_allclose(written.geometry.positions_mm, series.geometry.positions_mm, atol=1e-3)
     assert 10 < (written.read_hu(1) - hu[1])[60:130, 60:130].std() < 60
@@ -105,7 +105,7 @@ def test_nifti_in_and_out(normal: Path, tmp_path: Path, geometry: str) -> None:
 
 def test_dicom_out_as_nifti(normal: Path, tmp_path: Path) -> None:
     assert run(normal, "--dose", 0.5, "--format", "nifti", "-o", tmp_path / "low.nii").exit_code == 0
-    assert len(open_file(tmp_path / "low.nii")) == 4
+    assert len(open_volume_file(tmp_path / "low.nii")) == 4
 
 
 def test_full_dose_adds_nothing(normal: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_nan_and_padding_of_a_volume_stay(normal: Path, tmp_path: Path) -> None:
     hu[:, :5], hu[:, -5:] = np.nan, -3024
     write_volume(tmp_path / "normal.nii.gz", iter(hu), series.geometry)
     assert run(tmp_path / "normal.nii.gz", "--dose", 0.25, "-o", tmp_path / "low.nii.gz").exit_code == 0
-    low = open_file(tmp_path / "low.nii.gz").read_hu(1)
+    low = open_volume_file(tmp_path / "low.nii.gz").read_hu(1)
     assert np.isnan(low[:5]).all()
     assert (low[-5:] == -3024).all()
     assert np.isfinite(low[5:]).all()

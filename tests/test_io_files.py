@@ -27,7 +27,7 @@ from ldct_denoise.io.dicom import archive
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.inspect import inspect
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.dicom_files import cells, write_ct
@@ -132,7 +132,7 @@ def test_whatever_opening_a_volume_fails_with_concerns_that_file_alone(
         raise MemoryError("Unable to allocate 48.0 GiB")
 
     (study / "bad.nrrd").touch()
-    monkeypatch.setattr(find, "holds_labels", broken)
+    monkeypatch.setattr(find, "is_label_volume", broken)
     found = find_images(study)
     assert [len(series) for series in found.series] == [3, 3]
     assert [item.reason for item in found.skipped] == ["unreadable (Unable to allocate 48.0 GiB)"]
@@ -373,7 +373,7 @@ def test_a_compressed_volume_is_unpacked_once(tmp_path: Path, monkeypatch: pytes
             return bytes(found)
 
     monkeypatch.setattr(gzip, "_GzipReader", Counting)
-    series = open_file(path)
+    series = open_volume_file(path)
     for index in range(20):
         np.testing.assert_array_equal(series.read_hu(index), hu[index])
     assert hu.nbytes < unpacked[0] < 1.5 * hu.nbytes
@@ -383,13 +383,13 @@ def test_a_volume_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "v.nii.gz"
     for shift in (0, 7):
         _write_counted(path, _counted(2) + shift)
-        np.testing.assert_array_equal(open_file(path).read_hu(1), _counted(2)[1] + shift)
+        np.testing.assert_array_equal(open_volume_file(path).read_hu(1), _counted(2)[1] + shift)
 
 
 def test_forked_processes_do_not_move_each_others_place_in_a_volume(tmp_path: Path) -> None:
     hu, path = _counted(40), tmp_path / "v.nii.gz"
     _write_counted(path, hu)
-    series = open_file(path)
+    series = open_volume_file(path)
     np.testing.assert_array_equal(series.read_hu(0), hu[0])
     children = []
     for _ in range(2):
@@ -408,4 +408,4 @@ def test_slices_that_are_not_axial_are_said(tmp_path: Path, axis: int, told: str
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = np.roll(np.eye(3), -axis, axis=0)
     path = tmp_path / "v.nii"
     write_volume(path, iter(_counted(3)), Geometry.from_affine(affine, (3, 64, 64)))
-    assert [problem.split(" ")[0] for problem in open_file(path).metadata.problems] == [told] * bool(told)
+    assert [problem.split(" ")[0] for problem in open_volume_file(path).metadata.problems] == [told] * bool(told)

@@ -13,7 +13,7 @@ import pytest
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
@@ -56,7 +56,7 @@ def test_geometry_agrees_with_simpleitk_also_after_conversion(tmp_path: Path, ca
     )
     volume = tmp_path / f"out{suffix}"
     write_volume(volume, Volume.of(series), series.geometry)
-    back = open_file(volume)
+    back = open_volume_file(volume)
     for index, ref in enumerate(series.slices):
         image = sitk.ReadImage(str(ref.path))
         for row, column in ((0, 0), (ROWS - 1, 0), (0, COLUMNS - 1), (ROWS - 1, COLUMNS - 1)):
@@ -118,7 +118,7 @@ def test_a_single_slice_keeps_its_thickness_and_direction(
     given = Geometry.from_affine(affine, (1, 6, 8))
     geometry = given if step else replace(given, step_mm=None)  # nothing is known: as DICOM of one slice
     write_volume(tmp_path / f"one{suffix}", Volume(np.zeros((1, 6, 8)), geometry), geometry)
-    back = open_file(tmp_path / f"one{suffix}").geometry
+    back = open_volume_file(tmp_path / f"one{suffix}").geometry
     np.testing.assert_allclose(back.affine, affine, atol=1e-5)
     assert back.slice_spacing_mm == pytest.approx(abs(affine[2, 0]))
     three = Geometry.from_affine(affine, (3, 6, 8))

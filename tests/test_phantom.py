@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.volume_files import open_file
+from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.phantoms.patients import SLICE_MM, SYSTEM_BLUR_PX, Patient, make_pool, scan, stack_geometry
 from ldct_denoise.phantoms.quality import (
     FIELD_MM,
@@ -149,7 +149,7 @@ def test_patients_are_written_in_the_tcia_layout_with_labels(tmp_path: Path) -> 
         found.metadata.description for found in find_images(study).series if found.metadata.description
     )
     assert series == ["Full Dose Images", "Low Dose Images"]
-    truth, labels = open_file(study / "truth.nii.gz"), open_file(study / "lesions.nii.gz")
+    truth, labels = open_volume_file(study / "truth.nii.gz"), open_volume_file(study / "lesions.nii.gz")
     full = find_images(next(study.glob("1.0*"))).series[0]
     np.testing.assert_allclose(truth.geometry.positions_mm, full.geometry.positions_mm, atol=1e-3)
     with (study / "lesions.csv").open() as file:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from itertools import takewhile
 from pathlib import Path
 
-from ldct_denoise.io.volume_files import VOLUME_SUFFIXES, FileSeries
+from ldct_denoise.io.volume_files import VOLUME_SUFFIXES, VolumeFile
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
@@ -167,7 +167,7 @@ def _patient(source: SliceSource, root: Path, shared: set[str], depth: int) -> s
     case_number = _case_number(source, root)
     if case_number:
         return case_number
-    if isinstance(source, FileSeries):
+    if isinstance(source, VolumeFile):
         return _patient_of_file(source, root, depth)
     if source.patient.strip().lower() in _ANONYMOUS or source.patient in shared:
         return _first_folder(source, root) or source.patient
@@ -195,7 +195,7 @@ def _shared_patient_ids(series: Sequence[SliceSource], root: Path) -> set[str]:
     return {patient for patient, names in case_numbers.items() if len(names) > 1}
 
 
-def _patient_of_file(source: FileSeries, root: Path, depth: int) -> str:
+def _patient_of_file(source: VolumeFile, root: Path, depth: int) -> str:
     """Patient of a volume file: its innermost folder below the common ones, else the file; without dose words."""
     stem = _without_dose(source.name)
     if source.path.resolve() == root.resolve():  # the file itself was given
@@ -206,14 +206,14 @@ def _patient_of_file(source: FileSeries, root: Path, depth: int) -> str:
 
 def _container_depth(series: Iterable[SliceSource], root: Path) -> int:
     """Number of folder levels that all volumes share, as `train` in train/low/A: they name no patient."""
-    volumes = [source for source in series if isinstance(source, FileSeries)]
+    volumes = [source for source in series if isinstance(source, VolumeFile)]
     if len({_without_dose(source.name) for source in volumes}) < 2:
         return 0  # the file names do not distinguish the patients either
     levels = zip(*(_folders(source, root) for source in volumes), strict=False)
     return sum(1 for _ in takewhile(lambda names: len({*names}) == 1, levels))
 
 
-def _folders(source: FileSeries, root: Path) -> tuple[str, ...]:
+def _folders(source: VolumeFile, root: Path) -> tuple[str, ...]:
     """Folders of a volume below the root, without dose words and without folders that name only a dose."""
     names = (_without_dose(name) for name in _names_below(source, root)[1:-1])
     return tuple(name for name in names if name)
@@ -246,5 +246,5 @@ def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
 
 def names_match_except_dose(first: SliceSource, second: SliceSource) -> bool:
     """Whether the names of two volume files are equal but for the dose: A_low and A_full, not B_full."""
-    are_files = isinstance(first, FileSeries) and isinstance(second, FileSeries)
+    are_files = isinstance(first, VolumeFile) and isinstance(second, VolumeFile)
     return are_files and _without_dose(first.name) == _without_dose(second.name)

@@ -1,6 +1,6 @@
-"""Grey photographs as slices, so that the tables of the literature on natural images can be repeated.
+"""Grey photographs as slices, to reproduce tables of the literature on natural images.
 
-A pixel's value 0…255 stands where HU stand for CT; recipes set ``range_hu`` to 0…255.
+Grey values 0…255 take the place of HU; recipes for photographs set ``range_hu`` to 0…255.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.volume_files import identity_of
+from ldct_denoise.io.volume_files import file_identity
 from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -40,7 +40,7 @@ class GreyImage:
     @property
     def uid(self) -> str:
         """Path, size and modification time of the file."""
-        return identity_of(self.path)
+        return file_identity(self.path)
 
     @property
     def name(self) -> str:
@@ -95,10 +95,23 @@ class NoisyImage(SeriesView):
 def noise_for(
     clean: NDArray[np.float32], law: NoiseLaw, sigma: float, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """What noise adds to grey values 0…255.
+    """Draw the noise of an image with grey values 0…255.
 
-    ``gaussian``: white, of standard deviation ``sigma``. ``poisson``: each photon counted makes ``sigma`` grey
-    values, so that the variance at grey value g is g·``sigma`` (1: 255 photons at white).
+    Parameters
+    ----------
+    clean : ndarray, shape (rows, columns)
+        Grey values of the noise-free image.
+    law : str
+        ``gaussian``: white noise. ``poisson``: photon counting noise of the variance g·``sigma`` at grey value g.
+    sigma : float
+        Gaussian: standard deviation in grey values. Poisson: grey values per counted photon (1: 255 photons at
+        white).
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+        To be added to ``clean``.
     """
     if law == "gaussian":
         return (sigma * rng.standard_normal(clean.shape)).astype(np.float32)
@@ -107,7 +120,7 @@ def noise_for(
 
 
 def open_images(folder: Path) -> tuple[GreyImage, ...]:
-    """Every image file of a folder, by name.
+    """Open every image file of a folder, sorted by name.
 
     Raises
     ------

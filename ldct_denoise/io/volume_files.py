@@ -29,23 +29,24 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def is_volume_file(path: str | Path) -> bool:
-    """Whether the name is that of a volume that :func:`open_file` reads."""
+    """Whether the name is that of a volume that :func:`open_volume_file` reads."""
     return str(path).lower().endswith(VOLUME_SUFFIXES)
 
 
-def identity_of(path: Path) -> str:
-    """Place, size and time of a file: written anew, or of the same name elsewhere, it is another."""
+def file_identity(path: Path) -> str:
+    """Identity of a file: its path, size and modification time."""
     stat = path.stat()
     return f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
 
 
 @dataclass(frozen=True)
-class FileSeries:
+class VolumeFile:
     """A volume file, read slice by slice.
 
     Parameters
     ----------
     path : Path
+        The file that is read; inside a temporary folder where it was extracted from an archive.
     geometry : Geometry
         The file's slowest axis is the slice axis.
     patient : str
@@ -63,12 +64,12 @@ class FileSeries:
 
     @cached_property
     def uid(self) -> str:
-        """Digest of the place and size of the file, in the form of a UID."""
-        return f"2.25.{int(hashlib.sha256(identity_of(self.path).encode()).hexdigest()[:32], 16)}"
+        """Digest of the file's identity, in the form of a UID."""
+        return f"2.25.{int(hashlib.sha256(file_identity(self.path).encode()).hexdigest()[:32], 16)}"
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """File name."""
         return self.path.name
 
     def __len__(self) -> int:
@@ -82,17 +83,23 @@ class FileSeries:
         return {key: value for key, value in self.__dict__.items() if key != "_voxels"}
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice in HU."""
+        """Read one slice in HU, shape (rows, columns).
+
+        Raises
+        ------
+        InputError
+            If it cannot be read.
+        """
         try:
             if self.path.name.lower().endswith(NIFTI_SUFFIXES):
-                voxels = _kept_open(self.path, self.path.stat().st_mtime_ns, os.getpid())
+                voxels = _nifti_voxels(self.path, self.path.stat().st_mtime_ns, os.getpid())
                 return np.asarray(voxels[..., index], dtype=np.float32).T.copy()
             return np.asarray(self._voxels[index], dtype=np.float32)
         except (OSError, EOFError, ValueError) as error:
             raise InputError(f"{self.path}: slice {index} cannot be read ({last_line(error)})") from None
 
 
-def open_file(path: Path, archive: ExtractedArchive | None = None) -> FileSeries:
+def open_volume_file(path: Path, archive: ExtractedArchive | None = None) -> VolumeFile:
     """Open a volume file; voxels are read on demand.
 
     Parameters
@@ -108,38 +115,43 @@ def open_file(path: Path, archive: ExtractedArchive | None = None) -> FileSeries
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    affine, shape = _nifti_place(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else _itk_place(path)
+    affine, shape = _nifti_geometry(path) if path.name.lower().endswith(NIFTI_SUFFIXES) else _itk_geometry(path)
     if not (0 < shape[0] <= MAX_FRAMES and 0 < min(shape[1:]) <= max(shape[1:]) <= MAX_SIDE):
         raise InputError(f"{path}: impossible size of {'×'.join(map(str, reversed(shape)))} voxels")
     geometry = Geometry.from_affine(affine, shape)
-    across = "sagittal" if abs(geometry.normal[0]) > abs(geometry.normal[1]) else "coronal"
-    lying = abs(geometry.normal[2]) < AXIAL_COSINE
-    problems = (f"{across} slices: models learn axial ones; reorder the file's axes",) if lying else ()
-    shown = archive.original_path(path) if archive else path
-    metadata = SeriesMetadata(path=shown, first_file=shown, problems=problems)
-    return FileSeries(path, geometry, path.resolve().parent.name, metadata, archive)
+    original = archive.original_path(path) if archive else path
+    metadata = SeriesMetadata(path=original, first_file=original, problems=_plane_problems(geometry))
+    return VolumeFile(path, geometry, path.resolve().parent.name, metadata, archive)
 
 
-def holds_labels(path: Path) -> bool:
-    """Whether a NIfTI file says by its intent code that its values are labels, not HU."""
+def _plane_problems(geometry: Geometry) -> tuple[str, ...]:
+    """A problem where the slices are not axial, in words."""
+    if abs(geometry.normal[2]) >= AXIAL_COSINE:
+        return ()
+    plane = "sagittal" if abs(geometry.normal[0]) > abs(geometry.normal[1]) else "coronal"
+    return (f"{plane} slices, but models are trained on axial ones; reorder the file's axes",)
+
+
+def is_label_volume(path: Path) -> bool:
+    """Whether the intent code of a NIfTI file states that its values are labels, not HU."""
     return path.name.lower().endswith(NIFTI_SUFFIXES) and open_nifti(path).header.get_intent()[0] == "label"
 
 
-def is_denoised(path: Path) -> bool:
-    """Whether a volume file says that this package denoised it."""
+def is_denoised_volume(path: Path) -> bool:
+    """Whether a volume file is marked as denoised by this package."""
     if path.name.lower().endswith(NIFTI_SUFFIXES):
-        told = bytes(open_nifti(path).header["descrip"]).decode("ascii", "replace")
+        mark = bytes(open_nifti(path).header["descrip"]).decode("ascii", "replace")
     else:
-        reader = _itk_reader(path)
-        told = reader.GetMetaData(MARK_KEY) if reader.HasMetaDataKey(MARK_KEY) else ""
-    return bool(told.startswith(DENOISED_MARK))
+        reader = _read_itk_header(path)
+        mark = reader.GetMetaData(MARK_KEY) if reader.HasMetaDataKey(MARK_KEY) else ""
+    return bool(mark.startswith(DENOISED_MARK))
 
 
 @lru_cache(maxsize=4)
-def _kept_open(path: Path, _written_ns: int, _process: int) -> Any:
-    """The voxels of a NIfTI file that stays open: a compressed one is unpacked on from where it was, not anew.
+def _nifti_voxels(path: Path, _modified_ns: int, _process: int) -> Any:
+    """Voxels of a NIfTI file that is kept open, so that a compressed file is not inflated again for every slice.
 
-    A process has its own, for a forked one would move the other's place in the file.
+    Each process opens the file itself, because forked processes would share the position in it.
     """
     return open_nifti(path, keep_file_open=True).dataobj
 
@@ -161,7 +173,8 @@ def open_nifti(path: Path, **options: Any) -> Any:
     return image
 
 
-def _nifti_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+def _nifti_geometry(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Index-to-LPS matrix and shape, both in (slice, row, column) order."""
     image = open_nifti(path)
     if len(image.shape) != 3:
         raise InputError(f"{path}: {len(image.shape)}-dimensional; give one 3-D volume of HU")
@@ -172,8 +185,8 @@ def _nifti_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]
     return by_file_axes[:, [2, 1, 0, 3]], (slices, rows, columns)
 
 
-def _itk_reader(path: Path) -> Any:
-    """With the header read."""
+def _read_itk_header(path: Path) -> Any:
+    """An ITK reader that has read the file's header."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
@@ -185,8 +198,9 @@ def _itk_reader(path: Path) -> Any:
     return reader
 
 
-def _itk_place(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    reader = _itk_reader(path)
+def _itk_geometry(path: Path) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+    """Index-to-LPS matrix and shape, both in (slice, row, column) order."""
+    reader = _read_itk_header(path)
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise InputError(f"{path}: not one 3-D volume of single values")
     columns, rows, slices = (int(side) for side in reader.GetSize())

@@ -19,7 +19,7 @@ from ldct_denoise.io.derived.deidentify import check_burned_in, public_uid
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.derived.existing import holds_derived
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.io.volume_files import FileSeries, is_volume_file
+from ldct_denoise.io.volume_files import VolumeFile, is_volume_file
 from ldct_denoise.io.volume_writer import VolumeWriter
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.volume import SliceSource
@@ -83,7 +83,7 @@ def open_writer(
     return VolumeWriter(
         output_location(source, output, settings),
         source.geometry,
-        like=source.path if isinstance(source, FileSeries) else None,
+        like=source.path if isinstance(source, VolumeFile) else None,
         denoised_by=derivation.model_name if derivation.kind == "denoised" else None,
         overwrite=settings.overwrite,
     )
@@ -106,7 +106,7 @@ def output_location(source: SliceSource, output: Path, settings: WriteSettings =
     """
     if _writes_dicom(source, output, settings) or is_volume_file(output):
         return output
-    if not isinstance(source, FileSeries):
+    if not isinstance(source, VolumeFile):
         return output / f"{output_uid(source, settings)}.nii.gz"
     name = source.path.name
     return output / (f"{source.path.stem}.mha" if name.lower().endswith(".mhd") else name)

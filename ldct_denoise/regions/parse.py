@@ -86,14 +86,14 @@ def regions_from_file(path: Path) -> tuple[Region, ...]:
     """
     from ldct_denoise.io.dicom.rtstruct import is_structure_set, read_structures
     from ldct_denoise.io.dicom.segmentation import is_segmentation, read_segmentation
-    from ldct_denoise.io.volume_files import open_file
+    from ldct_denoise.io.volume_files import open_volume_file
 
     if path.is_file() and is_segmentation(path):
         labels, names = read_segmentation(path)
         return tuple(LabelRegion(name, labels, value) for value, name in names.items())
     if path.is_file() and is_structure_set(path):
         return tuple(ContourRegion(one.name, one.contours) for one in read_structures(path))
-    return regions_from_labels(open_file(path), path.name.split(".")[0])
+    return regions_from_labels(open_volume_file(path), path.name.split(".")[0])
 
 
 def regions_from_labels(source: SliceSource, name: str) -> tuple[Region, ...]:
