@@ -12,34 +12,34 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from ldct_denoise.benchmark.figures import Benchmark
+    from ldct_denoise.benchmark.results import Benchmark
 
-json_option = click.option("--json", "json_path", type=options.PATH, help="Also write the figures to this file.")
+json_option = click.option("--json", "json_path", type=options.PATH, help="Also write the results to this file.")
 
 
 def json_file(function: Callable[..., None]) -> Callable[..., None]:
-    """Where the figures go as well."""
+    """Add the options of the JSON file."""
     return json_option(options.overwrite(function))
 
 
-@click.group(short_help="How fast this machine applies, trains, simulates and measures.")
+@click.group(short_help="Measure how fast this machine applies, trains, simulates and evaluates.")
 def command() -> None:
-    """Measure this machine, as ratios in one run, beside the peers' published networks."""
+    """Measure the speed of this machine, and compare with published networks in the same run."""
 
 
 @command.command("apply")
-@click.option("--model", default=None, help="A shipped model, a file or a run.  [default: the model that ships]")
-@click.option("--slices", type=click.IntRange(2), default=8, show_default=True, help="Length of the series.")
+@click.option("--model", default=None, help="A shipped model, a file or a run folder.  [default: lir-ct]")
+@click.option("--slices", type=click.IntRange(2), default=8, show_default=True, help="Number of slices.")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Of which the fastest counts."
+    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Timed rounds; the fastest counts."
 )
 @options.device
-@click.option("--engines", is_flag=True, help="Also channels-last, torch.compile and ONNX Runtime.")
+@click.option("--engines", is_flag=True, help="Also measure channels-last, torch.compile and ONNX Runtime.")
 @json_file
 def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: Any) -> None:
-    """Slices a second beside RED-CNN, the paper's network and CNN-10; DICOM to DICOM; memory; bf16.
+    """Slices per second compared with RED-CNN, LIR and CNN-10; DICOM to DICOM; memory; bf16.
 
-    Peak memory is stated for 1000 slices; --slices 1000 denoises them all.
+    Peak memory is stated for 1000 slices; --slices 1000 denoises all of them.
     """
     from ldct_denoise.benchmark.apply import benchmark_apply
     from ldct_denoise.models.trained import DEFAULT_MODEL
@@ -47,43 +47,49 @@ def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: An
     _show(partial(benchmark_apply, model or DEFAULT_MODEL, **how), json_path, overwrite)
 
 
-@command.command("training")
+@command.command("train")
 @click.option(
-    "--width", type=click.IntRange(4), default=32, show_default=True, help="Of the networks; published: 64."
+    "--channels",
+    type=click.IntRange(4),
+    default=32,
+    show_default=True,
+    help="Channels of the networks; published: 64.",
 )
-@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Published: 16.")
-@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="That are timed.")
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Patches of each pool in a step."
+)
+@click.option("--steps", type=click.IntRange(1), default=3, show_default=True, help="Timed training steps.")
 @options.device
 @json_file
-def training(json_path: Path | None, overwrite: bool, **how: Any) -> None:
-    """Steps a second of our schedule and the published one at the same networks, and patches a second."""
-    from ldct_denoise.benchmark.training import benchmark_training
+def train(json_path: Path | None, overwrite: bool, **how: Any) -> None:
+    """Training steps per second against the plain published loop, and patches per second."""
+    from ldct_denoise.benchmark.train import benchmark_train
 
-    _show(partial(benchmark_training, **how), json_path, overwrite)
+    _show(partial(benchmark_train, **how), json_path, overwrite)
 
 
 @command.command("simulate")
 @click.option("--slices", type=click.IntRange(2), default=6, show_default=True)
 @json_file
 def simulate(slices: int, json_path: Path | None, overwrite: bool) -> None:
-    """Seconds that the simulation of a quarter of the dose takes for a slice."""
+    """Seconds per slice of the simulation of quarter dose."""
     from ldct_denoise.benchmark.simulate import benchmark_simulate
 
     _show(partial(benchmark_simulate, slices=slices), json_path, overwrite)
 
 
-@command.command("measuring")
-@click.option("--slices", type=click.IntRange(1), default=300, show_default=True, help="Length of the pair.")
+@command.command("evaluate")
+@click.option("--slices", type=click.IntRange(1), default=300, show_default=True, help="Slices of the pair.")
 @json_file
-def measuring(slices: int, json_path: Path | None, overwrite: bool) -> None:
-    """Seconds that measuring a pair of series in 4 windows and 5 regions takes."""
-    from ldct_denoise.benchmark.measuring import benchmark_measuring
+def evaluate(slices: int, json_path: Path | None, overwrite: bool) -> None:
+    """Seconds of the evaluation of a pair of series in 4 windows and 5 regions."""
+    from ldct_denoise.benchmark.evaluate import benchmark_evaluate
 
-    _show(partial(benchmark_measuring, slices=slices), json_path, overwrite)
+    _show(partial(benchmark_evaluate, slices=slices), json_path, overwrite)
 
 
 def _show(measure: Callable[..., Benchmark], json_path: Path | None, overwrite: bool) -> None:
-    """What is measured: the table on standard output, and the file."""
+    """Run a benchmark, print its results as a table, and write the file."""
     import json
 
     from rich.table import Table
@@ -92,16 +98,14 @@ def _show(measure: Callable[..., Benchmark], json_path: Path | None, overwrite: 
 
     if json_path is not None:
         check_writable(json_path, overwrite)
-    measured = measure(say=partial(click.echo, err=True))
-    machine = ", ".join(f"{key} {value}" for key, value in measured.machine.items() if value)
-    table = Table(title=f"{measured.what}: {measured.when}; {machine}", title_justify="left")
-    for heading in ("figure", "value", "unit", "goal", "met", "note"):
+    benchmark = measure(progress=partial(click.echo, err=True))
+    machine = ", ".join(f"{key} {value}" for key, value in benchmark.machine.items() if value)
+    table = Table(title=f"{benchmark.name}: {benchmark.date}; {machine}", title_justify="left")
+    for heading in ("result", "value", "unit", "note"):
         table.add_column(heading, justify="right" if heading == "value" else "left")
-    for figure in measured.figures:
-        goal = "" if figure.goal is None else f"{'≥' if figure.sense == 'at least' else '≤'} {figure.goal:g}"
-        met = {None: "", True: "yes", False: "no"}[figure.met]
-        table.add_row(figure.name, f"{figure.value:.3g}", figure.unit, goal, met, figure.note)
+    for result in benchmark.results:
+        table.add_row(result.name, f"{result.value:.3g}", result.unit, result.note)
     options.console().print(table)
     if json_path is not None:
-        text = json.dumps(measured.as_json(), indent=2, allow_nan=False)
+        text = json.dumps(benchmark.as_json(), indent=2, allow_nan=False)
         atomic_write(json_path, lambda part: part.write_text(text, encoding="utf-8"))

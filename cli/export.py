@@ -10,24 +10,24 @@ import click
 from . import options
 
 
-@click.command(short_help="Hand a trained model on: ONNX, TorchScript, MONAI bundle.")
+@click.command(short_help="Export a trained model to ONNX, TorchScript or a MONAI bundle.")
 @click.argument("model")
 @click.option(
     "--format",
     "format_",
     type=click.Choice(["onnx", "torchscript", "monai-bundle"]),
     required=True,
-    help="A file, a file, or a folder.",
+    help="monai-bundle writes a folder, the others a file.",
 )
 @options.output
 @options.overwrite
 def command(
     model: str, format_: Literal["onnx", "torchscript", "monai-bundle"], output: Path, overwrite: bool
 ) -> None:
-    """Write MODEL, a shipped model, a model file or a run folder, for use in other programs.
+    """Export MODEL (a shipped model, a model file or a run folder) for other programs.
 
-    The result takes HU and gives HU, slices of any size from 32×32 on, and is compared with the original before
-    it gets its name. ONNX needs: pip install 'ldct-denoise[onnx]'.
+    The exported network maps HU to HU, for slices of 32×32 pixels or more. It is compared with the original before
+    it is written. ONNX needs: pip install 'ldct-denoise[onnx]'.
     """
     from ldct_denoise.export.export import export
     from ldct_denoise.export.verify import CHECKED

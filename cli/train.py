@@ -81,7 +81,7 @@ def _pools(
 
     if sum((root is not None, bool(low or normal), images is not None)) != 1:
         raise click.UsageError("give either --dicom-root, or --low and --normal, or --images")
-    supervision, seed = methods.find(config.method).supervision, config.training.seed
+    supervision, seed = methods.describe(config.method).supervision, config.training.seed
     if images is not None:
         return pools_from_images(images, supervision, seed)
     if root is not None:

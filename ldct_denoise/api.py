@@ -204,7 +204,7 @@ def train(
     if isinstance(config, Config) and changes:
         raise ConfigError("changes: only with a configuration's name or file; change the object itself instead")
     settings = config if isinstance(config, Config) else load_config(str(config), changes)
-    supervision, seed = methods.find(settings.method).supervision, settings.training.seed
+    supervision, seed = methods.describe(settings.method).supervision, settings.training.seed
     if dicom_root is not None:
         pools = pools_from_root(Path(dicom_root), settings.data, seed, supervision)
     else:

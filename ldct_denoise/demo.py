@@ -87,7 +87,7 @@ def run_demo(
     make_pool(patients, patients=len(PATIENTS), slices=6, size=256, seed=1, dose=0.25)
     config = load_config(
         "lir-ct",
-        [f"data.test_patients=[{TEST_PATIENT}]", f"training.iterations={iterations}", "settings.width=16",
+        [f"data.test_patients=[{TEST_PATIENT}]", f"training.iterations={iterations}", "settings.base_channels=16",
          f"training.validate_every={iterations // 2}"],
     )  # fmt: skip
     say("training on two of them, unpaired")

@@ -39,7 +39,7 @@ pair = pairs[-1]
 changes = [
     "training.iterations=120",
     "training.validate_every=60",
-    "settings.width=8",
+    "settings.base_channels=8",
     f"data.test_patients=[{pair.patient}]",
 ]
 config = load_config("lir-ct", changes)
@@ -52,7 +52,7 @@ model_file = train(
 print(*(f"step {p.step}: {p.message}" for p in history if p.message), sep="\n")
 
 # %% [markdown]
-# The losses. `lir-ct` trains the restoration path alone (`settings.adapt_from: 1`); with `lir-paper` all terms of the
+# The losses. `lir-ct` trains the restoration path alone (`settings.adversarial_start: 1`); with `lir-paper` all terms of the
 # paper appear here by name.
 
 # %%

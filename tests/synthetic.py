@@ -17,7 +17,7 @@ from torch import Tensor
 from ldct_denoise.config import Config, parse_config
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Supervision
+from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import Geometry, Volume
 
@@ -58,7 +58,6 @@ class Shift(Method[base.Settings]):
     """Adds a number of HU everywhere: 0 is the identity."""
 
     Settings = base.Settings
-    supervision, title, reference = Supervision.NONE, "shift", "none"
 
     def __init__(self, shift_hu: float, scale: Scale) -> None:
         super().__init__(base.Settings(), scale)
@@ -76,8 +75,8 @@ def shift_model(shift_hu: float = 0.0, scale: Scale = DEFAULT_SCALE) -> TrainedM
 def tiny_config(**training: object) -> Config:
     """LIR small enough to train for six steps in seconds."""
     settings = {
-        "form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.5,
-        "weights": {"semantic": 0.0},
+        "architecture": "unet", "base_channels": 4, "blocks_per_level": 1, "norm": "none", "discriminator_channels": 4, "latent_noise_std": 0.5,
+        "loss_weights": {"semantic": 0.0},
     }  # fmt: skip
     base = {"iterations": 6, "batch_size": 4, "ema_decay": 0.9, "validate_every": 3, "checkpoint_every": 2}
     return parse_config({"settings": settings, "data": {"patch_size": 32}, "training": base | training}, "test")

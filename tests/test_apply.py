@@ -369,7 +369,9 @@ def test_a_report_that_fails_leaves_the_series(series: Series, tmp_path: Path) -
 def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
     from ldct_denoise import methods
 
-    method = methods.build("lir", {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none"}, Scale()).eval()
+    method = methods.build(
+        "lir", {"architecture": "unet", "base_channels": 4, "blocks_per_level": 1, "norm": "none"}, Scale()
+    ).eval()
     source = random_volume((1, 61, 83))
     restored = dict(restore_slices(source, TrainedModel("n", method, "lir", Scale(), {}, "")))
     assert restored[0].shape == (61, 83)

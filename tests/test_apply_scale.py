@@ -37,7 +37,7 @@ from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Supervision
+from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.report.apply import apply_report_writer
 from tests.synthetic import random_volume
@@ -49,7 +49,6 @@ class Counting(Method[base.Settings]):
     """Adds 3 HU, and counts what it is given."""
 
     Settings = base.Settings
-    supervision, title, reference = Supervision.NONE, "counting", "none"
 
     def __init__(self) -> None:
         super().__init__(base.Settings(), Scale())
@@ -365,7 +364,9 @@ def test_a_fit_to_each_slice_tells_how_far_it_is(tmp_path: Path) -> None:
                  series_number=1, description="t")  # fmt: skip
     source = scan(tmp_path / "in").series[0]
     assert isinstance(source, Series)
-    method = methods.build("dip", {"iterations": 3, "stop": "never", "width": 4, "scales": 1}, Scale()).eval()
+    method = methods.build(
+        "dip", {"iterations": 3, "stop": "never", "base_channels": 4, "num_levels": 1}, Scale()
+    ).eval()
     told: list[tuple[int, int, str]] = []
     apply_series(source, model(method), tmp_path / "out", progress=lambda *step: told.append(step))
     assert [(done, note.split(": ")[-1]) for done, _, note in told if "fit" in note] == [

@@ -19,7 +19,7 @@ ROOT_MODULES = {
 }  # fmt: skip
 #: Files outside `io/` that know DICOM: the node speaks its protocol and stores what it receives.
 KNOW_DICOM = ("node.",)
-METHODS_MAY_IMPORT = ("methods.base", "methods.bm3d", "networks.", "intensity", "regions.", "errors")
+METHODS_MAY_IMPORT = ("methods.base", "networks.", "intensity", "regions.", "errors")
 LONGEST_FILE = 420
 
 

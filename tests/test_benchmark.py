@@ -1,4 +1,4 @@
-"""The benchmarks: networks of the published sizes, figures that mean what they say, a pipeline that overlaps."""
+"""The benchmarks: networks of the published sizes, results that mean what they say, a pipeline that overlaps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from ldct_denoise import methods
 from ldct_denoise.benchmark import apply as bench_apply
-from ldct_denoise.benchmark import measuring, subject, training
-from ldct_denoise.benchmark.engines import engine_figures
-from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, fastest
+from ldct_denoise.benchmark import evaluate as bench_evaluate
+from ldct_denoise.benchmark import synthetic
+from ldct_denoise.benchmark import train as bench_train
+from ldct_denoise.benchmark.engines import engine_results
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.peers import PEERS, parameter_count
-from ldct_denoise.benchmark.training import loading_figures
+from ldct_denoise.benchmark.results import Benchmark, Result, describe_machine, fastest
+from ldct_denoise.benchmark.train import loading_results
 from ldct_denoise.errors import InputError, ModelError, OutputError
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
@@ -31,7 +33,7 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Method, Supervision
+from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel, load_model, save_model
 from tests.synthetic import run_program
 
@@ -41,38 +43,28 @@ CPU = torch.device("cpu")
 def test_the_peers_have_their_published_sizes() -> None:
     sizes = {name: parameter_count(build()) for name, build in PEERS.items()}
     assert sizes["RED-CNN, 96 channels"] == 1_848_865
-    assert sizes["paper's E_X + G_Y, width 64"] == pytest.approx(11.1e6, rel=0.01)
+    assert sizes["LIR's E_X + G_Y, 64 channels"] == pytest.approx(11.1e6, rel=0.01)
     assert sizes["CNN-10"] == 24_513
     for build in PEERS.values():
         with torch.inference_mode():
             assert build().eval()(torch.rand(1, 1, 64, 64)).shape == (1, 1, 64, 64)
 
 
-def test_a_goal_is_met_or_not() -> None:
-    assert Figure("a", 5.0, "times", 5.0).met
-    assert not Figure("a", 4.9, "times", 5.0).met
-    assert Figure("a", 1.4, "GiB", 1.5, "at most").met
-    assert not Figure("a", float("inf"), "HU", 0.5, "at most").met
-    assert Figure("a", 1.0, "").met is None
-    told = Benchmark("x", [Figure("a", 5.0, "times", 5.0)], describe_machine(CPU)).as_json()
-    assert told["figures"][0]["met"] is True
-    assert told["machine"]["cores"] >= 1
-    json.dumps(told)
-
-
-def test_what_is_no_number_is_null_in_json() -> None:
+def test_json_names_results_and_machine_and_has_null_for_nan() -> None:
     values = [float("nan"), float("inf"), 1.0]
-    told = Benchmark("x", [Figure("a", value, "HU", 0.5, "at most") for value in values], {}).as_json()
-    assert [figure["value"] for figure in told["figures"]] == [None, None, 1.0]
-    json.dumps(told, allow_nan=False)
+    content = Benchmark("x", [Result("a", value, "HU") for value in values], describe_machine(CPU)).as_json()
+    assert content["name"] == "x"
+    assert [result["value"] for result in content["results"]] == [None, None, 1.0]
+    assert content["machine"]["cores"] >= 1
+    json.dumps(content, allow_nan=False)
 
 
-@pytest.mark.parametrize("command", ["apply", "training", "simulate", "measuring"])
+@pytest.mark.parametrize("command", ["apply", "train", "simulate", "evaluate"])
 def test_the_place_of_the_json_is_checked_before_anything_is_measured(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(*arguments: Any, say: Callable[[str], None], **how: Any) -> Benchmark:
-        return Benchmark(command, [Figure("a", float("nan"), "s")], {})
+    def measured(*arguments: Any, progress: Callable[[str], None], **how: Any) -> Benchmark:
+        return Benchmark(command, [Result("a", float("nan"), "s")], {})
 
     name = f"ldct_denoise.benchmark.{command}.benchmark_{command}"
     monkeypatch.setattr(name, lambda *arguments, **how: pytest.fail("measured"))
@@ -85,7 +77,7 @@ def test_the_place_of_the_json_is_checked_before_anything_is_measured(
     monkeypatch.setattr(name, measured)
     done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / "kept.json"), "--overwrite"])
     assert done.exit_code == 0
-    assert json.loads((tmp_path / "kept.json").read_text())["figures"][0]["value"] is None
+    assert json.loads((tmp_path / "kept.json").read_text())["results"][0]["value"] is None
 
 
 def test_runs_take_turns_and_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +122,6 @@ class Waiting(Method[base.Settings]):
     """A network that goes on with a slice only when two more have been read and the one before last is written."""
 
     Settings = base.Settings
-    supervision, title, reference = Supervision.NONE, "waiting", "none"
     slices = 12
 
     def watch(self) -> Waiting:
@@ -151,7 +142,7 @@ class Waiting(Method[base.Settings]):
 
 def test_reading_and_writing_go_on_beside_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     method = Waiting(base.Settings(), Scale()).watch()
-    series = subject.write_patient(tmp_path / "in", subject.patient(Waiting.slices))
+    series = synthetic.write_patient(tmp_path / "in", synthetic.patient(Waiting.slices))
     read, write = Series.read_hu, DerivedWriter.write
 
     def reading(self: Series, index: int) -> Any:
@@ -177,98 +168,96 @@ def test_reading_and_writing_go_on_beside_the_network(tmp_path: Path, monkeypatc
 
 @pytest.fixture
 def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "MATRIX", 128)
+    monkeypatch.setattr(synthetic, "MATRIX", 128)
     monkeypatch.setattr(bench_apply, "LONG", 30)
 
 
 @pytest.mark.slow
 def test_apply_measures_all_that_is_promised(small_slices: None, tmp_path: Path) -> None:
-    method = methods.build("dncnn", {"channels": 8, "layers": 3}, Scale())
+    method = methods.build("dncnn", {"channels": 8, "num_layers": 3}, Scale())
     save_model(tmp_path / "small.safetensors", "dncnn", method, {})
     steps: list[str] = []
     measured = bench_apply.benchmark_apply(
-        str(tmp_path / "small.safetensors"), slices=3, rounds=1, device="cpu", say=steps.append
+        str(tmp_path / "small.safetensors"), slices=3, rounds=1, device="cpu", progress=steps.append
     )
-    figures = {figure.name: figure for figure in measured.figures}
+    results = {result.name: result for result in measured.results}
     assert steps == ["networks", "bf16", "DICOM to DICOM", "memory"]
-    assert figures["small against RED-CNN, 96 channels"].value > 5  # a thousandth of its parameters
-    speeds = {name: figure.value for name, figure in figures.items() if name.startswith("speed of")}
+    assert results["small against RED-CNN, 96 channels"].value > 5  # a thousandth of its parameters
+    speeds = {name: result.value for name, result in results.items() if name.startswith("speed of")}
     assert len(speeds) == 4
-    assert figures["small against CNN-10"].value == pytest.approx(
+    assert results["small against CNN-10"].value == pytest.approx(
         speeds["speed of small"] / speeds["speed of CNN-10"], rel=1e-6
     )
-    assert 0 < figures["share of the fp32 matrix rate"].value < 1
-    assert 0 < figures["bf16: mean absolute difference from fp32"].value < 0.5
-    memory = figures["peak memory above the model, 30 slices"]
-    assert memory.met
-    assert 0 < memory.value < 0.5
+    assert 0 < results["fraction of the fp32 matrix rate"].value < 1
+    assert 0 < results["bf16: mean absolute difference from fp32"].value < 0.5
+    assert 0 < results["peak memory above the model, 30 slices"].value < 0.5
     with pytest.raises(ModelError, match="no network"):
         bench_apply.benchmark_apply("bm3d")
 
 
 @pytest.mark.slow
-def test_engines_say_what_they_cost_to_begin() -> None:
+def test_engines_say_how_long_they_take_to_start() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    method = methods.build("dncnn", {"channels": 8, "layers": 3}, Scale()).eval()
+    method = methods.build("dncnn", {"channels": 8, "num_layers": 3}, Scale()).eval()
     model = TrainedModel("small", method, "dncnn", Scale(), {}, "0" * 64)
-    figures = engine_figures(model, torch.rand(1, 1, 64, 64), 1, CPU)
-    told = {figure.name.split(":")[0]: figure for figure in figures}
-    assert {"channels-last", "torch.compile", "ONNX Runtime"} == told.keys()
-    assert told["ONNX Runtime"].value > 0
-    assert "s to begin" in told["ONNX Runtime"].note
+    results = {each.name.split(":")[0]: each for each in engine_results(model, torch.rand(1, 1, 64, 64), 1, CPU)}
+    assert {"channels-last", "torch.compile", "ONNX Runtime"} == results.keys()
+    assert results["ONNX Runtime"].value > 0
+    assert "s to start" in results["ONNX Runtime"].note
 
 
 def test_patches_come_from_dicom_the_cache_and_memory() -> None:
-    figures = loading_figures(slices=4, patches=32)
-    assert [figure.name for figure in figures] == [
+    results = loading_results(slices=4, patches=32)
+    assert [result.name for result in results] == [
         "patches from DICOM",
         "patches from the cache",
         "patches from memory",
     ]
-    assert all(figure.value > 1 for figure in figures)
+    assert all(result.value > 1 for result in results)
 
 
 @pytest.mark.slow
 def test_the_command_line_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    done = run_program("benchmark", "simulate", "--slices", 2, "--json", tmp_path / "figures.json")
+    done = run_program("benchmark", "simulate", "--slices", 2, "--json", tmp_path / "results.json")
     assert done.returncode == 0, done.stderr
     assert "simulation of a 512×512 slice" in done.stdout
-    told = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert (told["what"], told["figures"][0]["goal"]) == ("simulate", 2.0)
-    assert told["figures"][0]["value"] > 0
-    assert told["machine"]["cpu"]
+    content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert content["name"] == "simulate"
+    assert content["results"][0]["value"] > 0
+    assert content["machine"]["cpu"]
 
 
-def test_measuring_is_stated_for_300_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "peak_memory", lambda prepare, slices: (prepare(slices)(), 0.1))
-    monkeypatch.setattr(subject, "MATRIX", 128)
+def test_evaluation_is_stated_for_300_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_evaluate, "peak_memory", lambda prepare, slices: (prepare(slices)(), 0.1))
+    monkeypatch.setattr(synthetic, "MATRIX", 128)
     start = time.perf_counter()
-    figure = measuring.benchmark_measuring(slices=2).figures[0]
-    assert figure.name == "a pair of 300 slices in 4 windows and 5 regions"
-    assert 0 < figure.value <= 150 * (time.perf_counter() - start)
+    result = bench_evaluate.benchmark_evaluate(slices=2).results[0]
+    assert result.name == "a pair of 300 slices in 4 windows and 5 regions"
+    assert 0 < result.value <= 150 * (time.perf_counter() - start)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("emulated", [False, True])
-def test_training_sets_the_schedules_side_by_side(monkeypatch: pytest.MonkeyPatch, emulated: bool) -> None:
-    monkeypatch.setattr(training, "emulates_bf16", lambda device: emulated)
-    monkeypatch.setattr(training, "peak_memory", lambda prepare, *arguments: (prepare(*arguments)(), 0.2))
-    monkeypatch.setattr(training, "loading_figures", list)
-    figures = {figure.name: figure for figure in training.benchmark_training(width=4, batch=1, steps=1).figures}
-    speeds = [figures[f"{name} schedule, fp32"].value for name in ("shared", "published")]
-    assert figures["our schedule against the published one"].value == pytest.approx(speeds[0] / speeds[1])
-    assert figures["our peak memory against the published schedule's"].met
+def test_training_compares_both_loops(monkeypatch: pytest.MonkeyPatch, emulated: bool) -> None:
+    monkeypatch.setattr(bench_train, "emulates_bf16", lambda device: emulated)
+    monkeypatch.setattr(bench_train, "peak_memory", lambda prepare, *arguments: (prepare(*arguments)(), 0.2))
+    monkeypatch.setattr(bench_train, "loading_results", list)
+    measured = bench_train.benchmark_train(channels=4, batch_size=1, steps=1).results
+    results = {result.name: result for result in measured}
+    speeds = [results[f"{name} loop, fp32"].value for name in ("our", "published")]
+    assert results["our loop against the published one"].value == pytest.approx(speeds[0] / speeds[1])
+    assert results["our peak memory against the published loop's"].value == 1
     # Counted, not timed: the generators run again, and the encoders three times.
-    assert figures["operations of the published schedule against ours"].value > 1.1
-    assert ("the same with bf16" in figures) is not emulated
-    assert figures["patches that training takes"].note == f"both pools, {'fp32' if emulated else 'bf16'}"
+    assert results["operations of the published loop against ours"].value > 1.1
+    assert ("the same with bf16" in results) is not emulated
+    assert results["patches that training needs"].note == f"both pools, {'fp32' if emulated else 'bf16'}"
 
 
 def test_benchmark_lists_what_it_measures() -> None:
     done = run_program("benchmark", "--help")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("apply", "training", "simulate", "measuring"))
+    assert all(name in done.stdout for name in ("apply", "train", "simulate", "evaluate"))
 
 
 def test_the_shipped_model_is_measured_by_default() -> None:

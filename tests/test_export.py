@@ -22,7 +22,7 @@ from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.volume import Geometry, Volume
 
@@ -91,13 +91,18 @@ def test_torchscript_can_move_to_another_device(shipped: TrainedModel, tmp_path:
     assert 'Device = prim::Constant[value="cpu"]' not in graph
 
 
-NARROW = {"redcnn": {"channels": 8}, "rednet": {"channels": 8}, "dncnn": {"channels": 8}, "invdn": {"growth": 4}}
-LEARNED = [name for name in methods.names() if methods.find(name).supervision is not Supervision.NONE]
+NARROW = {
+    "redcnn": {"channels": 8},
+    "rednet": {"channels": 8},
+    "dncnn": {"channels": 8},
+    "invdn": {"growth_channels": 4},
+}
+LEARNED = [name for name in methods.names() if methods.describe(name).supervision is not Supervision.NONE]
 
 
 @pytest.mark.parametrize("name", LEARNED)
 def test_every_trained_method_exports_or_says_why_not(name: str, tmp_path: Path) -> None:
-    method = methods.build(name, NARROW.get(name, {"width": 8}), Scale()).eval()
+    method = methods.build(name, NARROW.get(name, {"base_channels": 8}), Scale()).eval()
     with torch.no_grad():  # so that it does something
         for parameter in method.parameters():
             parameter.add_(0.01)
@@ -115,10 +120,10 @@ def test_every_trained_method_exports_or_says_why_not(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in methods.names() if methods.find(name).supervision is Supervision.NONE]
+    "name", [name for name in methods.names() if methods.describe(name).supervision is Supervision.NONE]
 )
 def test_methods_without_a_network_say_so(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no network"):
+    with pytest.raises(ModelError, match="has no network"):
         export(load_model(name), "onnx", tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -142,12 +147,14 @@ def test_a_network_that_changes_on_the_way_is_not_written(added: float, told: st
 def test_the_smallest_promised_slices_are_tried(
     format: str, sigma_px: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A hold of 12.6 pixels reaches 32, as far as a slice of 32 can be reflected no more."""
+    """A low-pass filter of 12.6 pixels has a radius of 32 pixels; a slice of 32 pixels cannot be reflected by that."""
     if format == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    settings = {"form": "multiscale", "width": 4, "blocks": 2, "hold_sigma_px": sigma_px}
-    model = TrainedModel("held", methods.build("cyclegan", settings, Scale()).eval(), "cyclegan", Scale(), {}, "0")
+    settings = {"architecture": "unet", "base_channels": 4, "blocks_per_level": 2, "lowpass_sigma_px": sigma_px}
+    model = TrainedModel(
+        "smooth", methods.build("cyclegan", settings, Scale()).eval(), "cyclegan", Scale(), {}, "0"
+    )
     if sigma_px < 12.6:
         assert export(model, format, tmp_path / "model").difference_hu <= LIMIT_HU
         return
@@ -218,7 +225,7 @@ def test_monai_verifies_and_runs_the_bundle(shipped: TrainedModel, tmp_path: Pat
 
 
 def test_a_bundle_replaces_only_a_bundle(tmp_path: Path) -> None:
-    method = methods.build("dncnn", {"channels": 8, "layers": 3}, Scale()).eval()
+    method = methods.build("dncnn", {"channels": 8, "num_layers": 3}, Scale()).eval()
     model = TrainedModel("small", method, "dncnn", Scale(), {}, "0" * 64)
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "thesis.txt").write_text("years of work")

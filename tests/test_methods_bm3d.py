@@ -1,3 +1,5 @@
+"""BM3D, its Anscombe variant, and the estimate of the noise level."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,11 +11,11 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._classical import estimated_sigma, tissue_sigma
+from ldct_denoise.methods._classical import tissue_sigma, wavelet_sigma
 from ldct_denoise.methods.anscombe_bm3d import anscombe, estimated_peak, unbiased_inverse
 from ldct_denoise.networks.bm3d import Stage, _block_transform, _distances, _haar, bm3d
 
-WIENER = Stage(group=32, match=0.64, transform="dct")
+WIENER = Stage(max_group=32, tau_match=0.64, transform="dct")
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor, peak: float) -> float:
@@ -51,7 +53,7 @@ def test_haar_is_orthonormal() -> None:
 
 def test_block_distances_equal_those_computed_one_by_one() -> None:
     image = torch.rand(30, 33, generator=torch.Generator().manual_seed(1))
-    stage = Stage(block=4, step=3, search=7)
+    stage = Stage(block_size=4, stride=3, search_window=7)
     tops, lefts = range(3, 10, 3), range(3, 16, 3)
     table = _distances(image, tops, lefts, stage).reshape(len(tops), len(lefts), 7, 7)
     for i, top in enumerate(tops):
@@ -88,7 +90,12 @@ def test_flat_images_stay_and_sigma_zero_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"search": 3}, {"search": 5}, {"block": 4, "stride": 4, "search": 9}, {"block": 16, "search": 9}],
+    [
+        {"search_window": 3},
+        {"search_window": 5},
+        {"block_size": 4, "stride": 4, "search_window": 9},
+        {"block_size": 16, "search_window": 9},
+    ],
 )
 def test_every_permitted_setting_restores(settings: dict[str, int]) -> None:
     """A small search has fewer candidates than the largest group."""
@@ -99,25 +106,27 @@ def test_every_permitted_setting_restores(settings: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
-    [({"block": 12}, "block: .*4, 8 or 16"), ({"block": 4, "stride": 8}, "stride: leaves gaps")],
+    ("settings", "message"),
+    [({"block_size": 12}, "block_size: .*4, 8 or 16"), ({"block_size": 4, "stride": 8}, "stride: leaves gaps")],
 )
-def test_blocks_that_cannot_be_transformed_or_leave_gaps_are_refused(settings: dict[str, int], told: str) -> None:
+def test_blocks_that_cannot_be_transformed_or_leave_gaps_are_refused(
+    settings: dict[str, int], message: str
+) -> None:
     for name in ("bm3d", "anscombe-bm3d"):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             methods.build(name, settings, Scale())
 
 
-def test_anscombe_bm3d_without_strength_gives_the_image_back() -> None:
+def test_anscombe_bm3d_of_sigma_factor_0_gives_the_image_back() -> None:
     noisy = (scene(48) / 255 + 0.1 * noise_like(scene(48)))[None, None]
-    assert torch.equal(methods.build("anscombe-bm3d", {"strength": 0}, Scale()).restore(noisy), noisy)
+    assert torch.equal(methods.build("anscombe-bm3d", {"sigma_factor": 0}, Scale()).restore(noisy), noisy)
 
 
 def test_sigma_is_estimated_from_the_slice() -> None:
     clean = scene() / 4096 + 0.25
     noisy = (clean + 0.006 * noise_like(clean))[None, None]
     given = methods.build("bm3d", {"sigma_hu": 0.006 * 4096}, Scale()).restore(noisy)
-    estimated = methods.build("bm3d", {"sigma_from": "wavelet"}, Scale()).restore(noisy)
+    estimated = methods.build("bm3d", {"sigma_estimator": "wavelet"}, Scale()).restore(noisy)
     assert psnr(estimated, clean, 0.06) == pytest.approx(psnr(given, clean, 0.06), abs=0.5)
 
 
@@ -153,7 +162,7 @@ def test_poisson_image_is_restored_better_than_by_plain_bm3d() -> None:
     counts = np.random.default_rng(0).poisson(clean.numpy() * peak)
     noisy = torch.from_numpy(counts / peak).float()[None, None]
     stabilised = methods.build("anscombe-bm3d", {"peak": peak}, Scale()).restore(noisy)
-    plain = methods.build("bm3d", {"sigma_from": "wavelet"}, Scale()).restore(noisy)
+    plain = methods.build("bm3d", {"sigma_estimator": "wavelet"}, Scale()).restore(noisy)
     assert psnr(stabilised, clean, 1) > psnr(plain, clean, 1) + 0.5
     assert float(stabilised.mean()) == pytest.approx(float(clean.mean()), rel=0.02)
 
@@ -172,5 +181,5 @@ def test_tissue_sigma_finds_coloured_noise_that_wavelets_miss() -> None:
     anatomy = 0.25 + 0.03 * (torch.arange(158) > 80)
     found = tissue_sigma(anatomy + soft, Scale())
     assert found == pytest.approx(0.01, rel=0.25)
-    assert estimated_sigma(anatomy + soft) < 0.7 * 0.01
+    assert wavelet_sigma(anatomy + soft) < 0.7 * 0.01
     assert tissue_sigma(torch.zeros(64, 64), Scale()) is None

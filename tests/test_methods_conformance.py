@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,47 +13,49 @@ import torch
 
 from ldct_denoise import methods
 from ldct_denoise.config import load_config, recipes
-from ldct_denoise.errors import ConfigError
+from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods.base import Batch, Method, Supervision
+from ldct_denoise.methods import Supervision
+from ldct_denoise.methods.base import Batch, Method
+from tests.conftest import ROOT
 
-GAN = {"width": 4, "blocks": 2, "critic_width": 4}
+GAN = {"base_channels": 4, "blocks_per_level": 2, "discriminator_channels": 4}
 #: Settings that make a method small; those that are not here are quick as they are.
 SMALL: dict[str, dict[str, Any]] = {
-    "anscombe-bm3d": {"search": 9, "sigma_hu": 40},
-    "bm3d": {"search": 9},
+    "anscombe-bm3d": {"search_window": 9, "sigma_hu": 40},
+    "bm3d": {"search_window": 9},
     "cyclegan": GAN,
-    "dip": {"iterations": 3, "width": 8, "scales": 2},
-    "dncnn": {"channels": 8, "layers": 4},
+    "dip": {"iterations": 3, "base_channels": 8, "num_levels": 2},
+    "dncnn": {"channels": 8, "num_layers": 4},
     "drnet": GAN,
-    "invdn": {"couplings": 1, "growth": 4, "samples": 2},
+    "invdn": {"blocks_per_level": 1, "growth_channels": 4, "num_samples": 2},
     "lir": GAN,
-    "noise2noise": {"width": 4},
-    "noise2void": {"width": 4},
+    "noise2noise": {"base_channels": 4},
+    "noise2void": {"base_channels": 4},
     "redcnn": {"channels": 8},
-    "unet": {"width": 4, "blocks": 1},
-    "rednet": {"channels": 8, "layers": 6},
+    "unet": {"base_channels": 4, "blocks_per_level": 1},
+    "rednet": {"channels": 8, "num_layers": 6},
     "unit": GAN,
 }
 #: Other forms of a method, which the same trials must pass.
 FORMS = [
-    ("bm3d", {"search": 9, "steps": 1, "sigma_hu": 30}),
-    ("cyclegan", GAN | {"form": "multiscale"}),
-    ("dncnn", {"channels": 8, "layers": 4, "batch_norm": False, "blind_levels": (0.5, 2.0)}),
-    ("drnet", GAN | {"form": "multiscale", "norm": "none"}),
-    ("invdn", {"couplings": 1, "growth": 4, "halvings": 1, "temperature": 0.0}),
-    ("lir", GAN | {"form": "multiscale", "norm": "none"}),
-    ("noise2void", {"width": 4, "mask": "cross", "loss": "l1"}),
-    ("unit", GAN | {"form": "multiscale", "adversarial": "log"}),
+    ("bm3d", {"search_window": 9, "stages": 1, "sigma_hu": 30}),
+    ("cyclegan", GAN | {"architecture": "unet"}),
+    ("dncnn", {"channels": 8, "num_layers": 4, "batch_norm": False, "noise_level_factors": (0.5, 2.0)}),
+    ("drnet", GAN | {"architecture": "unet", "norm": "none"}),
+    ("invdn", {"blocks_per_level": 1, "growth_channels": 4, "num_levels": 1, "temperature": 0.0}),
+    ("lir", GAN | {"architecture": "unet", "norm": "none"}),
+    ("noise2void", {"base_channels": 4, "struct_mask_axis": "both", "loss": "l1"}),
+    ("unit", GAN | {"architecture": "unet", "adversarial_loss": "bce"}),
 ]
 CASES = [(name, SMALL.get(name, {})) for name in methods.names()] + FORMS
-TRAINED = [case for case in CASES if methods.find(case[0]).supervision is not Supervision.NONE]
+TRAINED = [case for case in CASES if methods.describe(case[0]).supervision is not Supervision.NONE]
 
 
-def build(name: str, settings: dict[str, Any]) -> Method[Any]:
+def build(name: str, settings: dict[str, Any], for_training: bool = False) -> Method[Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return methods.build(name, settings, Scale())
+        return methods.build(name, settings, Scale(), for_training=for_training)
 
 
 def image(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -65,13 +71,13 @@ def batch(supervision: Supervision, step: int = 0) -> Batch:
     return Batch(image(2, 1, 64, 64, seed=2 * step), normal, None, generator)
 
 
-def train(method: Method[Any], steps: int) -> dict[str, float]:
+def train(name: str, method: Method[Any], steps: int) -> dict[str, float]:
     """The loop, without its house-keeping; checks that a phase trains its own parameters and no others."""
     phases = method.phases(1e-3)
     method.train()
     shown: dict[str, float] = {}
     for step in range(steps):
-        one = batch(method.supervision, step)
+        one = batch(methods.describe(name).supervision, step)
         for phase in phases:
             own = [p for group in phase.optimizer.param_groups for p in group["params"]]
             others = [p for p in method.parameters() if all(p is not q for q in own)]
@@ -87,6 +93,32 @@ def train(method: Method[Any], steps: int) -> dict[str, float]:
             assert all(torch.equal(p, q) for p, q in zip(others, before, strict=True))
             shown |= {name: float(loss.detach()) for name, loss in losses.items()}
     return shown
+
+
+@pytest.fixture
+def documented_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The example of docs/add-a-method.md as a file beside the methods."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(encoding="utf-8"), re.S)
+    (tmp_path / "my_method.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    yield "my-method"
+    sys.modules.pop("ldct_denoise.methods.my_method", None)
+
+
+def test_the_documented_example_is_a_method(documented_method: str) -> None:
+    info = methods.describe(documented_method)
+    expected = ("Three convolutions", Supervision.SUPERVISED, "nobody, nowhere")
+    assert (info.title, info.supervision, info.reference) == expected
+    method = build(documented_method, {"channels": 4}, for_training=True)
+    assert train(documented_method, method, 2).keys() == {"mse"}
+    assert method.restore(image(1, 1, 37, 50)).shape == (1, 1, 37, 50)
+
+
+def test_a_docstring_without_supervision_is_refused(documented_method: str) -> None:
+    path = Path(methods.__path__[-1]) / "my_method.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("Supervision: supervised", "Supervision: magic"))
+    with pytest.raises(ModelError, match=r"my_method\.py: the docstring needs 'Supervision: none \| self"):
+        methods.describe(documented_method)
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
@@ -125,12 +157,12 @@ def test_wavelets_that_there_are_not_are_refused(wavelet: str) -> None:
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_does_not_touch_the_global_generator(name: str, settings: dict[str, Any]) -> None:
-    method = build(name, settings).eval()
+    method = build(name, settings, for_training=True).eval()
     before = torch.random.get_rng_state()
     with torch.inference_mode():
         method.restore(image(1, 1, 24, 24))
-    if method.supervision is not Supervision.NONE:
-        train(method, 1)
+    if (name, settings) in TRAINED:
+        train(name, method, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -144,10 +176,11 @@ def test_only_random_methods_heed_the_seed(name: str, settings: dict[str, Any]) 
 
 @pytest.mark.parametrize("name", methods.names())
 def test_says_what_it_is_and_refuses_unknown_settings(name: str) -> None:
-    cls = methods.find(name)
-    assert cls.title
-    assert cls.reference
-    assert isinstance(cls.supervision, Supervision)
+    info = methods.describe(name)
+    assert info.name == name
+    assert info.title
+    assert info.reference
+    assert isinstance(info.supervision, Supervision)
     with pytest.raises(ConfigError, match="no_such_setting"):
         methods.build(name, {"no_such_setting": 1}, Scale())
 
@@ -163,9 +196,9 @@ def test_has_a_recipe_that_builds_it(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "settings"), TRAINED)
 def test_training_changes_all_weights_and_stays_finite(name: str, settings: dict[str, Any]) -> None:
-    method = build(name, settings)
+    method = build(name, settings, for_training=True)
     before = {key: p.detach().clone() for key, p in method.named_parameters()}
-    losses = train(method, 3)
+    losses = train(name, method, 3)
     assert losses
     assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
     optimised = {
@@ -180,16 +213,17 @@ def test_training_changes_all_weights_and_stays_finite(name: str, settings: dict
 
 @pytest.mark.parametrize(("name", "settings"), TRAINED)
 def test_training_repeats_itself(name: str, settings: dict[str, Any]) -> None:
-    assert train(build(name, settings), 2) == train(build(name, settings), 2)
+    first, second = (train(name, build(name, settings, for_training=True), 2) for _ in range(2))
+    assert first == second
 
 
 @pytest.mark.parametrize(("name", "settings"), TRAINED)
 def test_what_is_kept_is_all_that_restoration_needs(name: str, settings: dict[str, Any]) -> None:
-    method, fresh = build(name, settings), methods.build(name, settings, Scale())
-    train(method, 2)
+    method, fresh = build(name, settings, for_training=True), methods.build(name, settings, Scale())
+    train(name, method, 2)
     kept = method.restoration_parameters()
     assert len({value.data_ptr() for value in kept.values()}) == len(kept)  # as safetensors asks
-    fresh.load_state_dict(kept, strict=False)
+    fresh.load_state_dict(kept)  # strict: without training, a method has these networks alone
     with torch.inference_mode():
         restored = method.eval().restore(image(1, 1, 24, 24)), fresh.eval().restore(image(1, 1, 24, 24))
     assert torch.equal(*restored)
@@ -197,7 +231,7 @@ def test_what_is_kept_is_all_that_restoration_needs(name: str, settings: dict[st
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_summary_pictures_have_the_shape_of_images(name: str, settings: dict[str, Any]) -> None:
-    method = build(name, settings).eval()
+    method = build(name, settings, for_training=True).eval()
     with torch.no_grad():
-        pictures = method.summary_images(batch(method.supervision))
+        pictures = method.summary_images(batch(methods.describe(name).supervision))
     assert all(picture.shape == (2, 1, 64, 64) for picture in pictures.values())

@@ -8,9 +8,10 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch
-from ldct_denoise.networks.invertible import HaarSqueeze, InvertibleNetwork
+from ldct_denoise.networks.discriminators import ImageDiscriminator
+from ldct_denoise.networks.encoder_decoder import UNetGenerator
+from ldct_denoise.networks.invertible import HaarDownsampling, InvertibleNetwork
 from ldct_denoise.networks.residual import DnCnn, RedCnn, RedNet
-from ldct_denoise.networks.translation import ImageCritic, MultiscaleGenerator
 
 
 def count(network: torch.nn.Module) -> int:
@@ -31,16 +32,22 @@ def test_networks_have_the_published_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "unit", "drnet"])
-def test_translators_hold_the_mean_where_asked(name: str) -> None:
-    settings = {"width": 4, "critic_width": 4, "form": "multiscale", "blocks": 2, "norm": "none"}
-    held = {"hold_sigma_px": 3.0, "hold_above_hu": -950.0}
+def test_translation_methods_keep_low_frequencies_where_asked(name: str) -> None:
+    settings = {
+        "base_channels": 4,
+        "discriminator_channels": 4,
+        "architecture": "unet",
+        "blocks_per_level": 2,
+        "norm": "none",
+    }
+    passthrough = {"lowpass_sigma_px": 3.0, "lowpass_min_hu": -950.0}
     free = methods.build(name, settings, Scale()).eval()
     with torch.no_grad():
         for part in free.modules():
-            if isinstance(part, MultiscaleGenerator):
+            if isinstance(part, UNetGenerator):
                 part.last.weight.zero_()
                 part.last.bias.fill_(0.16)  # it has drifted by 0.01: 41 HU
-    method = methods.build(name, settings | held, Scale()).eval()
+    method = methods.build(name, settings | passthrough, Scale()).eval()
     method.load_state_dict(free.state_dict())
     tissue = 0.25 + 0.005 * random(1, 1, 64, 64)
     with torch.inference_mode():
@@ -57,16 +64,16 @@ def test_residual_networks_begin_near_the_identity(name: str) -> None:
     assert float(change.abs().mean()) < 0.003
 
 
-def test_rednet_shortcuts_join_layers_of_the_same_depth() -> None:
+def test_rednet_skips_join_layers_of_the_same_depth() -> None:
     network = RedNet(8, 4)
     assert RedNet(30, 4)(random(1, 1, 9, 9)).shape == (1, 1, 9, 9)
     assert network(random(1, 1, 9, 9)).shape == (1, 1, 9, 9)
 
 
 def test_blind_dncnn_sees_noise_of_other_levels() -> None:
-    settings = {"channels": 4, "layers": 3, "batch_norm": False}
+    settings = {"channels": 4, "num_layers": 3, "batch_norm": False}
     clean, noise = torch.full((8, 1, 16, 16), 0.25), 0.01 * random(8, 1, 16, 16)
-    blind = methods.build("dncnn", settings | {"blind_levels": (2.0, 2.0)}, Scale())
+    blind = methods.build("dncnn", settings | {"noise_level_factors": (2.0, 2.0)}, Scale())
     plain = methods.build("dncnn", settings, Scale())
     plain.load_state_dict(blind.state_dict())
     doubled = Batch(clean + 2 * noise, clean, None, torch.Generator())
@@ -76,7 +83,9 @@ def test_blind_dncnn_sees_noise_of_other_levels() -> None:
 
 def test_noise2noise_target_noise_moves_the_loss_not_its_gradient() -> None:
     """The zero-mean argument: a noisy target adds its variance to the squared error, and nothing else on average."""
-    method = methods.build("noise2noise", {"width": 4, "scales": 1, "blocks": 1, "both_ways": False}, Scale())
+    method = methods.build(
+        "noise2noise", {"base_channels": 4, "num_levels": 1, "blocks_per_level": 1, "symmetric": False}, Scale()
+    )
     clean = 0.25 + 0.01 * random(1, 1, 16, 16, seed=1).expand(4096, -1, -1, -1)
     low = clean[:1] + 0.01 * random(1, 1, 16, 16, seed=2)
     noisy = clean + 0.01 * random(4096, 1, 16, 16, seed=3)
@@ -90,32 +99,33 @@ def test_noise2noise_target_noise_moves_the_loss_not_its_gradient() -> None:
     assert float((with_noise - without).norm() / without.norm()) < 0.05
 
 
-@pytest.mark.parametrize("mask", ["pixel", "horizontal", "vertical", "cross"])
-def test_noise2void_does_not_see_what_it_predicts(mask: str) -> None:
-    method = methods.build("noise2void", {"width": 4, "mask": mask, "mask_reach": 2}, Scale())
+@pytest.mark.parametrize("axis", ["none", "horizontal", "vertical", "both"])
+def test_noise2void_does_not_see_what_it_predicts(axis: str) -> None:
+    mask = {"struct_mask_axis": axis, "struct_mask_span": 5}
+    method = methods.build("noise2void", {"base_channels": 4, **mask}, Scale())
     image = random(3, 1, 32, 32)
-    chosen, hidden = method.masks(image, torch.Generator().manual_seed(0))
-    assert bool(chosen.any(dim=-1).any(dim=-1).all())
-    assert bool((hidden | ~chosen).all())
-    row, column = (int(value) for value in chosen[0, 0].nonzero()[0])
-    beside = bool(hidden[0, 0, row, min(column + 2, 31)])
-    below = bool(hidden[0, 0, min(row + 2, 31), column])
-    if mask in ("horizontal", "cross"):
-        assert beside
-    if mask in ("vertical", "cross"):
+    predicted, replaced = method.masks(image, torch.Generator().manual_seed(0))
+    assert bool(predicted.any(dim=-1).any(dim=-1).all())
+    assert bool((replaced | ~predicted).all())
+    row, column = (int(value) for value in predicted[0, 0].nonzero()[0])
+    right = bool(replaced[0, 0, row, min(column + 2, 31)])
+    below = bool(replaced[0, 0, min(row + 2, 31), column])
+    if axis in ("horizontal", "both"):
+        assert right
+    if axis in ("vertical", "both"):
         assert below
-    replaced = method._replacements(image, torch.Generator().manual_seed(0))
-    assert not bool((replaced == image).any())
+    values = method._replacements(image, torch.Generator().manual_seed(0))
+    assert not bool((values == image).any())
 
 
-def test_haar_squeeze_is_inverted_and_begins_with_the_mean() -> None:
-    squeeze, image = HaarSqueeze(), random(2, 3, 8, 12)
-    torch.testing.assert_close(squeeze(image)[:, :3], torch.nn.functional.avg_pool2d(image, 2))
-    torch.testing.assert_close(squeeze.inverse(squeeze(image)), image)
+def test_haar_downsampling_is_inverted_and_begins_with_the_mean() -> None:
+    haar, image = HaarDownsampling(), random(2, 3, 8, 12)
+    torch.testing.assert_close(haar(image)[:, :3], torch.nn.functional.avg_pool2d(image, 2))
+    torch.testing.assert_close(haar.inverse(haar(image)), image)
 
 
 def test_invertible_network_is_exactly_invertible_with_any_weights() -> None:
-    network = InvertibleNetwork(halvings=2, couplings=3, growth=8).double()
+    network = InvertibleNetwork(num_levels=2, blocks_per_level=3, growth_channels=8).double()
     with torch.no_grad():
         for number, parameter in enumerate(network.parameters()):
             parameter.copy_(0.1 * random(*parameter.shape, seed=number))
@@ -131,8 +141,8 @@ def test_invertible_network_is_exactly_invertible_with_any_weights() -> None:
 
 def test_invdn_ensemble_is_the_mean_of_its_draws_and_calmer_than_one() -> None:
     image = 0.25 + 0.01 * random(1, 1, 32, 32)
-    one = methods.build("invdn", {"couplings": 1, "growth": 4, "samples": 1}, Scale()).eval()
-    many = methods.build("invdn", {"couplings": 1, "growth": 4, "samples": 16}, Scale()).eval()
+    one = methods.build("invdn", {"blocks_per_level": 1, "growth_channels": 4, "num_samples": 1}, Scale()).eval()
+    many = methods.build("invdn", {"blocks_per_level": 1, "growth_channels": 4, "num_samples": 16}, Scale()).eval()
     many.load_state_dict(one.state_dict())
     with torch.no_grad():
         spread = [
@@ -147,36 +157,39 @@ def test_dip_stops_at_the_noise_level_and_reports_each_iteration(optimizer: str,
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
     clean = 0.25 + 0.05 * torch.sin((x + y) / 6.0)
     noisy = (clean + 0.01 * random(32, 32))[None, None]
-    fit = {"optimizer": optimizer, "iterations": 600, "average": 0.8}
-    method = methods.build("dip", {"width": 16, "scales": 2, "sigma_hu": 0.01 * 4096} | fit, Scale())
-    told: list[int] = []
-    method.on_iteration = lambda iteration, iterations: told.append(iteration)
+    fit = {"optimizer": optimizer, "iterations": 600, "ema_decay": 0.8}
+    method = methods.build("dip", {"base_channels": 16, "num_levels": 2, "sigma_hu": 0.01 * 4096} | fit, Scale())
+    seen: list[int] = []
+    method.on_iteration = lambda iteration, iterations: seen.append(iteration)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         restored = method.restore(noisy, seed=1)
-    assert told == list(range(1, len(told) + 1))
-    assert len(told) < (600 if optimizer == "adam" else 300)
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) < (600 if optimizer == "adam" else 300)
     assert float((restored[0, 0] - clean).square().mean()) < 0.5 * float((noisy[0, 0] - clean).square().mean())
 
 
 def test_unit_shares_its_latent_space() -> None:
-    method = methods.build("unit", {"width": 4, "critic_width": 4}, Scale())
+    method = methods.build("unit", {"base_channels": 4, "discriminator_channels": 4}, Scale(), for_training=True)
     keys = method.restoration_parameters().keys()
     assert any(key.startswith("shared_encoder.") for key in keys)
     assert not any(key.startswith(("e_y.", "g_x.", "d_x.", "d_y.")) for key in keys)
 
 
-def test_a_critic_of_texture_sees_noise_and_not_what_is_smooth() -> None:
+def test_a_highpass_discriminator_sees_noise_and_not_what_is_smooth() -> None:
     torch.manual_seed(0)
-    texture, whole = ImageCritic(4, 2, looks_at="texture", gain=16.0), ImageCritic(4, 2)
-    whole.load_state_dict(texture.state_dict())
+    highpass = ImageDiscriminator(4, 2, sees="highpass", input_scale=16.0)
+    whole = ImageDiscriminator(4, 2)
+    whole.load_state_dict(highpass.state_dict())
     plain = torch.full((1, 1, 64, 64), 0.25)
     noisy = plain + 0.01 * random(1, 1, 64, 64)  # 40 HU
     shift = plain + 0.1
-    for far, near in zip(texture(shift), texture(plain), strict=True):
+    for far, near in zip(highpass(shift), highpass(plain), strict=True):
         torch.testing.assert_close(far, near, rtol=0, atol=1e-6)
-    assert difference(texture, noisy, plain) > 5 * difference(whole, noisy, plain)
+    assert difference(highpass, noisy, plain) > 5 * difference(whole, noisy, plain)
 
 
 @torch.no_grad()
-def difference(critic: ImageCritic, image: torch.Tensor, other: torch.Tensor) -> float:
-    return max(float((a - b).abs().mean()) for a, b in zip(critic(image), critic(other), strict=True))
+def difference(discriminator: ImageDiscriminator, image: torch.Tensor, other: torch.Tensor) -> float:
+    return max(
+        float((a - b).abs().mean()) for a, b in zip(discriminator(image), discriminator(other), strict=True)
+    )

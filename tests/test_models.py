@@ -1,18 +1,21 @@
-"""The models that ship: small, told with a card, and better than their input on real slices they never saw."""
+"""The shipped models: small, with a card, and better than their input on real slices of unseen patients."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
-from ldct_denoise.models.catalogue import models
-from ldct_denoise.models.trained import DEFAULT_MODEL, load_model, shipped_models
+from ldct_denoise.models.catalogue import models, shipped_models
+from ldct_denoise.models.trained import DEFAULT_MODEL, load_model, model_checksum
 
 
 def test_the_default_model_ships_and_is_small() -> None:
@@ -25,6 +28,33 @@ def test_the_default_model_ships_and_is_small() -> None:
 
 def test_fast_is_an_alias_of_the_small_model() -> None:
     assert load_model("fast").name == "lir-ct-small"
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("lir-ct", 766_401), ("lir-ct-small", 94_977)])
+def test_loading_builds_the_restoring_networks_alone(name: str, parameters: int) -> None:
+    method = load_model(name).method
+    assert sum(parameter.numel() for parameter in method.parameters()) == parameters
+    assert method.state_dict().keys() == method.restoration_parameters().keys()
+
+
+def test_renamed_settings_keep_the_checksum_and_other_weights_do_not() -> None:
+    """The UIDs of derived series contain it; that of lir-ct is the SHA-256 of the file that was first shipped."""
+    assert load_model("lir-ct").checksum == "60d82939761067ab1efeddf7bb28d981229c913076f1314e789dce6dbeeea019"
+    with safe_open(shipped_models()["lir-ct"], framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    kept = model_checksum(metadata, tensors)
+    assert kept == load_model("lir-ct").checksum
+    assert model_checksum(metadata | {"card": "{}"}, tensors) == kept
+    other = {key: value.clone() for key, value in tensors.items()}
+    other["g_y.last.bias"][0] += 1e-7
+    assert model_checksum(metadata, other) != kept
+    assert model_checksum(metadata | {"range_hu": "[0.0, 1.0]"}, tensors) != kept
+
+
+def test_the_catalogue_is_listed_without_torch() -> None:
+    code = "import sys\nfrom ldct_denoise.models.catalogue import methods, models\nmethods(), models()\n"
+    done = subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=False)
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -16,7 +16,7 @@ from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation.compare import compare_on_images
 from ldct_denoise.io.photos import NoisyImage, noise_for, open_images
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
@@ -107,8 +107,8 @@ def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
         "training.iterations=2",
         "training.batch_size=2",
         "data.patch_size=32",
-        "settings.width=4",
-        "settings.critic_width=4",
+        "settings.base_channels=4",
+        "settings.discriminator_channels=4",
     ]
     config = load_config("natural-lir", changes)
     train(config, pools_from_images(folder, Supervision.UNPAIRED), tmp_path / "run", device="cpu")
@@ -122,7 +122,7 @@ def test_training_and_measuring_on_images(folder: Path, tmp_path: Path) -> None:
 def test_a_method_that_draws_no_noise_is_judged_by_the_law_of_the_low_pool(folder: Path, tmp_path: Path) -> None:
     changes = ["training.iterations=2", "training.validate_every=1", "training.batch_size=2", "data.patch_size=32"]
     changes += ["range_hu.low_hu=0", "range_hu.high_hu=255", "data.noise_model=gaussian"]
-    changes += ["settings.width=4", "settings.critic_width=4"]
+    changes += ["settings.base_channels=4", "settings.discriminator_channels=4"]
     said: list[str] = []
     train(
         load_config("cyclegan", changes),

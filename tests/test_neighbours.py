@@ -36,7 +36,8 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.write_settings import WriteSettings
-from ldct_denoise.methods.base import Batch, Supervision, center_slice, repeat_slice
+from ldct_denoise.methods import Supervision
+from ldct_denoise.methods.base import Batch, center_slice, repeat_slice
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.training.loop import train
@@ -45,7 +46,14 @@ from tests.conformance import check_derived
 from tests.enhanced_file import make_enhanced
 from tests.synthetic import saved_weights, tiny_config, water_disc
 
-SMALL = {"form": "multiscale", "width": 4, "blocks": 1, "norm": "none", "critic_width": 4, "code_noise": 0.0}
+SMALL = {
+    "architecture": "unet",
+    "base_channels": 4,
+    "blocks_per_level": 1,
+    "norm": "none",
+    "discriminator_channels": 4,
+    "latent_noise_std": 0.0,
+}
 
 
 def geometry(*positions_mm: float, side: int = 32) -> Geometry:
@@ -55,7 +63,7 @@ def geometry(*positions_mm: float, side: int = 32) -> Geometry:
 
 def lir(**settings: object) -> Lir:
     torch.manual_seed(0)
-    method = methods.build("lir", SMALL | {"context_slices": 1} | settings, Scale())
+    method = methods.build("lir", SMALL | {"context_slices": 1} | settings, Scale(), for_training=True)
     with torch.no_grad():
         method.g_y.last.weight.mul_(100)  # fresh, it changes next to nothing
     return method.eval()
@@ -236,7 +244,7 @@ def test_lir_sees_the_slices_beside_and_gives_that_in_the_middle() -> None:
 
 def test_every_loss_is_of_the_slice_in_the_middle() -> None:
     """With weights over the slices beside it 0, each loss is what the method of one slice has."""
-    one, three = lir(context_slices=0, weights={"restoration": 1.0}), lir(weights={"restoration": 1.0})
+    one, three = lir(context_slices=0, loss_weights={"restoration": 1.0}), lir(loss_weights={"restoration": 1.0})
     state = one.state_dict()
     first = "e_x.levels.0.0.0.weight"
     state[first] = torch.nn.functional.pad(state[first], (0, 0, 0, 0, 1, 1))
@@ -377,7 +385,7 @@ def test_an_exported_model_takes_stacks(tmp_path: Path) -> None:
     given = run(source.hu[None, [0, 1, 2]])
     assert given.shape == (1, 1, 96, 96)
     np.testing.assert_allclose(given[0, 0], dict(restore_slices(source, trained))[1], atol=0.1)
-    with pytest.raises(ModelError, match="beside each other"):
+    with pytest.raises(ModelError, match="takes adjacent slices"):
         export(trained, "monai-bundle", tmp_path / "bundle")
     assert repeat_slice(torch.zeros(2, 1, 4, 4), 2).shape == (2, 5, 4, 4)
 

@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from ldct_denoise.networks.optimizers import Muon, OptimizerName, optimizer, orthogonalised
+from ldct_denoise.networks.optimizers import Muon, OptimizerName, create_optimizer, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(32, 288), (128, 64), (16, 16)])
 def test_orthogonalised_is_near_the_orthogonal_factor(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalised(matrix)
+    found = orthogonalize(matrix)
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     singular = torch.linalg.svdvals(found)
     assert singular.max() < 1.25
     assert singular.median() > 0.65
     cosine = (found * (left @ right)).sum() / found.norm() / (left @ right).norm()
     assert cosine > 0.97
-    assert not orthogonalised(torch.zeros(16, 32)).any()
+    assert not orthogonalize(torch.zeros(16, 32)).any()
 
 
 def test_a_filter_moves_by_adams_root_mean_square_whatever_its_gradient() -> None:
@@ -43,7 +43,7 @@ def test_nesterov_momentum_of_the_first_steps() -> None:
         weight.grad = gradient.clone()
         muon.step()
         mean = 0.9 * mean + 0.1 * gradient
-        expected -= 0.5 * 0.2 * math.sqrt(20) * orthogonalised(0.1 * gradient + 0.9 * mean)
+        expected -= 0.5 * 0.2 * math.sqrt(20) * orthogonalize(0.1 * gradient + 0.9 * mean)
     torch.testing.assert_close(weight.detach(), expected, atol=0.02, rtol=0)  # bfloat16 inside
 
 
@@ -56,7 +56,10 @@ def test_adam_is_adam_and_muon_too_in_first_and_last_layers_and_biases(
 ) -> None:
     network, theirs = nn.ParameterList([torch.ones(shape)]), nn.Parameter(torch.ones(shape))
     (ours,) = network.parameters()
-    found, adam = optimizer(name, [network], 1e-2, (0.9, 0.99)), torch.optim.Adam([theirs], 1e-2, (0.9, 0.99))
+    found, adam = (
+        create_optimizer(name, [network], 1e-2, (0.9, 0.99)),
+        torch.optim.Adam([theirs], 1e-2, (0.9, 0.99)),
+    )
     generator = torch.Generator().manual_seed(3)
     for _ in range(5):
         ours.grad = torch.randn(shape, generator=generator)
@@ -89,11 +92,11 @@ def test_goes_on_from_its_state_to_the_same_weights(name: OptimizerName) -> None
             muon.step()
 
     whole = network()
-    steps(whole, optimizer(name, [whole], 1e-2, (0.9, 0.99)), 0, 6)
+    steps(whole, create_optimizer(name, [whole], 1e-2, (0.9, 0.99)), 0, 6)
     broken = network()
-    first = optimizer(name, [broken], 1e-2, (0.9, 0.99))
+    first = create_optimizer(name, [broken], 1e-2, (0.9, 0.99))
     steps(broken, first, 0, 3)
-    second = optimizer(name, [broken], 1e-2, (0.9, 0.99))
+    second = create_optimizer(name, [broken], 1e-2, (0.9, 0.99))
     second.load_state_dict(first.state_dict())
     steps(broken, second, 3, 6)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), broken.parameters(), strict=True))

@@ -24,7 +24,7 @@ from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.io.volume_writer import write_volume
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.phantoms.patients import make_pool
 from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel

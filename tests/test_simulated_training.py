@@ -15,7 +15,7 @@ from ldct_denoise.config import Config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 
@@ -63,12 +63,12 @@ def config(
 
 
 LIR = {
-    "form": "multiscale",
-    "width": 4,
-    "blocks": 1,
+    "architecture": "unet",
+    "base_channels": 4,
+    "blocks_per_level": 1,
     "norm": "none",
-    "critic_width": 4,
-    "weights": {"semantic": 0.0},
+    "discriminator_channels": 4,
+    "loss_weights": {"semantic": 0.0},
 }
 
 
@@ -76,8 +76,8 @@ LIR = {
     ("method", "noise", "settings"),
     [
         ("redcnn", "none", {"channels": 4}),
-        ("noise2noise", "none", {"width": 4}),
-        ("noise2void", "none", {"width": 4}),
+        ("noise2noise", "none", {"base_channels": 4}),
+        ("noise2void", "none", {"base_channels": 4}),
         ("lir", "nps", LIR),
     ],
 )

@@ -24,7 +24,7 @@ from ldct_denoise.distributed import emulates_bf16
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, TrainingError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.dose_labels import Pair
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.training.step import learning_rate_factor
@@ -108,7 +108,7 @@ def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
 def test_parts_of_a_batch_equal_the_whole(pools: Pools, tmp_path: Path) -> None:
     for parts in (1, 2):
         config = tiny_config(gradient_accumulation_steps=parts, iterations=2, checkpoint="last")
-        config = config.model_copy(update={"settings": config.settings | {"code_noise": 0.0}})
+        config = config.model_copy(update={"settings": config.settings | {"latent_noise_std": 0.0}})
         train(config, pools, tmp_path / str(parts), device="cpu")
     one, two = saved_weights(tmp_path / "1"), saved_weights(tmp_path / "2")
     for key in one:
@@ -131,7 +131,7 @@ def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
         "self_reconstruction",
         "background",
     } <= names
-    assert {"kl", "critic_r", "critic_x", "critic_y", "validation/score"} <= names
+    assert {"kl", "discriminator_r", "discriminator_x", "discriminator_y", "validation/score"} <= names
     model = load_model(run)
     assert model.scale == Scale(-1024, 3072)
     assert model.training_patients == {"P1", "P2"}
@@ -152,7 +152,7 @@ def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> 
 def test_a_run_says_which_terms_are_off(pools: Pools, tmp_path: Path) -> None:
     said: list[str] = []
     config = tiny_config(iterations=1)
-    settings = config.settings | {"weights": {"semantic": 1.0, "kl": 0.0}}
+    settings = config.settings | {"loss_weights": {"semantic": 1.0, "kl": 0.0}}
     config = config.model_copy(update={"settings": settings})
     train(config, pools, tmp_path, device="cpu", report=lambda progress: said.append(progress.message))
     assert any("semantic loss is off" in line and "vgg_weights" in line for line in said)
@@ -234,21 +234,21 @@ def test_unknown_and_impossible_settings_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^settings\.widht: .*settings of lir: .*width"):
         methods.build("lir", {"widht": 3}, Scale())
     with pytest.raises(ConfigError, match=r"^settings\.weights\.tisue: .*settings\.weights of lir: .*tissue\)"):
-        methods.build("lir", {"weights": {"tisue": 3}}, Scale())
+        methods.build("lir", {"loss_weights": {"tisue": 3}}, Scale())
     with pytest.raises(ConfigError, match=r"^settings\.width: .*greater than"):
-        methods.build("lir", {"width": 0}, Scale())
+        methods.build("lir", {"base_channels": 0}, Scale())
 
 
 def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text(
-        "base: lir-ct\nsettings: {weights: {tissue: 3.0}}\ndata: {patch_size: 96}\n"
+        "base: lir-ct\nsettings: {loss_weights: {tissue: 3.0}}\ndata: {patch_size: 96}\n"
     )
     (tmp_path / "mine.yaml").write_text("base: site.yaml\ndata: {noise_model: nps}\n")
     mine, theirs = load_config(str(tmp_path / "mine.yaml")), load_config("lir-ct")
     assert (mine.data.patch_size, mine.data.noise_model) == (96, "nps")
-    assert mine.settings["weights"] == theirs.settings["weights"] | {"tissue": 3.0}
+    assert mine.settings["loss_weights"] == theirs.settings["loss_weights"] | {"tissue": 3.0}
     assert mine.training == theirs.training
-    assert load_config("lir-ct-small").settings == theirs.settings | {"width": 16, "blocks": 1}
+    assert load_config("lir-ct-small").settings == theirs.settings | {"base_channels": 16, "blocks_per_level": 1}
 
 
 @pytest.mark.parametrize(
@@ -367,9 +367,9 @@ def test_models_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
 
 
 def test_a_method_without_training_takes_settings_in_its_name() -> None:
-    model = load_model("bm3d:sigma_hu=100,sigma_from=wavelet")
-    assert (model.name, model.method.settings.sigma_hu) == ("bm3d:sigma_hu=100,sigma_from=wavelet", 100)
-    assert model.method.settings.sigma_from == "wavelet"
+    model = load_model("bm3d:sigma_hu=100,sigma_estimator=wavelet")
+    assert (model.name, model.method.settings.sigma_hu) == ("bm3d:sigma_hu=100,sigma_estimator=wavelet", 100)
+    assert model.method.settings.sigma_estimator == "wavelet"
     assert model.checksum != load_model("bm3d").checksum
 
 

@@ -58,7 +58,7 @@ def rows(run: Path) -> list[tuple[str, ...]]:
 
 def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:
     """Ctrl-C between the generators' update and the critics'."""
-    plain, calls = Lir.image_critic_losses, [0]
+    plain, calls = Lir.image_discriminator_losses, [0]
 
     def pressed(self: Lir, batch: Any) -> Any:
         calls[0] += torch.is_grad_enabled()
@@ -66,7 +66,7 @@ def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1
             os.kill(os.getpid(), signal.SIGINT)
         return plain(self, batch)
 
-    monkeypatch.setattr(Lir, "image_critic_losses", pressed)
+    monkeypatch.setattr(Lir, "image_discriminator_losses", pressed)
 
 
 # ---- Ctrl-C -----------------------------------------------------------------------------------------------------
@@ -205,13 +205,18 @@ def test_simulated_scans_of_a_first_try_are_in_nobodys_way(pools: Pools, tmp_pat
 
 
 def test_settings_that_train_nothing_are_refused(pools: Pools, tmp_path: Path) -> None:
-    small = ["settings.width=4", "settings.critic_width=4", "data.patch_size=32", "training.batch_size=2"]
+    small = [
+        "settings.base_channels=4",
+        "settings.discriminator_channels=4",
+        "data.patch_size=32",
+        "training.batch_size=2",
+    ]
     config = load_config("lir-ct", [*small, "training.iterations=1", "data.noise_model=none"])
-    with pytest.raises(ConfigError, match=r"weights\.restoration needs data\.noise_model"):
+    with pytest.raises(ConfigError, match=r"loss_weights\.restoration needs data\.noise_model"):
         train(config, pools, tmp_path / "run", device="cpu")
     assert files(tmp_path / "run") == set()
     later = load_config(
-        "lir-ct", [*small, "training.iterations=2", "data.noise_model=none", "settings.adapt_from=0.5"]
+        "lir-ct", [*small, "training.iterations=2", "data.noise_model=none", "settings.adversarial_start=0.5"]
     )
     said: list[str] = []
     train(later, pools, tmp_path / "later", device="cpu", report=lambda progress: said.append(progress.message))
@@ -263,11 +268,11 @@ def test_a_lower_learning_rate_may_go_on_and_is_recorded(pools: Pools, tmp_path:
         (last(seed=1), r"training\.seed was 0, is 1"),
         (changed(last(), "data", augment=False), r"data\.augment was True, is False"),
         (
-            last().model_copy(update={"settings": last().settings | {"width": 5}}),
+            last().model_copy(update={"settings": last().settings | {"base_channels": 5}}),
             r"settings\.width was 4, is 5",
         ),
     ],
-    ids=["seed", "augment", "width"],
+    ids=["seed", "augment", "base_channels"],
 )
 def test_what_would_be_another_run_is_named(pools: Pools, tmp_path: Path, other: Config, words: str) -> None:
     train(last(iterations=2), pools, tmp_path, device="cpu")

@@ -70,21 +70,21 @@ def test_weights_that_cannot_be_judged_never_replace_judged_ones():
     assert not evidence().is_better_than(9.0)
 
 
-@pytest.mark.parametrize(("form", "undecided"), [("least_squares", 0.25), ("log", math.log(2))])
+@pytest.mark.parametrize(("form", "undecided"), [("least_squares", 0.25), ("bce", math.log(2))])
 def test_an_undecided_critic_is_balanced(form, undecided):
     watch = CriticWatch(form)
     for _ in range(50):
-        watch.see({"critic_y": torch.tensor(undecided), "restoration": torch.tensor(0.0)})
-    assert watch.balance() == {"critic_y": pytest.approx(1.0)}
+        watch.see({"discriminator_y": torch.tensor(undecided), "restoration": torch.tensor(0.0)})
+    assert watch.balance() == {"discriminator_y": pytest.approx(1.0)}
     assert watch.warnings() == []
 
 
 def test_a_critic_that_is_never_deceived_is_reported_once_it_is_sure():
     watch = CriticWatch()
     for _ in range(CriticWatch.PATIENCE - 1):
-        watch.see({"critic_x": torch.tensor(0.25), "critic_y": torch.tensor(0.002)})
+        watch.see({"discriminator_x": torch.tensor(0.25), "discriminator_y": torch.tensor(0.002)})
     assert watch.warnings() == []
-    watch.see({"critic_x": torch.tensor(0.25), "critic_y": torch.tensor(0.002)})
+    watch.see({"discriminator_x": torch.tensor(0.25), "discriminator_y": torch.tensor(0.002)})
     (warning,) = watch.warnings()
-    assert "critic_y" in warning
+    assert "discriminator_y" in warning
     assert "collapsing" in warning

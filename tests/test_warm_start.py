@@ -154,8 +154,8 @@ def test_patients_it_has_seen_cannot_be_held_out(first: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"width": 6}, r"weights of another shape \(settings.width is 6, there 4\)"),
-        ({"scales": 2}, r"weights of another shape \(settings.scales is 2, there 3\)"),
+        ({"base_channels": 6}, r"weights of another shape \(settings.base_channels is 6, there 4\)"),
+        ({"num_levels": 2}, r"weights of another shape \(settings.num_levels is 2, there 3\)"),
     ],
 )
 def test_a_model_of_another_shape_is_refused(
@@ -178,15 +178,15 @@ def test_another_method_range_or_no_model_is_refused(first: Path, others: Pools,
     narrow = content | {"range_hu": {"low_hu": -160.0, "high_hu": 240.0}}
     with pytest.raises(ConfigError, match=r"sees -1024 to 3072 HU; set range_hu"):
         train(parse_config(narrow, "test"), others, tmp_path / "2", device="cpu")
-    with pytest.raises(ModelError, match=r"neither a shipped model"):
+    with pytest.raises(ModelError, match=r"not a shipped model"):
         train(started(tmp_path / "nowhere"), others, tmp_path / "2", device="cpu")
 
 
 def test_settings_that_are_others_are_told(first: Path, others: Pools, tmp_path: Path) -> None:
     told: list[Progress] = []
-    other = changed(started(first, iterations=1), gain=4.0)
+    other = changed(started(first, iterations=1), input_scale=4.0)
     train(other, others, tmp_path / "second", device="cpu", report=told.append)
-    assert "begins with the weights of first; others than there: settings.gain is 4.0, there 16.0" in [
+    assert "begins with the weights of first; others than there: settings.input_scale is 4.0, there 16.0" in [
         progress.message for progress in told
     ]
 

@@ -1,1 +1,1 @@
-"""How fast this machine applies, trains, simulates and measures, beside the peers' networks, in one run."""
+"""How fast this machine applies, trains, simulates and evaluates, compared with published networks."""

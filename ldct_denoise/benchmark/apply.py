@@ -1,4 +1,4 @@
-"""Slices per second of the shipped model beside the peers' networks, DICOM to DICOM, memory, and bf16."""
+"""Benchmark: slices per second compared with published networks, DICOM to DICOM, memory, and bf16."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldct_denoise.benchmark.engines import engine_figures
-from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, fastest, timed
+from ldct_denoise.benchmark.engines import engine_results
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.peers import PEERS, parameter_count
-from ldct_denoise.benchmark.subject import MATRIX, Repeated, patient, write_patient
+from ldct_denoise.benchmark.results import (
+    Benchmark,
+    Progress,
+    Result,
+    describe_machine,
+    fastest,
+    no_progress,
+    timed,
+)
+from ldct_denoise.benchmark.synthetic import MATRIX, RepeatedSlices, patient, write_patient
 from ldct_denoise.distributed import choose_device
 from ldct_denoise.errors import ModelError
 from ldct_denoise.inference.series import apply_series
@@ -29,10 +37,7 @@ from ldct_denoise.methods.base import Method, repeat_slice
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.volume import Volume
 
-Say = Callable[[str], None]
-#: Goals: of RED-CNN's speed, of the network's own rate, GiB above the model.
-FASTER, SHARE, MEMORY_GIB = 5.0, 0.8, 1.5
-#: Length of the series whose memory is stated.
+#: Number of slices that peak memory is stated for.
 LONG = 1000
 
 
@@ -43,7 +48,7 @@ def benchmark_apply(
     rounds: int = 2,
     device: str = "auto",
     engines: bool = False,
-    say: Say = lambda line: None,
+    progress: Progress = no_progress,
 ) -> Benchmark:
     """Measure how fast series are denoised.
 
@@ -52,54 +57,71 @@ def benchmark_apply(
     model_name : str
         A shipped model, a file or a run folder.
     slices : int
-        Length of the series that goes from DICOM to DICOM, and of the one whose memory is measured.
+        Number of slices of the series that is denoised from DICOM to DICOM and whose memory is measured.
     rounds : int
-        Times that each thing is measured; the fastest counts.
+        Number of timed rounds; the fastest counts.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     engines : bool
-        Also try channels-last, ``torch.compile`` and ONNX Runtime.
-    say : callable
-        Told in a line what is being measured.
+        Also measure channels-last, ``torch.compile`` and ONNX Runtime.
+    progress : callable
+        Receives a line about what is being measured.
 
     Raises
     ------
-    ConfigError, ModelError
+    ConfigError
+        If the device is not available.
+    ModelError
+        If there is no such model, or it has no network.
     """
     chosen = choose_device(device)
     machine = describe_machine(chosen)
     model = load_model(model_name)
     if next(model.method.parameters(), None) is None:
-        raise ModelError(f"model {model_name!r}: is no network; give a trained model to compare with networks")
+        raise ModelError(f"model {model_name!r}: has no network; give a trained model")
     source = patient(slices)
-    say("networks")
-    figures = network_figures(model, source, rounds, chosen)
+    progress("networks")
+    results = network_results(model, source, rounds, chosen)
     if engines:
-        say("engines")
-        figures += engine_figures(model, _batch(model, source, chosen), rounds, chosen)
-    say("bf16")
-    figures += bf16_figures(model, source, rounds, chosen)
+        progress("engines")
+        results += engine_results(model, _batch(model, source, chosen), rounds, chosen)
+    progress("bf16")
+    results += bf16_results(model, source, rounds, chosen)
     with tempfile.TemporaryDirectory() as folder:
         series = write_patient(Path(folder), source)
-        say("DICOM to DICOM")
-        figures.append(pipeline_figure(model, series, rounds, chosen))
-        say("memory")
-        figures += memory_figures(model_name, series, Path(folder), device)
-    return Benchmark("apply", figures, machine)
+        progress("DICOM to DICOM")
+        results.append(pipeline_result(model, series, rounds, chosen))
+        progress("memory")
+        results += memory_results(model_name, series, Path(folder), device)
+    return Benchmark("apply", results, machine)
 
 
 # ---- the networks -------------------------------------------------------------------------------------------
 
 
-def _batch(model: TrainedModel, source: Repeated, device: torch.device) -> Tensor:
-    """As many slices as go through the device at once, network units."""
+def _batch(model: TrainedModel, source: RepeatedSlices, device: torch.device) -> Tensor:
+    """Return as many slices as the device denoises at once, network units."""
     count = GPU_BATCH if device.type == "cuda" else 1
     hu = np.stack([source.read_hu(index) for index in range(count)])
     return torch.from_numpy(model.scale.to_unit(hu))[:, None].to(device)
 
 
-def network_figures(model: TrainedModel, source: Repeated, rounds: int, device: torch.device) -> list[Figure]:
-    """The model as ``apply`` runs it and the peers' networks in plain PyTorch, all in fp32, taking turns."""
+def network_results(
+    model: TrainedModel, source: RepeatedSlices, rounds: int, device: torch.device
+) -> list[Result]:
+    """Measure the model as ``apply`` runs it and published networks in plain PyTorch, in fp32.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model.
+    source : RepeatedSlices
+        Slices to denoise.
+    rounds : int
+        Number of timed rounds; the fastest counts.
+    device : torch.device
+        Where the networks run.
+    """
     image = _batch(model, source, device)
     ours = f"{model.name}, shipped" if model.name == "lir-ct" else model.name
     networks = {name: build().eval().to(device) for name, build in PEERS.items()}
@@ -108,16 +130,12 @@ def network_figures(model: TrainedModel, source: Repeated, rounds: int, device: 
     seconds = {name: value / len(image) for name, value in fastest(runs, rounds, device).items()}
     counts = {ours: sum(value.numel() for value in model.method.restoration_parameters().values())}
     counts |= {name: parameter_count(network) for name, network in networks.items()}
-    figures = [
-        Figure(
-            f"speed of {name}", 1 / each, "slices/s", note=f"fp32, {MATRIX}×{MATRIX}, {counts[name]} parameters"
-        )
+    results = [
+        Result(f"speed of {name}", 1 / each, "slices/s", f"fp32, {MATRIX}×{MATRIX}, {counts[name]} parameters")
         for name, each in seconds.items()
     ]
-    for name in PEERS:
-        goal = FASTER if name.startswith("RED-CNN") else None
-        figures.append(Figure(f"{ours} against {name}", seconds[name] / seconds[ours], "times", goal))
-    return figures + _share_of_device(model, image, seconds[ours], device)
+    results += [Result(f"{ours} against {name}", seconds[name] / seconds[ours], "times") for name in PEERS]
+    return results + _matrix_rate_results(model, image, seconds[ours], device)
 
 
 @torch.inference_mode()
@@ -132,21 +150,21 @@ def _inferred(network: nn.Module, image: Tensor) -> Tensor:
     return restored
 
 
-def _share_of_device(model: TrainedModel, image: Tensor, seconds: float, device: torch.device) -> list[Figure]:
-    """What the network achieves of the rate at which this device multiplies large matrices."""
+def _matrix_rate_results(model: TrainedModel, image: Tensor, seconds: float, device: torch.device) -> list[Result]:
+    """Compare the network's rate of operations with that of a product of large matrices on the same device."""
     with FlopCounterMode(display=False) as counter:
         _restored(model.method, image[:1])
     work = counter.get_total_flops()
-    figures = []
+    results = []
     precisions = (
         {"fp32": torch.float32, "bf16": torch.bfloat16} if device.type == "cuda" else {"fp32": torch.float32}
     )
     for name, dtype in precisions.items():
         each = seconds if name == "fp32" else _bf16_seconds(model, image, device)
         rate = matrix_rate(device, dtype)
-        told = f"{work / each / 1e12:.3g} of {rate / 1e12:.3g} TFLOP/s; {work / 1e9:.0f} GFLOP a slice"
-        figures.append(Figure(f"share of the {name} matrix rate", work / each / rate, "", note=told))
-    return figures
+        note = f"{work / each / 1e12:.3g} of {rate / 1e12:.3g} TFLOP/s; {work / 1e9:.0f} GFLOP per slice"
+        results.append(Result(f"fraction of the {name} matrix rate", work / each / rate, "", note))
+    return results
 
 
 def _bf16_seconds(model: TrainedModel, image: Tensor, device: torch.device) -> float:
@@ -156,7 +174,7 @@ def _bf16_seconds(model: TrainedModel, image: Tensor, device: torch.device) -> f
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a product of large square matrices."""
+    """Return the operations per second of a product of large square matrices."""
     side = 8192 if device.type == "cuda" else 2048
     factors = torch.randn(2, side, side, device=device, dtype=dtype)
     product = partial(torch.mm, factors[0], factors[1])
@@ -166,8 +184,20 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 # ---- bf16 ---------------------------------------------------------------------------------------------------
 
 
-def bf16_figures(model: TrainedModel, source: Repeated, rounds: int, device: torch.device) -> list[Figure]:
-    """What bf16 gains, and what it changes."""
+def bf16_results(model: TrainedModel, source: RepeatedSlices, rounds: int, device: torch.device) -> list[Result]:
+    """Measure the speed of bf16 against fp32 and the difference of the images.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model.
+    source : RepeatedSlices
+        Slices to denoise.
+    rounds : int
+        Number of timed rounds; the fastest counts.
+    device : torch.device
+        Where the network runs.
+    """
     exact, fast = (ApplySettings(device=device.type, precision=precision) for precision in ("fp32", "bf16"))
     image = _batch(model, source, device)
 
@@ -178,29 +208,42 @@ def bf16_figures(model: TrainedModel, source: Repeated, rounds: int, device: tor
     runs: dict[str, Callable[[], object]] = {"bf16": in_bf16}
     runs["fp32"] = partial(_restored, ready(model.method, device), image)
     seconds = fastest(runs, rounds, device)
-    short = Repeated(source.source, min(2, len(source)))
-    with contextlib.suppress(ModelError):  # more than the limit: the figure says so
-        changed = np.stack([hu for _, hu in restore_slices(short, model, fast)])
-        error = float(np.abs(changed - np.stack([hu for _, hu in restore_slices(short, model, exact)])).mean())
+    short = RepeatedSlices(source.source, min(2, len(source)))
+    difference, limit = "bf16: mean absolute difference from fp32", f"apply refuses more than {BF16_LIMIT_HU} HU"
+    with contextlib.suppress(ModelError):  # raised above the limit
+        in_bf16_hu = np.stack([hu for _, hu in restore_slices(short, model, fast)])
+        in_fp32_hu = np.stack([hu for _, hu in restore_slices(short, model, exact)])
         return [
-            Figure("bf16: mean absolute difference from fp32", error, "HU", BF16_LIMIT_HU, "at most"),
-            Figure("bf16: speed against fp32", seconds["fp32"] / seconds["bf16"], "times", note=_why(device)),
+            Result(difference, float(np.abs(in_bf16_hu - in_fp32_hu).mean()), "HU", limit),
+            Result("bf16: speed against fp32", seconds["fp32"] / seconds["bf16"], "times", _matrix_unit(device)),
         ]
-    return [Figure("bf16: mean absolute difference from fp32", float("inf"), "HU", BF16_LIMIT_HU, "at most")]
+    return [Result(difference, float("inf"), "HU", limit)]
 
 
-def _why(device: torch.device) -> str:
+def _matrix_unit(device: torch.device) -> str:
     if device.type == "cuda":
         return ""
-    has_matrix_unit = "amx_bf16" in describe_machine(device)["instructions"]
-    return "AMX" if has_matrix_unit else "this processor has no AMX"
+    has_amx = "amx_bf16" in describe_machine(device)["instructions"]
+    return "AMX" if has_amx else "this processor has no AMX"
 
 
-# ---- the pipeline -------------------------------------------------------------------------------------------
+# ---- DICOM to DICOM -----------------------------------------------------------------------------------------
 
 
-def pipeline_figure(model: TrainedModel, series: Series, rounds: int, device: torch.device) -> Figure:
-    """From DICOM files to DICOM files, against the same slices through the network alone, taking turns."""
+def pipeline_result(model: TrainedModel, series: Series, rounds: int, device: torch.device) -> Result:
+    """Compare denoising from DICOM files to DICOM files with the network alone.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model.
+    series : Series
+        DICOM series to denoise.
+    rounds : int
+        Number of timed rounds; the fastest counts.
+    device : torch.device
+        Where the network runs.
+    """
     settings = ApplySettings(device=device.type)
     loaded = Volume.of(series)
 
@@ -208,57 +251,82 @@ def pipeline_figure(model: TrainedModel, series: Series, rounds: int, device: to
         for _ in restore_slices(loaded, model, settings):
             pass
 
-    def whole() -> None:
+    def pipeline() -> None:
         with tempfile.TemporaryDirectory() as folder:
             apply_series(series, model, Path(folder) / "out", settings)
 
-    seconds = fastest({"network": network, "whole": whole}, rounds, device)
-    rate = len(series) / seconds["whole"]
-    return Figure(
-        "DICOM to DICOM against the network alone",
-        seconds["network"] / seconds["whole"],
-        "",
-        SHARE,
-        note=f"{rate:.3g} slices/s over {len(series)} slices",
+    seconds = fastest({"network": network, "pipeline": pipeline}, rounds, device)
+    rate = len(series) / seconds["pipeline"]
+    return Result(
+        "DICOM to DICOM: speed against the network alone",
+        seconds["network"] / seconds["pipeline"],
+        "times",
+        f"{rate:.3g} slices/s over {len(series)} slices",
     )
 
 
 # ---- memory -------------------------------------------------------------------------------------------------
 
 
-def memory_figures(model_name: str, series: Series, folder: Path, device: str) -> list[Figure]:
-    """Peak memory above the loaded model: of the series denoised, and of a long one in all but the network."""
-    place = series.slices[0].path.parent
-    _, short = peak_memory(prepare_apply, model_name, place, folder / "short", device, 1.0)
-    with _long_series(folder) as long:
-        _, unrestored = peak_memory(prepare_apply, model_name, long, folder / "long", device, 0.0)
-        _, brief = peak_memory(prepare_apply, model_name, place, folder / "brief", device, 0.0)
-    growth = max(0.0, unrestored - brief)
-    note = f"{short:.2f} GiB over {len(series)} slices, and {growth:.2f} GiB more for the files of {LONG}"
+def memory_results(model_name: str, series: Series, folder: Path, device: str) -> list[Result]:
+    """Measure peak memory above the loaded model.
+
+    Long series are only read and written (strength 0): the memory of the network does not depend on their length.
+
+    Parameters
+    ----------
+    model_name : str
+        A shipped model, a file or a run folder.
+    series : Series
+        DICOM series to denoise.
+    folder : Path
+        Folder for output.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    """
+    path = series.slices[0].path.parent
+    _, denoised = peak_memory(prepare_apply, model_name, path, folder / "denoised", device, 1.0)
     if len(series) >= LONG:
-        return [Figure(f"peak memory above the model, {len(series)} slices", short, "GiB", MEMORY_GIB, "at most")]
-    return [
-        Figure(f"peak memory above the model, {LONG} slices", short + growth, "GiB", MEMORY_GIB, "at most", note)
-    ]
+        return [Result(f"peak memory above the model, {len(series)} slices", denoised, "GiB")]
+    with _long_series(folder) as long_path:
+        _, long = peak_memory(prepare_apply, model_name, long_path, folder / "long", device, 0.0)
+        _, short = peak_memory(prepare_apply, model_name, path, folder / "short", device, 0.0)
+    growth = max(0.0, long - short)
+    note = f"{denoised:.2f} GiB over {len(series)} slices, and {growth:.2f} GiB more for the files of {LONG}"
+    return [Result(f"peak memory above the model, {LONG} slices", denoised + growth, "GiB", note)]
 
 
 @contextlib.contextmanager
 def _long_series(folder: Path) -> Iterator[Path]:
-    """A thousand slices on disk: links to a few files would be duplicates of one UID, so they are written."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        yield write_patient(Path(place), patient(LONG), 2).slices[0].path.parent
+    """Write a long series; links to a few files would be duplicates of one UID."""
+    with tempfile.TemporaryDirectory(dir=folder) as path:
+        yield write_patient(Path(path), patient(LONG), 2).slices[0].path.parent
 
 
-def prepare_apply(model_name: str, place: Path, output: Path, device: str, strength: float) -> Callable[[], float]:
-    """Load the model; gives the work of denoising what lies at ``place``. Runs in a process of its own."""
+def prepare_apply(model_name: str, path: Path, output: Path, device: str, strength: float) -> Callable[[], float]:
+    """Load a model; return the task of denoising a series, which returns its seconds.
+
+    Parameters
+    ----------
+    model_name : str
+        A shipped model, a file or a run folder.
+    path : Path
+        Folder of the DICOM series.
+    output : Path
+        Folder for the derived series.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    strength : float
+        Denoising strength, 0…1; 0 runs no network.
+    """
     from ldct_denoise.io.dicom.scan import scan
 
     model = load_model(model_name)
     model.method.to(choose_device(device))
 
-    def work() -> float:
-        series = scan(place).series[0]
+    def task() -> float:
+        series = scan(path).series[0]
         settings = ApplySettings(strength, device)
         return timed(lambda: apply_series(series, model, output, settings), choose_device(device))
 
-    return work
+    return task

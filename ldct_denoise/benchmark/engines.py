@@ -1,16 +1,17 @@
-"""Other ways to run the same network, each with what it costs to begin: does it pay?"""
+"""Other ways to run the same network, with the time that each needs to start."""
 
 from __future__ import annotations
 
 import copy
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ldct_denoise.benchmark.figures import Figure, fastest, timed
+from ldct_denoise.benchmark.results import Result, fastest, timed
 from ldct_denoise.errors import ModelError
 from ldct_denoise.export.formats import read_onnx, write_onnx
 from ldct_denoise.export.network import HuModel
@@ -20,51 +21,55 @@ from ldct_denoise.models.trained import TrainedModel
 Run = Callable[[], object]
 
 
-def engine_figures(model: TrainedModel, image: Tensor, rounds: int, device: torch.device) -> list[Figure]:
-    """Speed against plain PyTorch, with start-up, for every engine that is there.
+def engine_results(model: TrainedModel, image: Tensor, rounds: int, device: torch.device) -> list[Result]:
+    """Measure the speed of every available engine relative to plain PyTorch, and its start-up time.
 
     Parameters
     ----------
+    model : TrainedModel
+        The model to run.
     image : Tensor, shape (n, 1, rows, columns)
-        Network units, on the device.
+        Slices on the device, network units.
+    rounds : int
+        Number of timed rounds; the fastest counts.
+    device : torch.device
+        Where the network runs.
     """
-    network = _Hu(model).to(device)
+    network = HuModel(model).to(device)
     hu = model.scale.to_hu(repeat_slice(image, model.method.context_slices))
     engines: dict[str, Callable[[], Run]] = {
-        "channels-last": lambda: _channels_last(network, hu),
-        "torch.compile": lambda: _compiled(network, hu),
+        "channels-last": partial(_channels_last, network, hu),
+        "torch.compile": partial(_compiled, network, hu),
     }
     if device.type == "cpu":
-        engines["ONNX Runtime"] = lambda: _onnx(model, network, hu)
+        engines["ONNX Runtime"] = partial(_onnx, model, network, hu)
     runs: dict[str, Run] = {"plain PyTorch": _plain(network, hu)}
-    begin, missing = {}, []
+    startup_seconds, failed = {}, []
     for name, build in engines.items():
-        made: list[Run] = []
+
+        def start(name: str = name, build: Callable[[], Run] = build) -> None:
+            runs[name] = build()
+            runs[name]()
+
         try:
-            begin[name] = timed(lambda build=build, made=made: made.append(_once(build())), device)  # type: ignore[misc]
-            runs[name] = made[0]
+            startup_seconds[name] = timed(start, device)
         except (ModelError, RuntimeError) as error:
-            missing.append(Figure(f"{name}: speed", float("nan"), "times", note=str(error).splitlines()[0][:100]))
+            runs.pop(name, None)
+            failed.append(Result(f"{name}: speed", float("nan"), "times", str(error).splitlines()[0][:100]))
     seconds = fastest(runs, rounds, device)
     plain = seconds.pop("plain PyTorch")
-    return [_figure(name, plain, each, begin[name], len(hu)) for name, each in seconds.items()] + missing
+    return [_result(name, plain, each, startup_seconds[name], len(hu)) for name, each in seconds.items()] + failed
 
 
-def _figure(name: str, plain: float, seconds: float, begin: float, batch: int) -> Figure:
-    gained = (plain - seconds) / batch
-    pays = f"pays from {begin / gained:.0f} slices on" if gained > 0 else "never pays"
-    return Figure(
-        f"{name}: speed against plain PyTorch", plain / seconds, "times", note=f"{begin:.1f} s to begin; {pays}"
+def _result(name: str, plain_seconds: float, seconds: float, startup_seconds: float, batch: int) -> Result:
+    saved = (plain_seconds - seconds) / batch
+    worth = f"worth it from {startup_seconds / saved:.0f} slices on" if saved > 0 else "not worth it"
+    return Result(
+        f"{name}: speed against plain PyTorch",
+        plain_seconds / seconds,
+        "times",
+        f"{startup_seconds:.1f} s to start; {worth}",
     )
-
-
-class _Hu(HuModel):
-    """The model from HU to HU, as all engines run it."""
-
-
-def _once(run: Run) -> Run:
-    run()
-    return run
 
 
 def _plain(network: nn.Module, hu: Tensor) -> Run:

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, measured in a process of its own."""
+"""Peak memory of a task, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ GIB = 2**30
 
 
 def peak_memory(prepare: Callable[..., Callable[[], T]], *arguments: Any) -> tuple[T, float]:
-    """Run in a fresh process, and tell how far its memory rose above what it held when all was prepared.
+    """Run a task in a new process and measure by how much its memory grew after preparation.
 
     Parameters
     ----------
     prepare : callable
-        Of a module; gives the work.
-    arguments
-        Of ``prepare``.
+        Function of a module that prepares the task and returns it.
+    *arguments
+        Arguments of ``prepare``.
 
     Returns
     -------
     (result, float)
-        What the work gave, and the rise of its resident memory in GiB.
+        Result of the task, and the growth of its resident memory, GiB.
 
     Raises
     ------
     LdctDenoiseError
-        What the work raised.
+        The error that the task raised.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -42,23 +42,23 @@ def peak_memory(prepare: Callable[..., Callable[[], T]], *arguments: Any) -> tup
     process.start()
     theirs.close()
     try:
-        told = ours.recv()
+        received = ours.recv()
     except EOFError:
-        raise TrainingError("the measured process died; was there memory enough?") from None
+        raise TrainingError("the measured process died; probably it ran out of memory") from None
     finally:
         process.join()
-    if isinstance(told, LdctDenoiseError):
-        raise told
-    result: tuple[T, float] = told
+    if isinstance(received, LdctDenoiseError):
+        raise received
+    result: tuple[T, float] = received
     return result
 
 
 def _child(pipe: Connection, prepare: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
     try:
-        work = prepare(*arguments)
-        _forget_peak()
+        task = prepare(*arguments)
+        _reset_peak()
         before = _resident("VmRSS")
-        result = work()
+        result = task()
         pipe.send((result, (_resident("VmHWM") - before) / GIB))
     except LdctDenoiseError as error:
         pipe.send(error)
@@ -66,14 +66,14 @@ def _child(pipe: Connection, prepare: Callable[..., Callable[[], Any]], argument
         pipe.close()
 
 
-def _forget_peak() -> None:
-    """Let the kernel count the peak anew (Linux)."""
+def _reset_peak() -> None:
+    """Reset the kernel's record of peak memory (Linux)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def _resident(name: str) -> int:
-    """Bytes, as Linux tells; the process's peak elsewhere."""
+    """Bytes of resident memory from ``/proc``; on other systems the peak of the process."""
     path = Path("/proc/self/status")
     if not path.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

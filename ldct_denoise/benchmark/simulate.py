@@ -1,44 +1,42 @@
-"""Seconds that the simulation of a lower dose takes for a slice."""
+"""Benchmark: seconds that the simulation of a lower dose takes for a slice."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 
-from ldct_denoise.benchmark.figures import Benchmark, Figure, describe_machine, timed
-from ldct_denoise.benchmark.subject import MATRIX, patient
+from ldct_denoise.benchmark.results import Benchmark, Progress, Result, describe_machine, no_progress, timed
+from ldct_denoise.benchmark.synthetic import MATRIX, patient
 from ldct_denoise.physics.simulate_series import Simulation, simulated_slices
 
-#: Seconds a slice on two cores.
-GOAL = 2.0
 
-
-def benchmark_simulate(
-    *, slices: int = 6, dose: float = 0.25, say: Callable[[str], None] = lambda line: None
-) -> Benchmark:
-    """Simulate a quarter of the dose of a synthetic patient.
+def benchmark_simulate(*, slices: int = 6, dose: float = 0.25, progress: Progress = no_progress) -> Benchmark:
+    """Measure the simulation of a lower dose of a synthetic patient.
 
     Parameters
     ----------
     slices : int
-        At least 2: the first pays for what is measured and compiled once for the series.
+        Number of slices, at least 2: the first includes what is measured and compiled once for a series.
+    dose : float
+        Fraction of the normal dose.
+    progress : callable
+        Receives a line about what is being measured.
     """
     cpu = torch.device("cpu")
     machine, source = describe_machine(cpu), patient(max(2, slices), dose=1.0)
-    say(f"{len(source)} slices")
-    made = simulated_slices(source, Simulation(dose))
-    first = timed(lambda: next(made), cpu)
+    progress(f"{len(source)} slices")
+    simulated = simulated_slices(source, Simulation(dose))
+    first = timed(lambda: next(simulated), cpu)
     before, count = time.process_time(), len(source) - 1
-    rest = timed(lambda: [hu.shape for hu in made], cpu) / count
+    rest = timed(lambda: [hu.shape for hu in simulated], cpu) / count
     processor = (time.process_time() - before) / count
-    figures = [
-        Figure(f"simulation of a {MATRIX}×{MATRIX} slice", rest, "s", GOAL, "at most", "after the first"),
-        Figure("processor time of the same", processor, "s", note="of all cores together"),
-        Figure(
-            "the first slice", first, "s", note="with the series' own noise measured and the projectors compiled"
+    results = [
+        Result(f"simulation of a {MATRIX}×{MATRIX} slice", rest, "s", "after the first"),
+        Result("processor time of the same", processor, "s", "sum over all cores"),
+        Result(
+            "the first slice", first, "s", "includes measuring the noise of the series and compiling projectors"
         ),
-        Figure("slices a second", 1 / rest, "slices/s"),
+        Result("slices per second", 1 / rest, "slices/s"),
     ]
-    return Benchmark("simulate", figures, machine)
+    return Benchmark("simulate", results, machine)

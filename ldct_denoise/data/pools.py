@@ -13,7 +13,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dose_labels import Dose, LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import open_images
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.volume import SliceSource
 
 

@@ -10,7 +10,7 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.dose_labels import Pair
-from ldct_denoise.methods.base import Supervision
+from ldct_denoise.methods import Supervision
 from ldct_denoise.physics.simulate_series import SimulatedSeries, simulated_pool
 from ldct_denoise.volume import SliceSource
 

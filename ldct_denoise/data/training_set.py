@@ -25,7 +25,8 @@ from ldct_denoise.data.thick_slices import has_slabs, split_middles, with_slabs
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.photos import GreyImage
-from ldct_denoise.methods.base import Batch, Supervision
+from ldct_denoise.methods import Supervision
+from ldct_denoise.methods.base import Batch
 from ldct_denoise.volume import slice_thickness_mm
 
 T = TypeVar("T")

@@ -1,6 +1,6 @@
-"""A model as a MONAI bundle: a folder that ``python -m monai.bundle`` verifies and runs, without this package.
+"""Write a model as a MONAI bundle: a folder that ``python -m monai.bundle`` runs without this package.
 
-The parts are those of MONAI's bundle specification (docs.monai.io, mb_specification); the network is TorchScript.
+The files are those of MONAI's bundle specification (docs.monai.io, mb_specification). The network is TorchScript.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldct_denoise import __version__
+from ldct_denoise import __version__, methods
 from ldct_denoise.errors import ModelError, OutputError
 from ldct_denoise.export.formats import read_torchscript, write_torchscript
-from ldct_denoise.export.network import HuModel, described
+from ldct_denoise.export.network import HuModel, describe
 from ldct_denoise.export.verify import require_same
 from ldct_denoise.models.trained import TrainedModel
 
@@ -27,28 +27,42 @@ METADATA = Path("configs/metadata.json")
 
 
 def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite: bool) -> float:
-    """Write the folder, whole or not at all.
+    """Write the folder atomically.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model.
+    network : HuModel
+        The same as one network.
+    output : Path
+        The folder to write.
+    overwrite : bool
+        Whether an existing bundle is replaced.
 
     Returns
     -------
     float
-        Largest absolute difference from the original, HU.
+        Largest absolute difference of the export from the original, HU.
 
     Raises
     ------
-    ModelError, OutputError
+    ModelError
+        If the model is 2.5-D, or the export differs from the original.
+    OutputError
+        If the folder exists or cannot be written.
     """
     if model.method.context_slices:
         raise ModelError(
-            f"model {model.name!r}: sees slices beside each other, which MONAI's bundles run one by one; "
+            f"model {model.name!r}: takes adjacent slices as input, but MONAI bundles run slice by slice; "
             "export to onnx or torchscript"
         )
-    _require_free(output, overwrite)
+    _check_writable(output, overwrite)
     try:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=".part-", dir=output.absolute().parent))
     except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another place") from None
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another folder") from None
     try:
         for folder in ("configs", "models", "docs"):
             (part / folder).mkdir()
@@ -67,17 +81,17 @@ def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite:
     return difference
 
 
-def _require_free(output: Path, overwrite: bool) -> None:
+def _check_writable(output: Path, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
         raise OutputError(f"{output}: exists; give --overwrite or another name")
     if not (output / METADATA).is_file():
-        raise OutputError(f"{output}: is no bundle, so it is not replaced; choose another folder")
+        raise OutputError(f"{output}: not a bundle, so it is not replaced; choose another folder")
 
 
 def _metadata(model: TrainedModel) -> dict[str, Any]:
-    """``metadata.json``: versions, what the model is, and its input and output."""
+    """Return the content of ``metadata.json``."""
     low, high = model.scale.low_hu, model.scale.high_hu
     image = {
         "type": "image",
@@ -100,13 +114,13 @@ def _metadata(model: TrainedModel) -> dict[str, Any]:
         "required_packages_version": {"nibabel": metadata.version("nibabel")},
         "name": model.name,
         "task": "Denoising of low-dose CT slices",
-        "description": "Restores axial CT slices. HU in, HU out; rows and columns are any number from 32 on.",
+        "description": "Denoises axial CT slices of 32 x 32 pixels or more. HU in, HU out.",
         "authors": "ldct-denoise",
         "copyright": "Apache-2.0",
         "data_type": "nibabel",
         "intended_use": "Research use only, not for diagnosis",
-        "references": [model.method.reference],
-        "ldct_denoise": described(model),
+        "references": [methods.describe(model.method_name).reference],
+        "ldct_denoise": describe(model),
         "network_data_format": {
             "inputs": {"image": image},
             "outputs": {"pred": {**image, "channel_def": {"0": "restored"}}},
@@ -115,7 +129,7 @@ def _metadata(model: TrainedModel) -> dict[str, Any]:
 
 
 def _inference() -> dict[str, Any]:
-    """``inference.json``: every file or DICOM folder in ``dataset_dir``, slice by slice, to NIfTI."""
+    """Return ``inference.json``: denoise every file or DICOM folder in ``dataset_dir``, write NIfTI."""
     return {
         "imports": ["$import pathlib", "$import torch", "$import monai"],
         "bundle_root": ".",
@@ -144,7 +158,7 @@ def _inference() -> dict[str, Any]:
             "sw_device": "@device",
             "device": "cpu",
         },
-        # MONAI's first axis is x; the network's is y.
+        # The first axis of MONAI is x, that of the network y.
         "slices": "$lambda x: @network_def(x.transpose(-1, -2)).transpose(-1, -2)",
         "restore": "$lambda x: monai.data.MetaTensor(@inferer(x.as_tensor()[None], @slices)[0], meta=x.meta)",
         "save": {
@@ -160,25 +174,26 @@ def _inference() -> dict[str, Any]:
 
 
 def _readme(model: TrainedModel) -> str:
-    told = "\n".join(f"| {name} | {value} |" for name, value in described(model).items())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in describe(model).items())
+    method = methods.describe(model.method_name)
     return f"""# {model.name}
 
-Restores low-dose CT, slice by slice; {model.method.title}. {model.method.reference}.
+Denoises low-dose CT slice by slice. {method.title}: {method.reference}.
 Research use only, not for diagnosis.
 
 | | |
 | --- | --- |
-{told}
+{rows}
 
     python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
         --dataset_dir IN --output_dir OUT
 
-IN holds NIfTI files, or DICOM series in a folder each. For derived DICOM series use `ldct-denoise apply`.
+IN contains NIfTI files, or one folder for each DICOM series. For derived DICOM series use `ldct-denoise apply`.
 """
 
 
 def _licence() -> str:
-    """The licence of this package, under which the model comes."""
+    """Return the text of this package's licence, which covers the model."""
     found = [file for file in metadata.files("ldct-denoise") or () if file.name == "LICENSE"]
     return found[0].read_text() if found else "Apache-2.0: https://www.apache.org/licenses/LICENSE-2.0\n"
 

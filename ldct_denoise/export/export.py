@@ -1,4 +1,7 @@
-"""Export a trained model to ONNX, TorchScript or a MONAI bundle."""
+"""Export a trained model to ONNX, TorchScript or a MONAI bundle: HU in, HU out, slices of any size.
+
+Every export is read back by its own engine and compared with the original before it is written under its name.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,16 @@ from ldct_denoise.output import atomic_write, check_writable
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """A finished export.
 
     Parameters
     ----------
     path : Path
-        A file, or the folder of a bundle.
-    format : str
+        The file, or the folder of a bundle.
+    format : {"onnx", "torchscript", "monai-bundle"}
+        Its format.
     difference_hu : float
-        Largest absolute difference from the original, over all pixels of all checked sizes.
+        Largest absolute difference from the original over all checked sizes, HU.
     """
 
     path: Path
@@ -37,17 +41,25 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
     Parameters
     ----------
     model : TrainedModel
+        The model.
     format : {"onnx", "torchscript", "monai-bundle"}
+        Format of the export.
     output : Path
-        A file; for a bundle, a folder.
+        Output file; for a bundle, output folder.
     overwrite : bool
+        Whether existing output is replaced.
+
+    Returns
+    -------
+    Exported
+        Where the export is, and how exact.
 
     Raises
     ------
     ModelError
-        If the method is no network, the result differs from the original, or a package is missing.
+        If the method has no network, the export differs from the original, or a package is missing.
     OutputError
-        If the output exists, or cannot be written.
+        If the output exists or cannot be written.
     """
     network = _network(model)
     if format == "monai-bundle":
@@ -67,15 +79,11 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
 
 
 def _network(model: TrainedModel) -> HuModel:
-    """The model as one network.
-
-    Raises
-    ------
-    ModelError
-        If it is none.
-    """
+    """Return the model as one network; raise ModelError if it has none or is random."""
     if next(model.method.parameters(), None) is None:
-        raise ModelError(f"model {model.name!r}: is no network, so it cannot be exported; give a trained model")
+        raise ModelError(f"model {model.name!r}: has no network, so it cannot be exported; give a trained model")
     if model.method.is_random:
-        raise ModelError(f"model {model.name!r}: draws random numbers, so it cannot be exported; give another")
+        raise ModelError(
+            f"model {model.name!r}: draws random numbers, so it cannot be exported; give another model"
+        )
     return HuModel(model).eval()

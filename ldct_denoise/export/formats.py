@@ -1,8 +1,4 @@
-"""Hand a trained model on: ONNX, TorchScript or a MONAI bundle; HU in, HU out, slices of any size.
-
-What is written is read back by its own engine and compared with the original on several sizes before it gets its
-name.
-"""
+"""Write and read ONNX and TorchScript files of a network from HU to HU."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldct_denoise.errors import ModelError
-from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run, described
+from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run, describe
 from ldct_denoise.export.verify import sample_hu
 from ldct_denoise.models.trained import TrainedModel
 
@@ -29,16 +25,16 @@ Format = Literal["onnx", "torchscript", "monai-bundle"]
 
 
 def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None:
-    """Record the network, with its description as the extra file ``model.json``."""
-    with _recorded(model, "torchscript"):
+    """Trace the network and write it, with its description as the extra file ``model.json``."""
+    with _tracing(model, "torchscript"):
         traced = torch.jit.trace(network, _example(model), check_trace=False)
-        whole = io.BytesIO()  # a file's name would have to end as torch likes it
-        torch.jit.save(traced, whole, _extra_files={"model.json": json.dumps(described(model)).encode()})
+        whole = io.BytesIO()  # torch.jit.save to a path requires a certain suffix
+        torch.jit.save(traced, whole, _extra_files={"model.json": json.dumps(describe(model)).encode()})
     path.write_bytes(whole.getvalue())
 
 
 def read_torchscript(path: Path) -> Run:
-    """The function of a TorchScript file."""
+    """Load a TorchScript file as a function of arrays."""
     with warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("ignore", DeprecationWarning)
         loaded = torch.jit.load(file, map_location="cpu").eval()
@@ -52,11 +48,11 @@ def read_torchscript(path: Path) -> Run:
 
 
 def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
-    """Record the network as one ONNX file with free batch, rows and columns, and its description as metadata."""
+    """Write the network as an ONNX file with dynamic batch, rows and columns; its description is metadata."""
     onnx = _import("onnx")
     _import("onnxscript")
     sides = {2: torch.export.Dim("rows", min=SMALLEST_SIDE), 3: torch.export.Dim("columns", min=SMALLEST_SIDE)}
-    with _recorded(model, "onnx"):
+    with _tracing(model, "onnx"):
         program = torch.onnx.export(
             network,
             (_example(model),),
@@ -68,16 +64,16 @@ def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
         )
     assert program is not None
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, described(model))
+    onnx.helper.set_model_props(proto, describe(model))
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
 
 
 def read_onnx(path: Path) -> Run:
-    """The function of an ONNX file, by ONNX Runtime."""
+    """Load an ONNX file with ONNX Runtime as a function of arrays."""
     runtime = _import("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # it would print what it raises as well
+    options.log_severity_level = 4  # errors are raised, so do not print them
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -88,8 +84,8 @@ def read_onnx(path: Path) -> Run:
 
 
 def _example(model: TrainedModel) -> Tensor:
-    """What a network is recorded with: two images, sides that no down-sampling divides."""
-    return torch.from_numpy(sample_hu((2, 61, 83), channels=model.method.channels))
+    """Return the input for tracing: two images whose sides are not multiples of 2."""
+    return torch.from_numpy(sample_hu((2, 61, 83), channels=model.method.in_channels))
 
 
 def _import(name: str) -> Any:
@@ -102,8 +98,8 @@ def _import(name: str) -> Any:
 
 
 @contextmanager
-def _recorded(model: TrainedModel, format: str) -> Iterator[None]:
-    """Within: the recorders' remarks are silenced, and their errors told in a line."""
+def _tracing(model: TrainedModel, format: str) -> Iterator[None]:
+    """Silence warnings of the exporters, and raise their errors as ModelError."""
     noisy = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in noisy]
     try:

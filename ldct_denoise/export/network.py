@@ -15,14 +15,19 @@ from ldct_denoise.methods.base import center_slice
 from ldct_denoise.models.trained import TrainedModel
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-#: Slices have at least so many rows and columns.
+#: Smallest number of rows and columns of a slice.
 SMALLEST_SIDE = 32
 
 
 class HuModel(nn.Module):
-    """A method with its HU range: what a site's own program calls.
+    """A method as one network from HU to HU, for other programs.
 
-    Values outside the range, and those that are no numbers, come out as they went in, as with ``apply``.
+    Values outside the HU range and NaN or infinite values are returned unchanged, as by ``apply``.
+
+    Parameters
+    ----------
+    model : TrainedModel
+        The model; its method is copied.
     """
 
     def __init__(self, model: TrainedModel) -> None:
@@ -31,22 +36,34 @@ class HuModel(nn.Module):
         self.scale = model.scale
 
     def forward(self, hu: Tensor) -> Tensor:
-        """HU, shape (n, channels, rows, columns), at least 32 rows and columns; gives (n, 1, rows, columns).
+        """Denoise slices.
 
-        One channel is the slice; a 2.5-D model sees as many slices before it as after it, in order.
+        Parameters
+        ----------
+        hu : Tensor, shape (n, channels, rows, columns)
+            Slices of at least 32 rows and columns, HU. A 2.5-D model takes adjacent slices as channels, in
+            the order of the series.
+
+        Returns
+        -------
+        Tensor, shape (n, 1, rows, columns)
+            The denoised (center) slices, HU.
         """
         low, high = self.scale.low_hu, self.scale.high_hu
-        # One that is no number would spread over all that the network sees.
-        seen = torch.where(torch.isfinite(hu), hu, low).clamp(low, high)
-        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(seen))) - center_slice(seen)
-        own = center_slice(hu)
-        return own + torch.where((own >= low) & (own <= high), change, torch.zeros_like(change))
+        # NaN would spread over the receptive field.
+        valid = torch.where(torch.isfinite(hu), hu, low).clamp(low, high)
+        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(valid))) - center_slice(valid)
+        center = center_slice(hu)
+        in_range = (center >= low) & (center <= high)
+        return center + torch.where(in_range, change, torch.zeros_like(change))
 
 
-def described(model: TrainedModel) -> dict[str, str]:
-    """What an export says of itself."""
-    beside, channels = model.method.context_slices, model.method.channels
-    order = f"; {beside} slices before, the slice, {beside} after; at an end the last again" if beside else ""
+def describe(model: TrainedModel) -> dict[str, str]:
+    """Return the description that an exported file contains."""
+    context, channels = model.method.context_slices, model.method.in_channels
+    order = (
+        f"; {context} slices before, the slice, {context} after; missing slices repeat the last" if context else ""
+    )
     return {
         "name": model.name,
         "method": model.method_name,

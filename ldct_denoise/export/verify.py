@@ -9,14 +9,23 @@ from numpy.typing import NDArray
 from ldct_denoise.errors import ModelError
 from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run
 
-#: (images, rows, columns) on which an export is compared with its original: smallest, odd, even, one and two.
+#: Sizes (images, rows, columns) on which an export is compared with its original: smallest, odd and even sides.
 CHECKED = ((1, SMALLEST_SIDE, SMALLEST_SIDE), (1, 61, 83), (2, 64, 96), (1, 127, 40), (1, 512, 512))
-#: Largest difference that an export may have, HU.
+#: Largest allowed difference, HU.
 LIMIT_HU = 0.1
 
 
 def sample_hu(shape: tuple[int, int, int], seed: int = 0, channels: int = 1) -> NDArray[np.float32]:
-    """Smooth tissue with noise, some values outside any model's range and some no numbers.
+    """Make test slices: smooth tissue with noise, values outside the HU range of models, a NaN and an infinity.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Images, rows, columns.
+    seed : int
+        Seed of the noise.
+    channels : int
+        Channels of each image.
 
     Returns
     -------
@@ -34,37 +43,52 @@ def sample_hu(shape: tuple[int, int, int], seed: int = 0, channels: int = 1) -> 
 
 
 def require_same(network: HuModel, run: Run, format: str) -> float:
-    """Compare on every checked size; gives the largest absolute difference, HU.
+    """Compare an export with its original on every checked size.
+
+    Parameters
+    ----------
+    network : HuModel
+        The original.
+    run : callable
+        The export, as a function of arrays.
+    format : str
+        Name of the format, for errors.
+
+    Returns
+    -------
+    float
+        Largest absolute difference, HU.
 
     Raises
     ------
     ModelError
-        If it is more than the limit, or the engine cannot run the export on one of the sizes.
+        If it is above the limit, or the export fails on one of the sizes.
     """
     largest = 0.0
     for shape in CHECKED:
-        hu = sample_hu(shape, seed=1, channels=network.method.channels)
+        hu = sample_hu(shape, seed=1, channels=network.method.in_channels)
         with torch.inference_mode():
             expected = network(torch.from_numpy(hu)).numpy()
         try:
-            given = run(hu)
-        except Exception as error:  # each engine has its own
+            actual = run(hu)
+        except Exception as error:  # each engine raises its own types
             size = f"{shape[1]}×{shape[2]}"
             raise ModelError(
-                f"{format}: fails on slices of {size} pixels, so it is not written; give another model"
+                f"{format}: the export fails on slices of {size} pixels, so it is not written; use another model"
             ) from error
-        largest = max(largest, _difference(given, expected))
+        largest = max(largest, _difference(actual, expected))
     if not largest <= LIMIT_HU:
         raise ModelError(
-            f"{format}: differs from the original by {largest:.3g} HU (limit {LIMIT_HU} HU), so it is not written"
+            f"{format}: the export differs from the original by {largest:.3g} HU (limit {LIMIT_HU} HU), so it is "
+            "not written"
         )
     return largest
 
 
-def _difference(given: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest absolute difference, HU; infinite where only one has a number, or the shapes differ."""
-    if given.shape != expected.shape:
+def _difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Return the largest absolute difference; infinite if only one is NaN, or the shapes differ."""
+    if actual.shape != expected.shape:
         return float("inf")
-    same = (given == expected) | (np.isnan(given) & np.isnan(expected))
-    apart = np.subtract(given, expected, out=np.zeros_like(given), where=~same)
-    return float(np.nan_to_num(np.abs(apart), nan=np.inf, posinf=np.inf).max())
+    same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
+    difference = np.subtract(actual, expected, out=np.zeros_like(actual), where=~same)
+    return float(np.nan_to_num(np.abs(difference), nan=np.inf, posinf=np.inf).max())

@@ -1,4 +1,4 @@
-"""What methods without training share: the noise level, and image by image on the CPU."""
+"""Shared by the methods without training: the noise level, and restoration image by image."""
 
 from __future__ import annotations
 
@@ -17,53 +17,74 @@ from ldct_denoise.methods import base
 
 
 class SigmaSettings(base.Settings):
-    """The noise level, given or estimated for each slice."""
+    """The noise level: given, or estimated for each slice."""
 
     sigma_hu: float | None = Field(
-        None, ge=0, description="standard deviation of the noise in HU; none: estimated for each slice"
+        None, ge=0, description="standard deviation of the noise, HU; none: estimated for each slice"
     )
-    sigma_from: Literal["tissue", "wavelet"] = Field(
+    sigma_estimator: Literal["tissue", "wavelet"] = Field(
         "tissue",
-        description="estimate from the calmest soft tissue (CT), or the finest wavelets (white noise)",
+        description="from uniform soft tissue (CT), or from the finest wavelet coefficients (white noise)",
     )
-    strength: float = Field(1.0, ge=0, le=10, description="the noise level is multiplied by this")
+    sigma_factor: float = Field(1.0, ge=0, le=10, description="the noise level is multiplied by this")
 
 
 def noise_sigma(image: Tensor, settings: SigmaSettings, scale: Scale) -> float:
-    """Standard deviation of one image's noise, network units, times the strength.
+    """Return the standard deviation of an image's noise times ``sigma_factor``, network units.
 
     Parameters
     ----------
     image : Tensor, shape (height, width)
+        One image, network units.
+    settings : SigmaSettings
+        How the noise level is found.
+    scale : Scale
+        HU range of network units.
     """
     if settings.sigma_hu is not None:
-        return settings.strength * settings.sigma_hu / scale.width_hu
-    tissue = tissue_sigma(image, scale) if settings.sigma_from == "tissue" else None
-    return settings.strength * (estimated_sigma(image) if tissue is None else tissue)
+        return settings.sigma_factor * settings.sigma_hu / scale.width_hu
+    tissue = tissue_sigma(image, scale) if settings.sigma_estimator == "tissue" else None
+    return settings.sigma_factor * (wavelet_sigma(image) if tissue is None else tissue)
 
 
 def tissue_sigma(image: Tensor, scale: Scale, window: int = 9) -> float | None:
-    """Noise of whatever spectrum: the lower tenth of local standard deviations in soft tissue (−150…250 HU).
+    """Estimate the noise of any spectrum: the 10th percentile of local standard deviations in soft tissue.
 
-    None where the image has too little of it. On the 2016 Mayo slices it is 0.88–1.03 times the standard deviation
-    of quarter minus full dose for the sharp and 0.80–1.00 for the soft kernel; wavelets say 0.74–0.84 and 0.36.
+    Soft tissue is −150…250 HU. On the 2016 Mayo slices the estimate is 0.88–1.03 times the standard deviation of
+    quarter minus full dose for the sharp kernel and 0.80–1.00 for the medium one, the estimate from wavelets
+    0.74–0.84 and 0.36.
+
+    Parameters
+    ----------
+    image : Tensor, shape (height, width)
+        One image, network units.
+    scale : Scale
+        HU range of network units.
+    window : int
+        Side of the local windows, pixels.
+
+    Returns
+    -------
+    float or None
+        Standard deviation in network units; None if the image has too little soft tissue.
     """
     if min(image.shape) < window:
         return None
-    centred = image[None, None].float() - scale.to_unit(50.0)
-    mean = F.avg_pool2d(centred, window, 1)
-    spread = (F.avg_pool2d(centred.square(), window, 1) - mean.square()).clamp(min=0).sqrt()
-    calm = spread[mean.abs() < 200 / scale.width_hu]
-    if calm.numel() < 1000:
+    centered = image[None, None].float() - scale.to_unit(50.0)
+    mean = F.avg_pool2d(centered, window, 1)
+    std = (F.avg_pool2d(centered.square(), window, 1) - mean.square()).clamp(min=0).sqrt()
+    in_tissue = std[mean.abs() < 200 / scale.width_hu]
+    if in_tissue.numel() < 1000:
         return None
-    return float(calm.sort().values[calm.numel() // 10])
+    return float(in_tissue.sort().values[in_tissue.numel() // 10])
 
 
-def estimated_sigma(image: Tensor) -> float:
-    """White-noise standard deviation of one image (height, width); 0 for a flat one.
+def wavelet_sigma(image: Tensor) -> float:
+    """Estimate the standard deviation of white noise in one image (height, width); 0 for a constant image.
 
-    Median absolute deviation of the finest diagonal wavelet coefficients (Donoho & Johnstone 1994) as scikit-image
-    computes it. The noise of a soft CT kernel has little power there, so for those it comes out too low.
+    Median absolute deviation of the finest diagonal wavelet coefficients (Donoho & Johnstone 1994), from
+    scikit-image. The noise of a soft CT kernel has little power there, so the estimate is too low for such
+    kernels.
     """
     from skimage.restoration import estimate_sigma
 
@@ -74,13 +95,16 @@ def estimated_sigma(image: Tensor) -> float:
 
 
 def each_image(image: Tensor, restore: Callable[[Tensor], Tensor]) -> Tensor:
-    """Restore (n, 1, height, width) one (height, width) image at a time, in float32 whatever autocast says."""
+    """Restore (n, 1, height, width) one (height, width) image at a time, in float32 even under autocast."""
     with torch.autocast(image.device.type, enabled=False):
         restored = [restore(one[0].float()) for one in image]
     return torch.stack(restored)[:, None].to(image.dtype)
 
 
 def on_array(image: Tensor, restore: Callable[[NDArray[np.float32]], NDArray[np.floating]]) -> Tensor:
-    """Run a numpy function on one (height, width) image; scikit-image may drop an axis of one pixel."""
+    """Apply a NumPy function to one (height, width) image and return a tensor of its shape.
+
+    scikit-image may drop an axis of one pixel.
+    """
     restored = np.asarray(restore(image.cpu().numpy()), dtype=np.float32).reshape(image.shape)
     return torch.from_numpy(restored).to(image.device)

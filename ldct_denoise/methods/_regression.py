@@ -1,4 +1,4 @@
-"""What methods share that regress one image on another with one network."""
+"""Shared by the methods that regress one image on another with one network."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods import base
-from ldct_denoise.methods.base import Batch, Losses, Method, Phase
-from ldct_denoise.networks.blocks import on_multiple
+from ldct_denoise.methods.base import Batch, Losses, Method, Phase, TrainableSettings
+from ldct_denoise.networks.blocks import run_padded
 
 
-class RegressionSettings(base.LearnedSettings):
-    """How the network sees images, and how it learns."""
+class RegressionSettings(TrainableSettings):
+    """Input scaling and loss."""
 
-    gain: float = Field(16.0, gt=0, description="image values are multiplied by this inside (1 for [0, 1] images)")
-    centre: float = Field(0.25, description="the image value that is 0 inside (0.25: 0 HU)")
-    loss: Literal["l1", "l2"] = "l2"
+    input_scale: float = Field(16.0, gt=0, description="the network sees (image − input_shift) · input_scale")
+    input_shift: float = Field(0.25, description="the image value that the network sees as 0 (0.25: 0 HU)")
+    loss: Literal["l1", "l2"] = Field("l2", description="absolute or squared error")
 
 
 S = TypeVar("S", bound=RegressionSettings)
 
 
 class Regression(Method[S]):
-    """One network from a noisy image to its estimate; subclasses give the network and say what is its target."""
+    """Base of the regression methods; subclasses give the network, and may give another loss."""
 
-    #: Sides that the network takes are multiples of this.
-    multiple = 1
+    #: Divisor of the image sides that the network accepts.
+    size_multiple = 1
 
     def __init__(self, settings: S, scale: Scale) -> None:
         super().__init__(settings, scale)
@@ -38,28 +37,29 @@ class Regression(Method[S]):
 
     @abstractmethod
     def _network(self) -> nn.Module:
-        """The network, fresh."""
+        """Build the network."""
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        """One pass."""
-        return on_multiple(self._estimate, image, self.multiple)
+        """Run the network."""
+        return run_padded(self._estimate, image, self.size_multiple)
 
     def _estimate(self, image: Tensor) -> Tensor:
         s = self.settings
-        inside: Tensor = self.network((image - s.centre) * s.gain)
-        return inside / s.gain + s.centre
+        estimate: Tensor = self.network((image - s.input_shift) * s.input_scale)
+        return estimate / s.input_scale + s.input_shift
 
     def losses(self, batch: Batch) -> Losses:
-        """The estimate of ``low`` against ``normal``."""
+        """Distance of the estimate from ``low`` to ``normal``."""
         assert batch.normal is not None
         return {self.settings.loss: self._distance(self._estimate(batch.low), batch.normal)}
 
-    def _distance(self, estimate: Tensor, target: Tensor, where: Tensor | None = None) -> Tensor:
-        """Mean distance in units of the gain, over the pixels of the mask ``where`` if there is one."""
-        error = (estimate - target) * self.settings.gain
+    def _distance(self, estimate: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mean distance in units of 1 / input_scale, over the pixels of ``mask`` if it is given."""
+        error = (estimate - target) * self.settings.input_scale
         error = error.square() if self.settings.loss == "l2" else error.abs()
-        return error.mean() if where is None else (error * where).sum() / where.sum()
+        return error.mean() if mask is None else (error * mask).sum() / mask.sum()
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
-        """One update of the network."""
-        return (Phase("network", self.losses, self.settings.learner([self.network], learning_rate)),)
+        """Update the network."""
+        optimizer = self.settings.make_optimizer([self.network], learning_rate)
+        return (Phase("network", self.losses, optimizer),)

@@ -1,8 +1,13 @@
-"""BM3D for Poisson images: Anscombe's transform, BM3D at σ = 1, exact unbiased inverse.
+"""BM3D with the Anscombe transform.
 
-Anscombe 1948; Mäkitalo, Foi, "Optimal inversion of the Anscombe transformation in low-count Poisson image
-denoising", IEEE TIP 20(1), 2011: the inverse maps E{f(z)} back to E{z}, where the algebraic inverse is biased at
-low counts. CT slices are not Poisson; there the model stands for a variance that grows with the value.
+The transform ``2 √(z + 3/8)`` gives Poisson counts z a variance near 1; BM3D removes noise of σ = 1; the exact
+unbiased inverse maps E{f(z)} back to E{z}, where the algebraic inverse is biased at low counts (Anscombe 1948). CT
+slices are not Poisson-distributed; for them the model is a variance that grows with the value.
+
+Supervision: none
+
+Reference: Mäkitalo, Foi: Optimal inversion of the Anscombe transformation in low-count Poisson image denoising,
+IEEE TIP 2011
 """
 
 from __future__ import annotations
@@ -15,16 +20,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from ldct_denoise.methods._bm3d import Bm3dSettings, bm3d_filter
 from ldct_denoise.methods._classical import each_image
-from ldct_denoise.methods.base import Method, Supervision
-from ldct_denoise.methods.bm3d import Bm3dSettings, filtered
+from ldct_denoise.methods.base import Method
 
-#: Means up to this are inverted by the tabulated expectation, larger ones by the asymptotic inverse.
+#: Largest mean count that is inverted by the tabulated expectation; above, the asymptotic inverse is used.
 _LARGEST_TABULATED = 100.0
 
 
 class AnscombeBm3dSettings(Bm3dSettings):
-    """BM3D's parameters, and the counts."""
+    """The settings of BM3D, and the counts. ``sigma_hu`` is not used; ``sigma_factor`` multiplies σ = 1."""
 
     peak: float | None = Field(
         None, gt=0, description="counts at image value 1 (network units); none: fitted to each slice"
@@ -32,48 +37,45 @@ class AnscombeBm3dSettings(Bm3dSettings):
 
 
 class AnscombeBm3d(Method[AnscombeBm3dSettings]):
-    """Variance-stabilised BM3D; ``sigma_hu`` is not used, ``strength`` multiplies the stabilised σ of 1."""
+    """Variance-stabilised BM3D."""
 
     Settings = AnscombeBm3dSettings
-    supervision = Supervision.NONE
-    title = "Anscombe transform and BM3D, for Poisson noise"
-    reference = "Mäkitalo, Foi: Optimal inversion of the Anscombe transformation, IEEE TIP 2011"
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        """Slice by slice."""
+        """Filter slice by slice, on the image's device."""
         return each_image(image, self._restore)
 
     def _restore(self, image: Tensor) -> Tensor:
-        if self.settings.strength == 0:  # the unbiased inverse does not undo the transform of a single image
+        if self.settings.sigma_factor == 0:  # the unbiased inverse is not the inverse of the transform
             return image
         peak = self.settings.peak or estimated_peak(image)
         if peak is None:
             return image
-        stable = filtered(anscombe(image * peak), self.settings.strength, self.settings)
+        stable = bm3d_filter(anscombe(image * peak), self.settings.sigma_factor, self.settings)
         return unbiased_inverse(stable) / peak
 
 
 def anscombe(counts: Tensor) -> Tensor:
-    """``2 √(z + 3/8)``: variance near 1 for Poisson counts z; below −3/8 it is 0."""
+    """Return ``2 √(z + 3/8)``, whose variance is near 1 for Poisson counts z; 0 below −3/8."""
     return 2 * (counts + 0.375).clamp(min=0).sqrt()
 
 
 def unbiased_inverse(stable: Tensor) -> Tensor:
-    """The mean count whose transformed counts have this expectation (eq. 6 of the paper).
+    """Return the mean count whose transformed counts have this expectation (eq. 6 of the paper).
 
-    Tabulated up to 100 counts; above, the asymptotically unbiased inverse, which differs there by less than 10⁻³.
+    Tabulated up to 100 counts; above, the asymptotically unbiased inverse, which differs by less than 10⁻³ counts.
     """
     expectations, means = _table()
     values = stable.double().cpu().numpy()
     asymptotic = values**2 / 4 - 1 / 8
-    exact = np.interp(values, expectations, np.sqrt(means)) ** 2  # the root is nearly linear
+    exact = np.interp(values, expectations, np.sqrt(means)) ** 2  # the square root is nearly linear
     counts = np.where(values > expectations[-1], asymptotic, exact)
     return torch.from_numpy(counts).to(stable)
 
 
 @lru_cache
 def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """E{2 √(z + 3/8)} for Poisson z, and the means of z."""
+    """Tabulate E{2 √(z + 3/8)} for Poisson z against the mean of z; return both."""
     from scipy.stats import poisson
 
     means = np.concatenate([[0.0], np.geomspace(1e-4, _LARGEST_TABULATED, 600)])
@@ -83,9 +85,21 @@ def _table() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def estimated_peak(image: Tensor, block: int = 8) -> float | None:
-    """Counts at image value 1: the median over blocks of mean to variance; none where nothing varies.
+    """Estimate the counts at image value 1: the median over blocks of the ratio of mean to variance.
 
-    The variance is that of 2×2 diagonal differences, which see little of the anatomy.
+    The variance is that of 2×2 diagonal differences, which contain little anatomy.
+
+    Parameters
+    ----------
+    image : Tensor, shape (height, width)
+        One image, network units.
+    block : int
+        Side of a block, pixels.
+
+    Returns
+    -------
+    float or None
+        None for an image that is too small or constant.
     """
     height, width = image.shape
     if min(height, width) <= block:

@@ -1,7 +1,6 @@
-"""What a denoising method is.
+"""The interface of a denoising method: settings, networks, training phases, restoration.
 
-One file in this folder is one method: its settings, its networks, its losses, and how it restores an image.
-The file is found by its name; nothing else has to be edited to add one. See ``docs/add-a-method.md``.
+How to write one: ``docs/add-a-method.md``.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -17,44 +15,44 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.networks.optimizers import OptimizerName, optimizer
-
-
-class Supervision(StrEnum):
-    """Training data that a method requires."""
-
-    NONE = "none"  # no training: each image is denoised on its own
-    SELF = "self"  # low-dose images only
-    NOISE2NOISE = "noise2noise"  # two noise realisations of the same anatomy
-    UNPAIRED = "unpaired"  # a low-dose and a normal-dose pool, no pairs
-    SUPERVISED = "supervised"  # low-dose images, each with its normal-dose image
+from ldct_denoise.networks.optimizers import OptimizerName, create_optimizer
 
 
 class Settings(BaseModel):
-    """Base of a method's settings: unknown keys are errors, values are frozen."""
+    """Base of the settings of every method: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LearnedSettings(Settings):
-    """Base of the settings of a method that learns: by which optimizer."""
+class TrainableSettings(Settings):
+    """Base of the settings of a method that is trained: its optimizer."""
 
-    optimizer: OptimizerName = Field("adam", description="of the networks that restore; critics have Adam")
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's, as the next")
-    beta2: float = Field(0.999, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    optimizer: OptimizerName = Field("adam", description="of all networks but discriminators, which use Adam")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay rate of Adam's mean of gradients")
+    beta2: float = Field(0.999, ge=0, lt=1, description="decay rate of Adam's mean of squared gradients")
+    weight_decay: float = Field(0.0, ge=0, description="Adam: L2 penalty; Muon: decoupled")
 
-    def learner(
+    def make_optimizer(
         self, networks: Iterable[nn.Module], learning_rate: float, name: OptimizerName | None = None
     ) -> torch.optim.Optimizer:
-        """The optimizer of ``networks``, or another than these settings name."""
+        """Return an optimizer of all parameters of some networks.
+
+        Parameters
+        ----------
+        networks : iterable of nn.Module
+            Networks to train.
+        learning_rate : float
+            Step size.
+        name : {"adam", "muon"}, optional
+            Another optimizer than that of the settings.
+        """
         betas = (self.beta1, self.beta2)
-        return optimizer(name or self.optimizer, networks, learning_rate, betas, self.weight_decay)
+        return create_optimizer(name or self.optimizer, networks, learning_rate, betas, self.weight_decay)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's training images in network units (see :class:`~ldct_denoise.intensity.Scale`).
+    """Training images of one step, in network units (see :class:`~ldct_denoise.intensity.Scale`).
 
     Parameters
     ----------
@@ -65,14 +63,14 @@ class Batch:
         Normal-dose patches: of other patients or positions for ``UNPAIRED``, of the same position for
         ``SUPERVISED``, the second noise realisation for ``NOISE2NOISE``. None for ``SELF``.
     noise : Tensor, same shape, optional
-        Zero-mean noise fields with the low-dose pool's own power spectrum (network units) that a method may
-        add to ``normal``; present only where the pool's noise was measured (``data.noise_model`` setting).
+        Zero-mean noise that a method may add to ``normal``, with the noise power spectrum of the low-dose pool.
+        None if the configuration has no noise model.
     generator : torch.Generator
-        This step's randomness, on the CPU; a function of (seed, step, rank).
+        Source of this step's random numbers, on the CPU; a function of (seed, step, rank).
     progress : float
-        How much of the run is done, 0…1, for methods whose terms change over time.
+        Completed fraction of the run, 0…1, for methods whose losses change over time.
     memo : dict
-        What an earlier phase of the step leaves for a later one, so that nothing is computed twice.
+        Results that one phase of the step stores for a later one, so that nothing is computed twice.
     """
 
     low: Tensor
@@ -83,7 +81,7 @@ class Batch:
     memo: dict[str, Any] = field(default_factory=dict)
 
     def randn_like(self, like: Tensor) -> Tensor:
-        """Unit Gaussian noise of ``like``'s shape, type and device from this step's randomness."""
+        """Return unit Gaussian noise of the shape, type and device of ``like``, drawn from ``generator``."""
         return torch.randn(like.shape, generator=self.generator).to(like)
 
 
@@ -105,36 +103,32 @@ Losses = dict[str, Tensor]
 class Phase:
     """One kind of update within a training step.
 
-    The loop calls ``loss``, adds the named, already weighted scalars, and steps ``optimizer``; exactly the
-    parameters in the optimizer learn from this phase. A phase that returns no loss is left out of the step.
+    The training loop calls ``loss``, adds the losses, and steps ``optimizer``. A phase trains exactly the
+    parameters of its optimizer. A phase that returns no loss is skipped.
 
     Parameters
     ----------
     name : str
-        As it is logged.
+        Name in error messages.
     loss : callable
-        From a batch to named scalar losses.
+        Maps a batch to named scalar losses, already weighted.
     optimizer : torch.optim.Optimizer
-        Holds the parameters that this phase trains.
+        Optimizer of the parameters that this phase trains.
     repeats : int
-        Updates of this phase in every step.
-    clip_norm : float, optional
-        Largest gradient norm.
-    discarded : sequence of nn.Parameter
-        Whose gradients are worked out too and thrown away, as a plain ``backward`` does with the networks of other
-        phases: the published schedule of LIR, which ours is measured against, has some.
+        Number of updates in every step.
+    max_grad_norm : float, optional
+        Gradients are clipped to this norm.
     """
 
     name: str
     loss: Callable[[Batch], Losses]
     optimizer: torch.optim.Optimizer
     repeats: int = 1
-    clip_norm: float | None = None
-    discarded: Sequence[nn.Parameter] = ()
+    max_grad_norm: float | None = None
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What learns in this phase."""
+        """The parameters that this phase trains."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
 
@@ -142,23 +136,20 @@ S = TypeVar("S", bound=Settings)
 
 
 class Method(nn.Module, ABC, Generic[S]):
-    """A denoiser: trained with its ``supervision``, then used through :meth:`restore`.
+    """A denoiser, used through :meth:`restore`.
 
-    Class attributes say what the catalogue shows; see the conformance tests for what is asked of each.
+    The constructor builds the networks that :meth:`restore` uses, and no others.
 
     Parameters
     ----------
     settings : Settings
-        This method's own settings, validated.
+        Validated settings of this method.
     scale : Scale
-        The HU range of the values it sees; for methods whose settings are in HU.
+        HU range of network units, for methods with settings in HU.
     """
 
     Settings: ClassVar[type[Settings]]
-    supervision: ClassVar[Supervision]
-    title: ClassVar[str]
-    reference: ClassVar[str]
-    #: Whether restoring the same image twice needs the ``seed`` argument to give the same result.
+    #: Whether :meth:`restore` draws random numbers, so that its result depends on ``seed``.
     is_random: ClassVar[bool] = False
 
     def __init__(self, settings: S, scale: Scale) -> None:
@@ -173,12 +164,12 @@ class Method(nn.Module, ABC, Generic[S]):
 
     @property
     def uses_noise(self) -> bool:
-        """Whether training adds noise fields (:attr:`Batch.noise`) to normal-dose patches."""
+        """Whether training needs :attr:`Batch.noise`."""
         return False
 
     @property
-    def channels(self) -> int:
-        """Slices that the method sees at once."""
+    def in_channels(self) -> int:
+        """Slices that the method takes as input."""
         return 2 * self.context_slices + 1
 
     @abstractmethod
@@ -187,39 +178,42 @@ class Method(nn.Module, ABC, Generic[S]):
 
         Parameters
         ----------
-        image : Tensor, shape (n, channels, height, width)
-            Network units, any height and width; channels are slices in the order of the series, that to restore
-            in their middle (:mod:`ldct_denoise.context_slices`).
+        image : Tensor, shape (n, in_channels, height, width)
+            Slices of any height and width, network units. With several channels, these are adjacent slices in the
+            order of the series, and the center one is denoised (:mod:`ldct_denoise.context_slices`).
         seed : int
-            For methods that draw random numbers; the same seed gives the same result.
+            Seed of methods that draw random numbers.
 
         Returns
         -------
         Tensor, shape (n, 1, height, width)
-            Same units.
+            Denoised slices, network units.
         """
 
-    def phases(self, learning_rate: float) -> Sequence[Phase]:
-        """The updates of one training step, in order; empty for a method that needs no training.
+    def add_training_networks(self) -> None:
+        """Build the networks that only training uses: discriminators, for example."""
 
-        Called once, after the networks are on their device.
+    def phases(self, learning_rate: float) -> Sequence[Phase]:
+        """Return the updates of one training step, in order; empty for a method without training.
+
+        Called once, after :meth:`add_training_networks`, when the networks are on their device.
         """
         return ()
 
     def restoration_parameters(self) -> Mapping[str, Tensor]:
-        """The tensors that :meth:`restore` needs: what a trained model keeps (by default, all)."""
+        """Return the tensors that a trained model stores: those that :meth:`restore` uses (by default, all)."""
         return self.state_dict()
 
     def notes(self, has_noise: bool = True) -> Sequence[str]:
-        """What a user should know before a run begins, a line each: a term that is off, say.
+        """Return remarks that the user should see before training, for example that a loss is off.
 
         Parameters
         ----------
         has_noise : bool
-            Whether batches hold noise (``data.noise_model``).
+            Whether batches have ``noise``.
         """
         return ()
 
     def summary_images(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Pictures for the training log, each (n, 1, height, width) in network units."""
+        """Return images for the training log, each of shape (n, 1, height, width), network units."""
         return {"low": center_slice(batch.low), "restored": self.restore(batch.low)}

@@ -1,8 +1,13 @@
-"""CycleGAN: two translators whose composition is the identity.
+"""Cycle-consistent adversarial networks (CycleGAN).
 
-Zhu, Park, Isola, Efros, "Unpaired image-to-image translation using cycle-consistent adversarial networks", ICCV
-2017. Critics are those of LIR, and there is no buffer of past images, so that a resumed run equals an unbroken
-one.
+Two translators, F from low to normal dose and G back, trained with the cycle loss ``|G(F(x)) − x| + |F(G(y)) −
+y|``, the identity loss ``|F(y) − y| + |G(x) − x|`` and an adversarial loss for each. The discriminators are those
+of LIR. There is no buffer of past translations: a resumed run must equal an uninterrupted one.
+
+Supervision: unpaired
+
+Reference: Zhu, Park, Isola, Efros: Unpaired image-to-image translation using cycle-consistent adversarial
+networks, ICCV 2017
 """
 
 from __future__ import annotations
@@ -14,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._forms import encoder, generator
-from ldct_denoise.methods._translation import Translated, TranslationGan, TranslationSettings
-from ldct_denoise.methods.base import Batch, Losses, Supervision
+from ldct_denoise.methods._translation import TranslationMethod, Translations, TranslationSettings
+from ldct_denoise.methods._unpaired import encoder, generator
+from ldct_denoise.methods.base import Batch, Losses
 
 
 class Translator(nn.Module):
@@ -24,40 +29,40 @@ class Translator(nn.Module):
 
     def __init__(self, settings: TranslationSettings) -> None:
         super().__init__()
-        self.encoder, self.generator = encoder(settings, blocks=0), generator(settings)
+        self.encoder, self.generator = encoder(settings, num_blocks=0), generator(settings)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Same shape."""
-        translated: Tensor = self.generator(self.encoder(image), image)
-        return translated
+        """Return the translation, of the same shape."""
+        translation: Tensor = self.generator(self.encoder(image), image)
+        return translation
 
 
 class CycleGanSettings(TranslationSettings):
-    """Nine residual blocks and the weights of the published code."""
+    """Nine residual blocks and the loss weights of the published code."""
 
-    blocks: int = Field(
-        9, ge=2, le=16, description="paper: residual blocks; multiscale: convolutions at each scale"
+    blocks_per_level: int = Field(
+        9, ge=2, le=16, description="lir: residual blocks; unet: 3×3 convolutions at each resolution"
     )
-    cycle_weight: float = Field(10.0, ge=0)
-    identity_weight: float = Field(5.0, ge=0, description="of leaving images of the target domain as they are")
+    cycle_weight: float = Field(10.0, ge=0, description="weight of the cycle loss")
+    identity_weight: float = Field(5.0, ge=0, description="weight of the identity loss")
 
 
-class CycleGan(TranslationGan[CycleGanSettings]):
+class CycleGan(TranslationMethod[CycleGanSettings]):
     """Cycle-consistent adversarial networks."""
 
     Settings = CycleGanSettings
-    supervision = Supervision.UNPAIRED
-    title = "cycle-consistent adversarial networks, unpaired"
-    reference = (
-        "Zhu, Park, Isola, Efros: Unpaired image-to-image translation using cycle-consistent networks, ICCV 2017"
-    )
 
     def __init__(self, settings: CycleGanSettings, scale: Scale) -> None:
         super().__init__(settings, scale)
-        self.to_y, self.to_x = Translator(settings), Translator(settings)
+        self.to_y = Translator(settings)
 
-    def makers(self) -> Sequence[nn.Module]:
-        """Both translators."""
+    def add_training_networks(self) -> None:
+        """Build the translator to low dose and the discriminators."""
+        self.to_x = Translator(self.settings)
+        super().add_training_networks()
+
+    def generators(self) -> Sequence[nn.Module]:
+        """Return both translators."""
         return self.to_y, self.to_x
 
     def _restore(self, image: Tensor) -> Tensor:
@@ -65,19 +70,19 @@ class CycleGan(TranslationGan[CycleGanSettings]):
         return restored
 
     def restoration_parameters(self) -> dict[str, Tensor]:
-        """The translator to normal dose."""
-        return self._kept("to_y")
+        """Return the weights of the translator to normal dose."""
+        return self._state_of("to_y")
 
-    def generate(self, batch: Batch) -> tuple[Translated, Losses]:
-        """There, and back again."""
+    def translate(self, batch: Batch) -> tuple[Translations, Losses]:
+        """Translate both images, and back."""
         s, x, y = self.settings, batch.low, batch.normal
         assert y is not None
-        made = Translated(self.to_y(x), self.to_x(y))
-        cycle = F.l1_loss(self.to_x(made.x_to_y), x) + F.l1_loss(self.to_y(made.y_to_x), y)
+        x_to_y, y_to_x = self.to_y(x), self.to_x(y)
+        cycle = F.l1_loss(self.to_x(x_to_y), x) + F.l1_loss(self.to_y(y_to_x), y)
         losses = {"cycle": s.cycle_weight * cycle}
         if s.identity_weight:
             losses["identity"] = s.identity_weight * (F.l1_loss(self.to_y(y), y) + F.l1_loss(self.to_x(x), x))
-        return made, losses
+        return Translations(x_to_y, y_to_x), losses
 
 
 METHOD = CycleGan

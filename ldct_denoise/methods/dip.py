@@ -1,8 +1,12 @@
-"""Deep image prior: fit a convolutional network to one image, and stop before it fits the noise.
+"""Deep image prior (DIP).
 
-Ulyanov, Vedaldi, Lempitsky, "Deep image prior", CVPR 2018. The fit stops when the mean squared residual has
-come down to the noise variance (Morozov's discrepancy principle), or after all iterations; the result is the
-running average of the last outputs, as in the paper.
+A convolutional network with a fixed random input is fitted to one image and stopped before it fits the noise: when
+the mean squared residual has fallen to the noise variance (discrepancy principle of Morozov), or after all
+iterations. As in the paper, the result is an exponential moving average of the outputs.
+
+Supervision: none
+
+Reference: Ulyanov, Vedaldi, Lempitsky: Deep image prior, CVPR 2018
 """
 
 from __future__ import annotations
@@ -17,82 +21,77 @@ from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
-from ldct_denoise.methods.base import Method, Supervision
-from ldct_denoise.networks.blocks import conv, on_multiple
-from ldct_denoise.networks.optimizers import OptimizerName, optimizer
+from ldct_denoise.methods.base import Method
+from ldct_denoise.networks.blocks import conv, run_padded
+from ldct_denoise.networks.optimizers import OptimizerName, create_optimizer
 
 
 class DipSettings(SigmaSettings):
-    """The network and its fit; σ is used by the stopping rule only."""
+    """The network and its fit. The noise level is used by the stopping rule only."""
 
-    iterations: int = Field(1800, ge=1, le=100_000, description="most iterations")
+    iterations: int = Field(1800, ge=1, le=100_000, description="largest number of iterations")
     stop: Literal["discrepancy", "never"] = Field(
-        "discrepancy",
-        description="discrepancy: where the residual has come down to σ; never: after all iterations",
+        "discrepancy", description="discrepancy: when the residual has fallen to σ; never: after all iterations"
     )
-    optimizer: OptimizerName = Field(
-        "adam", description="adam, as published; muon gets further in fewer iterations"
+    optimizer: OptimizerName = Field("adam", description="adam as published; muon needs fewer iterations")
+    learning_rate: float = Field(0.01, gt=0, le=1, description="step size of the fit")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="decay of the average of outputs; 0: the last output")
+    input_channels: int = Field(32, ge=1, le=128, description="channels of the random input")
+    reg_noise_std: float = Field(
+        1 / 30, ge=0, description="standard deviation of the noise that each iteration adds to the input"
     )
-    learning_rate: float = Field(0.01, gt=0, le=1)
-    average: float = Field(
-        0.99, ge=0, lt=1, description="decay of the running average of outputs; 0: the last one"
-    )
-    input_channels: int = Field(32, ge=1, le=128, description="of the noise that the network is given")
-    input_jitter: float = Field(1 / 30, ge=0, description="noise added to that input, anew in each iteration")
-    width: int = Field(32, ge=4, le=256, description="channels at every resolution (128 in the paper)")
-    scales: int = Field(4, ge=1, le=6, description="resolutions (5 in the paper)")
-    skip: int = Field(4, ge=0, le=64, description="channels that skip over at each resolution")
+    base_channels: int = Field(32, ge=4, le=256, description="channels at every resolution (128 in the paper)")
+    num_levels: int = Field(4, ge=1, le=6, description="number of resolutions (5 in the paper)")
+    skip_channels: int = Field(4, ge=0, le=64, description="channels of the skip connection at each resolution")
 
 
 class Hourglass(nn.Module):
-    """Down by strided convolutions, up by bilinear interpolation, a few channels across at each resolution."""
+    """Strided convolutions down, bilinear up-sampling, and narrow skip connections at each resolution."""
 
     def __init__(self, s: DipSettings) -> None:
         super().__init__()
-        inputs = [s.input_channels] + [s.width] * (s.scales - 1)
+        channels, skip = s.base_channels, s.skip_channels
+        inputs = [s.input_channels] + [channels] * (s.num_levels - 1)
         self.down = nn.ModuleList(
             nn.Sequential(
-                conv(count, s.width, 3, stride=2, norm="batch", activation=nn.LeakyReLU),
-                conv(s.width, s.width, 3, norm="batch", activation=nn.LeakyReLU),
+                conv(count, channels, 3, stride=2, norm="batch", activation=nn.LeakyReLU),
+                conv(channels, channels, 3, norm="batch", activation=nn.LeakyReLU),
             )
             for count in inputs
         )
         self.across = nn.ModuleList(
-            conv(count, s.skip, 1, norm="batch", activation=nn.LeakyReLU) if s.skip else nn.Identity()
+            conv(count, skip, 1, norm="batch", activation=nn.LeakyReLU) if skip else nn.Identity()
             for count in inputs
         )
         self.up = nn.ModuleList(
-            conv(s.width + s.skip, s.width, 3, norm="batch", activation=nn.LeakyReLU) for _ in inputs
+            conv(channels + skip, channels, 3, norm="batch", activation=nn.LeakyReLU) for _ in inputs
         )
-        self.last = nn.Conv2d(s.width, 1, 1)
-        self.skip = s.skip
+        self.last = nn.Conv2d(channels, 1, 1)
+        self.skip_channels = skip
 
-    def forward(self, code: Tensor) -> Tensor:
-        """An image of the same sides, which must be multiples of ``2 ** scales``."""
+    def forward(self, features: Tensor) -> Tensor:
+        """Return an image of the same sides, which must be multiples of ``2 ** num_levels``."""
         skips = []
         for down, across in zip(self.down, self.across, strict=True):
-            skips.append(across(code))
-            code = down(code)
+            skips.append(across(features))
+            features = down(features)
         for up, skip in zip(reversed(self.up), reversed(skips), strict=True):
-            code = F.interpolate(code, scale_factor=2.0, mode="bilinear")
-            code = up(torch.cat([code, skip], dim=1) if self.skip else code)
-        image: Tensor = self.last(code)
+            features = F.interpolate(features, scale_factor=2.0, mode="bilinear")
+            features = up(torch.cat([features, skip], dim=1) if self.skip_channels else features)
+        image: Tensor = self.last(features)
         return image
 
 
 class Dip(Method[DipSettings]):
-    """One small network for each slice, trained on that slice.
+    """A small network for each slice, fitted to that slice.
 
     Attributes
     ----------
     on_iteration : callable
-        Told (iteration, iterations) while a slice is fitted; does nothing unless replaced.
+        Called as ``on_iteration(iteration, iterations)`` during a fit; does nothing unless replaced.
     """
 
     Settings = DipSettings
-    supervision = Supervision.NONE
-    title = "deep image prior, fitted to each slice"
-    reference = "Ulyanov, Vedaldi, Lempitsky: Deep image prior, CVPR 2018"
     is_random = True
 
     def __init__(self, settings: DipSettings, scale: Scale) -> None:
@@ -100,48 +99,47 @@ class Dip(Method[DipSettings]):
         self.on_iteration: Callable[[int, int], None] = lambda iteration, iterations: None
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        """Slice by slice; half an hour each at most on one CPU core (512×512)."""
+        """Fit slice by slice; a slice of 512×512 takes up to half an hour on one CPU core."""
         return each_image(image, lambda one: self._restore(one, seed))
 
     def _restore(self, image: Tensor, seed: int) -> Tensor:
-        sigma, spread = noise_sigma(image, self.settings, self.scale), float(image.std(correction=0))
-        if spread == 0:
+        sigma, std = noise_sigma(image, self.settings, self.scale), float(image.std(correction=0))
+        if std == 0:
             return image
-        with torch.inference_mode(False), torch.enable_grad():  # a fit inside a restoration
-            middle = float(image.mean())
-            target = (image.clone()[None, None] - middle) / spread
-            multiple = 2**self.settings.scales
+        with torch.inference_mode(False), torch.enable_grad():  # callers restore without gradients
+            mean = float(image.mean())
+            target = (image.clone()[None, None] - mean) / std
+            multiple = 2**self.settings.num_levels
             # Batch normalisation needs more than one pixel at the coarsest resolution.
-            fitted = on_multiple(
-                lambda padded: self._fit(padded, sigma / spread, seed), target, multiple, 2 * multiple
+            fitted = run_padded(
+                lambda padded: self._fit(padded, sigma / std, seed), target, multiple, 2 * multiple
             )
-        return fitted[0, 0] * spread + middle
+        return fitted[0, 0] * std + mean
 
     def _fit(self, target: Tensor, sigma: float, seed: int) -> Tensor:
-        """The averaged output of a network fitted to ``target`` (1, 1, height, width) of unit spread."""
+        """Fit a network to ``target`` (1, 1, height, width) of unit variance; return its averaged output."""
         s = self.settings
         generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):  # initialisation reads the global generator
+        with torch.random.fork_rng(devices=[]):  # weight initialisation uses the global generator
             torch.manual_seed(seed)
             network = Hourglass(s).to(target.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         code = 0.1 * torch.rand(1, s.input_channels, *target.shape[-2:], generator=generator)
-        learner = optimizer(s.optimizer, [network], s.learning_rate, (0.9, 0.999))
-        average = torch.zeros_like(target)
-        seen = 0.0
+        optimizer = create_optimizer(s.optimizer, [network], s.learning_rate, (0.9, 0.999))
+        average, total_weight = torch.zeros_like(target), 0.0
         for iteration in range(1, s.iterations + 1):
-            jitter = s.input_jitter * torch.randn(code.shape, generator=generator)
-            output = network((code + jitter).to(target.device, memory_format=torch.channels_last)).float()
+            noise = s.reg_noise_std * torch.randn(code.shape, generator=generator)
+            output = network((code + noise).to(target.device, memory_format=torch.channels_last)).float()
             loss = F.mse_loss(output, target)
-            learner.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            learner.step()
-            average = s.average * average + (1 - s.average) * output.detach()
-            seen = s.average * seen + 1 - s.average  # what the average's weights add up to
+            optimizer.step()
+            average = s.ema_decay * average + (1 - s.ema_decay) * output.detach()
+            total_weight = s.ema_decay * total_weight + 1 - s.ema_decay
             self.on_iteration(iteration, s.iterations)
             if s.stop == "discrepancy" and float(loss.detach()) <= sigma**2:
                 break
-        return average / seen
+        return average / total_weight
 
 
 METHOD = Dip

@@ -1,26 +1,20 @@
-"""LIR: invariant representations by disentangling content from noise, without pairs.
+"""Invariant-representation GAN (LIR).
 
-Du, Chen, Yang, "Learning Invariant Representation for Unsupervised Image Restoration", CVPR 2020. Equation
-numbers are the paper's. x comes from the noisy domain X (low dose), y from the clean domain Y (normal dose):
+Content and noise are encoded separately, so that noise can be exchanged between a low-dose image x and a
+normal-dose image y of other patients. E_X and E_Y encode content, E_X^N encodes noise, G_X generates from content
+and noise, G_Y from content only; D_X, D_Y and D_R are discriminators of images and of the representation. The
+restoration is ``G_Y(E_X(x))``. Equation numbers are those of the paper. ``architecture: lir`` is the published
+form, ``architecture: unet`` the one for CT; ``docs/method.md`` explains each setting.
 
-========================  ==================================================================
-content encoders          E_X, E_Y
-noise encoder             E_X^N
-generators                G_X (content ⊕ noise code), G_Y (content only)
-image critics             D_X, D_Y
-representation critic     D_R
-restoration               G_Y(E_X(x)): only these two networks are kept
-========================  ==================================================================
+Supervision: unpaired
 
-The published form and the multiscale form that works on CT are settings of this one method; ``docs/method.md``
-says what each setting decides and why.
+Reference: Du, Chen, Yang: Learning Invariant Representation for Unsupervised Image Restoration, CVPR 2020
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,17 +23,29 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._forms import FormMethod, FormSettings, encoder, generator
-from ldct_denoise.methods.base import Batch, Losses, Phase, Supervision, center_slice, repeat_slice
+from ldct_denoise.methods._unpaired import UnpairedMethod, UnpairedSettings, encoder, generator
+from ldct_denoise.methods.base import Batch, Losses, Phase, center_slice, repeat_slice
 from ldct_denoise.networks.blocks import Norm, blur, gaussian_kernel
-from ldct_denoise.networks.losses import background_consistency, background_kernels, judge, tell_apart, tissue_bias
-from ldct_denoise.networks.translation import Code, CodeCritic, MultiscaleEncoder, PaperEncoder
+from ldct_denoise.networks.discriminators import CodeDiscriminator
+from ldct_denoise.networks.encoder_decoder import Code, LirEncoder, UNetEncoder
+from ldct_denoise.networks.losses import (
+    adversarial_loss,
+    background_consistency,
+    background_kernels,
+    discriminator_loss,
+    tissue_bias,
+)
 from ldct_denoise.networks.vgg import Vgg19Features
 from ldct_denoise.regions.tissues import TISSUES
 
+#: Channels of the noise code at each resolution of the U-Net.
+NOISE_CODE_CHANNELS = 8
+#: Of D_R, as published: its learning rate relative to the others', and the norm that its gradients are clipped to.
+REPRESENTATION_LR_RATIO, REPRESENTATION_MAX_GRAD_NORM = 0.5, 5.0
 
-class Weights(BaseModel):
-    """The λ of eq. 14, and of the restoration path that is ours; a term of weight 0 is not computed."""
+
+class LossWeights(BaseModel):
+    """The λ of eq. 14, and those of the restoration path. A loss with weight 0 is not computed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,60 +56,53 @@ class Weights(BaseModel):
     background: float = Field(5.0, ge=0, description="λ_bc, eq. 10")
     semantic: float = Field(1.0, ge=0, description="λ_sc, eq. 11; needs vgg_weights")
     kl: float = Field(0.01, ge=0, description="λ_KL")
-    restoration: float = Field(0.0, ge=0, description="ours: G_Y(E_X(y + pool noise)) against y")
-    tissue: float = Field(0.0, ge=0, description="ours: squared mean error of fat and soft tissue in it")
+    restoration: float = Field(0.0, ge=0, description="not in the paper: G_Y(E_X(y + noise)) against y")
+    tissue: float = Field(0.0, ge=0, description="not in the paper: its squared mean error in fat and soft tissue")
 
 
-class LirSettings(FormSettings):
-    """Every point where the paper, its code, or CT asks for a choice."""
+class LirSettings(UnpairedSettings):
+    """Settings of LIR; the defaults are those of the published code."""
 
     context_slices: int = Field(
-        0, ge=0, le=4, description="multiscale: adjacent slices on each side that E_X also takes as input (2.5-D)"
+        0, ge=0, le=4, description="unet: adjacent slices on each side that E_X also takes as input (2.5-D)"
     )
-    noise_width: int = Field(8, ge=1, description="multiscale: channels of the noise code at each resolution")
-    norm: Norm = "batch"
-    up_norm: Norm = Field("layer", description="paper: normalisation of the up-sampling blocks")
-    output: Literal["tanh", "linear"] = "tanh"
-    noise_encoder: bool = Field(True, description="off: ablation (a) of Table 4")
-    blur: Literal["sigma", "size"] = Field("size", description="of the background loss: σ = or size = 5, 9, 15")
-    semantic_layer: str = "conv5_1"
-    semantic_norm: bool = Field(True, description="instance-normalise the features before their distance")
+    norm: Norm = Field("batch", description="normalisation after convolutions")
+    noise_encoder: bool = Field(True, description="whether there is E_X^N; off: ablation (a) of Table 4")
+    semantic_layer: str = Field("conv5_1", description="layer of VGG-19 for the semantic loss")
     vgg_weights: str | None = Field(
-        None, description="file of torchvision's vgg19 weights, or 'download'; none: off"
+        None, description="file of torchvision's vgg19 weights, or 'download'; none: no semantic loss"
     )
-    code_noise: float = Field(1.0, ge=0, description="Gaussian noise added to codes before decoding in training")
-    kl_on: Literal["noise", "all"] = "all"
-    beta1: float = Field(0.0, ge=0, lt=1)
-    beta2: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    representation_lr: float = Field(0.5, gt=0, description="learning rate of D_R relative to the others'")
-    representation_updates: int = Field(3, ge=1)
-    clip_norm: float | None = Field(5.0, gt=0, description="largest gradient norm of D_R")
-    schedule: Literal["shared", "published"] = Field(
-        "shared",
-        description="shared: critics judge what the generators' own pass made; published: made again for each, "
-        "and every network's gradients worked out in each update",
+    latent_noise_std: float = Field(
+        1.0, ge=0, description="standard deviation of the noise that training adds to codes before decoding"
     )
-    adapt_from: float = Field(
-        0.0, ge=0, le=1, description="share of the run after which the terms on low-dose images begin"
+    beta1: float = Field(0.0, ge=0, lt=1, description="decay rate of Adam's mean of gradients")
+    beta2: float = Field(0.9, ge=0, lt=1, description="decay rate of Adam's mean of squared gradients")
+    weight_decay: float = Field(1e-4, ge=0, description="Adam: L2 penalty; Muon: decoupled")
+    discriminator_steps: int = Field(3, ge=1, description="updates of D_R in each training step")
+    adversarial_start: float = Field(
+        0.0, ge=0, le=1, description="fraction of the run after which the losses on low-dose images begin"
     )
-    restoration_power: float = Field(2.0, ge=1, le=2, description="|error|^power in the restoration term")
-    weights: Weights = Weights()  # type: ignore[call-arg]
+    restoration_loss: Literal["l1", "l2"] = Field("l2", description="absolute or squared error of the restoration")
+    loss_weights: LossWeights = Field(LossWeights(), description="weight of each loss")  # type: ignore[call-arg]
 
     @model_validator(mode="after")
-    def _form_has_context(self) -> LirSettings:
-        if self.context_slices and self.form == "paper":
-            raise ValueError("context_slices: the published form sees one slice; set form: multiscale")
+    def _architecture_has_context(self) -> LirSettings:
+        if self.context_slices and self.architecture == "lir":
+            raise ValueError("context_slices: the architecture lir sees one slice; set architecture: unet")
         return self
 
     @property
-    def noise_channels(self) -> tuple[int, ...]:
-        """Channels of each map of the noise code."""
-        return (4 * self.width,) if self.form == "paper" else (self.noise_width,) * self.scales
+    def noise_code_channels(self) -> tuple[int, ...]:
+        """Channels of each map of the noise code; empty without a noise encoder."""
+        if not self.noise_encoder:
+            return ()
+        if self.architecture == "lir":
+            return (4 * self.base_channels,)
+        return (NOISE_CODE_CHANNELS,) * self.num_levels
 
 
-class Pass(NamedTuple):
-    """One pass of the generators: eq. 3–6 and the self reconstructions."""
+class Translation(NamedTuple):
+    """Codes and translations of a batch, eq. 3 and 4."""
 
     z_x: Code
     z_y: Code
@@ -111,269 +110,255 @@ class Pass(NamedTuple):
     x_to_y: Tensor
     y_to_x: Tensor
 
+    def detach(self) -> Translation:
+        """Return the same values without their graph."""
+        z_x, z_y, n_x = ([part.detach() for part in code] for code in (self.z_x, self.z_y, self.n_x))
+        return Translation(z_x, z_y, n_x, self.x_to_y.detach(), self.y_to_x.detach())
 
-class Lir(FormMethod[LirSettings]):
+
+class Lir(UnpairedMethod[LirSettings]):
     """Invariant-representation GAN."""
 
     Settings = LirSettings
-    supervision = Supervision.UNPAIRED
-    title = "invariant-representation GAN, unpaired"
-    reference = "Du, Chen, Yang: Learning Invariant Representation for Unsupervised Image Restoration, CVPR 2020"
+    e_noise: nn.Module | None
+    d_r: CodeDiscriminator | None
+    vgg: Vgg19Features | None
 
     def __init__(self, settings: LirSettings, scale: Scale) -> None:
         super().__init__(settings, scale)
         s = settings
-        literal = s.schedule == "published"
-        self.e_x = encoder(s, literal=literal, context_slices=s.context_slices)
-        self.e_y = encoder(s, literal=literal)
-        self.e_noise = _noise_encoder(s) if s.noise_encoder else None
-        make = partial(generator, s, up_norm=s.up_norm, literal=literal)
-        self.g_x, self.g_y = make(beside=s.noise_channels if s.noise_encoder else ()), make()
-        self._add_critics()
-        self.d_r = CodeCritic(s.coarsest_channels) if s.weights.representation else None
-        self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights) if s.vgg_weights and s.weights.semantic else None
-        self._background = background_kernels(s.blur)
+        self.e_x = encoder(s, context_slices=s.context_slices)
+        self.g_y = generator(s, tanh=True)
+
+    def add_training_networks(self) -> None:
+        """Build E_Y, E_X^N, G_X, the discriminators and VGG-19."""
+        s = self.settings
+        self.e_y, self.e_noise = encoder(s), _noise_encoder(s) if s.noise_encoder else None
+        self.g_x = generator(s, extra_channels=s.noise_code_channels, tanh=True)
+        super().add_training_networks()
+        self.d_r = CodeDiscriminator(s.coarsest_channels) if s.loss_weights.representation else None
+        self.vgg = None
+        if s.vgg_weights and s.loss_weights.semantic:
+            self.vgg = Vgg19Features(s.semantic_layer, s.vgg_weights)
+        self._background = background_kernels()
         self._smooth = gaussian_kernel(2.0, 6)
 
-    # ---- use ------------------------------------------------------------------------------------------------
+    # ---- restoration ----------------------------------------------------------------------------------------
 
     @property
     def context_slices(self) -> int:
-        """As the settings say."""
+        """Adjacent slices on each side that E_X also takes as input."""
         return self.settings.context_slices
 
     def _restore(self, image: Tensor) -> Tensor:
-        """G_Y(E_X(x))."""
+        """Compute G_Y(E_X(x))."""
         return self._to_y(self.e_x(image), center_slice(image))
 
+    @property
+    def uses_noise(self) -> bool:
+        """Whether the restoration loss, which needs noise, is on."""
+        return bool(self.settings.loss_weights.restoration)
+
     def restoration_parameters(self) -> dict[str, Tensor]:
-        """E_X and G_Y."""
-        return self._kept("e_x", "g_y")
+        """Return the weights of E_X and G_Y."""
+        return self._state_of("e_x", "g_y")
 
-    def notes(self, has_noise: bool = True) -> Sequence[str]:
-        """Terms that these settings leave out."""
-        left_out = [
-            name for name, weight in self.settings.weights if not weight and name not in ("restoration", "tissue")
-        ]
-        found = [f"terms with weight 0 are off: {', '.join(left_out)}"] if left_out else []
-        if self.settings.weights.semantic and self.vgg is None:
-            found.append("the semantic loss is off: settings.vgg_weights names no VGG-19 weights")
-        if self.settings.weights.restoration and not has_noise:
-            found.append("the restoration path is off: settings.weights.restoration needs data.noise_model")
-        if self.settings.adapt_from == 1:
-            found.append("settings.adapt_from is 1: only the restoration path is trained")
-        return found
+    # ---- translation ----------------------------------------------------------------------------------------
 
-    def summary_images(self, batch: Batch) -> dict[str, Tensor]:
-        """The translations of eq. 3 and 4."""
-        assert batch.normal is not None
-        made = self._pass(batch)
-        return {
-            "low": center_slice(batch.low),
-            "low_to_normal": made.x_to_y,
-            "normal": center_slice(batch.normal),
-            "normal_to_low": made.y_to_x,
-        }
-
-    # ---- the passes -----------------------------------------------------------------------------------------
-
-    def _to_x(self, content: Code, noise: Code, on: Tensor) -> Tensor:
-        """G_X(content ⊕ noise)."""
+    def _to_x(self, content: Code, noise: Code, base: Tensor) -> Tensor:
+        """Compute G_X(content ⊕ noise)."""
         code = [torch.cat(maps, dim=1) for maps in zip(content, noise, strict=True)] if noise else content
-        image: Tensor = self.g_x(code, on)
+        image: Tensor = self.g_x(code, base)
         return image
 
-    def _to_y(self, content: Code, on: Tensor) -> Tensor:
-        """G_Y(content)."""
-        image: Tensor = self.g_y(content, on)
+    def _to_y(self, content: Code, base: Tensor) -> Tensor:
+        """Compute G_Y(content)."""
+        image: Tensor = self.g_y(content, base)
         return image
 
     def _noise_code(self, image: Tensor) -> Code:
         return [] if self.e_noise is None else self.e_noise(image)
 
-    def _pass(self, batch: Batch) -> Pass:
-        """Forward translation, eq. 3 and 4; of slices, of which E_X alone sees what stands beside them."""
+    def _add_latent_noise(self, code: Code, batch: Batch) -> Code:
+        """Add Gaussian noise to a code in training, as the published code does before decoding."""
+        deviation = self.settings.latent_noise_std
+        if not deviation or not self.training:
+            return code
+        return [part + deviation * batch.randn_like(part) for part in code]
+
+    def translate(self, batch: Batch) -> Translation:
+        """Translate both images, eq. 3 and 4. Of stacks, the center slices; E_X also sees the others."""
         assert batch.normal is not None
         x, y = center_slice(batch.low), center_slice(batch.normal)
         z_x, z_y, n_x = self.e_x(batch.low), self.e_y(y), self._noise_code(x)
-        x_to_y = self._to_y(self._jitter(z_x, batch), x)
-        y_to_x = self._to_x(self._jitter(z_y, batch), self._jitter(n_x, batch), y)
-        return Pass(z_x, z_y, n_x, x_to_y, y_to_x)
+        x_to_y = self._to_y(self._add_latent_noise(z_x, batch), x)
+        y_to_x = self._to_x(self._add_latent_noise(z_y, batch), self._add_latent_noise(n_x, batch), y)
+        return Translation(z_x, z_y, n_x, x_to_y, y_to_x)
 
-    def _jitter(self, code: Code, batch: Batch) -> Code:
-        """The published code adds unit Gaussian noise to every code before decoding it in training."""
-        if not self.settings.code_noise or not self.training:
-            return code
-        return [part + self.settings.code_noise * batch.randn_like(part) for part in code]
-
-    @property
-    def uses_noise(self) -> bool:
-        """Whether the restoration term, which needs noise fields, is on."""
-        return bool(self.settings.weights.restoration)
-
-    # ---- the losses -----------------------------------------------------------------------------------------
+    # ---- losses ---------------------------------------------------------------------------------------------
 
     def generator_losses(self, batch: Batch) -> Losses:
-        """Eq. 14 but for the critics' own sides; leaves its pass for the critics."""
-        w = self.settings.weights
+        """Losses of encoders and generators, eq. 14; stores the translation for the discriminators."""
+        w = self.settings.loss_weights
         losses: Losses = {}
         if w.restoration and batch.noise is not None:
             error = self.restoration_error(batch)
-            losses["restoration"] = w.restoration * error.abs().pow(self.settings.restoration_power).mean()
+            distance = error.abs() if self.settings.restoration_loss == "l1" else error.square()
+            losses["restoration"] = w.restoration * distance.mean()
             if w.tissue:
                 losses["tissue"] = w.tissue * self._tissue_bias(error, batch)
-        if self._adapts(batch):
-            made = self._pass(batch)
-            batch.memo["pass"] = _detached(made)
-            losses |= self._translation_losses(_of_slices(batch), made)
+        if self._has_started(batch):
+            assert batch.normal is not None
+            translation = self.translate(batch)
+            batch.memo["translation"] = translation.detach()
+            slices = replace(batch, low=center_slice(batch.low), normal=center_slice(batch.normal))
+            losses |= self._translation_losses(slices, translation)
         return losses
 
-    def _adapts(self, batch: Batch) -> bool:
-        return batch.progress >= self.settings.adapt_from
+    def _has_started(self, batch: Batch) -> bool:
+        return batch.progress >= self.settings.adversarial_start
 
-    def _translation_losses(self, batch: Batch, made: Pass) -> Losses:
-        w, form = self.settings.weights, self.settings.adversarial
+    def _translation_losses(self, batch: Batch, t: Translation) -> Losses:
+        w, form = self.settings.loss_weights, self.settings.adversarial_loss
         x, y = batch.low, batch.normal
         assert y is not None
         losses: Losses = {}
         if w.adversarial:
-            losses |= self._adversarial_losses(w.adversarial, made.y_to_x, made.x_to_y)
+            losses |= self._adversarial_losses(w.adversarial, t.y_to_x, t.x_to_y)
         if self.d_r is not None:
-            undecided = judge([self.d_r(made.z_x)], 0.5, form) + judge([self.d_r(made.z_y)], 0.5, form)
-            losses["representation"] = w.representation * undecided
+            of_x, of_y = (adversarial_loss([self.d_r(code)], 0.5, form) for code in (t.z_x, t.z_y))
+            losses["representation"] = w.representation * (of_x + of_y)
         if w.cross_cycle:
-            losses["cross_cycle"] = w.cross_cycle * self._cross_cycle(batch, made)
+            losses["cross_cycle"] = w.cross_cycle * self._cross_cycle(batch, t)
         if w.self_reconstruction:
-            losses["self_reconstruction"] = w.self_reconstruction * self._self_reconstruction(batch, made)
+            losses["self_reconstruction"] = w.self_reconstruction * self._self_reconstruction(batch, t)
         if w.background:
-            there = background_consistency(x, made.x_to_y, self._background)
-            back = background_consistency(y, made.y_to_x, self._background)
-            losses["background"] = w.background * (there + back)
+            of_x = background_consistency(x, t.x_to_y, self._background)
+            of_y = background_consistency(y, t.y_to_x, self._background)
+            losses["background"] = w.background * (of_x + of_y)
         if self.vgg is not None:
-            losses["semantic"] = w.semantic * (self._semantic(x, made.x_to_y) + self._semantic(y, made.y_to_x))
-        if w.kl:
-            codes = [*made.n_x, *made.z_x, *made.z_y] if self.settings.kl_on == "all" else made.n_x
-            if codes:
-                losses["kl"] = w.kl * torch.stack([code.square().mean() for code in codes]).sum()
+            losses["semantic"] = w.semantic * (self._semantic(x, t.x_to_y) + self._semantic(y, t.y_to_x))
+        # The published code takes the mean square of all codes; in a U-Net the content must not shrink.
+        codes = [*t.n_x, *t.z_x, *t.z_y] if self.settings.architecture == "lir" else t.n_x
+        if w.kl and codes:
+            losses["kl"] = w.kl * torch.stack([code.square().mean() for code in codes]).sum()
         return losses
 
     def restoration_error(self, batch: Batch) -> Tensor:
-        """Ours: a normal-dose patch with noise of the low-dose pool's own spectrum, restored, less itself.
+        """Restore a normal-dose patch with added noise, and return the error in units of 1 / input_scale.
 
-        In units of the gain, so that the weight does not depend on the HU range. HU are held in use only: held in
-        training too, the gain was smaller and the bias larger (docs/experiments.md).
+        In these units the weight of the loss does not depend on the HU range. The low-frequency passthrough is not
+        part of it: with the passthrough in training, models gained less and had a larger bias.
         """
         assert batch.normal is not None
         assert batch.noise is not None
-        return (self._restore(batch.normal + batch.noise) - center_slice(batch.normal)) * self.settings.gain
+        restored = self._restore(batch.normal + batch.noise)
+        return (restored - center_slice(batch.normal)) * self.settings.input_scale
 
     def _tissue_bias(self, error: Tensor, batch: Batch) -> Tensor:
-        """Of fat and soft tissue, as the smoothed normal-dose patch shows them."""
+        """Squared mean error in fat and soft tissue, found by HU in the blurred normal-dose patch."""
         assert batch.normal is not None
         ranges = [TISSUES[name][:2] for name in ("fat", "soft-tissue")]
         units = [(self.scale.to_unit(low), self.scale.to_unit(high)) for low, high in ranges]
         return tissue_bias(error.float(), blur(center_slice(batch.normal), self._smooth), units)
 
-    def _cross_cycle(self, batch: Batch, made: Pass) -> Tensor:
-        """Eq. 5–8: translate back, and compare with where it began."""
+    def _cross_cycle(self, batch: Batch, t: Translation) -> Tensor:
+        """Cross-cycle loss, eq. 5–8: translate back and compare with the original."""
         assert batch.normal is not None
-        z_back = self._jitter(self.e_y(made.x_to_y), batch)
-        n_back = self._jitter(self._noise_code(made.y_to_x), batch)
-        x_again = self._to_x(z_back, n_back, made.x_to_y)
-        y_again = self._to_y(
-            self._jitter(self.e_x(repeat_slice(made.y_to_x, self.context_slices)), batch), made.y_to_x
-        )
+        z_y_back = self._add_latent_noise(self.e_y(t.x_to_y), batch)
+        n_back = self._add_latent_noise(self._noise_code(t.y_to_x), batch)
+        x_again = self._to_x(z_y_back, n_back, t.x_to_y)
+        z_x_back = self._add_latent_noise(self.e_x(repeat_slice(t.y_to_x, self.context_slices)), batch)
+        y_again = self._to_y(z_x_back, t.y_to_x)
         return F.l1_loss(x_again, batch.low) + F.l1_loss(y_again, batch.normal)
 
-    def _self_reconstruction(self, batch: Batch, made: Pass) -> Tensor:
-        """Each domain's own encoder and generator give the image back.
+    def _self_reconstruction(self, batch: Batch, t: Translation) -> Tensor:
+        """Self-reconstruction loss: encode and decode within one domain.
 
-        The multiscale G_X predicts what to add to a clean image, so there x is rebuilt on its own restoration.
+        The G_X of the U-Net predicts what to add to a clean image, so there x is reconstructed from x → y.
         """
         assert batch.normal is not None
-        content, noise = self._jitter(made.z_x, batch), self._jitter(made.n_x, batch)
-        x_again = self._to_x(content, noise, made.x_to_y.detach())
-        y_again = self._to_y(self._jitter(made.z_y, batch), batch.normal)
+        content, noise = self._add_latent_noise(t.z_x, batch), self._add_latent_noise(t.n_x, batch)
+        x_again = self._to_x(content, noise, t.x_to_y.detach())
+        y_again = self._to_y(self._add_latent_noise(t.z_y, batch), batch.normal)
         return F.l1_loss(x_again, batch.low) + F.l1_loss(y_again, batch.normal)
 
     def _semantic(self, before: Tensor, after: Tensor) -> Tensor:
-        """Eq. 11: squared distance of deep features."""
+        """Semantic loss, eq. 11: squared distance of instance-normalised deep features."""
         assert self.vgg is not None
-        features = [self.vgg(before), self.vgg(after)]
-        if self.settings.semantic_norm:
-            features = [F.instance_norm(part) for part in features]
-        return F.mse_loss(features[1], features[0])
+        return F.mse_loss(F.instance_norm(self.vgg(after)), F.instance_norm(self.vgg(before)))
 
-    def image_critic_losses(self, batch: Batch) -> Losses:
-        """D_X and D_Y, eq. 12 and 13: real is 1, translated is 0."""
-        if not self._adapts(batch) or not self.settings.weights.adversarial:
+    def image_discriminator_losses(self, batch: Batch) -> Losses:
+        """Losses of D_X and D_Y, eq. 12 and 13: real images should score 1, translations 0."""
+        if not self._has_started(batch) or not self.settings.loss_weights.adversarial:
             return {}
-        made = self._made(batch)
-        return self._critic_losses(batch, made.y_to_x, made.x_to_y)
+        t = self._translation_of(batch)
+        return self._discriminator_losses(batch, t.y_to_x, t.x_to_y)
 
-    def code_critic_losses(self, batch: Batch) -> Losses:
-        """D_R, eq. 9: z_X is 1, z_Y is 0."""
-        if not self._adapts(batch) or self.d_r is None:
+    def representation_discriminator_losses(self, batch: Batch) -> Losses:
+        """Loss of D_R, eq. 9: z_X should score 1, z_Y 0."""
+        if not self._has_started(batch) or self.d_r is None:
             return {}
-        z_x, z_y = self._codes(batch)
-        return {"critic_r": tell_apart([self.d_r(z_x)], [self.d_r(z_y)], self.settings.adversarial)}
+        t = self._translation_of(batch)
+        form = self.settings.adversarial_loss
+        return {"discriminator_r": discriminator_loss([self.d_r(t.z_x)], [self.d_r(t.z_y)], form)}
 
-    def _codes(self, batch: Batch) -> tuple[Code, Code]:
-        """What D_R judges: the codes of the generators' own pass, or (published) new ones with their graph."""
-        if self.settings.schedule == "published":
-            assert batch.normal is not None
-            return self.e_x(batch.low), self.e_y(center_slice(batch.normal))
-        made = self._made(batch)
-        return [part.detach() for part in made.z_x], [part.detach() for part in made.z_y]
+    def _translation_of(self, batch: Batch) -> Translation:
+        """Return the detached translation that the generators computed in this step."""
+        translation: Translation = batch.memo.get("translation") or self.translate(batch).detach()
+        return translation
 
-    def _made(self, batch: Batch) -> Pass:
-        """This step's translations: the generators' own, or (published schedule) made again."""
-        if self.settings.schedule == "published" or "pass" not in batch.memo:
-            return self._pass(batch)
-        made: Pass = batch.memo["pass"]
-        return made
-
-    # ---- the updates ----------------------------------------------------------------------------------------
+    # ---- training -------------------------------------------------------------------------------------------
 
     def phases(self, learning_rate: float) -> Sequence[Phase]:
-        """Generators, then the critics on what they made.
-
-        The published order has the critics first, and works out the gradients of every network in every update.
-        """
+        """Update encoders and generators, then the discriminators on the same translation."""
         s = self.settings
-        makers = [net for net in (self.e_x, self.e_y, self.e_noise, self.g_x, self.g_y) if net is not None]
-        generators = Phase("generators", self.generator_losses, s.learner(makers, learning_rate))
-        adam = s.learner([self.d_x, self.d_y], learning_rate, "adam")
-        critics = [Phase("image critics", self.image_critic_losses, adam)]
+        networks = [net for net in (self.e_x, self.e_y, self.e_noise, self.g_x, self.g_y) if net is not None]
+        phases = [Phase("generators", self.generator_losses, s.make_optimizer(networks, learning_rate))]
         if self.d_r is not None:
-            adam = s.learner([self.d_r], learning_rate * s.representation_lr, "adam")
-            repeats = s.representation_updates
-            critics.insert(0, Phase("representation critic", self.code_critic_losses, adam, repeats, s.clip_norm))
-        if s.schedule == "shared":
-            return [generators, *critics]
-        return [replace(phase, discarded=self._of_others(phase)) for phase in (*critics, generators)]
+            adam = s.make_optimizer([self.d_r], learning_rate * REPRESENTATION_LR_RATIO, "adam")
+            phases.append(
+                Phase(
+                    "representation discriminator",
+                    self.representation_discriminator_losses,
+                    adam,
+                    s.discriminator_steps,
+                    REPRESENTATION_MAX_GRAD_NORM,
+                )
+            )
+        adam = s.make_optimizer([self.d_x, self.d_y], learning_rate, "adam")
+        return [*phases, Phase("image discriminators", self.image_discriminator_losses, adam)]
 
-    def _of_others(self, phase: Phase) -> list[nn.Parameter]:
-        """What learns, but not in this phase."""
-        own = set(map(id, phase.parameters))
-        return [p for p in self.parameters() if p.requires_grad and id(p) not in own]
+    def notes(self, has_noise: bool = True) -> Sequence[str]:
+        """Return which losses these settings switch off."""
+        s, w = self.settings, self.settings.loss_weights
+        zero = [name for name, weight in w if not weight and name not in ("restoration", "tissue")]
+        notes = [f"losses with weight 0 are off: {', '.join(zero)}"] if zero else []
+        if w.semantic and self.vgg is None:
+            notes.append("the semantic loss is off: settings.vgg_weights names no VGG-19 weights")
+        if w.restoration and not has_noise:
+            notes.append("the restoration loss is off: settings.loss_weights.restoration needs data.noise_model")
+        if s.adversarial_start == 1:
+            notes.append("settings.adversarial_start is 1: only the restoration path is trained")
+        return notes
 
-
-def _of_slices(batch: Batch) -> Batch:
-    """What is translated: the slice in the middle of each stack."""
-    assert batch.normal is not None
-    return replace(batch, low=center_slice(batch.low), normal=center_slice(batch.normal))
-
-
-def _detached(made: Pass) -> Pass:
-    z_x, z_y, n_x = ([part.detach() for part in code] for code in (made.z_x, made.z_y, made.n_x))
-    return Pass(z_x, z_y, n_x, made.x_to_y.detach(), made.y_to_x.detach())
+    def summary_images(self, batch: Batch) -> dict[str, Tensor]:
+        """Return both images and their translations."""
+        assert batch.normal is not None
+        t = self.translate(batch)
+        return {
+            "low": center_slice(batch.low),
+            "low_to_normal": t.x_to_y,
+            "normal": center_slice(batch.normal),
+            "normal_to_low": t.y_to_x,
+        }
 
 
 def _noise_encoder(s: LirSettings) -> nn.Module:
-    if s.form == "paper":
-        return PaperEncoder(s.width, 0, s.norm, s.padding, code_channels=4 * s.width)
-    return MultiscaleEncoder(s.noise_channels, s.blocks, s.norm, s.gain, s.centre)
+    channels = s.noise_code_channels
+    if s.architecture == "lir":
+        return LirEncoder(s.base_channels, 0, s.norm, code_channels=channels[0])
+    return UNetEncoder(channels, s.blocks_per_level, s.norm, s.input_scale, s.input_shift)
 
 
 METHOD = Lir

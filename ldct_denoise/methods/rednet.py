@@ -1,7 +1,12 @@
-"""RedNet-30: very deep convolutional encoder–decoder with symmetric skip connections.
+"""Very deep encoder–decoder with symmetric skips (RedNet).
 
-Mao, Shen, Yang, "Image restoration using very deep convolutional encoder-decoder networks with symmetric skip
-connections", NIPS 2016.
+Convolutions and as many transposed convolutions of 3×3 kernels with a skip every second layer; regression on
+normal-dose images.
+
+Supervision: supervised
+
+Reference: Mao, Shen, Yang: Image restoration using very deep convolutional encoder-decoder networks with symmetric
+skip connections, NIPS 2016
 """
 
 from __future__ import annotations
@@ -10,29 +15,23 @@ from pydantic import Field
 from torch import nn
 
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Supervision
 from ldct_denoise.networks.residual import RedNet
 
 
 class RedNetSettings(RegressionSettings):
-    """RED-30 as published."""
+    """The published RED-30."""
 
-    layers: int = Field(30, ge=4, le=60, multiple_of=2, description="half of them transposed convolutions")
-    channels: int = Field(64, ge=4, le=512)
+    num_layers: int = Field(30, ge=4, le=60, multiple_of=2, description="half of them transposed convolutions")
+    channels: int = Field(64, ge=4, le=512, description="channels of every hidden layer")
 
 
 class RedNetMethod(Regression[RedNetSettings]):
-    """Thirty layers of 3×3 kernels, trained on pairs."""
+    """RedNet, trained on pairs."""
 
     Settings = RedNetSettings
-    supervision = Supervision.SUPERVISED
-    title = "very deep encoder–decoder with symmetric skips, supervised"
-    reference = (
-        "Mao, Shen, Yang: Image restoration using very deep convolutional encoder-decoder networks, NIPS 2016"
-    )
 
     def _network(self) -> nn.Module:
-        return RedNet(self.settings.layers, self.settings.channels)
+        return RedNet(self.settings.num_layers, self.settings.channels)
 
 
 METHOD = RedNetMethod

@@ -1,7 +1,11 @@
-"""Total variation, by scikit-image's Chambolle solver.
+"""Total variation.
 
-Rudin, Osher, Fatemi 1992; Chambolle, "An algorithm for total variation minimization and applications", JMIV 2004:
-the image u that minimises ``‖u − f‖² / 2 + weight · TV(u)``, the weight being a multiple of σ.
+The image u that minimises ``‖u − f‖² / 2 + weight · σ · TV(u)`` (Rudin, Osher, Fatemi 1992), by the solver of
+Chambolle from scikit-image.
+
+Supervision: none
+
+Reference: Chambolle: An algorithm for total variation minimization and applications, JMIV 2004
 """
 
 from __future__ import annotations
@@ -10,27 +14,24 @@ from pydantic import Field
 from torch import Tensor
 
 from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma, on_array
-from ldct_denoise.methods.base import Method, Supervision
+from ldct_denoise.methods.base import Method
 
 
 class TvSettings(SigmaSettings):
-    """Weight of the variation, and when to stop."""
+    """Weight and stopping rule; named as in scikit-image."""
 
-    weight: float = Field(1.2, gt=0, le=20, description="weight of the total variation, in units of σ")
-    iterations: int = Field(200, ge=1, le=5000, description="most iterations")
-    tolerance: float = Field(2e-4, gt=0, description="stop where the cost changes relatively less than this")
+    weight: float = Field(1.2, gt=0, le=20, description="weight of the total variation, in units of the noise σ")
+    eps: float = Field(2e-4, gt=0, description="stop when the relative change of the cost is below this")
+    max_num_iter: int = Field(200, ge=1, le=5000, description="largest number of iterations")
 
 
 class TotalVariation(Method[TvSettings]):
-    """Piecewise smooth fit."""
+    """Total-variation regularised least squares."""
 
     Settings = TvSettings
-    supervision = Supervision.NONE
-    title = "total variation"
-    reference = "Chambolle: An algorithm for total variation minimization and applications, JMIV 2004"
 
     def restore(self, image: Tensor, seed: int = 0) -> Tensor:
-        """Slice by slice on the CPU."""
+        """Filter slice by slice on the CPU."""
         return each_image(image, self._restore)
 
     def _restore(self, image: Tensor) -> Tensor:
@@ -40,8 +41,7 @@ class TotalVariation(Method[TvSettings]):
         if sigma == 0:
             return image
         return on_array(
-            image,
-            lambda array: sigma * denoise_tv_chambolle(array / sigma, s.weight, s.tolerance, s.iterations),
+            image, lambda array: sigma * denoise_tv_chambolle(array / sigma, s.weight, s.eps, s.max_num_iter)
         )
 
 

@@ -1,57 +1,43 @@
-"""The network that LIR keeps for use in its multiscale form, trained on pairs.
+"""Residual U-Net.
 
-It answers what pairs would be worth: in `docs/comparison.md` it stands beside LIR on the same slices and budget.
-The way down and up with skip connections is Ronneberger et al. 2015; it learns the correction to the input.
+The restoration network of ``lir`` with ``architecture: unet``, trained by regression on normal-dose images. It
+shows what pairs are worth: ``docs/comparison.md`` compares it with ``lir`` on the same slices and budget.
+
+Supervision: supervised
+
+Reference: Ronneberger, Fischer, Brox: U-Net: convolutional networks for biomedical image segmentation, MICCAI 2015
 """
 
 from __future__ import annotations
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods._regression import Regression, RegressionSettings
-from ldct_denoise.methods.base import Supervision
-from ldct_denoise.networks.translation import MultiscaleEncoder, MultiscaleGenerator
+from ldct_denoise.networks.residual import UNet
 
 
 class UNetSettings(RegressionSettings):
-    """The sizes of ``configs/lir-ct.yaml``."""
+    """The size of ``configs/lir-ct.yaml``."""
 
-    width: int = Field(32, ge=4, description="channels at full resolution")
-    scales: int = Field(3, ge=1, le=5, description="resolutions")
-    blocks: int = Field(2, ge=1, description="3×3 convolutions at each resolution, down and up")
-
-
-class UNet(nn.Module):
-    """Encoder and generator in one; the image comes in and goes out in units of the gain."""
-
-    def __init__(self, settings: UNetSettings) -> None:
-        super().__init__()
-        widths = tuple(settings.width * 2**depth for depth in range(settings.scales))
-        self.encoder = MultiscaleEncoder(widths, settings.blocks, "none", 1.0, 0.0)
-        self.generator = MultiscaleGenerator(widths, (0,) * settings.scales, settings.blocks, "none", 1.0)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Same shape; sides are multiples of 2^(scales − 1)."""
-        restored: Tensor = self.generator(self.encoder(image), image)
-        return restored
+    base_channels: int = Field(32, ge=4, description="channels at full resolution; doubled at each next level")
+    num_levels: int = Field(3, ge=1, le=5, description="number of resolutions")
+    blocks_per_level: int = Field(2, ge=1, description="3×3 convolutions at each resolution, down and up")
 
 
 class UNetMethod(Regression[UNetSettings]):
-    """LIR's restoration network, supervised."""
+    """U-Net, trained on pairs."""
 
     Settings = UNetSettings
-    supervision = Supervision.SUPERVISED
-    title = "LIR's restoration network (residual U-Net), supervised"
-    reference = "Ronneberger, Fischer, Brox: U-Net, MICCAI 2015; here as in LIR's multiscale form"
 
     def __init__(self, settings: UNetSettings, scale: Scale) -> None:
         super().__init__(settings, scale)
-        self.multiple = 2 ** (settings.scales - 1)
+        self.size_multiple = 2 ** (settings.num_levels - 1)
 
     def _network(self) -> nn.Module:
-        return UNet(self.settings)
+        s = self.settings
+        return UNet(s.base_channels, s.num_levels, s.blocks_per_level, residual=True)
 
 
 METHOD = UNetMethod

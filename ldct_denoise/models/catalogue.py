@@ -1,12 +1,7 @@
-"""What there is to choose from: trained models and methods, told without importing torch.
-
-Method files are read as text (their syntax tree), and model files by their header alone, so that the list answers
-at once.
-"""
+"""Catalogue of methods and shipped models, read without importing torch so that it is listed at once."""
 
 from __future__ import annotations
 
-import ast
 import importlib.resources
 import json
 import struct
@@ -16,24 +11,52 @@ from typing import Any
 
 import yaml
 
+from ldct_denoise import methods as registry
 from ldct_denoise.config import recipes
-from ldct_denoise.methods import names
 
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method: its name, the supervision it needs, one line on what it is, its source, recipes that train it."""
+    """A method.
+
+    Parameters
+    ----------
+    name : str
+        Name on the command line and in configurations.
+    title : str
+        The method in a few words.
+    supervision : str
+        Training data that it requires.
+    reference : str
+        Publication that describes it.
+    configs : tuple of str
+        Shipped configurations that train it.
+    """
 
     name: str
-    supervision: str
     title: str
+    supervision: str
     reference: str
-    recipes: tuple[str, ...]
+    configs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A trained model that ships."""
+    """A shipped model.
+
+    Parameters
+    ----------
+    name : str
+        Name on the command line.
+    method : str
+        Name of its method.
+    size_mb : float
+        Size of its file, megabytes.
+    trained_on : str
+        Training data in a sentence.
+    validation : str
+        Validation results in a sentence.
+    """
 
     name: str
     method: str
@@ -43,64 +66,49 @@ class ModelEntry:
 
 
 def methods() -> list[MethodEntry]:
-    """Every method, sorted by name."""
-    by_method: dict[str, list[str]] = {}
-    for recipe, path in recipes().items():
+    """Return every method, sorted by name."""
+    configs: dict[str, list[str]] = {}
+    for name, path in recipes().items():
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        by_method.setdefault(content.get("method", "lir"), []).append(recipe)
-    return [_method(name, tuple(by_method.get(name, ()))) for name in names()]
+        configs.setdefault(content.get("method", "lir"), []).append(name)
+    found = map(registry.describe, registry.names())
+    return [
+        MethodEntry(one.name, one.title, one.supervision, one.reference, tuple(configs.get(one.name, ())))
+        for one in found
+    ]
 
 
-def _method(name: str, its_recipes: tuple[str, ...]) -> MethodEntry:
-    folder = importlib.resources.files("ldct_denoise.methods")
-    tree = ast.parse(Path(str(folder / f"{name.replace('-', '_')}.py")).read_text(encoding="utf-8"))
-    told: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for statement in node.body:
-            target: ast.expr
-            value: ast.expr | None
-            if isinstance(statement, ast.AnnAssign):
-                target, value = statement.target, statement.value
-            elif isinstance(statement, ast.Assign):
-                target, value = statement.targets[0], statement.value
-            else:
-                continue
-            if isinstance(target, ast.Name) and target.id in ("title", "reference") and value is not None:
-                told[target.id] = str(ast.literal_eval(value))
-            if isinstance(target, ast.Name) and target.id == "supervision" and isinstance(value, ast.Attribute):
-                told["supervision"] = value.attr.lower().replace("_", " ")
-    return MethodEntry(name, told["supervision"], told["title"], told["reference"], its_recipes)
+def shipped_models() -> dict[str, Path]:
+    """Return the files of the shipped models by name."""
+    folder = Path(str(importlib.resources.files("ldct_denoise.models")))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def models() -> list[ModelEntry]:
-    """Every shipped model, sorted by name."""
-    folder = Path(str(importlib.resources.files("ldct_denoise.models")))
-    return [_model(path) for path in sorted(folder.glob("*.safetensors"))]
+    """Return every shipped model, sorted by name."""
+    return [_model(name, path) for name, path in shipped_models().items()]
 
 
-def _model(path: Path) -> ModelEntry:
+def _model(name: str, path: Path) -> ModelEntry:
     metadata = read_metadata(path)
     card: dict[str, Any] = json.loads(metadata["card"])
-    pools = card.get("pools", {})
-    figures = card.get("validation", {})
-    told = [f"{figures['probe_gain_db']:+.1f} dB on held-back normal dose"] if "probe_gain_db" in figures else []
+    pools, figures = card.get("pools", {}), card.get("validation", {})
+    gains = [f"{figures['probe_gain_db']:+.1f} dB on held-back normal dose"] if "probe_gain_db" in figures else []
     if "psnr_gain_abdomen_db" in figures:
-        told.append(f"{figures['psnr_gain_abdomen_db']:+.1f} dB in the abdomen window on held-out pairs")
+        gains.append(f"{figures['psnr_gain_abdomen_db']:+.1f} dB in the abdomen window on held-out pairs")
     kernels = ", ".join(pools.get("kernels", ())) or "unknown"
     return ModelEntry(
-        name=path.stem,
+        name=name,
         method=metadata["method"],
         size_mb=path.stat().st_size / 1e6,
         trained_on=f"{pools.get('low_slices', 0)} low- and {pools.get('normal_slices', 0)} normal-dose slices of "
         f"{len(pools.get('training_patients', ()))} patients; kernels {kernels}",
-        validation="; ".join(told),
+        validation="; ".join(gains),
     )
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file: the length of the header, then the header as JSON."""
+    """Return the metadata of a safetensors file, whose header is JSON after its length."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header: dict[str, Any] = json.loads(file.read(length))

@@ -1,9 +1,8 @@
-"""Trained models and interrupted runs on disk: whole or not there, and loaded without pickle's dangers."""
+"""Trained models: save them, and load shipped models, model files, run folders and methods without training."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,10 +19,12 @@ from ldct_denoise import __version__, methods
 from ldct_denoise.config import assignment, recipes
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods.base import Method, Supervision
+from ldct_denoise.methods import Supervision
+from ldct_denoise.methods.base import Method
+from ldct_denoise.models.catalogue import shipped_models
 from ldct_denoise.output import atomic_write
 
-#: The model that `apply` uses when none is named.
+#: The model that ``apply`` uses by default.
 DEFAULT_MODEL = "lir-ct"
 #: Short names of shipped models.
 ALIASES = {"fast": "lir-ct-small"}
@@ -37,14 +38,15 @@ class TrainedModel:
     Parameters
     ----------
     name : str
-        What it is called: a shipped model's or method's name, or its run folder's.
+        Name of the shipped model, the method, the file or the run folder.
     method : Method
-        In evaluation mode, on the CPU.
+        The method with its weights, in evaluation mode, on the CPU.
     method_name : str
+        Name of the method.
     scale : Scale
-        Its HU range.
-    card : dict
-        Data, seed, versions, figures: what its file's metadata hold.
+        HU range of its network units.
+    card : mapping
+        Model card: configuration, training data, seed, versions, validation results.
     checksum : str
         SHA-256 of all that decides its output (:func:`model_checksum`). It is part of the UIDs of derived series.
     """
@@ -58,47 +60,55 @@ class TrainedModel:
 
     @property
     def training_patients(self) -> frozenset[str]:
-        """Patients that it has seen, or the model that its training began with; nobody without a name is one."""
-        told = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))
-        return frozenset(chain.from_iterable(told)) - {""}
+        """Named patients of its training data, and of the model that its training began with."""
+        patients = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))
+        return frozenset(chain.from_iterable(patients)) - {""}
 
 
 def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[str, Any]) -> None:
-    """Write what :meth:`Method.restore` needs, with its architecture, HU range and card in the metadata."""
+    """Write a model file: the weights that :meth:`Method.restore` uses; settings, HU range and card as metadata.
+
+    Parameters
+    ----------
+    path : Path
+        Output file, safetensors.
+    method_name : str
+        Name of the method.
+    method : Method
+        The trained method.
+    card : mapping
+        Model card.
+    """
     tensors = {key: value.detach().contiguous().cpu() for key, value in method.restoration_parameters().items()}
     metadata = {
         "format": "ldct-denoise model 1",
         "version": __version__,
         "method": method_name,
-        "settings": json.dumps(_for_use(method)),
+        "settings": json.dumps(_portable_settings(method)),
         "range_hu": json.dumps([method.scale.low_hu, method.scale.high_hu]),
         "card": json.dumps(dict(card)),
     }
     atomic_write(path, lambda part: save_file(tensors, part, metadata))
 
 
-def _for_use(method: Method[Any]) -> dict[str, Any]:
-    """The settings, without what only training reads from this machine."""
+def _portable_settings(method: Method[Any]) -> dict[str, Any]:
+    """Return the settings without paths of this machine, which only training uses."""
     settings: dict[str, Any] = method.settings.model_dump(mode="json")
     if "vgg_weights" in settings:
         settings["vgg_weights"] = None
     return settings
 
 
-def shipped_models() -> dict[str, Path]:
-    """The models inside the package, by name."""
-    folder = Path(str(importlib.resources.files("ldct_denoise.models")))
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-
-
 def load_model(name: str | Path) -> TrainedModel:
     """Load a trained model, or a method that needs no training.
+
+    Only the networks that denoising uses are built, not those of training.
 
     Parameters
     ----------
     name : str or Path
         A shipped model (``lir-ct``, ``lir-ct-small``), a ``.safetensors`` file, the output folder of a training
-        run, or an untrained method with optional settings (``bm3d:sigma_hu=100,strength=0.8``).
+        run, or an untrained method with optional settings (``bm3d:sigma_hu=100,sigma_factor=0.8``).
 
     Returns
     -------
@@ -124,24 +134,25 @@ def load_model(name: str | Path) -> TrainedModel:
     path = Path(text)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
-            raise ModelError(f"{path}: holds no {MODEL_FILE}; give the --output folder of a training run")
+            raise ModelError(f"{path}: has no {MODEL_FILE}; give the --output folder of a training run")
         return _read(path / MODEL_FILE, path.resolve().name)
     if path.is_file():
         return _read(path, path.stem)
     if text.partition(":")[0] in methods.names():
         return _untrained(text)
+    shipped = ", ".join(shipped_models()) or "none"
     raise ModelError(
-        f"model {text!r}: neither a shipped model ({', '.join(shipped_models()) or 'none'}), a file, "
-        "a run folder, nor a method; see `ldct-denoise models`"
+        f"model {text!r}: not a shipped model ({shipped}), a file, a run folder or a method; "
+        "see `ldct-denoise models`"
     )
 
 
 def _untrained(text: str) -> TrainedModel:
     name, _, settings = text.partition(":")
-    if methods.find(name).supervision is not Supervision.NONE:
-        recipe = name if name in recipes() else f"{name}-ct"
+    if methods.describe(name).supervision is not Supervision.NONE:
+        config = name if name in recipes() else f"{name}-ct"
         raise ModelError(
-            f"model {name!r}: this method must be trained first: ldct-denoise train --config {recipe} …"
+            f"model {name!r}: this method must be trained first: ldct-denoise train --config {config} …"
         )
     method = methods.build(name, _settings(text, settings), Scale()).eval()
     digest = hashlib.sha256(json.dumps([__version__, name, method.settings.model_dump(mode="json")]).encode())
@@ -149,7 +160,7 @@ def _untrained(text: str) -> TrainedModel:
 
 
 def _settings(text: str, settings: str) -> dict[str, Any]:
-    """``key=value,key=value`` after a method's name."""
+    """Parse the settings after a method's name, ``key=value,key=value``."""
     form = f"settings as {text.partition(':')[0]}:KEY=VALUE,KEY=VALUE"
     try:
         return dict(assignment(part, f"model {text!r}", form) for part in settings.split(",") if part)

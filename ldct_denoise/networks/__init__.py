@@ -1,1 +1,1 @@
-"""Building blocks that several methods share."""
+"""Network building blocks that several methods share; nothing here imports `methods`."""

@@ -1,8 +1,8 @@
-"""Small pieces: convolutions with padding and normalisation by name, residual blocks, size handling, blurs."""
+"""Building blocks: convolutions with normalisation, residual blocks, fused up-sampling, padding, blurs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 from typing import Literal
 
@@ -10,23 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldct_denoise.networks import winograd
-
 Norm = Literal["none", "batch", "layer", "group"]
 Padding = Literal["zeros", "reflect"]
 
 
 def relu() -> nn.Module:
-    """In place: neither a convolution nor a normalisation needs its result for its gradient."""
+    """ReLU in place: the backward pass of a convolution or normalisation does not need its output."""
     return nn.ReLU(inplace=True)
 
 
 def norm_layer(kind: Norm, channels: int) -> nn.Module:
-    """The normalisation called ``kind``."""
+    """Return the normalisation layer called ``kind``."""
     match kind:
         case "batch":
             return nn.BatchNorm2d(channels)
-        case "layer":  # each image over all its channels and pixels, then a scale and a shift for each channel
+        case "layer":  # over all channels and pixels of an image, with a scale and shift for each channel
             return nn.GroupNorm(1, channels)
         case "group":
             return nn.GroupNorm(min(8, channels), channels)
@@ -35,246 +33,225 @@ def norm_layer(kind: Norm, channels: int) -> nn.Module:
 
 
 def conv(
-    inputs: int,
-    outputs: int,
-    size: int,
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
     *,
     stride: int = 1,
     norm: Norm = "none",
-    padding: Padding = "zeros",
+    padding_mode: Padding = "zeros",
     activation: Callable[[], nn.Module] | None = relu,
-    edge: int | None = None,
+    padding: int | None = None,
 ) -> nn.Sequential:
-    """Convolution, normalisation, activation; ``edge`` pixels of padding (half the kernel by default)."""
-    edge = (size - 1) // 2 if edge is None else edge
-    first = nn.Conv2d(inputs, outputs, size, stride, padding=edge, padding_mode=padding)
-    return _normed(first, norm, activation)
+    """Return a convolution, its normalisation and its activation.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of the input and the output.
+    kernel_size : int
+        Side of the square kernel, pixels.
+    stride : int
+        Step of the convolution, pixels.
+    norm : Norm
+        Normalisation after the convolution.
+    padding_mode : {"zeros", "reflect"}
+        How the image is continued beyond its border.
+    activation : callable or None
+        Makes the activation module; None: no activation.
+    padding : int, optional
+        Pixels of padding; by default half the kernel.
+    """
+    padding = (kernel_size - 1) // 2 if padding is None else padding
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, padding_mode=padding_mode)
+    return _normalized(layer, norm, activation)
 
 
-def up_conv(inputs: int, outputs: int, *, norm: Norm, padding: Padding, literal: bool = False) -> nn.Sequential:
-    """Up-sampling with its 5×5 convolution, normalisation, activation."""
-    return _normed(UpConv2d(inputs, outputs, padding, literal), norm, relu)
+def upsample_conv(in_channels: int, out_channels: int, norm: Norm, padding_mode: Padding) -> nn.Sequential:
+    """Return nearest-neighbour up-sampling by 2, a 5×5 convolution, normalisation and ReLU.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels of the input and the output.
+    norm : Norm
+        Normalisation after the convolution.
+    padding_mode : {"zeros", "reflect"}
+        How the up-sampled image is continued beyond its border.
+    """
+    layers = conv(in_channels, out_channels, 5, norm=norm, padding_mode=padding_mode)
+    return nn.Sequential(nn.Upsample(scale_factor=2.0), *layers)
 
 
-def join_conv(fine: int, coarse: int, outputs: int, *, norm: Norm) -> nn.Sequential:
-    """Convolution of a fine map and a coarse one beside it, normalisation, activation."""
-    return _normed(JoinConv2d(fine, coarse, outputs), norm, relu)
+def upsample_concat_conv(fine_channels: int, coarse_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
+    """Return :class:`UpsampleConcatConv2d`, normalisation and ReLU.
+
+    Parameters
+    ----------
+    fine_channels, coarse_channels, out_channels : int
+        Channels of the two inputs and of the output.
+    norm : Norm
+        Normalisation after the convolution.
+    """
+    return _normalized(UpsampleConcatConv2d(fine_channels, coarse_channels, out_channels), norm, relu)
 
 
-def _normed(convolution: nn.Conv2d, norm: Norm, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
-    layers: list[nn.Module] = [convolution]
+def _normalized(layer: nn.Conv2d, norm: Norm, activation: Callable[[], nn.Module] | None) -> nn.Sequential:
+    layers: list[nn.Module] = [layer]
     if norm != "none":
-        layers.append(norm_layer(norm, convolution.out_channels))
+        layers.append(norm_layer(norm, layer.out_channels))
     if activation is not None:
         layers.append(activation())
     return nn.Sequential(*layers)
 
 
-class UpConv2d(nn.Conv2d):
-    """Each pixel repeated to 2×2 (nearest up-sampling), then a 5×5 convolution; worked out before the repetition.
+class UpsampleConcatConv2d(nn.Conv2d):
+    """Up-sample a coarse map by 2 (nearest), concatenate it to a fine map, and convolve 3×3, fused.
 
-    Of one pixel come four; each sees the same 3×3 pixels, with sums of the 25 weights. So one 3×3 convolution to
-    four times the channels, laid out as pixels, gives the same image with 9 products a pixel instead of 25.
-
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    padding : Padding
-        Of the repeated image.
-    literal : bool
-        Repeat, then convolve, as it is written down.
-    """
-
-    def __init__(self, inputs: int, outputs: int, padding: Padding = "zeros", literal: bool = False) -> None:
-        super().__init__(inputs, outputs, 5, padding=2, padding_mode=padding)
-        self.literal = literal
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Twice the height and width."""
-        if self.literal:
-            return super().forward(_repeated(image))
-        weight, bias = _fold(_fold(self.weight, 2, 1), 4, 2).flatten(0, 2), self.bias
-        assert bias is not None
-        reflects = self.padding_mode == "reflect"
-        edge = F.pad(image, (1, 1, 1, 1), mode="replicate") if reflects else image
-        made = F.conv2d(edge, weight, bias.repeat_interleave(4), padding=0 if reflects else 1)
-        made = F.pixel_shuffle(made, 2)
-        return self._with_reflected_rim(made, image) if reflects else made
-
-    def _with_reflected_rim(self, made: Tensor, image: Tensor) -> Tensor:
-        """Add what the outermost taps see at the rim: reflection is not the repeated edge two pixels outside."""
-        above_below = _reflection_beyond(image)
-        left_right = _reflection_beyond(image.transpose(2, 3))
-        left_right[..., [0, -1]] = 0  # the corners are the rows'
-        made.index_add_(2, _ends(made.shape[2], made.device), _rim(above_below, self.weight))
-        columns = _rim(left_right, self.weight.transpose(2, 3)).transpose(2, 3)
-        return made.index_add_(3, _ends(made.shape[3], made.device), columns)
-
-
-def _reflection_beyond(image: Tensor) -> Tensor:
-    """Reflected less edge repeated, two rows above the repeated image and two below: (n, c, 2, width + 4)."""
-    rows = image[:, :, [1, -2, 0, -1]].repeat_interleave(2, dim=3)
-    reflected = F.pad(rows[:, :, :2], (2, 2, 0, 0), mode="reflect")
-    return reflected - F.pad(rows[:, :, 2:], (2, 2, 0, 0), mode="replicate")
-
-
-def _rim(beyond: Tensor, weight: Tensor) -> Tensor:
-    """What the first taps see above and the last below, (n, c, 2, width)."""
-    sides = zip(beyond.unbind(2), (weight[:, :, 0], weight[:, :, -1]), strict=True)
-    return torch.stack([F.conv1d(row, taps) for row, taps in sides], dim=2)
-
-
-def _ends(size: int, device: torch.device) -> Tensor:
-    return torch.arange(size, device=device)[[0, -1]]
-
-
-def _repeated(image: Tensor) -> Tensor:
-    return F.interpolate(image, scale_factor=2.0, mode="nearest")
-
-
-def _fold(weight: Tensor, dim: int, phase: int) -> Tensor:
-    """Taps along ``dim`` that meet the same pixel, added up, for the left and the right of two equal ones.
-
-    Of five taps come three, of three two; left and right are the new axis ``phase``.
-    """
-    taps, alone = weight.unbind(dim), weight.shape[dim] // 2 % 2
-    return torch.stack([_in_pairs(taps, 2 - alone, dim), _in_pairs(taps, 1 + alone, dim)], phase)
-
-
-def _in_pairs(taps: Sequence[Tensor], first: int, dim: int) -> Tensor:
-    """The first one or two taps, then two by two."""
-    pairs = [taps[:first], *(taps[start : start + 2] for start in range(first, len(taps), 2))]
-    return torch.stack([sum(pair[1:], start=pair[0]) for pair in pairs], dim)
-
-
-class JoinConv2d(nn.Conv2d):
-    """A coarse map repeated to the size of a fine one (nearest) and put beside it, then a 3×3 convolution.
-
-    Of nine repeated pixels four differ at the most: with sums of the weights the coarse map takes 4 products for
-    each result instead of 9. The same to rounding, and nothing is repeated or put beside.
+    A 3×3 window of an up-sampled map covers only 2×2 different pixels. Summing the weights that meet the same
+    pixel takes 4 products for each output value instead of 9, and neither the up-sampled nor the concatenated map
+    is stored. The result is the same up to rounding. The parameters are those of the plain convolution.
 
     Parameters
     ----------
-    fine, coarse, outputs : int
-        Channels.
+    fine_channels, coarse_channels, out_channels : int
+        Channels of the two inputs and of the output.
     """
 
-    def __init__(self, fine: int, coarse: int, outputs: int) -> None:
-        super().__init__(fine + coarse, outputs, 3, padding=1)
+    def __init__(self, fine_channels: int, coarse_channels: int, out_channels: int) -> None:
+        super().__init__(fine_channels + coarse_channels, out_channels, 3, padding=1)
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> Tensor:  # type: ignore[override]
-        """Of a fine and a coarse map, half its sides: the fine one's height and width."""
+        """Convolve a fine map and a coarse map of half its sides; the output has the size of the fine map."""
         fine, coarse = maps
-        if is_exported():
-            return super().forward(torch.cat([fine, _repeated(coarse)], dim=1))
-        of_fine, of_coarse = self.weight.split([fine.shape[1], coarse.shape[1]], dim=1)
-        made = F.conv2d(fine, of_fine, self.bias, padding=1)
-        weight = _fold(_fold(of_coarse, 2, 0), 4, 1)  # (below, right, outputs, coarse, 2, 2)
-        around = F.conv2d(coarse, weight.flatten(0, 2), padding=1).unflatten(1, weight.shape[:3])
+        if is_tracing():
+            upsampled = F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+            return super().forward(torch.cat([fine, upsampled], dim=1))
+        fine_weight, coarse_weight = self.weight.split([fine.shape[1], coarse.shape[1]], dim=1)
+        output = F.conv2d(fine, fine_weight, self.bias, padding=1)
+        # One 2×2 kernel for each of the 2×2 output pixels of a coarse pixel.
+        kernels = _sum_taps(_sum_taps(coarse_weight, 2, 0), 4, 1)  # (row, column, out, coarse, 2, 2)
+        coarse_output = F.conv2d(coarse, kernels.flatten(0, 2), padding=1).unflatten(1, kernels.shape[:3])
         height, width = coarse.shape[-2:]
-        for below, right in product((0, 1), repeat=2):
-            seen = around[:, below, right, :, below : below + height, right : right + width]
-            made[:, :, below::2, right::2] += seen
-        return made
+        for row, column in product((0, 1), repeat=2):
+            output[:, :, row::2, column::2] += coarse_output[
+                :, row, column, :, row : row + height, column : column + width
+            ]
+        return output
 
 
-class Conv3x3(nn.Conv2d):
-    """A 3×3 convolution that keeps the size; with fewer products where that is faster.
+def _sum_taps(weight: Tensor, dim: int, new_dim: int) -> Tensor:
+    """Sum the taps of a 3-tap kernel that meet the same pixel of an up-sampled map.
 
-    Parameters
-    ----------
-    inputs, outputs : int
-        Channels.
-    padding : Padding
-    literal : bool
-        As it is written down.
+    The first of two equal pixels sees its left neighbour once and itself twice, the second itself twice and its
+    right neighbour once. The two kernels of two taps are stacked along ``new_dim``.
     """
-
-    def __init__(self, inputs: int, outputs: int, padding: Padding = "zeros", literal: bool = False) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, padding_mode=padding)
-        self.literal = literal
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Same height and width."""
-        if self.literal or is_exported() or not winograd.pays(image, self.weight):
-            return super().forward(image)
-        assert self.bias is not None
-        edge = F.pad(image, (1, 1, 1, 1), mode="reflect" if self.padding_mode == "reflect" else "constant")
-        return winograd.convolve(edge, self.weight, self.bias)
+    left, center, right = weight.unbind(dim)
+    first = torch.stack([left, center + right], dim)
+    second = torch.stack([left + center, right], dim)
+    return torch.stack([first, second], new_dim)
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions around a skip (He et al. 2016); no activation after the sum."""
+    """Two 3×3 convolutions and a skip connection (He et al. 2016), without activation after the sum.
 
-    def __init__(
-        self, channels: int, norm: Norm = "none", padding: Padding = "zeros", literal: bool = False
-    ) -> None:
+    Parameters
+    ----------
+    channels : int
+        Channels of input and output.
+    norm : Norm
+        Normalisation after each convolution.
+    padding_mode : {"zeros", "reflect"}
+        How the image is continued beyond its border.
+    """
+
+    def __init__(self, channels: int, norm: Norm = "none", padding_mode: Padding = "zeros") -> None:
         super().__init__()
-        first, second = (Conv3x3(channels, channels, padding, literal) for _ in range(2))
-        self.body = nn.Sequential(_normed(first, norm, relu), _normed(second, norm, None))
+        self.body = nn.Sequential(
+            conv(channels, channels, 3, norm=norm, padding_mode=padding_mode),
+            conv(channels, channels, 3, norm=norm, padding_mode=padding_mode, activation=None),
+        )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Same shape."""
-        sum_: Tensor = image + self.body(image)
-        return sum_
+        """Return a map of the same shape."""
+        output: Tensor = image + self.body(image)
+        return output
 
 
-def on_multiple(network: Callable[[Tensor], Tensor], image: Tensor, multiple: int, least: int = 1) -> Tensor:
-    """Run a network whose sides must be multiples of ``multiple`` on any size: pad by reflection, crop back.
+def run_padded(network: Callable[[Tensor], Tensor], image: Tensor, multiple: int, min_side: int = 1) -> Tensor:
+    """Pad an image by reflection so that a network accepts its size, run the network, and crop the result.
 
     Parameters
     ----------
     network : callable
-        Keeps height and width.
+        Keeps height and width, which must be multiples of ``multiple``.
     image : Tensor, shape (n, c, height, width)
+        Images of any size.
     multiple : int
-    least : int
-        Pixels that a side must have, a multiple of ``multiple``; a recorded network takes it for granted.
+        Divisor of the sides that the network accepts, pixels.
+    min_side : int
+        Smallest side that the network accepts, pixels; a multiple of ``multiple``. Not checked while tracing.
+
+    Returns
+    -------
+    Tensor, shape (n, c, height, width)
+        Output of the network for the image without its padding.
     """
     height, width = image.shape[-2:]
-    down, right = (_missing(side, multiple, least) for side in (height, width))
-    if is_exported() or down or right:
-        image = reflect_pad(image, 0, right, 0, down)
+    bottom, right = (_missing(side, multiple, min_side) for side in (height, width))
+    if is_tracing() or bottom or right:
+        image = reflect_pad(image, 0, right, 0, bottom)
     return network(image)[..., :height, :width]
 
 
-def _missing(side: int, multiple: int, least: int) -> int:
-    """Pixels to add to a side."""
-    if not is_exported() and side < least:
-        return least - side
+def _missing(side: int, multiple: int, min_side: int) -> int:
+    """Pixels that a side lacks."""
+    if not is_tracing() and side < min_side:
+        return min_side - side
     return (multiple - side % multiple) % multiple
 
 
-def is_exported() -> bool:
-    """Whether the network is being recorded for use elsewhere, on images of any size: no branch may look at it."""
+def is_tracing() -> bool:
+    """Whether the network is being traced for export; control flow must not depend on sizes then."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def reflect_pad(image: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Pad by reflection; by repeating the edge where the image is too small to reflect."""
+    """Pad by reflection, or by repeating the border where the image is too small to reflect.
+
+    Parameters
+    ----------
+    image : Tensor, shape (n, c, height, width)
+        Images.
+    left, right, top, bottom : int
+        Pixels to add on each side.
+    """
     height, width = image.shape[-2:]
-    fits = is_exported() or (max(left, right) < width and max(top, bottom) < height)
+    fits = is_tracing() or (max(left, right) < width and max(top, bottom) < height)
     return F.pad(image, (left, right, top, bottom), mode="reflect" if fits else "replicate")
 
 
-def gaussian_kernel(sigma: float, radius: int) -> Tensor:
-    """Weights of a sampled Gaussian, shape (2·radius + 1,), sum 1."""
-    place = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    weights = torch.exp(-0.5 * (place / sigma) ** 2)
+def gaussian_kernel(sigma_px: float, radius: int) -> Tensor:
+    """Return a sampled Gaussian, shape (2·radius + 1,), whose sum is 1."""
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    weights = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
     return weights / weights.sum()
 
 
 def blur(image: Tensor, kernel: Tensor) -> Tensor:
-    """Blur each channel by the separable kernel, reflecting at the edges; same shape.
+    """Convolve each channel with a separable kernel, reflecting at the borders.
 
     Parameters
     ----------
     image : Tensor, shape (n, c, height, width)
     kernel : Tensor, shape (odd,)
+
+    Returns
+    -------
+    Tensor, shape (n, c, height, width)
     """
     channels, radius = image.shape[1], len(kernel) // 2
-    kernel = kernel if is_exported() else kernel.to(image)  # recorded, the device would be fixed
+    kernel = kernel if is_tracing() else kernel.to(image)  # a traced conversion would fix the device
     padded = reflect_pad(image, radius, radius, radius, radius)
-    along = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(along, kernel[:, None].expand(channels, 1, -1, 1), groups=channels)
+    along_rows = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(along_rows, kernel[:, None].expand(channels, 1, -1, 1), groups=channels)

@@ -1,6 +1,6 @@
-"""Losses that several methods share; each returns a scalar mean, so that two half batches average to a whole.
+"""Losses that several methods share. Each is a mean, so that two half batches average to a whole one.
 
-(:func:`tissue_bias` alone is not the same over halves: it says why.)
+:func:`tissue_bias` is the exception; its docstring says why.
 """
 
 from __future__ import annotations
@@ -14,61 +14,80 @@ from torch import Tensor
 
 from ldct_denoise.networks.blocks import blur, gaussian_kernel
 
-Adversarial = Literal["least_squares", "log"]
+AdversarialForm = Literal["least_squares", "bce"]
 
 
-def judge(judgements: Sequence[Tensor], target: float, form: Adversarial) -> Tensor:
-    """How far a critic's judgements are from ``target`` (1 real, 0 made, ½ undecided), averaged over its maps.
+def adversarial_loss(scores: Sequence[Tensor], target: float, form: AdversarialForm) -> Tensor:
+    """Distance of a discriminator's scores from a target, averaged over its maps.
 
-    ``least_squares`` (Mao et al. 2017): mean squared distance; ``log``: cross entropy of the logits, the log loss
-    of Goodfellow et al. 2014 and of eq. 9, 12 and 13 of Du et al. 2020.
+    Parameters
+    ----------
+    scores : sequence of Tensor
+        Maps of scores, one for each scale of the discriminator.
+    target : float
+        1 for real, 0 for generated, ½ for undecided.
+    form : {"least_squares", "bce"}
+        Mean squared distance (Mao et al. 2017), or binary cross-entropy of logits: the log loss of Goodfellow et
+        al. 2014 and of eq. 9, 12 and 13 of Du et al. 2020.
     """
     terms = []
-    for map_ in judgements:
-        goal = torch.full_like(map_, target)
-        terms.append(
-            F.mse_loss(map_, goal) if form == "least_squares" else F.binary_cross_entropy_with_logits(map_, goal)
-        )
+    for score in scores:
+        goal = torch.full_like(score, target)
+        least_squares = form == "least_squares"
+        terms.append(F.mse_loss(score, goal) if least_squares else F.binary_cross_entropy_with_logits(score, goal))
     return torch.stack(terms).mean()
 
 
-def tell_apart(real: Sequence[Tensor], made: Sequence[Tensor], form: Adversarial) -> Tensor:
-    """A critic's own loss, of its judgements: 1 for the real, 0 for the made."""
-    return 0.5 * (judge(real, 1.0, form) + judge(made, 0.0, form))
+def discriminator_loss(real: Sequence[Tensor], generated: Sequence[Tensor], form: AdversarialForm) -> Tensor:
+    """Loss of a discriminator that should score real images 1 and generated images 0.
 
-
-def background_kernels(form: Literal["sigma", "size"]) -> tuple[tuple[float, Tensor], ...]:
-    """(λ_σ, blur kernel) for σ = 5, 9, 15 of the background consistency loss, eq. 10.
-
-    ``sigma``: Gaussians of that standard deviation in pixels, as the paper says. ``size``: kernels of that many
-    pixels with standard deviation 25, nearly a box filter, as the published code has it.
+    Parameters
+    ----------
+    real, generated : sequence of Tensor
+        Maps of scores of each.
+    form : {"least_squares", "bce"}
+        As for :func:`adversarial_loss`.
     """
-    weights = {5: 0.25, 9: 0.5, 15: 1.0}
-    if form == "size":
-        return tuple((weight, gaussian_kernel(25.0, size // 2)) for size, weight in weights.items())
-    return tuple((weight, gaussian_kernel(float(sigma), 2 * sigma)) for sigma, weight in weights.items())
+    return 0.5 * (adversarial_loss(real, 1.0, form) + adversarial_loss(generated, 0.0, form))
+
+
+def background_kernels() -> tuple[tuple[float, Tensor], ...]:
+    """Return (λ, blur kernel) of the background consistency loss, eq. 10 of Du et al. 2020.
+
+    The paper states Gaussians of σ = 5, 9 and 15 pixels. These are the kernels of the published code: 5, 9 and 15
+    pixels wide with σ = 25 pixels, nearly box filters.
+    """
+    return tuple((weight, gaussian_kernel(25.0, size // 2)) for size, weight in ((5, 0.25), (9, 0.5), (15, 1.0)))
 
 
 def background_consistency(before: Tensor, after: Tensor, kernels: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """Σ λ_σ · L1(B_σ(before), B_σ(after)), eq. 10; the blur is linear, so that of the difference is taken."""
-    difference = after - before
+    """Background consistency, Σ λ · L1(B(before), B(after)) over blurs B: eq. 10 of Du et al. 2020.
+
+    Parameters
+    ----------
+    before, after : Tensor, shape (n, 1, height, width)
+        An image and its translation.
+    kernels : sequence of (λ, kernel)
+        Weight and separable kernel of each blur.
+    """
+    difference = after - before  # blurring is linear
     return torch.stack([weight * blur(difference, kernel).abs().mean() for weight, kernel in kernels]).sum()
 
 
 def tissue_bias(error: Tensor, image: Tensor, ranges: Sequence[tuple[float, float]]) -> Tensor:
-    """Sum over tissues of the squared mean error: what drifts is the mean, which a squared error hardly feels.
+    """Sum over tissues of the squared mean error: a pixelwise loss hardly penalises a shift of the mean.
 
-    The mean is over what one process sees at once: the square of a smaller part's mean holds more chance, so that
-    a batch worked through in parts, or by several processes, has a larger sum than as a whole.
+    The mean is taken over the images of one call. The square of a mean over fewer pixels contains more noise, so
+    the loss is larger where a batch is split into micro-batches or over processes.
 
     Parameters
     ----------
     error : Tensor
-        Restored less true, over the batch, or one process's or part's share of it.
+        Restored minus true values.
     image : Tensor
-        Smooth image of the same shape, which says where each tissue is.
+        Smooth image of the same shape, by which pixels are assigned to tissues.
     ranges : sequence of (low, high)
-        Of ``image``, one for each tissue.
+        Values of ``image`` that belong to each tissue.
     """
     means = []
     for low, high in ranges:

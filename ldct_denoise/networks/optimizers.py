@@ -1,4 +1,4 @@
-"""Optimizers by name: Adam, and Muon, which gets further in the same time where steps are few."""
+"""Optimizers by name: Adam, and Muon, which reaches a lower loss where training steps are few."""
 
 from __future__ import annotations
 
@@ -12,57 +12,60 @@ from torch import Tensor, nn
 
 OptimizerName = Literal["adam", "muon"]
 
-#: Of the odd polynomial that drives singular values towards 1 (Jordan et al. 2024): steep at 0, near 1 at 1.
+#: Coefficients of the odd polynomial that moves singular values towards 1 (Jordan et al. 2024).
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
-def optimizer(
+def create_optimizer(
     name: OptimizerName,
     networks: Iterable[nn.Module],
     learning_rate: float,
     betas: tuple[float, float],
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """An optimizer of all parameters of ``networks``.
+    """Return an optimizer of all parameters of some networks.
 
     Parameters
     ----------
-    name : str
-        ``"adam"`` or ``"muon"``.
+    name : {"adam", "muon"}
+        Which optimizer.
     networks : iterable of nn.Module
+        Networks to train.
     learning_rate : float
-        The same size suits both: Muon's steps are scaled to the root mean square of Adam's.
+        Step size. The same value suits both: Muon's steps are scaled to the root mean square of Adam's.
     betas : tuple of float
-        Adam's; in Muon those of the parameters that it leaves to Adam.
+        Decay rates of Adam's running means; with Muon, of the parameters that it leaves to Adam.
     weight_decay : float
-        Adam adds it to the gradient, Muon shrinks the weights by it.
+        Adam adds it to the gradient (L2), Muon shrinks the weights by it (decoupled).
     """
     parameters = chain.from_iterable(network.parameters() for network in networks)
     if name == "muon":
         return Muon(parameters, learning_rate, betas, weight_decay)
-    # Fused: once through memory, a third of the time on a CPU.
+    # Fused: one pass through memory, a third of the time on a CPU.
     return torch.optim.Adam(parameters, learning_rate, betas, weight_decay=weight_decay, fused=True)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal for filters and matrices, Adam for all else.
+    """Orthogonalised momentum for convolution kernels and matrices, Adam for all other parameters.
 
-    Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. A filter is seen as the
-    matrix (outputs, inputs · height · width). An orthogonal step moves all its singular directions alike, so that
-    weak ones learn from few steps too. As there, what has few rows or columns (first and last layers, biases) is
-    left to Adam. The step has the root mean square of Adam's (Liu et al. 2025, "Muon is scalable for LLM
-    training"), so that one learning rate serves both.
+    Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. A kernel is treated as
+    the matrix (outputs, inputs · height · width). An orthogonal step moves all its singular directions equally, so
+    that weak ones learn from few steps too. As published, parameters with few rows or columns (first and last
+    layers, biases) are left to Adam. The step has the root mean square of Adam's (Liu et al. 2025, "Muon is
+    scalable for LLM training"), so that one learning rate serves both.
 
     Parameters
     ----------
     parameters : iterable of nn.Parameter
+        Parameters to train.
     lr : float
+        Learning rate.
     betas : tuple of float
-        Of Adam.
+        Decay rates of Adam's running means.
     weight_decay : float
         Decoupled: weights shrink by ``lr · weight_decay`` in each step.
     momentum : float
-        Decay of the running mean of gradients; the step looks ahead (Nesterov).
+        Decay rate of the running mean of gradients, with Nesterov look-ahead.
     """
 
     def __init__(
@@ -79,14 +82,14 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                direction = _orthogonal_direction if _is_matrix(parameter) else _adam_direction
+                direction = _muon_direction if _is_matrix(parameter) else _adam_direction
                 parameter.add_(direction(parameter.grad, self.state[parameter], group), alpha=-group["lr"])
         return loss
 
@@ -95,40 +98,42 @@ def _is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim >= 2 and min(len(parameter), parameter[0].numel()) >= 16
 
 
-def _orthogonal_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    mean = _running(state, "mean", gradient).lerp_(gradient, 1 - group["momentum"])
+def _muon_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
+    mean = _running_mean(state, "mean", gradient).lerp_(gradient, 1 - group["momentum"])
     ahead = gradient.lerp(mean, group["momentum"]).flatten(1)
-    return (orthogonalised(ahead) * 0.2 * math.sqrt(max(ahead.shape))).view(gradient.shape)
+    return (orthogonalize(ahead) * 0.2 * math.sqrt(max(ahead.shape))).view(gradient.shape)
 
 
 def _adam_direction(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Kingma & Ba 2015, algorithm 1, ε = 1e-8."""
     state["steps"] = state.get("steps", 0) + 1
     first, second = group["betas"]
-    mean = _running(state, "mean", gradient).lerp_(gradient, 1 - first)
-    square = _running(state, "square", gradient).mul_(second).addcmul_(gradient, gradient, value=1 - second)
+    mean = _running_mean(state, "mean", gradient).lerp_(gradient, 1 - first)
+    square = _running_mean(state, "square", gradient).mul_(second).addcmul_(gradient, gradient, value=1 - second)
     spread = (square / (1 - second ** state["steps"])).sqrt_().add_(1e-8)
     return mean / (1 - first ** state["steps"]) / spread
 
 
-def _running(state: dict[str, Any], name: str, like: Tensor) -> Tensor:
-    """A running mean of the state, zeros at first."""
+def _running_mean(state: dict[str, Any], name: str, like: Tensor) -> Tensor:
+    """Return a running mean of the optimizer's state; it begins with zeros."""
     if name not in state:
         state[name] = torch.zeros_like(like)
-    kept: Tensor = state[name]
-    return kept
+    mean: Tensor = state[name]
+    return mean
 
 
-def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """Nearly the nearest orthogonal matrix: U·Vᵀ of the singular value decomposition U·S·Vᵀ.
+def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
+    """Return nearly the nearest orthogonal matrix: U·Vᵀ of the singular value decomposition U·S·Vᵀ.
 
-    Five Newton-Schulz iterations leave singular values between about 0.7 and 1.2, which is near enough; bfloat16,
+    Five Newton–Schulz iterations leave singular values between about 0.7 and 1.2, which is sufficient; bfloat16,
     as published, is precise enough for that.
 
     Parameters
     ----------
     matrix : Tensor, shape (rows, columns)
+        Any matrix.
     iterations : int
+        Newton–Schulz iterations.
 
     Returns
     -------
@@ -136,7 +141,7 @@ def orthogonalised(matrix: Tensor, iterations: int = 5) -> Tensor:
         Of the type of ``matrix``; zeros for zeros.
     """
     if len(matrix) > matrix.shape[1]:
-        return orthogonalised(matrix.T, iterations).T  # the smaller square costs less
+        return orthogonalize(matrix.T, iterations).T  # the smaller square costs less
     a, b, c = _QUINTIC
     estimate = (matrix / matrix.norm().clamp(min=1e-20)).bfloat16()
     for _ in range(iterations):

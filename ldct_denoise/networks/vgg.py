@@ -1,6 +1,6 @@
-"""The convolutional part of VGG-19 (Simonyan & Zisserman 2015) up to a named layer, with torchvision's key names.
+"""Features of VGG-19 (Simonyan & Zisserman 2015) up to a named layer, with the key names of torchvision.
 
-Written out here because the weights are all that is wanted of torchvision.
+The network is written out here, so that torchvision is not a dependency.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ldct_denoise.errors import ConfigError, InputError
 
-#: Where torchvision publishes its ImageNet weights; used only when a recipe says ``download``.
+#: ImageNet weights published by torchvision; downloaded only if the configuration says ``download``.
 WEIGHTS_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 _PLAN = {"conv1": (64, 2), "conv2": (128, 2), "conv3": (256, 4), "conv4": (512, 4), "conv5": (512, 4)}
@@ -21,19 +21,21 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Vgg19Features(nn.Module):
-    """Features of grey images at one layer, before its activation; never trained.
+    """Features of grey images at one layer, before its activation. The weights are never trained.
 
     Parameters
     ----------
     layer : str
-        As ``conv5_1``.
+        Name of the layer, for example ``conv5_1``.
     weights : str
-        A file of torchvision's ``vgg19`` state, or ``download``.
+        File with the state of torchvision's ``vgg19``, or ``download``.
 
     Raises
     ------
-    ConfigError, InputError
-        Unknown layer; unreadable weights, or weights that end before the layer.
+    ConfigError
+        If there is no such layer.
+    InputError
+        If the file cannot be read or lacks weights of a layer.
     """
 
     mean: Tensor
@@ -48,7 +50,7 @@ class Vgg19Features(nn.Module):
         self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Features of images (n, 1, height, width) in 0…1."""
+        """Return features of images (n, 1, height, width) with values in 0…1."""
         features: Tensor = self.features((image.expand(-1, 3, -1, -1) - self.mean) / self.std)
         return features
 
@@ -75,18 +77,14 @@ def _load(weights: str, features: nn.Sequential, layer: str) -> dict[str, Tensor
     else:
         path = Path(weights)
         if not path.is_file():
-            raise InputError(
-                f"{path}: no such file of VGG-19 weights; give torchvision's vgg19 file or 'download'"
-            )
+            raise InputError(f"{path}: no such file; give a file of torchvision's vgg19 weights, or 'download'")
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise InputError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{path}: not a file of PyTorch weights ({str(error).splitlines()[0]})") from None
     found = {key.removeprefix("features."): value.float() for key, value in state.items() if "features." in key}
     wanted = features.state_dict()
     missing = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
     if missing:
-        raise InputError(
-            f"{weights}: VGG-19 weights up to {layer} are wanted, but features.{missing[0]} does not fit"
-        )
+        raise InputError(f"{weights}: needs VGG-19 weights up to {layer}, but features.{missing[0]} does not fit")
     return {key: found[key] for key in wanted}

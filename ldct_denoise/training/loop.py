@@ -26,7 +26,8 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
 from ldct_denoise.distributed import World, emulates_bf16, join_world
 from ldct_denoise.errors import ConfigError, OutputError
-from ldct_denoise.methods.base import Method, Supervision
+from ldct_denoise.methods import Supervision
+from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import MODEL_FILE, save_model
 from ldct_denoise.output import atomic_write
 from ldct_denoise.training.fine_tuning import warm_start
@@ -320,4 +321,4 @@ def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
 
 def supervision_of(config: Config) -> Supervision:
     """The supervision that the configured method is trained with."""
-    return methods.find(config.method).supervision
+    return methods.describe(config.method).supervision

@@ -78,7 +78,7 @@ def begin_run(config: Config, world: World) -> Run:
     settings = config.training
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        method = methods.build(config.method, config.settings, config.scale)
+        method = methods.build(config.method, config.settings, config.scale, for_training=True)
     method.to(world.device)
     if settings.channels_last:
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -88,7 +88,7 @@ def begin_run(config: Config, world: World) -> Run:
     phases = method.phases(settings.learning_rate)
     if not phases:
         raise ConfigError(f"method {config.method!r} needs no training; use it with apply --model")
-    critics = CriticWatch(getattr(method.settings, "adversarial", "least_squares"))
+    critics = CriticWatch(getattr(method.settings, "adversarial_loss", "least_squares"))
     return Run(method, phases, critics=critics)
 
 
@@ -133,14 +133,14 @@ class Stepper:
             if not losses:
                 return {}
             total = torch.stack([loss.float() for loss in losses.values()]).sum() / len(parts)
-            gradients = torch.autograd.grad(total, [*parameters, *phase.discarded], allow_unused=True)
-            _accumulate(parameters, gradients[: len(parameters)])
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+            _accumulate(parameters, gradients)
             for name, loss in losses.items():
                 shown[name] = shown.get(name, 0) + loss.detach().float() / len(parts)
         self._check(phase, shown)
         self.world.average_gradients(parameters)
-        if phase.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, phase.clip_norm)
+        if phase.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, phase.max_grad_norm)
         phase.optimizer.step()
         return shown
 

@@ -156,12 +156,12 @@ class Evidence:
 
 
 class CriticWatch:
-    """The balance of a GAN, from the losses of its critics (``critic_…``): 1 undecided, 0 never deceived.
+    """The balance of a GAN, from the losses of its critics (``discriminator_…``): 1 undecided, 0 never deceived.
 
     Parameters
     ----------
     form : str
-        The adversarial form: ``least_squares`` (a critic that always says ½ has loss ¼) or ``log`` (ln 2).
+        The adversarial form: ``least_squares`` (a critic that always says ½ has loss ¼) or ``bce`` (ln 2).
     """
 
     #: Share of a new loss in the running mean.
@@ -170,13 +170,13 @@ class CriticWatch:
     PATIENCE = 40
 
     def __init__(self, form: str = "least_squares") -> None:
-        self._undecided = math.log(2) if form == "log" else 0.25
+        self._undecided = math.log(2) if form == "bce" else 0.25
         self._means: dict[str, Tensor] = {}
         self._seen = 0
 
     def see(self, losses: Mapping[str, Tensor]) -> None:
         """Take in one step's losses; those that are no critic's are passed over."""
-        critics = {name: loss for name, loss in losses.items() if name.startswith("critic_")}
+        critics = {name: loss for name, loss in losses.items() if name.startswith("discriminator_")}
         self._seen += bool(critics)
         for name, loss in critics.items():
             mean = self._means.get(name, loss)
@@ -201,7 +201,7 @@ class CriticWatch:
             return []
         return [
             f"{name} is never deceived (loss {value:.0%} of an undecided critic's): the GAN is collapsing; lower "
-            "settings.weights.adversarial or the learning rate"
+            "settings.loss_weights.adversarial or the learning rate"
             for name, value in self.balance().items()
             if value < 0.1
         ]

@@ -1,4 +1,4 @@
-"""What is measured on: a synthetic patient of any length, a few slices over and over."""
+"""The series of the benchmarks: a synthetic patient of any length that repeats a few slices."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.phantoms.patients import Patient, with_noise
 from ldct_denoise.volume import Geometry, SeriesView
 
-#: Slices that differ.
+#: Number of different slices.
 DISTINCT = 4
+#: Rows and columns.
 MATRIX = 512
 
 
 @dataclass(frozen=True)
-class Repeated(SeriesView):
-    """A source's slices over and over, at positions of their own.
+class RepeatedSlices(SeriesView):
+    """The slices of a source, repeated at further positions.
 
     Parameters
     ----------
     source : SliceSource
+        Series to repeat.
     length : int
         Number of slices.
     """
@@ -34,12 +36,12 @@ class Repeated(SeriesView):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name of the series."""
         return "synthetic patient"
 
     @property
     def geometry(self) -> Geometry:
-        """Evenly spaced slices."""
+        """Positions at equal distances."""
         g = self.source.geometry
         steps = np.arange(self.length)[:, None] * (g.normal * 1.0)
         return Geometry(
@@ -50,23 +52,33 @@ class Repeated(SeriesView):
         return self.length
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice, HU."""
+        """Return one slice, HU."""
         return self.source.read_hu(index % len(self.source))
 
 
-def patient(length: int, dose: float = 0.25, seed: int = 1) -> Repeated:
-    """A synthetic patient of 512×512 slices scanned at a fraction of the normal dose."""
+def patient(length: int, dose: float = 0.25, seed: int = 1) -> RepeatedSlices:
+    """Return a synthetic patient of 512×512 slices.
+
+    Parameters
+    ----------
+    length : int
+        Number of slices.
+    dose : float
+        Fraction of the normal dose.
+    seed : int
+        Seed of anatomy and noise.
+    """
     truth = Patient(seed, DISTINCT, MATRIX).truth()
-    return Repeated(with_noise(truth, dose, seed), length)
+    return RepeatedSlices(with_noise(truth, dose, seed), length)
 
 
-def write_patient(folder: Path, source: Repeated, number: int = 1) -> Series:
-    """The patient as a DICOM series."""
-    place = folder / f"series-{number}"
+def write_patient(folder: Path, source: RepeatedSlices, number: int = 1) -> Series:
+    """Write a synthetic patient as a DICOM series below a folder, and open it."""
+    path = folder / f"series-{number}"
     write_series(
-        source, place, patient_id=f"B{number}", study_uid=f"1.2.826.0.1.3680043.2.{number}", series_uid=None,
+        source, path, patient_id=f"B{number}", study_uid=f"1.2.826.0.1.3680043.2.{number}", series_uid=None,
         series_number=number, description="benchmark", kernel="B40",
     )  # fmt: skip
-    found = scan(place).series[0]
-    assert isinstance(found, Series)
-    return found
+    series = scan(path).series[0]
+    assert isinstance(series, Series)
+    return series

@@ -1,4 +1,4 @@
-"""Figures of a benchmark, what they are measured against, and where they were measured."""
+"""Results of a benchmark, the machine they were measured on, and timing."""
 
 from __future__ import annotations
 
@@ -10,75 +10,74 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-#: Instruction sets that decide what bf16 gains on a CPU.
+#: Instruction sets on which the speed of bf16 on a CPU depends.
 MATRIX_FLAGS = ("avx512f", "avx512_bf16", "amx_bf16")
+#: Receives a line about the progress of a benchmark.
+Progress = Callable[[str], None]
+
+
+def no_progress(line: str) -> None:
+    """Discard a line of progress."""
 
 
 @dataclass(frozen=True)
-class Figure:
+class Result:
     """One measured number.
 
     Parameters
     ----------
-    name, unit : str
+    name : str
+        What was measured.
     value : float
-    goal : float, optional
-        What is wanted.
-    sense : {"at least", "at most"}
-        Of the goal.
+        The number.
+    unit : str
+        Its unit.
     note : str
-        What limits it, or how it was measured.
+        Conditions of the measurement.
     """
 
     name: str
     value: float
     unit: str
-    goal: float | None = None
-    sense: Literal["at least", "at most"] = "at least"
     note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the goal is reached; None without one."""
-        if self.goal is None:
-            return None
-        return self.value >= self.goal if self.sense == "at least" else self.value <= self.goal
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The figures of one run.
+    """All results of one benchmark.
 
     Parameters
     ----------
-    what : str
-    figures : sequence of Figure
+    name : str
+        Name of the benchmark.
+    results : sequence of Result
+        What was measured.
     machine : mapping
-        As :func:`describe_machine` says.
-    when : str
+        Output of :func:`describe_machine`.
+    date : str
         ISO 8601, UTC.
     """
 
-    what: str
-    figures: Sequence[Figure]
+    name: str
+    results: Sequence[Result]
     machine: Mapping[str, Any]
-    when: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
+    date: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="minutes"))
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; null for a figure that is no number, which JSON has no word for."""
-        figures = [
-            asdict(figure) | {"value": figure.value if math.isfinite(figure.value) else None, "met": figure.met}
-            for figure in self.figures
+        """Return plain values; NaN and infinite values, which JSON cannot represent, become null."""
+        results = [
+            asdict(result) | {"value": result.value if math.isfinite(result.value) else None}
+            for result in self.results
         ]
-        return {"what": self.what, "when": self.when, "machine": dict(self.machine), "figures": figures}
+        return {"name": self.name, "date": self.date, "machine": dict(self.machine), "results": results}
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Processor, cores and threads, instruction sets, GPU, versions, and how busy it was."""
+    """Return processor, cores, threads, instruction sets, GPU, torch version, and load average."""
     info = _cpu_info()
     flags = info.get("flags", "").split()
     return {
@@ -93,7 +92,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _cpu_info() -> dict[str, str]:
-    """The first processor of ``/proc/cpuinfo``; nothing on other systems."""
+    """Read the first processor of ``/proc/cpuinfo``; empty on systems other than Linux."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").split("\n\n")[0].splitlines() if path.exists() else []
     pairs = (line.partition(":") for line in lines)
@@ -101,16 +100,18 @@ def _cpu_info() -> dict[str, str]:
 
 
 def fastest(runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Seconds of each run's fastest round.
+    """Return the seconds of the fastest round of each run.
 
-    All runs take turns, so that a busy machine slows them alike, and each runs once before.
+    The runs take turns, so that other load on the machine slows all of them alike. One round before is not timed.
 
     Parameters
     ----------
     runs : mapping of callable
+        What to time, by name.
     rounds : int
+        Number of timed rounds.
     device : torch.device
-        Waited for, where it works on its own.
+        Device that the runs use; its queue is drained before and after each run.
     """
     best = dict.fromkeys(runs, float("inf"))
     for number in range(rounds + 1):
@@ -121,14 +122,14 @@ def fastest(runs: Mapping[str, Callable[[], object]], rounds: int, device: torch
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, its work on the device included."""
-    _wait(device)
+    """Return the seconds of one call, including its work on the device."""
+    _synchronize(device)
     start = time.perf_counter()
     run()
-    _wait(device)
+    _synchronize(device)
     return time.perf_counter() - start
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,284 @@
+"""Benchmark: training steps per second against the plain published loop, bf16, and patches per second."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldct_denoise.benchmark.memory import GIB, peak_memory
+from ldct_denoise.benchmark.results import Benchmark, Progress, Result, describe_machine, no_progress, timed
+from ldct_denoise.benchmark.synthetic import patient, write_patient
+from ldct_denoise.config import Config, load_config
+from ldct_denoise.data.patches import PatchDataset, batches
+from ldct_denoise.data.slices import pool_slices
+from ldct_denoise.distributed import World, choose_device, emulates_bf16
+from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.methods.base import Batch, Losses
+from ldct_denoise.methods.lir import REPRESENTATION_MAX_GRAD_NORM, Lir
+from ldct_denoise.networks.losses import discriminator_loss
+from ldct_denoise.training.step import Stepper, begin_run
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Speed and memory of one training loop.
+
+    Parameters
+    ----------
+    steps : float
+        Training steps per second.
+    memory_gib : float
+        Peak memory beyond the networks: of the GPU, or else of the process.
+    """
+
+    steps: float
+    memory_gib: float
+
+
+def benchmark_train(
+    *,
+    channels: int = 32,
+    batch_size: int = 16,
+    steps: int = 3,
+    device: str = "auto",
+    progress: Progress = no_progress,
+) -> Benchmark:
+    """Measure training steps of the published networks in both loops, and the loading of patches.
+
+    bf16 is skipped where a CPU has no instructions for it.
+
+    Parameters
+    ----------
+    channels : int
+        Channels of the networks at full resolution (published: 64).
+    batch_size : int
+        Number of 64×64 patches of each pool in a step (published: 16).
+    steps : int
+        Number of timed steps, after one that is not timed.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    progress : callable
+        Receives a line about what is being measured.
+    """
+    chosen = choose_device(device)
+    machine = describe_machine(chosen)
+    speeds: dict[tuple[str, str], Speed] = {}
+    precisions = ("fp32",) if emulates_bf16(chosen) else ("fp32", "bf16")
+    for loop, precision in (("published", "fp32"), *(("our", each) for each in precisions)):
+        progress(f"{loop} loop, {precision}")
+        speeds[loop, precision] = loop_speed(loop, precision, channels, batch_size, steps, device)
+    results = _loop_results(speeds, f"published networks, {channels} channels, batch {batch_size}, {chosen.type}")
+    published, ours = (step_operations(loop, channels) for loop in ("published", "our"))
+    results.append(Result("operations of the published loop against ours", published / ours, "times"))
+    progress("patches")
+    results += loading_results()
+    needed = speeds["our", precisions[-1]].steps * batch_size * 2
+    results.append(Result("patches that training needs", needed, "patches/s", f"both pools, {precisions[-1]}"))
+    return Benchmark("train", results, machine)
+
+
+def _loop_results(speeds: Mapping[tuple[str, str], Speed], note: str) -> list[Result]:
+    published, ours = speeds["published", "fp32"], speeds["our", "fp32"]
+    results = [
+        Result(f"{loop} loop, {precision}", speed.steps, "steps/s", note)
+        for (loop, precision), speed in speeds.items()
+    ]
+    results.append(Result("our loop against the published one", ours.steps / published.steps, "times"))
+    if ("our", "bf16") in speeds:
+        results.append(Result("the same with bf16", speeds["our", "bf16"].steps / published.steps, "times"))
+    results.append(
+        Result(
+            "our peak memory against the published loop's",
+            ours.memory_gib / published.memory_gib,
+            "times",
+            f"{ours.memory_gib:.2f} and {published.memory_gib:.2f} GiB beyond the networks",
+        )
+    )
+    return results
+
+
+def loop_speed(loop: str, precision: str, channels: int, batch_size: int, steps: int, device: str) -> Speed:
+    """Measure one loop in a separate process.
+
+    Parameters
+    ----------
+    loop : {"our", "published"}
+        Which training loop.
+    precision : {"fp32", "bf16"}
+        Precision of the networks.
+    channels : int
+        Channels of the networks at full resolution.
+    batch_size : int
+        Number of patches of each pool in a step.
+    steps : int
+        Number of timed steps; the fastest counts.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+    """
+    arguments = (loop, precision, channels, batch_size, steps, device)
+    (seconds, gpu_gib), process_gib = peak_memory(prepare_steps, *arguments)
+    return Speed(1 / seconds, gpu_gib if choose_device(device).type == "cuda" else process_gib)
+
+
+def prepare_steps(
+    loop: str, precision: str, channels: int, batch_size: int, steps: int, device: str
+) -> Callable[[], tuple[float, float]]:
+    """Build the published networks; return the task of training them, which returns seconds and GPU memory.
+
+    The parameters are those of :func:`loop_speed`.
+    """
+    chosen = choose_device(device)
+    step = training_step(loop, steps_config(loop, precision, channels, batch_size), chosen)
+    networks = torch.cuda.memory_allocated(chosen) if chosen.type == "cuda" else 0
+
+    def task() -> tuple[float, float]:
+        step()
+        fastest = min(timed(step, chosen) for _ in range(steps))
+        peak = torch.cuda.max_memory_allocated(chosen) - networks if chosen.type == "cuda" else 0
+        return fastest, peak / GIB
+
+    return task
+
+
+def training_step(loop: str, config: Config, device: torch.device) -> Step:
+    """Return a function that does one training step on random images."""
+    world = World(0, 1, device)
+    run, stepper = begin_run(config, world), Stepper(config, world)
+    side, batch_size = config.data.patch_size, config.training.batch_size
+    images = {name: torch.rand(batch_size, 1, side, side) for name in ("low", "normal")}
+    if loop == "published":
+        assert isinstance(run.method, Lir)
+        published = PublishedLoop(run.method, [phase.optimizer for phase in run.phases])
+        on_device = {name: image.to(device) for name, image in images.items()}
+        return lambda: published.step(on_device["low"], on_device["normal"])
+
+    def step() -> None:
+        stepper.step(run, images, done=0.5)
+        run.step += 1
+
+    return step
+
+
+class PublishedLoop:
+    """The training loop of LIR as published: discriminators first, every pass anew, plain ``backward``.
+
+    Each of the updates of D_R encodes both images again, and the update of D_X and D_Y generates all images again.
+    ``backward`` computes the gradients of every network that the loss depends on.
+
+    Parameters
+    ----------
+    method : Lir
+        Method with its training networks.
+    optimizers : list of Optimizer
+        Those of its phases: of the generators, of D_R, and of D_X and D_Y.
+    """
+
+    def __init__(self, method: Lir, optimizers: list[torch.optim.Optimizer]) -> None:
+        self.method = method.train()
+        self.generators, self.representation, self.images = optimizers
+
+    def step(self, low: torch.Tensor, normal: torch.Tensor) -> None:
+        """Do one training step on images (n, 1, height, width)."""
+        method, batch = self.method, Batch(low, normal, None, torch.Generator().manual_seed(0), progress=0.5)
+        d_r, form = method.d_r, method.settings.adversarial_loss
+        assert d_r is not None
+        for _ in range(method.settings.discriminator_steps):
+            loss = discriminator_loss([d_r(method.e_x(low))], [d_r(method.e_y(normal))], form)
+            self._update(self.representation, {"discriminator_r": loss}, REPRESENTATION_MAX_GRAD_NORM)
+        self._update(self.images, method.image_discriminator_losses(batch))
+        self._update(self.generators, method.generator_losses(batch))
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, losses: Losses, max_grad_norm: float | None = None
+    ) -> None:
+        self.method.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], max_grad_norm)
+        optimizer.step()
+
+
+def step_operations(loop: str, channels: int) -> int:
+    """Count the operations of one step on one patch of each pool."""
+    step = training_step(loop, steps_config(loop, "fp32", channels, 1), torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def steps_config(loop: str, precision: str, channels: int, batch_size: int) -> Config:
+    """Return the published configuration with another precision and size; our loop uses channels-last."""
+    changes = {
+        "settings.base_channels": channels,
+        "settings.discriminator_channels": channels,
+        "training.batch_size": batch_size,
+        "training.precision": precision,
+        "training.channels_last": loop == "our",
+    }
+    return load_config("lir-paper", [f"{key}={value}" for key, value in changes.items()])
+
+
+# ---- patches ------------------------------------------------------------------------------------------------
+
+
+def loading_results(slices: int = 24, patches: int = 256, workers: int = 0) -> list[Result]:
+    """Measure patches per second: decoded from DICOM each time, from the cache on disk, and from memory.
+
+    Parameters
+    ----------
+    slices : int
+        Number of slices of each series.
+    patches : int
+        Number of timed patches.
+    workers : int
+        Number of loader processes; 0: this process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        low, normal = (
+            write_patient(root, patient(slices, dose), number) for number, dose in ((1, 0.25), (2, 1.0))
+        )
+        rates = {
+            "DICOM": _patch_rate(low, normal, patches, workers),
+            "the cache": _patch_rate(low, normal, patches, workers, cache=root / "cache"),
+            "memory": _patch_rate(low, normal, patches, workers, memory=slices),
+        }
+    note = f"64×64, uncompressed {slices}-slice series, one process"
+    return [Result(f"patches from {name}", rate, "patches/s", note) for name, rate in rates.items()]
+
+
+def _patch_rate(
+    low: Series, normal: Series, patches: int, workers: int, *, cache: Path | None = None, memory: int = 1
+) -> float:
+    config = load_config(
+        "lir-paper",
+        [f"data.cache_num={memory}", f"data.cache_dir={cache or 'null'}", f"data.num_workers={workers}"],
+    )
+    dataset = PatchDataset(
+        pool_slices([low]),
+        pool_slices([normal]),
+        partners={},
+        paired=False,
+        noise=None,
+        config=config.data,
+        scale=config.scale,
+        seed=0,
+    )
+    batch_size = 16
+
+    def read(first: int, last: int) -> int:
+        drawn = batches(dataset, first_step=first, last_step=last, batch=batch_size, workers=workers)
+        return sum(len(sample["low"]) for sample in drawn)
+
+    steps = max(1, patches // (2 * batch_size))
+    read(0, steps)  # fills the cache and memory
+    seconds = timed(lambda: read(steps, 2 * steps), torch.device("cpu"))
+    return 2 * batch_size * steps / seconds
