@@ -1,6 +1,6 @@
-"""CT numbers: the one linear map between HU and network values, and display windows.
+"""Scaling of CT numbers (HU) for networks, and display windows.
 
-Nothing else in the package scales HU.
+HU are scaled nowhere else in the package.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ T = TypeVar("T")  # float, numpy array or torch tensor: the arithmetic is the sa
 
 @dataclass(frozen=True)
 class Scale:
-    """The map between HU and the unit range that networks see.
+    """Linear map between HU and network values.
 
-    ``unit = (hu − low_hu) / (high_hu − low_hu)``: ``low_hu`` becomes 0 and ``high_hu`` 1. Values outside are
-    mapped by the same line and never clipped here, so the inverse is exact for every HU; with a width that
-    is a power of two (the default is 4096) it is exact to the bit for every whole HU in float32.
+    ``unit = (hu − low_hu) / (high_hu − low_hu)``. Values outside the range are mapped by the same line and not
+    clipped, so the inverse is exact for every HU. If the width is a power of two (4096 by default), it is exact to
+    the bit for every integer HU in float32.
 
     Parameters
     ----------
     low_hu, high_hu : float
-        HU that become 0 and 1.
+        HU that are mapped to 0 and 1.
 
     Raises
     ------
@@ -46,25 +46,30 @@ class Scale:
 
     @property
     def width_hu(self) -> float:
-        """HU per network unit; multiply a noise level in network units by it to get HU."""
+        """HU per network unit; converts a noise level from network units to HU."""
         return self.high_hu - self.low_hu
 
     def to_unit(self, hu: T) -> T:
-        """HU to network values."""
+        """Convert HU to network values."""
         return (hu - self.low_hu) / self.width_hu  # type: ignore[operator, return-value]
 
     def to_hu(self, unit: T) -> T:
-        """Network values to HU; the inverse of :meth:`to_unit`."""
+        """Convert network values to HU; the inverse of :meth:`to_unit`."""
         return unit * self.width_hu + self.low_hu  # type: ignore[operator, return-value]
 
     def covers(self, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Where ``hu`` lies inside the range; elsewhere a model must leave the image as it is."""
+        """Mask of values inside the range; a model must not change the others."""
         return (hu >= self.low_hu) & (hu <= self.high_hu)
 
 
 @dataclass(frozen=True)
 class Window:
     """A display or measurement window: ``level ± width/2`` in HU.
+
+    Parameters
+    ----------
+    name : str
+    level_hu, width_hu : float
 
     Raises
     ------
@@ -91,11 +96,11 @@ class Window:
         return self.level_hu + self.width_hu / 2
 
     def clip(self, hu: NDArray[np.floating]) -> NDArray[np.floating]:
-        """HU clipped to the window."""
+        """Clip HU to the window."""
         return np.clip(hu, self.low_hu, self.high_hu)
 
     def to_grey(self, hu: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Grey values 0…1 for display."""
+        """Convert HU to grey values from 0 to 1 for display."""
         return (self.clip(hu) - self.low_hu) / self.width_hu
 
     @classmethod
@@ -105,7 +110,7 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> Window:
-        """A preset's name or ``LEVEL,WIDTH`` in HU.
+        """Parse the name of a preset, or ``LEVEL,WIDTH`` in HU.
 
         Raises
         ------
@@ -139,7 +144,7 @@ WINDOWS: dict[str, Window] = {
 
 
 def unique_windows(windows: Iterable[Window]) -> tuple[Window, ...]:
-    """Each window once: one that is given twice would count every slice twice.
+    """Remove repeated windows, in which every slice would be counted twice.
 
     Raises
     ------

@@ -84,7 +84,7 @@ def test_another_orientation_or_place_is_no_partner():
     moved = replace(low, geometry=geometry(start=(-50.0, -70.0, 11.0)))
     turned = replace(low, geometry=replace(low.geometry, row_direction=(-1.0, 0.0, 0.0)))
     for wrong in (moved, turned):
-        with pytest.raises(InputError, match="same place"):
+        with pytest.raises(InputError, match="same position"):
             evaluate(wrong, normal)
 
 
@@ -435,7 +435,7 @@ def test_inserts_tell_resolution_and_linearity(tmp_path):
         evaluate(
             blurred, sharp, inserts=[Insert.parse("0,0,900,9")], plan=MeasurementPlan(windows=[WINDOWS["full"]])
         )
-    with pytest.raises(InputError, match=r"insert\(56 0 6 r9.6\): .* not whole in the image"):
+    with pytest.raises(InputError, match=r"insert\(56 0 6 r9.6\): .* not completely inside the image"):
         evaluate(
             blurred, sharp, inserts=[Insert.parse("56,0,6,9.6")], plan=MeasurementPlan(windows=[WINDOWS["full"]])
         )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ldct_denoise.metrics.no_reference import no_reference_report, residual_edge_correlation, structure_map
+from ldct_denoise.metrics.no_reference import no_reference_report, residual_edge_correlation, residual_edge_map
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +25,16 @@ def slices():
     return [(clean, clean + rng.normal(0, 25, clean.shape)) for _ in range(4)]
 
 
-def judge(slices, denoise):
+def check(slices, denoise):
     report = no_reference_report(
         [(noisy, denoise(i, clean, noisy)) for i, (clean, noisy) in enumerate(slices)], (0.8, 0.8)
     )
-    return {item.name: item for item in report.items}, report
+    return {check.name: check for check in report.checks}, report
 
 
 def test_an_ideal_denoiser_is_green(slices):
-    items, report = judge(slices, lambda i, clean, noisy: clean + 0.3 * (noisy - clean))
-    assert {item.colour for item in items.values()} == {"green"}
+    checks, report = check(slices, lambda i, clean, noisy: clean + 0.3 * (noisy - clean))
+    assert {check.status for check in checks.values()} == {"green"}
     before, after = report.noise_hu["soft-tissue"]
     assert before == pytest.approx(25, rel=0.06)
     assert after / before == pytest.approx(0.3, abs=0.03)
@@ -44,9 +44,9 @@ def test_an_ideal_denoiser_is_green(slices):
 
 
 def test_a_blur_is_caught(slices):
-    items, _ = judge(slices, lambda i, clean, noisy: ndimage.gaussian_filter(noisy, 1.5))
-    assert items["edge sharpness"].colour == "red"
-    assert items["structure in the removed noise"].colour == "red"
+    checks, _ = check(slices, lambda i, clean, noisy: ndimage.gaussian_filter(noisy, 1.5))
+    assert checks["edge sharpness"].status == "red"
+    assert checks["removed anatomy"].status == "red"
 
 
 def test_the_map_shows_where_structure_was_removed(slices):
@@ -56,7 +56,7 @@ def test_the_map_shows_where_structure_was_removed(slices):
     half = clean.shape[1] // 2
     after = clean + 0.3 * (noisy - clean)  # the left half is denoised without loss, the right half blurred
     after[:, half:] = ndimage.gaussian_filter(noisy, 1.5)[:, half:]
-    values = structure_map(noisy, after, body)
+    values = residual_edge_map(noisy, after, body)
     left, right = values[:, : half - 30], values[:, half + 30 :]
     assert abs(np.median(left[left != 0])) < 0.25
     assert np.median(right[right != 0]) > 0.6
@@ -76,25 +76,25 @@ def test_the_residual_correlates_with_the_share_of_the_image_that_was_removed(sl
 
 
 def test_removed_lesions_are_caught(slices):
-    items, _ = judge(slices, lambda i, clean, noisy: ndimage.median_filter(clean, 11))
-    assert items["structure in the removed noise"].colour != "green"
+    checks, _ = check(slices, lambda i, clean, noisy: ndimage.median_filter(clean, 11))
+    assert checks["removed anatomy"].status != "green"
 
 
 def test_a_shift_of_hu_is_caught(slices):
-    items, report = judge(slices, lambda i, clean, noisy: clean + 5)
-    assert items["mean HU"].colour == "red"
+    checks, report = check(slices, lambda i, clean, noisy: clean + 5)
+    assert checks["mean HU"].status == "red"
     assert report.shift_hu["soft-tissue"] == pytest.approx(5, abs=0.5)
 
 
 def test_more_noise_and_jumps_are_caught(slices):
     rng = np.random.default_rng(1)
-    items, _ = judge(slices, lambda i, clean, noisy: noisy + rng.normal(0, 20, clean.shape))
-    assert items["noise"].colour == "red"
-    items, _ = judge(slices, lambda i, clean, noisy: clean + 10 * (-1) ** i)
-    assert items["flicker"].colour == "red"
+    checks, _ = check(slices, lambda i, clean, noisy: noisy + rng.normal(0, 20, clean.shape))
+    assert checks["noise"].status == "red"
+    checks, _ = check(slices, lambda i, clean, noisy: clean + 10 * (-1) ** i)
+    assert checks["flicker"].status == "red"
 
 
 def test_air_alone_says_nothing(slices):
     report = no_reference_report([(np.full((64, 64), -1000.0),) * 2], (1.0, 1.0))
-    assert report.items == ()
+    assert report.checks == ()
     assert report.profile is None

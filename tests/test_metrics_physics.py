@@ -149,7 +149,7 @@ def test_an_insert_that_the_border_cuts_has_no_ttf():
     close = sharpness.ttf_of_disk(image[:, 38:], (row, column - 38), 20.0, (0.5, 0.5))
     assert close.frequency_at(0.5) == pytest.approx(whole.frequency_at(0.5), rel=0.02)
     for first in (42, 80):
-        with pytest.raises(InputError, match="not whole in the image"):
+        with pytest.raises(InputError, match="not completely inside the image"):
             sharpness.ttf_of_disk(image[:, first:], (row, column - first), 20.0, (0.5, 0.5))
     with pytest.raises(InputError, match="too small"):
         sharpness.ttf_of_disk(image, (row, column), 1.9, (0.5, 0.5))

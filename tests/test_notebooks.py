@@ -60,7 +60,7 @@ def test_the_viewer_in_a_notebook_holds_the_places_that_all_series_have():
     assert np.abs(shown - low.hu[4]).max() <= 0.5
     assert "ball" in slides[1]["masks"]
     assert viewer._repr_html_().startswith("<iframe srcdoc=")
-    with pytest.raises(InputError, match="no place in common"):
+    with pytest.raises(InputError, match="no slice position in common"):
         review(
             {
                 "input": low,

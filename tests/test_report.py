@@ -81,8 +81,8 @@ def test_the_report_of_a_long_series_sees_jumps_as_well(tmp_path, slices):
     before = Volume(clean + rng.normal(0, 15, clean.shape), place, "a", "p", "a")
     jumps = rng.normal(0, 4, (slices, 1, 1))
     after = Volume(clean + rng.normal(0, 4, clean.shape) + jumps, place, "b", "p", "b")
-    found = {item.name: item for item in write_apply_report(before, after, tmp_path / "r.html").items}
-    assert found["flicker"].colour == "red"
+    found = {check.name: check for check in write_apply_report(before, after, tmp_path / "r.html").checks}
+    assert found["flicker"].status == "red"
     assert found["flicker"].value > 1.5
 
 
@@ -111,7 +111,9 @@ def test_the_page_needs_no_network_and_names_nobody(report, apply_report):
 def test_the_summary_says_what_was_gained(report):
     text = report.read_text()
     assert "5 of 5 slices are closer to the reference" in text
-    assert re.search(r"candidate: rmse (9\.[5-9]|10\.[0-4])\d HU", text)
+    assert re.search(
+        r"candidate: error against the reference -6\d % \(RMSE [\d.]+ → (9\.[5-9]|10\.[0-4])\d HU", text
+    )
 
 
 def evaluation_of(values, **more):
@@ -135,8 +137,8 @@ def test_a_change_in_percent_is_of_the_same_mean():
         values[series, "candidate", "abdomen", "psnr"] = [30.0 if series == "A1" else 20.0] * len(along)
         values[series, "candidate", "abdomen", "ssim"] = [0.5] * len(along)
     _, said = sentences(evaluation_of(values))
-    assert "rmse 25.50 HU, PSNR 25.00 dB" in said  # mean of 1 and 50, of 30 and 20
-    assert "the rmse changes by -25.50 HU (-50 %," in said
+    assert "error against the reference -50 % (RMSE 51.00 → 25.50 HU;" in said  # means of 2 and 100, of 1 and 50
+    assert "PSNR 25.00 dB" in said  # mean of 30 and 20
     assert "10 of 10 slices are closer" in said
 
 

@@ -46,9 +46,9 @@ def main(root: Path) -> None:
             report = no_reference_report(
                 ((low, denoiser(low, full)) for low, full in images), pair.low.geometry.pixel_spacing_mm
             )
-            values = {item.name: item.value for item in report.items}
+            values = {check.name: check.value for check in report.checks}
             edges.append(values["edge sharpness"])
-            structure.append(values["structure in the removed noise"])
+            structure.append(values["removed anatomy"])
             shifts += [abs(report.shift_hu[tissue]) for tissue in CHECKED_TISSUES]
         print(
             f"{name}: edges {min(edges):.3f} … {max(edges):.3f}, structure {min(structure):+.2f} … "

@@ -1,1 +1,1 @@
-"""Numbers for image quality: pure functions on HU, one topic a file. Definitions: ``docs/measurements.md``."""
+"""Image-quality metrics: pure functions on HU, one topic per module. Definitions: ``docs/measurements.md``."""

@@ -11,14 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
+#: Side of the blocks whose means are compared between slices, pixels.
 FLICKER_BLOCK_PX = 16
-REGULAR = 0.1  # steps that differ less from their median are alike
-NEIGHBOURS_MM = 12.0  # CT slices further apart than this were picked from a series, and show other anatomy
+#: Spacings that differ from the median by at most this fraction count as equal.
+REGULAR_TOLERANCE = 0.1
+#: Slices further apart than this are not neighbours: they were selected from a series and show other anatomy, mm.
+MAX_NEIGHBOUR_MM = 12.0
 
 
 @dataclass(frozen=True)
 class Linearity:
-    """The line ``measured = slope·nominal + intercept_hu`` and the largest distance from it, HU."""
+    """Least-squares line ``measured = slope·nominal + intercept_hu``, and the largest deviation from it, HU."""
 
     slope: float
     intercept_hu: float
@@ -26,14 +29,27 @@ class Linearity:
 
 
 def cnr(hu: Image, first: Mask, second: Mask) -> float:
-    """Contrast-to-noise ratio of two regions: ``|mean1 − mean2| / √((var1 + var2)/2)``; NaN without any noise."""
+    """Contrast-to-noise ratio of two regions: ``|mean₁ − mean₂| / √((var₁ + var₂)/2)``.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU.
+    first, second : ndarray of bool, shape (rows, columns)
+        Masks of the regions.
+
+    Returns
+    -------
+    float
+        Dimensionless; NaN without any noise.
+    """
     inside, outside = hu[first].astype(np.float64), hu[second].astype(np.float64)
     noise = float(np.sqrt((inside.var() + outside.var()) / 2))
     return abs(float(inside.mean() - outside.mean())) / noise if noise > 0 else float("nan")
 
 
 def hu_linearity(nominal_hu: ArrayLike, measured_hu: ArrayLike) -> Linearity:
-    """How measured HU of inserts follow their nominal HU (least squares)."""
+    """Least-squares line of measured against nominal HU of inserts, in the order given."""
     nominal, measured = np.asarray(nominal_hu, dtype=np.float64), np.asarray(measured_hu, dtype=np.float64)
     slope, intercept = np.polyfit(nominal, measured, 1)
     deviation = np.max(np.abs(measured - slope * nominal - intercept))
@@ -41,16 +57,16 @@ def hu_linearity(nominal_hu: ArrayLike, measured_hu: ArrayLike) -> Linearity:
 
 
 class Flicker:
-    """How far neighbouring slices jump: rms of the slice-to-slice change of block means, over √2, in HU.
+    """Slice-to-slice inconsistency: rms change of block means between neighbouring slices, over √2, HU.
 
-    Blocks of 16×16 pixels average the noise away; what is left is anatomy, and offsets that a 2-D denoiser gives
-    each slice by itself. Independent offsets of standard deviation s add s in quadrature. Compare with the input.
+    Means over 16×16 pixels suppress the noise. What remains is anatomy, and the offsets that a 2-D denoiser adds
+    to each slice independently: offsets of standard deviation s add s in quadrature. Compare output with input.
 
     Parameters
     ----------
     slice_spacing_mm : float
-        Slices are neighbours at this distance, give or take a half: across a gap, anatomy would drown the offsets.
-        See :func:`regular_spacing_mm` and :func:`finest_spacing_mm`.
+        Slices are neighbours at 0.5 to 1.5 times this distance. Larger gaps are skipped, because anatomy changes
+        more than the offsets. See :func:`regular_spacing_mm` and :func:`finest_spacing_mm`.
     """
 
     def __init__(self, slice_spacing_mm: float) -> None:
@@ -59,11 +75,21 @@ class Flicker:
         self._sum, self._count = 0.0, 0
 
     def add(self, hu: Image, mask: Mask, offset_mm: float) -> None:
-        """The next slice, where its body is, and where it lies along the normal."""
+        """Add the next slice.
+
+        Parameters
+        ----------
+        hu : ndarray, shape (rows, columns)
+            HU.
+        mask : ndarray of bool, shape (rows, columns)
+            Body mask.
+        offset_mm : float
+            Position of the slice along its normal, mm.
+        """
         self.add_means(block_means(hu, mask), offset_mm)
 
     def add_means(self, means: NDArray[np.float64], offset_mm: float) -> None:
-        """The next slice's :func:`block_means`, and where it lies along the normal."""
+        """Add the :func:`block_means` of the next slice, at ``offset_mm`` along the normal."""
         if self._last is not None and self._are_neighbours(self._last[0], offset_mm):
             change = means - self._last[1]
             change = change[np.isfinite(change)]
@@ -76,39 +102,51 @@ class Flicker:
 
     @property
     def value_hu(self) -> float:
-        """NaN before two neighbours were added."""
+        """Flicker of the slices so far, HU; NaN before two neighbours were added."""
         return (self._sum / self._count / 2) ** 0.5 if self._count else float("nan")
 
 
 def regular_spacing_mm(offsets_mm: NDArray[np.float64]) -> float:
-    """The step that most of the slices keep, mm; NaN where they keep none, or lie too far apart for neighbours.
+    """Spacing of most slices; NaN if they are irregular or too far apart to be neighbours.
 
     Parameters
     ----------
-    offsets_mm : ndarray
-        Where the slices lie along the normal.
+    offsets_mm : ndarray, shape (slices,)
+        Positions along the normal, mm.
+
+    Returns
+    -------
+    float
+        mm.
     """
     steps = np.diff(np.sort(offsets_mm))
-    step = float(np.median(steps)) if len(steps) else float("nan")
-    is_kept = np.mean(np.abs(steps - step) <= REGULAR * step) > 0.5 if step <= NEIGHBOURS_MM else False
-    return step if is_kept else float("nan")
+    spacing = float(np.median(steps)) if len(steps) else float("nan")
+    if not spacing <= MAX_NEIGHBOUR_MM:
+        return float("nan")
+    is_regular = np.mean(np.abs(steps - spacing) <= REGULAR_TOLERANCE * spacing) > 0.5
+    return spacing if is_regular else float("nan")
 
 
 def finest_spacing_mm(*offsets_mm: NDArray[np.float64]) -> float:
-    """How far neighbouring slices are apart, mm: in the finest series, its gaps left out; NaN without neighbours.
+    """Median spacing of neighbouring slices in the finest of several series, gaps excluded.
 
     Parameters
     ----------
-    offsets_mm : ndarray, one of each series
-        Where the slices lie along the normal.
+    *offsets_mm : ndarray, shape (slices,)
+        Positions along the normal, mm, of each series.
+
+    Returns
+    -------
+    float
+        mm; NaN without neighbours.
     """
     steps = [np.diff(np.sort(offsets)) for offsets in offsets_mm]
-    near = [step[step <= NEIGHBOURS_MM] for step in steps]
+    near = [step[step <= MAX_NEIGHBOUR_MM] for step in steps]
     return min((float(np.median(step)) for step in near if len(step)), default=float("nan"))
 
 
 def flicker(slices: Iterable[Image], masks: Iterable[Mask]) -> float:
-    """:class:`Flicker` of a whole series without a gap, HU."""
+    """:class:`Flicker` of a whole series without gaps, HU."""
     measure = Flicker(slice_spacing_mm=1.0)
     for number, (hu, mask) in enumerate(zip(slices, masks, strict=True)):
         measure.add(hu, mask, float(number))
@@ -116,7 +154,7 @@ def flicker(slices: Iterable[Image], masks: Iterable[Mask]) -> float:
 
 
 def block_means(hu: Image, mask: Mask) -> NDArray[np.float64]:
-    """Means of 16×16-pixel blocks; NaN where a block is not wholly in the mask."""
+    """Means of 16×16-pixel blocks; NaN where a block is not completely in the mask."""
     return np.where(_blocks(mask) > 0.99, _blocks(hu), np.nan)
 
 

@@ -1,6 +1,7 @@
-"""Can a low-contrast lesion be seen? Detectability d′ of model observers, and the dose that would give the same.
+"""Detectability d′ of a low-contrast lesion by model observers, and dose equivalence.
 
-``d′`` is the distance of the observer's responses with and without the lesion, in standard deviations.
+``d′`` is the distance between the means of the observer's responses with and without the lesion, in standard
+deviations.
 """
 
 from __future__ import annotations
@@ -18,12 +19,23 @@ from ldct_denoise.metrics.sharpness import TaskTransfer
 
 Stack = NDArray[np.floating]
 
-MOST_UNKNOWN = 0.05  # share of bootstrap samples without a dose, above which the interval would not be one of 95 %
+#: Largest fraction of bootstrap samples without an equivalent dose; with more, the 95 % interval is not defined.
+MAX_UNDEFINED = 0.05
 
 
 @dataclass(frozen=True)
 class Detectability:
-    """``d_prime`` with its 95 % bootstrap interval, and the resampled values behind it."""
+    """Detectability index with its 95 % bootstrap interval.
+
+    Parameters
+    ----------
+    d_prime : float
+        Dimensionless.
+    low, high : float
+        Limits of the interval.
+    samples : ndarray, shape (n,)
+        Bootstrap samples of d′.
+    """
 
     d_prime: float
     low: float
@@ -33,7 +45,15 @@ class Detectability:
 
 @dataclass(frozen=True)
 class DoseEquivalence:
-    """The share of dose at which the unprocessed image is as good, with its 95 % interval."""
+    """Dose at which the unprocessed image has the same d′, with its 95 % interval.
+
+    Parameters
+    ----------
+    dose : float
+        Fraction of the full dose; NaN where it cannot be determined.
+    low, high : float
+        Limits of the interval; NaN where it cannot be determined.
+    """
 
     dose: float
     low: float
@@ -41,7 +61,20 @@ class DoseEquivalence:
 
 
 def disk_task(frequency: ArrayLike, diameter_mm: float, contrast_hu: float) -> NDArray[np.float64]:
-    """Fourier transform of a uniform disk, HU·mm²: ``C·π·r²·2·J1(2πrf)/(2πrf)``."""
+    """Fourier transform of a uniform disk: ``C·π·r²·2·J₁(2πrf)/(2πrf)``.
+
+    Parameters
+    ----------
+    frequency : array_like
+        1/mm.
+    diameter_mm : float
+    contrast_hu : float
+
+    Returns
+    -------
+    ndarray
+        HU·mm².
+    """
     argument = np.pi * diameter_mm * np.asarray(frequency, dtype=np.float64)
     safe = np.where(argument == 0, 1.0, argument)
     shape = np.where(argument == 0, 1.0, 2 * special.j1(safe) / safe)
@@ -49,7 +82,20 @@ def disk_task(frequency: ArrayLike, diameter_mm: float, contrast_hu: float) -> N
 
 
 def gaussian_task(frequency: ArrayLike, sigma_mm: float, contrast_hu: float) -> NDArray[np.float64]:
-    """Fourier transform of a Gaussian lesion, HU·mm²: ``C·2πσ²·exp(−2π²σ²f²)``."""
+    """Fourier transform of a Gaussian lesion: ``C·2πσ²·exp(−2π²σ²f²)``.
+
+    Parameters
+    ----------
+    frequency : array_like
+        1/mm.
+    sigma_mm : float
+    contrast_hu : float
+
+    Returns
+    -------
+    ndarray
+        HU·mm².
+    """
     frequency = np.asarray(frequency, dtype=np.float64)
     exponent = -2 * (np.pi * sigma_mm * frequency) ** 2
     return np.asarray(contrast_hu * 2 * np.pi * sigma_mm**2 * np.exp(exponent))
@@ -58,7 +104,7 @@ def gaussian_task(frequency: ArrayLike, sigma_mm: float, contrast_hu: float) -> 
 def eye_filter(
     frequency: ArrayLike, *, viewing_distance_mm: float = 475.0, magnification: float = 1.0
 ) -> NDArray[np.float64]:
-    """The visual response of Saunders & Samei 2006, ``|ρ^1.5·exp(−0.98·ρ^0.68)|²`` with ρ in cycles per degree.
+    """Visual response function of the eye: ``|ρ^1.5·exp(−0.98·ρ^0.68)|²`` with ρ in cycles per degree.
 
     Parameters
     ----------
@@ -67,6 +113,16 @@ def eye_filter(
     viewing_distance_mm : float
     magnification : float
         Size on the display over size in the patient.
+
+    Returns
+    -------
+    ndarray
+        Dimensionless.
+
+    References
+    ----------
+    Saunders & Samei, "Resolution and noise measurements of five CRT and LCD medical displays", Med. Phys. 33,
+    2006.
     """
     per_degree = np.asarray(frequency) / magnification * viewing_distance_mm * np.pi / 180
     response: NDArray[np.float64] = (per_degree**1.5 * np.exp(-0.98 * per_degree**0.68)) ** 2
@@ -76,19 +132,29 @@ def eye_filter(
 def npw_detectability(
     nps: NoisePowerSpectrum, task: Stack, transfer: TaskTransfer | None = None, eye: Stack | None = None
 ) -> float:
-    """d′ of the non-prewhitening observer (TG-233 eq. for d′_NPW; with ``eye`` the eye filter, NPWE).
+    """d′ of the non-prewhitening observer (NPW), or with an eye filter (NPWE).
 
-    ``d′² = [∫∫ |W|²·TTF²·E² ]² / ∫∫ |W|²·TTF²·E⁴·NPS``; without an eye filter E = 1. A task that is nowhere has
-    d′ = 0, noise that is nowhere makes it infinite.
+    ``d′² = [∫∫ |W|²·TTF²·E²]² / ∫∫ |W|²·TTF²·E⁴·NPS``, with E = 1 without an eye filter.
 
     Parameters
     ----------
     nps : NoisePowerSpectrum
+        HU²·mm².
     task : ndarray, same shape as ``nps.power``
-        |W|, HU·mm², as :func:`disk_task` of :func:`radial_frequency`.
+        Task function |W|, HU·mm², e.g. :func:`disk_task` at the :func:`radial_frequency` of ``nps``.
     transfer : TaskTransfer, optional
-        At a contrast like the task's; 1 where absent.
-    eye : ndarray, same shape, optional
+        TTF, measured at a contrast similar to the task's; 1 by default.
+    eye : ndarray, same shape as ``nps.power``, optional
+        Eye filter E, e.g. :func:`eye_filter`.
+
+    Returns
+    -------
+    float
+        0 for a task of contrast 0, infinite without noise.
+
+    References
+    ----------
+    AAPM Report 233 (TG-233), detectability index of the non-prewhitening matched filter.
     """
     signal = np.asarray(task, dtype=np.float64) ** 2
     if transfer is not None:
@@ -103,15 +169,31 @@ def npw_detectability(
 
 
 def radial_frequency(nps: NoisePowerSpectrum) -> NDArray[np.float64]:
-    """Distance of every point of a spectrum from the zero frequency, 1/mm."""
+    """Distance of every cell of a spectrum from the zero frequency, 1/mm."""
     return np.hypot(nps.row_frequency[:, None], nps.column_frequency[None, :])
 
 
 def laguerre_gauss_channels(size: int, width_px: float, count: int = 6) -> NDArray[np.float64]:
-    """Laguerre–Gauss channels ``√2/a·exp(−πr²/a²)·L_j(2πr²/a²)``, shape (size², count) (Gallas & Barrett 2003).
+    """Laguerre–Gauss channels ``√2/a·exp(−πr²/a²)·L_j(2πr²/a²)``, complete for rotationally symmetric lesions.
 
-    Complete for a lesion that looks the same in all directions; ``width_px`` is a. A Gaussian lesion of σ pixels
-    is the first channel itself at a = √(2π)·σ.
+    With a = √(2π)·σ the first channel is a Gaussian lesion of σ pixels.
+
+    Parameters
+    ----------
+    size : int
+        Side of the region, pixels.
+    width_px : float
+        Width a, pixels.
+    count : int
+        Number of channels.
+
+    Returns
+    -------
+    ndarray, shape (size², count)
+
+    References
+    ----------
+    Gallas & Barrett, "Validating the use of channels to estimate the ideal linear observer", JOSA A 20, 2003.
     """
     rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
     square = (rows**2 + columns**2) / width_px**2
@@ -125,23 +207,34 @@ def laguerre_gauss_channels(size: int, width_px: float, count: int = 6) -> NDArr
 def hotelling_detectability(
     present: Stack, absent: Stack, channels: NDArray[np.float64], *, seed: int = 0, repeats: int = 500
 ) -> Detectability:
-    """d′ of the channelised Hotelling observer on repeated realisations, leaving one out.
+    """d′ of the channelised Hotelling observer (CHO), leave-one-out.
 
-    Every image is judged by a template trained on all others, so that the observer cannot learn the noise it is
-    tested on; without that d′ is too high for small samples.
+    ``d′ = (mean₁ − mean₀) / √((var₁ + var₀)/2)`` of the scores. Every image is scored by a template trained on all
+    others, so that the observer cannot learn the noise it is tested on; otherwise d′ of small samples is too high.
 
     Parameters
     ----------
     present, absent : ndarray, shape (n, size, size)
-        Regions with and without the lesion in their middle.
+        Independent regions with and without the lesion in their centre.
     channels : ndarray, shape (size², count)
-    seed, repeats : int
-        Of the bootstrap over images.
+        See :func:`laguerre_gauss_channels`.
+    seed : int
+        Seed of the bootstrap over images.
+    repeats : int
+        Number of bootstrap samples.
+
+    Returns
+    -------
+    Detectability
 
     Raises
     ------
     InputError
         If there are too few images for the number of channels.
+
+    References
+    ----------
+    Gallas & Barrett, "Validating the use of channels to estimate the ideal linear observer", JOSA A 20, 2003.
     """
     with_lesion, without = (_responses(stack, channels) for stack in (present, absent))
     if min(len(with_lesion), len(without)) < 2 * channels.shape[1]:
@@ -149,8 +242,8 @@ def hotelling_detectability(
             f"{len(with_lesion)} and {len(without)} images are too few for {channels.shape[1]} channels; "
             f"give at least {2 * channels.shape[1]} of each"
         )
-    scores_1 = np.array([_judge(row, np.delete(with_lesion, i, 0), without) for i, row in enumerate(with_lesion)])
-    scores_0 = np.array([_judge(row, with_lesion, np.delete(without, i, 0)) for i, row in enumerate(without)])
+    scores_1 = np.array([_score(row, np.delete(with_lesion, i, 0), without) for i, row in enumerate(with_lesion)])
+    scores_0 = np.array([_score(row, with_lesion, np.delete(without, i, 0)) for i, row in enumerate(without)])
     rng = np.random.default_rng(seed)
     samples = np.array([_separation(rng.choice(scores_1, len(scores_1)), rng.choice(scores_0, len(scores_0)))
                         for _ in range(repeats)])  # fmt: skip
@@ -161,20 +254,29 @@ def hotelling_detectability(
 def dose_equivalence(
     doses: Sequence[float], measured: Sequence[Detectability], ours: Detectability
 ) -> DoseEquivalence:
-    """At which dose the unprocessed image reaches the d′ of the processed one.
+    """Dose at which the unprocessed image reaches the d′ of the processed one.
 
-    A power law ``d′ = k·dose^b`` is fitted to the unprocessed images; the interval comes from the bootstrap
-    samples of all of them together. NaN where a d′ is not above 0, and for the interval where more than one
-    sample in twenty has such a d′.
+    A power law ``d′ = k·dose^b`` is fitted to the unprocessed images. The interval comes from the bootstrap
+    samples of all images together.
 
     Parameters
     ----------
     doses : sequence of float
-        Of the unprocessed images, at least two (as a share of the full dose).
+        At least two doses of unprocessed images, as fractions of the full dose.
     measured : sequence of Detectability
-        At those doses.
+        d′ of the unprocessed images at those doses.
     ours : Detectability
-        Of the processed image.
+        d′ of the processed image.
+
+    Returns
+    -------
+    DoseEquivalence
+        The dose is NaN if a d′ is not above 0; the interval is NaN if that holds for more than 5 % of the samples.
+
+    Raises
+    ------
+    InputError
+        If d′ is given at fewer than two doses.
     """
     if len(doses) < 2 or len(doses) != len(measured):
         raise InputError("dose equivalence needs d′ of the unprocessed image at two doses or more")
@@ -182,7 +284,7 @@ def dose_equivalence(
     curves = np.array([item.samples[:repeats] for item in measured])
     doses_found = np.array([_dose_at(doses, curves[:, i], ours.samples[i]) for i in range(repeats)])
     dose = _dose_at(doses, [item.d_prime for item in measured], ours.d_prime)
-    if np.isnan(doses_found).mean() > MOST_UNKNOWN:
+    if np.isnan(doses_found).mean() > MAX_UNDEFINED:
         return DoseEquivalence(dose, float("nan"), float("nan"))
     low, high = np.nanquantile(doses_found, [0.025, 0.975])
     return DoseEquivalence(dose, float(low), float(high))
@@ -200,8 +302,8 @@ def _responses(stack: Stack, channels: NDArray[np.float64]) -> NDArray[np.float6
     return np.asarray(stack, dtype=np.float64).reshape(len(stack), -1) @ channels
 
 
-def _judge(response: NDArray[np.float64], with_lesion: Stack, without: Stack) -> float:
-    """One image's score by the template of the others."""
+def _score(response: NDArray[np.float64], with_lesion: Stack, without: Stack) -> float:
+    """Score of one image by the Hotelling template of the others."""
     covariance = (np.cov(with_lesion.T) + np.cov(without.T)) / 2
     template = np.linalg.solve(np.atleast_2d(covariance), with_lesion.mean(axis=0) - without.mean(axis=0))
     return float(response @ template)

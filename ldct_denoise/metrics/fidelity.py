@@ -1,7 +1,7 @@
-"""How far an image is from its reference: PSNR, SSIM, errors and bias in HU, per window and region.
+"""Full-reference metrics: PSNR, SSIM, errors and bias in HU, by window and region.
 
-Inside a window both images are clipped to it and ``data_range`` is its width. Every function takes HU and an
-optional boolean mask; a measurement in a mask uses no pixel outside it.
+Both images are clipped to the window, and ``data_range`` is its width. Every function takes HU and an optional
+mask; no pixel outside the mask is used.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from ldct_denoise.regions.tissues import bounding_box
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
-SSIM_SIGMA_PX = 1.5
-SSIM_RADIUS_PX = 5  # 11 taps, as Wang et al. 2004
+#: Gaussian window of SSIM: σ and radius in pixels (11 taps), and the constants (Wang et al. 2004).
+SSIM_SIGMA_PX, SSIM_RADIUS_PX = 1.5, 5
 K1, K2 = 0.01, 0.03
 
 
 @dataclass(frozen=True)
 class SsimForm:
-    """Which of the published variants of SSIM is computed; the default is the one of this project.
+    """Variant of SSIM. The default is the variant of Wang et al. 2004; the others serve published protocols.
 
     Parameters
     ----------
     uniform : bool
         7×7 box with sample covariance (scikit-image's default) instead of the Gaussian with population covariance.
     zero_padded : bool
-        Zeros beyond the border and no pixel left out of the mean (pytorch-ssim, which RED-CNN and CoreDiff use),
-        instead of leaving out the border pixels that the kernel does not cover.
+        Zeros beyond the border, and the mean over all pixels (pytorch-ssim, used by RED-CNN and CoreDiff), instead
+        of leaving out the border pixels that the kernel does not cover.
     from_zero : bool
-        The window's lower edge counts as 0 (images scaled to 0…1 or 0…255) instead of the HU themselves; this
-        changes the luminance term only.
+        The window's lower edge counts as 0 (images scaled to 0…1 or 0…255) instead of the HU themselves. Only the
+        luminance term depends on it.
     """
 
     uniform: bool = False
@@ -48,39 +48,136 @@ DEFAULT_SSIM = SsimForm()
 
 
 def rmse(candidate: Image, reference: Image, window: Window, mask: Mask | None = None) -> float:
-    """Root mean squared difference, HU."""
+    """Root mean square error: ``√mean((candidate − reference)²)``.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region; the whole image by default.
+
+    Returns
+    -------
+    float
+        HU.
+    """
     return float(np.sqrt(np.mean(np.square(_difference(candidate, reference, window, mask)))))
 
 
 def mae(candidate: Image, reference: Image, window: Window, mask: Mask | None = None) -> float:
-    """Mean absolute difference, HU."""
+    """Mean absolute error: ``mean(|candidate − reference|)``.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region; the whole image by default.
+
+    Returns
+    -------
+    float
+        HU.
+    """
     return float(np.mean(np.abs(_difference(candidate, reference, window, mask))))
 
 
 def hu_bias(candidate: Image, reference: Image, window: Window, mask: Mask | None = None) -> float:
-    """Mean of candidate − reference, HU."""
+    """Mean error: ``mean(candidate − reference)``.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region; the whole image by default.
+
+    Returns
+    -------
+    float
+        HU.
+    """
     return float(np.mean(_difference(candidate, reference, window, mask)))
 
 
 def noise_std(candidate: Image, reference: Image, window: Window, mask: Mask | None = None) -> float:
-    """Standard deviation of candidate − reference, HU; the reference's own noise is part of it."""
+    """Standard deviation of ``candidate − reference``; it includes the noise of the reference.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region; the whole image by default.
+
+    Returns
+    -------
+    float
+        HU.
+    """
     return float(np.std(_difference(candidate, reference, window, mask)))
 
 
 def psnr(candidate: Image, reference: Image, window: Window, mask: Mask | None = None) -> float:
-    """Peak signal-to-noise ratio ``20 log10(window width / rmse)``, dB; infinite for equal images."""
+    """Peak signal-to-noise ratio: ``20·log10(window width / rmse)``.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region; the whole image by default.
+
+    Returns
+    -------
+    float
+        dB; infinite for equal images.
+    """
     return _psnr_of(rmse(candidate, reference, window, mask), window)
 
 
 def ssim(
     candidate: Image, reference: Image, window: Window, mask: Mask | None = None, form: SsimForm = DEFAULT_SSIM
 ) -> float:
-    """Mean structural similarity (Wang et al. 2004, eq. 13).
+    """Mean structural similarity (SSIM).
 
-    Gaussian weights (σ = 1.5 px, 11 taps), population covariance, K1 = 0.01, K2 = 0.03 and ``data_range`` the
-    window's width, computed on the clipped HU. Without a mask it is scikit-image's number: mirrored borders,
-    the outer 5 pixels left out of the mean. With a mask the local means are normalised convolutions over the
-    mask's own pixels (Knutsson & Westin 1993), and the map is averaged over the mask.
+    Mean of ``(2·μ₁·μ₂ + C₁)·(2·σ₁₂ + C₂) / ((μ₁² + μ₂² + C₁)·(σ₁² + σ₂² + C₂))`` with ``C = (K·window width)²``,
+    K₁ = 0.01, K₂ = 0.03, Gaussian weights (σ = 1.5 px, 11 taps) and population covariance, on the clipped HU.
+    Without a mask the outer 5 pixels are left out of the mean, as in scikit-image. With a mask the local means are
+    normalised convolutions over the pixels of the mask, and the map is averaged over the mask.
+
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region; the whole image by default.
+    form : SsimForm
+        Variant of SSIM.
+
+    Returns
+    -------
+    float
+        −1 to 1, dimensionless.
+
+    References
+    ----------
+    Wang, Bovik, Sheikh & Simoncelli, "Image quality assessment: from error visibility to structural similarity",
+    IEEE Trans. Image Process. 13, 2004, eq. 13.
+    Knutsson & Westin, "Normalized and differential convolution", CVPR 1993.
     """
     return _mean_inside(ssim_map(candidate, reference, window, mask, form), mask)
 
@@ -88,9 +185,23 @@ def ssim(
 def ssim_map(
     candidate: Image, reference: Image, window: Window, mask: Mask | None = None, form: SsimForm = DEFAULT_SSIM
 ) -> Image:
-    """Structural similarity pixel by pixel; 5 pixels smaller on each side where no mask is given.
+    """Map of the structural similarity; see :func:`ssim`.
 
-    With a mask, values outside it mean nothing.
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region.
+    form : SsimForm
+        Variant of SSIM.
+
+    Returns
+    -------
+    ndarray
+        5 pixels smaller on each side without a mask. With a mask, values outside it are undefined.
     """
     luminance, contrast_structure = ssim_terms(candidate, reference, window, mask, form)
     return luminance * contrast_structure
@@ -104,16 +215,32 @@ def ssim_terms(
     form: SsimForm = DEFAULT_SSIM,
     mean: LocalMean | None = None,
 ) -> tuple[Image, Image]:
-    """The luminance term and the contrast-structure term of :func:`ssim_map` (eq. 6, and 7·8).
+    """The luminance term and the contrast-structure term of :func:`ssim_map` (Wang et al. 2004, eq. 6, and 7·8).
 
-    ``mean`` is the mask's own :class:`LocalMean` where one was made before.
+    Parameters
+    ----------
+    candidate, reference : ndarray, shape (rows, columns)
+        HU.
+    window : Window
+        Both images are clipped to it.
+    mask : ndarray of bool, shape (rows, columns), optional
+        Region.
+    form : SsimForm
+        Variant of SSIM.
+    mean : LocalMean, optional
+        Local mean of this mask and form, if it was constructed before.
+
+    Returns
+    -------
+    luminance, contrast_structure : ndarray
+        Maps as :func:`ssim_map` returns them.
     """
-    # In window widths around the level: E[x²] − E[x]² then loses no digits in float32. Only the luminance
+    # In units of the window width around the level, E[x²] − E[x]² loses no digits in float32. Only the luminance
     # term depends on the origin.
     first, second = ((window.clip(image) - window.level_hu) / window.width_hu for image in (candidate, reference))
     origin = 0.5 if form.from_zero else window.level_hu / window.width_hu
     if form.zero_padded:
-        padding = -origin  # a zero of the published images
+        padding = -origin  # the value 0 of the published images
         first, second = (np.pad(image, SSIM_RADIUS_PX, constant_values=padding) for image in (first, second))
     mean = mean or LocalMean(mask, first.dtype, form)
     mean_1, mean_2 = mean(first), mean(second)
@@ -136,7 +263,7 @@ def measure(
     form: SsimForm = DEFAULT_SSIM,
     means: MutableMapping[tuple[str, SsimForm], LocalMean] | None = None,
 ) -> dict[tuple[str, str], float]:
-    """Every number of this file for one slice, one window and several regions.
+    """All metrics of this module for one slice, one window and several regions.
 
     Parameters
     ----------
@@ -145,12 +272,12 @@ def measure(
     window : Window
         Clips both images and gives ``data_range``.
     regions : mapping from name to mask
-        ``None`` for the whole image; regions without a pixel are left out.
+        ``None`` for the whole image; empty regions are left out.
     form : SsimForm
-        The variant of SSIM.
+        Variant of SSIM.
     means : mutable mapping, optional
-        Filled with what depends on a region and not on the images; give the same one for every image and window of
-        these regions to save a fifth of the time.
+        Cache of what depends on the regions only. Passing the same mapping for all images and windows of these
+        regions saves a fifth of the time.
 
     Returns
     -------
@@ -169,7 +296,7 @@ def measure(
         mean_square = float(np.mean(np.square(inside), dtype=np.float64))
         values[name, "psnr"] = _psnr_of(mean_square**0.5, window)
         box = (slice(None), slice(None)) if mask is None else bounding_box(mask)
-        part = None if mask is None else mask[box]  # no pixel outside the mask counts anyway
+        part = None if mask is None else mask[box]  # pixels outside the mask are not used anyway
         if (name, form) not in means:
             means[name, form] = LocalMean(part, first.dtype, form)
         luminance, contrast = ssim_terms(first[box], second[box], window, part, form, means[name, form])
@@ -195,14 +322,15 @@ def _mean_inside(values: Image, mask: Mask | None) -> float:
 
 
 class LocalMean:
-    """Weighted local mean of a :class:`SsimForm` where the kernel fits; over the mask's own pixels if any.
+    """Weighted local mean of a :class:`SsimForm`: where the kernel fits, or over the pixels of a mask.
 
     Parameters
     ----------
-    mask : ndarray of bool, optional
+    mask : ndarray of bool, shape (rows, columns), optional
     dtype : dtype
-        Of the images.
+        Data type of the images.
     form : SsimForm
+        Variant of SSIM.
     """
 
     def __init__(self, mask: Mask | None, dtype: np.dtype, form: SsimForm) -> None:
@@ -214,11 +342,11 @@ class LocalMean:
         self._mask = None
         if mask is not None:
             self._mask = (np.pad(mask, SSIM_RADIUS_PX) if form.zero_padded else mask).astype(dtype)
-            # Inside the mask the weight is at least the centre's; outside it does not matter.
+            # Inside the mask the weight is at least the centre tap's; outside it does not matter.
             self._weight = np.maximum(self._blur(self._mask), self._taps[0] ** 2)
 
     def __call__(self, image: Image) -> Image:
-        """The local means, the kernel's radius smaller on each side where there is no mask."""
+        """Local means; without a mask smaller by the kernel's radius on each side."""
         if self._mask is not None:
             inside: Image = self._blur(image * self._mask)
             inside /= self._weight
@@ -231,7 +359,7 @@ class LocalMean:
 
 
 def _along_columns(image: Image, taps: NDArray[np.float64]) -> Image:
-    """Symmetric taps down the columns, zeros beyond; whole rows at a time take half the time of SciPy's lines."""
+    """Convolve the columns with symmetric taps, zeros beyond the border; twice as fast as SciPy's correlate1d."""
     radius, rows = len(taps) // 2, image.shape[0]
     padded = np.pad(image, ((radius, radius), (0, 0)))
     return _weighted([padded[shift : shift + rows] for shift in range(len(taps))], taps.astype(image.dtype))

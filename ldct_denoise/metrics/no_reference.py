@@ -1,7 +1,7 @@
-"""What can be said of a denoised series without a reference: input against output alone.
+"""Quality checks of a denoised series without a reference: input against output alone.
 
-Every item gets a colour and its reason in words. The limits are this project's own judgement, calibrated as
-``docs/measurements.md`` tells; they warn, they do not certify.
+Every check gets a status (green, amber, red) and a reason in words. The limits are this project's own, calibrated
+as described in ``docs/measurements.md``. They warn; they do not certify.
 """
 
 from __future__ import annotations
@@ -29,47 +29,69 @@ from ldct_denoise.regions.tissues import TISSUES, tissue_masks
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
-EDGE_SIGMA_PX = 1.0
+#: σ of the Gaussian derivatives of the edge gradients, and of the smoothing that finds strong edges, pixels.
+EDGE_SIGMA_PX, STRONG_EDGE_SIGMA_PX = 1.0, 1.5
+#: σ of the two Gaussians whose difference is the detail band, pixels.
 DETAIL_SIGMA_PX = (2.0, 4.0)
-MAX_HU_SHIFT = (1.0, 3.0)  # amber, red
+#: Percentile of the gradient above which pixels are strong edges, for sharpness and for the residual correlation.
+STRONG_EDGE_PERCENTILE, DETAIL_EDGE_PERCENTILE = 98, 95
+#: Fewest pixels of a tissue in a slice.
+MIN_TISSUE_PX = 400
+#: Limits of the checks (amber, red), calibrated as docs/measurements.md describes.
+MAX_NOISE_RISE, MAX_NOISE_REDUCTION = 0.02, 0.9
+MAX_HU_SHIFT = (1.0, 3.0)
 MIN_EDGE_SHARPNESS = (0.95, 0.85)
-MAX_STRUCTURE = (0.2, 0.4)
+MAX_EDGE_CORRELATION = (0.2, 0.4)
 MAX_FLICKER_RISE = (0.10, 0.30)
+MAX_FREQUENCY_DROP = 0.4
+#: Side of the neighbourhood of the correlation map, pixels.
 BLOCK_PX = 32
-CHECKED_TISSUES = (
-    "fat",
-    "soft-tissue",
-)  # bone and lung are never flat: their shift depends on where the mask ends
+#: Tissues whose HU shift and noise are checked. Bone and lung are not flat: their shift depends on the mask's
+#: border.
+CHECKED_TISSUES = ("fat", "soft-tissue")
 
 
 @dataclass(frozen=True)
-class Item:
-    """One judged line: ``colour`` is green, amber or red."""
+class Check:
+    """Result of one check of a denoised series.
+
+    Parameters
+    ----------
+    name : str
+    status : {"green", "amber", "red"}
+        Within the limits, to be reviewed, or failed.
+    reason : str
+        The measured values in words.
+    value : float
+        The value that is compared with the limits.
+    """
 
     name: str
-    colour: str
+    status: str
     reason: str
     value: float
 
 
 @dataclass(frozen=True)
 class NoReferenceReport:
-    """Numbers of a series before and after, and what they mean.
+    """Measurements of a series before and after denoising, and the checks.
 
     Parameters
     ----------
-    items : tuple of Item
+    checks : tuple of Check
     noise_hu : mapping from tissue to (before, after)
-        Global noise level.
+        Global noise level, HU.
     shift_hu : mapping from tissue to float
-        Mean of after − before.
-    before, after, profile : RadialSpectrum or None
-        Noise power spectra in uniform regions, and their ratio in dB; None where no uniform region was found.
+        Mean of after − before, HU.
+    before, after : RadialSpectrum or None
+        Noise power spectra in uniform ROIs, HU²·mm²; None if no uniform ROI was found.
+    profile : RadialSpectrum or None
+        Noise reduction profile, dB.
     slices : int
-        How many slices were measured.
+        Number of slices that were measured.
     """
 
-    items: tuple[Item, ...]
+    checks: tuple[Check, ...]
     noise_hu: Mapping[str, tuple[float, float]]
     shift_hu: Mapping[str, float]
     before: RadialSpectrum | None
@@ -79,15 +101,15 @@ class NoReferenceReport:
 
 
 @dataclass
-class _Sums:
-    """What is gathered slice by slice."""
+class _Accumulator:
+    """Sums over the slices."""
 
     flicker: tuple[Flicker, Flicker]
     levels: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     shifts: dict[str, list[float]] = field(default_factory=dict)
     rois: list[tuple[Image, Image]] = field(default_factory=list)
-    edges: list[tuple[float, float]] = field(default_factory=list)
-    structure: list[tuple[float, float, float]] = field(default_factory=list)
+    gradients: list[tuple[float, float]] = field(default_factory=list)
+    residuals: list[tuple[float, float, float]] = field(default_factory=list)
 
 
 def no_reference_report(
@@ -98,34 +120,45 @@ def no_reference_report(
     offsets_mm: Sequence[float] = (),
     slice_spacing_mm: float = 1.0,
 ) -> NoReferenceReport:
-    """Measure pairs of slices before and after denoising, in order along the patient.
+    """Measure a series before and after denoising, without a reference.
 
     Parameters
     ----------
     slices : iterable of (before, after)
-        HU; read one after the other.
+        HU, in order along the patient; read one after the other.
     pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
     progress : callable, optional
         Called with the number of slices done.
     offsets_mm : sequence of float
-        Where each slice lies along the normal; each is the next one's neighbour if this is not given.
+        Position of each slice along the normal, mm. By default the slices are contiguous.
     slice_spacing_mm : float
-        Distance of neighbours, between which flicker is measured.
+        Distance of neighbouring slices, mm; flicker is measured between those.
+
+    Returns
+    -------
+    NoReferenceReport
     """
-    sums, done = _Sums((Flicker(slice_spacing_mm), Flicker(slice_spacing_mm))), 0
+    sums, done = _Accumulator((Flicker(slice_spacing_mm), Flicker(slice_spacing_mm))), 0
     offsets = offsets_mm or count(step=slice_spacing_mm)
     for (before, after), offset in zip(slices, offsets, strict=bool(offsets_mm)):
-        _gather(sums, np.asarray(before, np.float64), np.asarray(after, np.float64), pixel_spacing_mm, offset)
+        _add_slice(sums, np.asarray(before, np.float64), np.asarray(after, np.float64), pixel_spacing_mm, offset)
         done += 1
         if progress:
             progress(done)
     noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
     before_nps, after_nps, profile = _spectra(sums.rois, pixel_spacing_mm)
-    items = [_noise_item(noise_hu), _shift_item(shift_hu), _edge_item(sums.edges), _structure_item(sums.structure)]
-    items += [_flicker_item(*sums.flicker), _texture_item(before_nps, after_nps)]
-    kept = tuple(item for item in items if item is not None)
-    return NoReferenceReport(kept, noise_hu, shift_hu, before_nps, after_nps, profile, done)
+    checks = (
+        _check_noise(noise_hu),
+        _check_shift(shift_hu),
+        _check_sharpness(sums.gradients),
+        _check_removed_anatomy(sums.residuals),
+        _check_flicker(*sums.flicker),
+        _check_texture(before_nps, after_nps),
+    )
+    found = tuple(check for check in checks if check is not None)
+    return NoReferenceReport(found, noise_hu, shift_hu, before_nps, after_nps, profile, done)
 
 
 def residual_edge_correlation(before: Image, after: Image, body: Mask) -> float:
@@ -186,36 +219,78 @@ def correlation_of_sums(product: float, first: float, second: float) -> float:
     return product / float(np.sqrt(first * second)) if first > 0 and second > 0 else float("nan")
 
 
-def edge_sharpness(before: Image, after: Image, body: Mask) -> tuple[float, float]:
+def edge_gradient_sums(before: Image, after: Image, body: Mask) -> tuple[float, float]:
     """Sums for the ratio of edge gradients after/before: (Σ g_after·g_before, Σ g_before·g_before).
 
-    Over the strongest edges of the smoothed input (the top 2 % of the body), where noise hardly counts.
+    Over the strongest 2 % of the edges of the smoothed input, where noise is weak. The ratio of the sums is 1 if
+    the edges keep their sharpness, and less if they are blurred.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (rows, columns)
+        Image before and after denoising, HU.
+    body : ndarray of bool, shape (rows, columns)
+        Body mask.
+
+    Returns
+    -------
+    tuple of 2 floats
+        (HU/pixel)².
     """
     first, second = _gradients(before), _gradients(after)
-    strength = np.hypot(*_gradients(ndimage.gaussian_filter(before, 1.5)))
+    strength = np.hypot(*_gradients(ndimage.gaussian_filter(before, STRONG_EDGE_SIGMA_PX)))
     wide = ndimage.binary_dilation(body, iterations=3)
-    strong = wide & (strength >= np.percentile(strength[wide], 98)) if wide.any() else wide
+    strong = wide & (strength >= np.percentile(strength[wide], STRONG_EDGE_PERCENTILE)) if wide.any() else wide
     product = sum((a * b)[strong].sum() for a, b in zip(first, second, strict=True))
     square = sum((a * a)[strong].sum() for a in first)
     return float(product), float(square)
 
 
-def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, float], offset_mm: float) -> None:
+def residual_edge_map(before: Image, after: Image, body: Mask) -> NDArray[np.float64]:
+    """Map of :func:`residual_edge_correlation` within neighbourhoods of 32×32 pixels.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (rows, columns)
+        Image before and after denoising, HU.
+    body : ndarray of bool, shape (rows, columns)
+        Body mask.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+        −1 to 1; 0 where the neighbourhood holds fewer than 32 edge pixels, because noise alone would decide there.
+    """
+    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    residual, detail, edges = _residual_and_detail(before, after, body)
+    weight = edges.astype(np.float64)
+    product, first, second, share = (
+        ndimage.uniform_filter(weight * values, BLOCK_PX)
+        for values in (residual * detail, residual**2, detail**2, np.ones_like(weight))
+    )
+    scale = np.sqrt(np.maximum(first * second, 0))
+    measured = (share * BLOCK_PX**2 > BLOCK_PX) & (scale > 1e-6) & body
+    return np.where(measured, product / np.maximum(scale, 1e-6), 0.0)
+
+
+def _add_slice(
+    sums: _Accumulator, before: Image, after: Image, spacing: tuple[float, float], offset_mm: float
+) -> None:
     body = body_mask(before, spacing)
     if not body.any():
         return
     noise_before, noise_after = noise_map(before, spacing), noise_map(after, spacing)
-    # Found on the output: chosen on the input, its own noise would decide what counts as tissue.
+    # Tissues are found on the output: found on the input, its own noise would decide what counts as tissue.
     for tissue, mask in tissue_masks(after, TISSUES, spacing, body).items():
-        if mask.sum() < 400:
+        if mask.sum() < MIN_TISSUE_PX:
             continue
         level = global_noise_level(noise_before, mask), global_noise_level(noise_after, mask)
         sums.levels.setdefault(tissue, []).append(level)
         sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[mask])))
-    for place in uniform_soft_tissue_rois(before, body, spacing):
-        sums.rois.append((before[place], after[place]))
-    sums.edges.append(edge_sharpness(before, after, body))
-    sums.structure.append(residual_edge_sums(before, after, body))
+    for roi in uniform_soft_tissue_rois(before, body, spacing):
+        sums.rois.append((before[roi], after[roi]))
+    sums.gradients.append(edge_gradient_sums(before, after, body))
+    sums.residuals.append(residual_edge_sums(before, after, body))
     for flicker, image in zip(sums.flicker, (before, after), strict=True):
         flicker.add(image, body, offset_mm)
 
@@ -223,7 +298,7 @@ def _gather(sums: _Sums, before: Image, after: Image, spacing: tuple[float, floa
 def _residual_and_detail(before: Image, after: Image, body: Mask) -> tuple[Image, Image, Mask]:
     inner = ndimage.binary_erosion(body, iterations=6)
     strength = np.hypot(*np.gradient(ndimage.gaussian_filter(before, DETAIL_SIGMA_PX[0])))
-    edges = inner & (strength >= np.percentile(strength[inner], 95)) if inner.any() else inner
+    edges = inner & (strength >= np.percentile(strength[inner], DETAIL_EDGE_PERCENTILE)) if inner.any() else inner
     return _detail(before - after), _detail(before), edges
 
 
@@ -231,29 +306,6 @@ def _detail(image: Image) -> Image:
     fine, coarse = (ndimage.gaussian_filter(image, sigma) for sigma in DETAIL_SIGMA_PX)
     difference: Image = fine - coarse
     return difference
-
-
-def structure_map(before: Image, after: Image, body: Mask) -> NDArray[np.float64]:
-    """:func:`residual_edge_correlation` place by place: the correlation at the edges within 32×32 pixels.
-
-    0 where fewer than 32 pixels of an edge are near: noise alone would decide there.
-
-    Parameters
-    ----------
-    before, after : ndarray, shape (rows, columns)
-        HU.
-    body : ndarray of bool
-    """
-    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    residual, detail, edges = _residual_and_detail(before, after, body)
-    weight = edges.astype(np.float64)
-    product, first, second, count = (
-        ndimage.uniform_filter(weight * values, BLOCK_PX)
-        for values in (residual * detail, residual**2, detail**2, np.ones_like(weight))
-    )
-    scale = np.sqrt(np.maximum(first * second, 0))
-    near = (count * BLOCK_PX**2 > BLOCK_PX) & (scale > 1e-6) & body
-    return np.where(near, product / np.maximum(scale, 1e-6), 0.0)
 
 
 def _gradients(image: Image) -> tuple[Image, Image]:
@@ -271,7 +323,7 @@ def _spectra(
     return before, after, noise_reduction_profile(before, after)
 
 
-def _colour(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
+def _status(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
     sign = 1 if above_is_bad else -1
     amber, red = limits
     if sign * value > sign * red:
@@ -279,72 +331,72 @@ def _colour(value: float, limits: tuple[float, float], above_is_bad: bool = True
     return "amber" if sign * value > sign * amber else "green"
 
 
-def _noise_item(noise_hu: Mapping[str, tuple[float, float]]) -> Item | None:
+def _check_noise(noise_hu: Mapping[str, tuple[float, float]]) -> Check | None:
     if not noise_hu:
         return None
     tissue = "soft-tissue" if "soft-tissue" in noise_hu else next(iter(noise_hu))
     before, after = noise_hu[tissue]
     change = after / before - 1 if before > 0 else 0.0
     words = f"global noise level in {tissue}: {before:.1f} HU before, {after:.1f} HU after ({100 * change:+.0f} %)"
-    if change > 0.02:
-        return Item("noise", "red", f"{words}; the output is noisier", change)
-    if change < -0.9:
-        return Item("noise", "amber", f"{words}; so little noise is left that texture may be gone with it", change)
-    return Item("noise", "green", words, change)
+    if change > MAX_NOISE_RISE:
+        return Check("noise", "red", f"{words}; the output is noisier than the input", change)
+    if change < -MAX_NOISE_REDUCTION:
+        return Check("noise", "amber", f"{words}; so little noise is left that texture may be lost", change)
+    return Check("noise", "green", words, change)
 
 
-def _shift_item(shift_hu: Mapping[str, float]) -> Item | None:
+def _check_shift(shift_hu: Mapping[str, float]) -> Check | None:
     if not shift_hu:
         return None
-    judged = [tissue for tissue in CHECKED_TISSUES if tissue in shift_hu] or list(shift_hu)
-    worst = max(judged, key=lambda tissue: abs(shift_hu[tissue]))
+    checked = [tissue for tissue in CHECKED_TISSUES if tissue in shift_hu] or list(shift_hu)
+    worst = max(checked, key=lambda tissue: abs(shift_hu[tissue]))
     words = ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in shift_hu.items())
-    colour = _colour(abs(shift_hu[worst]), MAX_HU_SHIFT)
-    tail = "" if colour == "green" else f"; {worst} moved by more than {MAX_HU_SHIFT[0]:g} HU"
-    return Item("mean HU", colour, f"mean HU after − before: {words}{tail}", shift_hu[worst])
+    status = _status(abs(shift_hu[worst]), MAX_HU_SHIFT)
+    tail = "" if status == "green" else f"; {worst} shifted by more than {MAX_HU_SHIFT[0]:g} HU"
+    return Check("mean HU", status, f"mean HU after − before: {words}{tail}", shift_hu[worst])
 
 
-def _edge_item(edges: list[tuple[float, float]]) -> Item | None:
-    square = sum(item[1] for item in edges)
+def _check_sharpness(gradients: list[tuple[float, float]]) -> Check | None:
+    square = sum(item[1] for item in gradients)
     if square <= 0:
         return None
-    ratio = sum(item[0] for item in edges) / square
-    colour = _colour(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
-    tail = "" if colour == "green" else "; strong edges are flatter than in the input"
-    return Item("edge sharpness", colour, f"strong edges keep {100 * ratio:.1f} % of their gradient{tail}", ratio)
+    ratio = sum(item[0] for item in gradients) / square
+    status = _status(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
+    tail = "" if status == "green" else "; strong edges are blurred compared with the input"
+    return Check("edge sharpness", status, f"strong edges keep {100 * ratio:.1f} % of their gradient{tail}", ratio)
 
 
-def _structure_item(structure: list[tuple[float, float, float]]) -> Item | None:
-    product, first, second = (sum(item[part] for item in structure) for part in range(3))
+def _check_removed_anatomy(residuals: list[tuple[float, float, float]]) -> Check | None:
+    product, first, second = (sum(item[part] for item in residuals) for part in range(3))
     value = correlation_of_sums(product, first, second)
     if np.isnan(value):
         return None
-    colour = _colour(abs(value), MAX_STRUCTURE)
-    tail = "; little of the anatomy's edges is in it"
-    if colour != "green":
-        tail = "; anatomy may have been removed with the noise: look at the difference image"
-    reason = f"what was removed correlates with the image's detail at edges by {value:+.2f}{tail}"
-    return Item("structure in the removed noise", colour, reason, float(value))
+    status = _status(abs(value), MAX_EDGE_CORRELATION)
+    words = "little anatomy was removed with the noise"
+    if status != "green":
+        words = "anatomy may have been removed with the noise; look at the difference image"
+    reason = f"{words} (edge correlation {value:.2f}; limit {MAX_EDGE_CORRELATION[0]:.2f})"
+    return Check("removed anatomy", status, reason, float(value))
 
 
-def _flicker_item(before: Flicker, after: Flicker) -> Item | None:
+def _check_flicker(before: Flicker, after: Flicker) -> Check | None:
     if not np.isfinite(before.value_hu) or before.value_hu <= 0:
         return None
     rise = after.value_hu / before.value_hu - 1
-    colour = _colour(rise, MAX_FLICKER_RISE)
+    status = _status(rise, MAX_FLICKER_RISE)
     words = f"neighbouring slices differ by {before.value_hu:.1f} HU before and {after.value_hu:.1f} HU after"
-    tail = "" if colour == "green" else "; the output jumps more from slice to slice than the input"
-    return Item("flicker", colour, f"{words} (block means, rms){tail}", rise)
+    tail = "" if status == "green" else "; the output varies more from slice to slice than the input"
+    return Check("flicker", status, f"{words} (block means, rms){tail}", rise)
 
 
-def _texture_item(before: RadialSpectrum | None, after: RadialSpectrum | None) -> Item | None:
+def _check_texture(before: RadialSpectrum | None, after: RadialSpectrum | None) -> Check | None:
     if before is None or after is None or not after.power.sum() > 0:
         return None
     change = after.mean_frequency / before.mean_frequency - 1
-    colour = "amber" if change < -0.4 else "green"
+    status = "amber" if change < -MAX_FREQUENCY_DROP else "green"
     words = f"mean noise frequency {before.mean_frequency:.2f} /mm before, {after.mean_frequency:.2f} /mm after"
-    tail = "; the remaining noise is much coarser (blotchy)" if colour == "amber" else ""
-    return Item("noise texture", colour, words + tail, change)
+    tail = "; the remaining noise is much coarser (blotchy)" if status == "amber" else ""
+    return Check("noise texture", status, words + tail, change)
 
 
 def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:

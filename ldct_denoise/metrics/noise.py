@@ -1,4 +1,10 @@
-"""Noise: its power spectrum, its level, and how a denoiser changes both (AAPM TG-233, ICRU 87)."""
+"""Noise power spectrum (NPS), noise level, and how a denoiser changes them.
+
+References
+----------
+AAPM Report 233 (TG-233), "Performance evaluation of computed tomography systems", 2019.
+ICRU Report 87, "Radiation dose and image-quality assessment in computed tomography", 2012.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +22,24 @@ from ldct_denoise.errors import InputError
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
-NOISE_MAP_MM = 6.0  # Christianson et al. 2015: a 6 mm neighbourhood
-NOISE_MAP_LEAST_PX = 5  # of 3×3 pixels, the deviations scatter so much that their mode lies far below the noise
+#: Side of the neighbourhood of the noise map, mm (Christianson et al. 2015).
+NOISE_MAP_MM = 6.0
+#: Its fewest pixels along a side: the mode of standard deviations of 3×3 pixels lies far below the noise.
+NOISE_MAP_MIN_PX = 5
 
 
 @dataclass(frozen=True)
 class NoisePowerSpectrum:
-    """A 2-D noise power spectrum and its axes.
+    """A 2-D noise power spectrum.
 
     Parameters
     ----------
     power : ndarray, shape (rows, columns)
         HU²·mm², zero frequency in the centre.
-    row_frequency, column_frequency : ndarray
-        1/mm.
+    row_frequency : ndarray, shape (rows,)
+        Vertical frequency of each row, 1/mm.
+    column_frequency : ndarray, shape (columns,)
+        Horizontal frequency of each column, 1/mm.
     """
 
     power: NDArray[np.float64]
@@ -43,7 +53,17 @@ class NoisePowerSpectrum:
         return float(self.power.sum() * cell)
 
     def radial(self, bin_width: float | None = None) -> RadialSpectrum:
-        """The mean over rings up to the Nyquist frequency; rings are one frequency step wide unless said."""
+        """Radial spectrum: means over rings, up to the Nyquist frequency.
+
+        Parameters
+        ----------
+        bin_width : float, optional
+            Width of a ring, 1/mm; by default one frequency step of the spectrum.
+
+        Returns
+        -------
+        RadialSpectrum
+        """
         width = bin_width or max(_step(self.row_frequency), _step(self.column_frequency))
         frequency = np.hypot(self.row_frequency[:, None], self.column_frequency[None, :])
         nyquist = min(-self.row_frequency[0], -self.column_frequency[0])
@@ -56,21 +76,29 @@ class NoisePowerSpectrum:
 
 @dataclass(frozen=True)
 class RadialSpectrum:
-    """A noise power spectrum by distance from the zero frequency: ``frequency`` 1/mm, ``power`` HU²·mm²."""
+    """A radial noise power spectrum.
+
+    Parameters
+    ----------
+    frequency : ndarray, shape (n,)
+        Rising, 1/mm.
+    power : ndarray, shape (n,)
+        HU²·mm², or dB for a noise reduction profile.
+    """
 
     frequency: NDArray[np.float64]
     power: NDArray[np.float64]
 
     @property
     def peak_frequency(self) -> float:
-        """Where the spectrum is largest, 1/mm."""
+        """Frequency of the largest power, 1/mm."""
         return float(self.frequency[np.argmax(self.power)])
 
     @property
     def mean_frequency(self) -> float:
-        """``∫ f·NPS df / ∫ NPS df`` along the radius, 1/mm (TG-233 f_av)."""
-        total = np.trapezoid(self.power, self.frequency)
-        return float(np.trapezoid(self.frequency * self.power, self.frequency) / total)
+        """``∫ f·NPS df / ∫ NPS df``, 1/mm (f_av of TG-233); NaN where there is no power."""
+        total = float(np.trapezoid(self.power, self.frequency))
+        return float(np.trapezoid(self.frequency * self.power, self.frequency)) / total if total else float("nan")
 
 
 def periodograms(
@@ -138,20 +166,32 @@ def ring_means(
 def noise_power_spectrum(
     rois: NDArray[np.floating], pixel_spacing_mm: tuple[float, float], *, detrend_order: int = 2
 ) -> NoisePowerSpectrum:
-    """Spectrum of uniform regions: ``dx·dy/(Nx·Ny) · mean |DFT(roi − trend)|²`` (ICRU 87 eq. 11.1).
+    """Noise power spectrum of uniform regions of interest (ROIs).
+
+    ``NPS(f) = dx·dy/(Nx·Ny) · mean |DFT(roi − trend)|²``. Its integral is the variance of the detrended ROIs.
 
     Parameters
     ----------
     rois : ndarray, shape (n, rows, columns)
-        Square regions in HU.
+        ROIs of uniform regions, HU.
     pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing (dy, dx), mm.
     detrend_order : int
-        Order of the polynomial that is fitted and removed: 0 is the mean, 2 also cupping.
+        Order of the polynomial that is fitted and removed: 0 is the mean, 2 also removes cupping.
+
+    Returns
+    -------
+    NoisePowerSpectrum
+        HU²·mm².
 
     Raises
     ------
     InputError
-        If there is no region.
+        If there is no ROI.
+
+    References
+    ----------
+    ICRU Report 87, eq. 11.1.
     """
     stack: NDArray[np.float64] = np.asarray(rois, dtype=np.float64)
     if stack.ndim != 3 or not len(stack):
@@ -169,43 +209,55 @@ def noise_power_spectrum(
 def difference_spectrum(
     first: NDArray[np.floating], second: NDArray[np.floating], pixel_spacing_mm: tuple[float, float]
 ) -> NoisePowerSpectrum:
-    """Spectrum of one image's noise from the difference of two that show the same with independent noise.
+    """Noise power spectrum from the difference of two images of the same object with independent noise.
 
-    Repeated scans, or neighbouring slices that share no projections: what both show cancels, also where no region
-    is uniform; divided by √2 because the variances of both add up.
+    Suitable images are repeated scans, or neighbouring slices that share no projections. Anatomy cancels, so the
+    regions need not be uniform. The difference is divided by √2, because the variances of both images add up.
 
     Parameters
     ----------
     first, second : ndarray, shape (n, rows, columns)
-        The same square regions of both, HU.
+        The same ROIs of both images, HU.
     pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    NoisePowerSpectrum
+        Spectrum of one image's noise, HU²·mm².
     """
     difference = (np.asarray(first, np.float64) - np.asarray(second, np.float64)) / np.sqrt(2)
     return noise_power_spectrum(difference, pixel_spacing_mm)
 
 
 def noise_reduction_profile(before: RadialSpectrum, after: RadialSpectrum) -> RadialSpectrum:
-    """``10·log10(NPS after / NPS before)`` in dB: which frequencies a denoiser removes; 0 dB is untouched."""
+    """Noise reduction by frequency: ``10·log10(NPS after / NPS before)``, dB; 0 dB means unchanged."""
     power = np.interp(before.frequency, after.frequency, after.power)
     with np.errstate(divide="ignore", invalid="ignore"):
         return RadialSpectrum(before.frequency, 10 * np.log10(power / before.power))
 
 
 def find_uniform_rois(hu: Image, mask: Mask, size: int, count: int = 8) -> list[tuple[slice, slice]]:
-    """The most uniform squares inside a mask, none over another.
+    """Find the most uniform square ROIs inside a mask; they do not overlap.
 
-    The measure is the spread of block means (a quarter of the square wide) within the square: noise averages out,
-    anatomy does not.
+    Uniformity is the spread, within the ROI, of means over blocks a quarter as wide: noise averages out in the
+    blocks, anatomy does not.
 
     Parameters
     ----------
     hu : ndarray, shape (rows, columns)
-    mask : ndarray of bool
-        The whole square must lie in it.
+        HU.
+    mask : ndarray of bool, shape (rows, columns)
+        ROIs lie completely inside it.
     size : int
-        Side of the square, pixels.
+        Side of an ROI, pixels.
     count : int
-        How many at the most.
+        Largest number of ROIs.
+
+    Returns
+    -------
+    list of (slice, slice)
+        Rows and columns of each ROI, the most uniform first.
     """
     block = max(size // 4, 1)
     smooth = ndimage.uniform_filter(np.asarray(hu, dtype=np.float64), block)
@@ -214,23 +266,42 @@ def find_uniform_rois(hu: Image, mask: Mask, size: int, count: int = 8) -> list[
     half = size // 2
     rows, columns = np.nonzero(inside)
     order = np.argsort(spread[rows, columns], kind="stable")
-    taken = np.zeros(hu.shape, dtype=bool)
-    places: list[tuple[slice, slice]] = []
+    covered = np.zeros(hu.shape, dtype=bool)
+    rois: list[tuple[slice, slice]] = []
     for row, column in zip(rows[order], columns[order], strict=True):
-        place = (slice(row - half, row - half + size), slice(column - half, column - half + size))
-        fits = row >= half and column >= half and hu[place].shape == (size, size)
-        if not fits or taken[place].any():
+        roi = (slice(row - half, row - half + size), slice(column - half, column - half + size))
+        fits = row >= half and column >= half and hu[roi].shape == (size, size)
+        if not fits or covered[roi].any():
             continue
-        taken[place] = True
-        places.append(place)
-        if len(places) == count:
+        covered[roi] = True
+        rois.append(roi)
+        if len(rois) == count:
             break
-    return places
+    return rois
 
 
 def noise_map(hu: Image, pixel_spacing_mm: tuple[float, float], width_mm: float = NOISE_MAP_MM) -> Image:
-    """Local standard deviation, HU (of a sample; in a square of ``width_mm``, at least 5 pixels across)."""
-    size = [max(NOISE_MAP_LEAST_PX, round(width_mm / mm) | 1) for mm in pixel_spacing_mm]
+    """Map of the local (sample) standard deviation.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU.
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+    width_mm : float
+        Side of the square neighbourhood, mm; it is at least 5 pixels wide.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+        HU.
+
+    References
+    ----------
+    Christianson et al., "Automated technique to measure noise in clinical CT examinations", AJR 205, 2015.
+    """
+    size = [max(NOISE_MAP_MIN_PX, round(width_mm / mm) | 1) for mm in pixel_spacing_mm]
     values = np.asarray(hu, dtype=np.float64)
     variance = ndimage.uniform_filter(values**2, size) - ndimage.uniform_filter(values, size) ** 2
     count = math.prod(size)
@@ -239,9 +310,13 @@ def noise_map(hu: Image, pixel_spacing_mm: tuple[float, float], width_mm: float 
 
 
 def global_noise_level(noise: Image, mask: Mask) -> float:
-    """The mode of the noise map in a tissue, HU: edges only make its tail (Christianson et al. 2015).
+    """Global noise level: the mode of the noise map within a tissue, HU; NaN for an empty mask.
 
-    NaN where the tissue has no pixel.
+    Edges raise the local standard deviation, but only in the tail of its distribution, not at the mode.
+
+    References
+    ----------
+    Christianson et al., "Automated technique to measure noise in clinical CT examinations", AJR 205, 2015.
     """
     values = noise[mask]
     if not len(values):

@@ -1,4 +1,4 @@
-"""Published evaluation protocols by name, so that numbers can stand beside those of a paper."""
+"""Evaluation protocols of published papers, so that numbers can be compared with theirs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ldct_denoise.metrics.fidelity import SsimForm
 
 @dataclass(frozen=True)
 class Protocol:
-    """Windows and SSIM of a published evaluation.
+    """Windows and SSIM variant of a published evaluation.
 
     Parameters
     ----------
     name : str
     windows : tuple of Window
-        Their names begin with the protocol's, so that it stands with every number.
+        Their names begin with the protocol's name, so that every number carries it.
     ssim : SsimForm
+        Variant of SSIM.
     note : str
-        One line for the report: where it was read and what it does.
+        Source and definition, one line for the report.
     """
 
     name: str
@@ -69,12 +70,12 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def find_protocol(name: str) -> Protocol:
-    """A protocol by name.
+    """Return the protocol of a name.
 
     Raises
     ------
     ConfigError
-        If there is none of that name.
+        If there is none.
     """
     if name not in PROTOCOLS:
         raise ConfigError(f"protocol {name!r} is unknown; there are {', '.join(PROTOCOLS)}")
@@ -82,7 +83,7 @@ def find_protocol(name: str) -> Protocol:
 
 
 def ssim_form(window: Window) -> SsimForm:
-    """The SSIM that belongs to a window: the protocol's for its own windows, else the project's."""
+    """SSIM variant of a window: the protocol's for a protocol's window, otherwise the default."""
     for protocol in PROTOCOLS.values():
         if window in protocol.windows:
             return protocol.ssim

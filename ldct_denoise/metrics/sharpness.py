@@ -1,6 +1,10 @@
-"""Resolution: the task transfer function from the edge of a circular insert or of a straight border (TG-233).
+"""Resolution: task transfer function (TTF) from a circular insert or a straight edge.
 
 A denoiser is not linear: its resolution depends on the contrast of the edge, which is reported with the curve.
+
+References
+----------
+AAPM Report 233 (TG-233), "Performance evaluation of computed tomography systems", 2019.
 """
 
 from __future__ import annotations
@@ -15,7 +19,12 @@ from ldct_denoise.errors import InputError
 
 Image = NDArray[np.floating]
 
-OVERSAMPLING = 8  # bins of the edge profile per pixel
+#: Bins of the edge profile per pixel.
+OVERSAMPLING = 8
+#: An insert's edge profile reaches this fraction of the radius to both sides of the edge.
+DISK_REACH = 0.8
+#: The smallest insert that a TTF can be measured from: radius in pixels, and pixels near its edge.
+MIN_RADIUS_PX, MIN_EDGE_PIXELS = 4, 50
 
 
 @dataclass(frozen=True)
@@ -24,12 +33,12 @@ class TaskTransfer:
 
     Parameters
     ----------
-    frequency : ndarray
-        1/mm.
-    value : ndarray
-        1 at frequency 0.
+    frequency : ndarray, shape (n,)
+        Rising from 0, 1/mm.
+    value : ndarray, shape (n,)
+        Dimensionless, 1 at frequency 0.
     contrast_hu : float
-        Inside − outside of the edge it was measured on.
+        Contrast of the edge it was measured on, inside − outside, HU.
     """
 
     frequency: NDArray[np.float64]
@@ -37,7 +46,7 @@ class TaskTransfer:
     contrast_hu: float
 
     def frequency_at(self, value: float) -> float:
-        """Where the curve first falls to ``value`` (0.5: f50, 0.1: f10), 1/mm; NaN where it does not."""
+        """Frequency at which the curve first falls to ``value`` (0.5: f50, 0.1: f10), 1/mm; NaN if it does not."""
         below = np.flatnonzero(self.value < value)
         if not len(below) or below[0] == 0:
             return float("nan")
@@ -49,58 +58,84 @@ class TaskTransfer:
 def ttf_of_disk(
     hu: Image, centre_px: tuple[float, float], radius_mm: float, pixel_spacing_mm: tuple[float, float]
 ) -> TaskTransfer:
-    """Transfer function from the border of a circular insert.
+    """Task transfer function from the edge of a circular insert.
 
-    Every pixel's distance from the centre places it on the edge profile (Richard et al. 2012); its derivative is
-    the line spread, the modulus of whose Fourier transform is the transfer function. Average repeated slices
-    first where the contrast is not well above the noise.
+    The distance of every pixel from the centre gives the oversampled edge profile. Its derivative is the line
+    spread function, and the modulus of the Fourier transform of that is the TTF. Average repeated slices first if
+    the contrast is not well above the noise.
 
     Parameters
     ----------
     hu : ndarray, shape (rows, columns)
+        HU.
     centre_px : tuple of 2 floats
-        Row and column of the centre.
+        Row and column of the centre, pixels.
     radius_mm : float
     pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    TaskTransfer
 
     Raises
     ------
     InputError
-        If the insert is too small or not whole in the image. What lies around it may be cut: the profile is a mean
-        over all directions.
+        If the insert is too small, or not completely inside the image. Its surroundings may be cut off, because
+        the profile is a mean over all directions.
+
+    References
+    ----------
+    Richard et al., "Towards task-based assessment of CT performance: System and object MTF across different
+    reconstruction algorithms", Med. Phys. 39, 2012.
     """
     middle, half = np.array(centre_px), radius_mm / np.array(pixel_spacing_mm)
     if np.any(middle - half < -0.5) or np.any(middle + half > np.array(hu.shape) - 0.5):
         raise InputError(
-            f"an insert of radius {radius_mm:g} mm is not whole in the image; check centre and radius"
+            f"an insert of radius {radius_mm:g} mm is not completely inside the image; check centre and radius"
         )
     rows, columns = np.mgrid[: hu.shape[0], : hu.shape[1]]
     distance = np.hypot(
         (rows - centre_px[0]) * pixel_spacing_mm[0], (columns - centre_px[1]) * pixel_spacing_mm[1]
     )
-    reach = 0.8 * radius_mm
+    reach = DISK_REACH * radius_mm
     ring = np.abs(distance - radius_mm) < reach
-    if ring.sum() < 50 or radius_mm < 4 * max(pixel_spacing_mm):
+    if ring.sum() < MIN_EDGE_PIXELS or radius_mm < MIN_RADIUS_PX * max(pixel_spacing_mm):
         raise InputError(
-            f"an insert of radius {radius_mm:g} mm is too small for a TTF; give one of 4 pixels or more"
+            f"an insert of radius {radius_mm:g} mm is too small for a TTF; give {MIN_RADIUS_PX} pixels or more"
         )
     return _from_profile(radius_mm - distance[ring], hu[ring], reach, min(pixel_spacing_mm))
 
 
 def ttf_of_edge(hu: Image, pixel_spacing_mm: tuple[float, float]) -> TaskTransfer:
-    """Transfer function from one straight, slightly slanted border that crosses a region (ISO 12233's idea).
+    """Task transfer function from one straight, slightly slanted edge that crosses a region.
 
     Parameters
     ----------
     hu : ndarray, shape (rows, columns)
-        A region that holds nothing but the two sides of the border.
+        A region that contains nothing but the two sides of the edge, HU.
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    TaskTransfer
+
+    Raises
+    ------
+    InputError
+        If the region is constant.
+
+    References
+    ----------
+    ISO 12233, slanted-edge method.
     """
     smooth = ndimage.gaussian_filter(np.asarray(hu, dtype=np.float64), 1.5)
     down, along = np.gradient(smooth, *pixel_spacing_mm)
     weight = down**2 + along**2
     total = weight.sum()
     if total <= 0:
-        raise InputError("the region holds no edge; choose one that a border crosses")
+        raise InputError("the region holds no edge; choose one that an edge crosses")
     rows, columns = np.mgrid[: hu.shape[0], : hu.shape[1]] * np.reshape(pixel_spacing_mm, (2, 1, 1))
     centre = (weight * rows).sum() / total, (weight * columns).sum() / total
     angle = 0.5 * np.arctan2(2 * (down * along).sum(), (along**2 - down**2).sum())
@@ -113,7 +148,7 @@ def ttf_of_edge(hu: Image, pixel_spacing_mm: tuple[float, float]) -> TaskTransfe
 
 
 def _from_profile(distance: Image, hu: Image, reach: float, pixel_mm: float) -> TaskTransfer:
-    """From pixels at signed distances (positive inside) to the transfer function."""
+    """Transfer function from pixels at signed distances from the edge (positive inside)."""
     step = pixel_mm / OVERSAMPLING
     count = int(2 * reach / step)
     bins = np.clip(((distance + reach) / step).astype(int), 0, count - 1)
@@ -130,7 +165,7 @@ def _from_profile(distance: Image, hu: Image, reach: float, pixel_mm: float) -> 
     value = np.abs(np.fft.rfft(spread, padded))
     frequency = np.fft.rfftfreq(padded, step)
     keep = frequency <= 1 / (2 * pixel_mm) * 1.5
-    # Binning and the finite difference each multiply by a known sinc.
+    # Binning and the finite difference each multiply the spectrum by a sinc, which is divided out.
     known = np.sinc(frequency[keep] * step) ** 2
     curve = np.asarray(value[keep] / value[0] / known, dtype=np.float64)
     return TaskTransfer(np.asarray(frequency[keep], dtype=np.float64), curve, contrast)

@@ -1,7 +1,11 @@
-"""Means, intervals and paired tests in which patients weigh alike.
+"""Means, intervals and paired tests with equal weight of patients.
 
-Slices of one patient are not independent: the mean is the mean of the patients' means, and the bootstrap draws
-slices within each patient (Efron & Tibshirani 1993, ch. 8).
+Slices of one patient are not independent: the mean is the mean of the patients' means, and the bootstrap resamples
+slices within each patient.
+
+References
+----------
+Efron & Tibshirani, "An introduction to the bootstrap", 1993, ch. 8.
 """
 
 from __future__ import annotations
@@ -13,12 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 BOOTSTRAP_REPEATS = 2000
-MIN_PATIENTS_FOR_TEST = 6  # fewer patients cannot reach p < 0.05 in a two-sided signed-rank test
+#: With fewer patients a two-sided signed-rank test cannot reach p < 0.05.
+MIN_PATIENTS_FOR_TEST = 6
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with patients weighing alike, and its 95 % percentile bootstrap interval."""
+    """Mean with equal weight of patients, and its 95 % percentile bootstrap interval."""
 
     mean: float
     low: float
@@ -27,21 +32,21 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedResult:
-    """A paired mean difference with its interval and Wilcoxon's signed-rank test.
+    """Paired mean difference with its interval, and Wilcoxon's signed-rank test.
 
     Parameters
     ----------
     difference : Interval
         First − second.
     p_value : float or None
-        Two-sided; 1 where all differences are 0, None where there is no difference to test.
+        Two-sided; 1 if all differences are 0, None if no difference is finite.
     unit : str
-        What the test counted as one observation: ``patient`` from six patients on, ``slice`` below, where p is
-        too small because slices of a patient depend on each other.
+        Observations of the test: ``patient`` with six patients or more, otherwise ``slice``. Slice-level p-values
+        are over-optimistic, because slices of a patient are correlated.
     n_slices, n_patients : int
-        That the numbers rest on.
+        Number of slices and patients with a finite difference.
     n_infinite : int
-        Slices left out because a value is infinite, as the PSNR of equal images is.
+        Number of slices left out because a value is infinite, such as the PSNR of equal images.
     """
 
     difference: Interval
@@ -53,7 +58,7 @@ class PairedResult:
 
 
 class Bootstrap:
-    """Bootstrap weights of slices within patients; made once, used for every metric of the same slices.
+    """Bootstrap of slices within patients; the weights are drawn once and used for every metric.
 
     Parameters
     ----------
@@ -61,6 +66,7 @@ class Bootstrap:
         The patient of each slice.
     seed : int
     repeats : int
+        Number of bootstrap samples.
     """
 
     def __init__(self, patients: Sequence[str], seed: int = 0, repeats: int = BOOTSTRAP_REPEATS) -> None:
@@ -78,21 +84,21 @@ class Bootstrap:
             self._mean_weights[members] = 1 / (count * len(names))
 
     def patient_means(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Mean of each patient's slices, shape (patients,)."""
+        """Mean over each patient's slices, shape (patients,); ``values`` has shape (n,)."""
         values = np.asarray(values, dtype=np.float64)
         return np.array([values[self._group == number].mean() for number in range(self.n_patients)])
 
     def interval(self, values: ArrayLike) -> Interval:
-        """The mean of the patients' means and where 95 % of the resampled ones lie."""
+        """Mean of the patients' means, and its 95 % percentile interval; ``values`` has shape (n,)."""
         values = np.asarray(values, dtype=np.float64)
-        if not np.isfinite(values).all():  # an infinite PSNR of equal images
+        if not np.isfinite(values).all():  # the PSNR of equal images is infinite
             mean = float(values.mean())
             return Interval(mean, mean, mean)
         low, high = np.quantile(self._weights @ values, [0.025, 0.975])
         return Interval(float(self._mean_weights @ values), float(low), float(high))
 
     def paired(self, first: ArrayLike, second: ArrayLike) -> PairedResult:
-        """First − second, slice by slice, on the slices where both are finite."""
+        """Paired difference ``first − second`` of two metrics of shape (n,), on slices where it is finite."""
         from scipy.stats import wilcoxon
 
         with np.errstate(invalid="ignore"):
@@ -107,7 +113,7 @@ class Bootstrap:
         return PairedResult(self.interval(difference), p_value, unit, len(difference), self.n_patients)
 
     def _paired_where(self, known: NDArray[np.bool_], difference: NDArray[np.float64]) -> PairedResult:
-        """One infinite slice must not take the others' result away."""
+        """Leave out infinite slices, so that one of them does not spoil the result of the others."""
         left_out = int(np.sum(~known))
         if not known.any():
             return PairedResult(Interval(np.nan, np.nan, np.nan), None, "slice", 0, 0, left_out)

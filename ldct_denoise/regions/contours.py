@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from ldct_denoise.errors import InputError
 from ldct_denoise.volume import Geometry
 
-#: A contour whose points lie further apart across the slices was not drawn on such slices (mm).
+#: Largest extent of a contour along the slice normal, mm; more means that it was drawn on other slices.
 FLAT_MM = 0.5
 
 
 class ContourRegion:
-    """Closed polygons in the patient, filled on the slices that they were drawn for.
+    """A region of closed planar contours, as in an RT Structure Set.
 
-    A slice takes the contours of the plane nearest to it, if that is no further away than half the distance
-    between contour planes (half the slice spacing, where there is one plane only). Contours of one plane
-    count by even and odd: one inside another is a hole, as planning systems write it.
+    A slice uses the contours of the nearest plane, if that is at most half the plane spacing away (half the slice
+    spacing if there is only one plane). Contours of a plane are combined by the even-odd rule: a contour inside
+    another one is a hole, as planning systems write it.
 
     Parameters
     ----------
     name : str
     contours : sequence of ndarray, each of shape (points, 3)
-        LPS mm.
+        LPS, mm.
     """
 
     def __init__(self, name: str, contours: Sequence[NDArray[np.floating]]) -> None:
@@ -33,7 +33,7 @@ class ContourRegion:
         self._contours = tuple(np.asarray(contour, dtype=np.float64) for contour in contours)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both have the same name and contours, as a file that is read twice."""
+        """Whether both have the same name and contours, e.g. of a file that was read twice."""
         return (
             isinstance(other, ContourRegion)
             and (self.name, len(self._contours)) == (other.name, len(other._contours))
@@ -45,12 +45,25 @@ class ContourRegion:
         return ContourRegion(name, self._contours)
 
     def mask(self, geometry: Geometry, index: int, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Pixels whose centre lies in the region.
+        """Pixels whose centre lies inside the contours.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            Not used.
+
+        Returns
+        -------
+        ndarray of bool, shape (rows, columns)
 
         Raises
         ------
         InputError
-            If the contours do not lie in planes parallel to the slices.
+            If the contours are not parallel to the slices.
         """
         from skimage.draw import polygon2mask
 
@@ -67,15 +80,15 @@ class ContourRegion:
         across = [contour @ normal for contour in self._contours]
         if any(np.ptp(offsets) > FLAT_MM for offsets in across):
             raise InputError(
-                f"region {self.name!r}: its contours are not parallel to the slices; give those of this series"
+                f"region {self.name!r}: its contours are not parallel to the slices; give contours of this series"
             )
-        places = np.array([offsets.mean() for offsets in across])
-        planes = np.unique(np.round(places, 2))
+        positions = np.array([offsets.mean() for offsets in across])
+        planes = np.unique(np.round(positions, 2))
         spacing = float(np.median(np.diff(planes))) if len(planes) > 1 else geometry.slice_spacing_mm
-        distances = np.abs(places - geometry.offsets_mm[index])
+        distances = np.abs(positions - geometry.offsets_mm[index])
         nearest = distances.min()
         if nearest > spacing / 2 + 1e-2:
             return []
-        # A slice half way between two planes takes the lower.
-        place = places[distances <= nearest + 1e-2].min()
-        return [contour for contour, at in zip(self._contours, places, strict=True) if abs(at - place) <= 1e-2]
+        # A slice half way between two planes uses the lower one.
+        plane = positions[distances <= nearest + 1e-2].min()
+        return [contour for contour, at in zip(self._contours, positions, strict=True) if abs(at - plane) <= 1e-2]

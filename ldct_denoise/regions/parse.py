@@ -1,4 +1,4 @@
-"""Regions from the text and files that a user gives."""
+"""Regions from command-line text and files."""
 
 from __future__ import annotations
 
@@ -14,18 +14,30 @@ from ldct_denoise.regions.regions import Body, LabelRegion, Region, Sphere, Tiss
 from ldct_denoise.regions.tissues import TISSUES
 from ldct_denoise.volume import SliceSource, Volume
 
+#: A volume with more different values is taken for an image.
+MAX_LABELS = 200
+
 
 def parse_regions(text: str) -> tuple[Region, ...]:
-    """Regions from one command-line word.
+    """Parse regions.
 
-    ``image``, ``body``, a tissue's name, ``x,y,z,radius`` (LPS mm), or the path of a label volume, which gives a
-    region for every label in it, called ``<file>-<label>``; of a DICOM SEG or RTSTRUCT, for every segment or
-    structure.
+    Parameters
+    ----------
+    text : str
+        ``image``, ``body``, the name of a tissue, ``x,y,z,radius`` of a sphere (LPS mm), or the path of a label
+        volume, DICOM SEG or RTSTRUCT.
+
+    Returns
+    -------
+    tuple of Region
+        One region; from a file one for every label, named ``<file>-<label>``, segment or structure.
 
     Raises
     ------
-    ConfigError, InputError
-        If the text is none of these, or the label volume cannot be used.
+    ConfigError
+        If the text is none of these.
+    InputError
+        If the file cannot be used.
     """
     if text == "image":
         return (WholeImage(),)
@@ -48,23 +60,25 @@ def parse_regions(text: str) -> tuple[Region, ...]:
 
 
 def parse_region(text: str) -> Region:
-    """A single region from one command-line word; see :func:`parse_regions`.
+    """Parse a single region; see :func:`parse_regions`.
 
     Raises
     ------
     ConfigError
-        If the text gives several regions.
+        If the text describes several regions.
     """
     found = parse_regions(text)
     if len(found) != 1:
-        raise ConfigError(f"region {text!r} holds {len(found)} regions; give a file with one, a ball or a tissue")
+        raise ConfigError(
+            f"region {text!r} holds {len(found)} regions; give a file with one, a sphere or a tissue"
+        )
     return found[0]
 
 
 def disambiguate_names(regions: Sequence[Region]) -> list[Region]:
-    """The regions, one for one, of which no two different ones share a name: later ones get a number.
+    """Rename regions so that different ones have different names: later ones get a number.
 
-    What is given twice (a tissue, a ball, the same label of the same file) keeps one name.
+    Equal regions (the same tissue, sphere, or label of the same file) keep a common name.
     """
     kept: dict[str, Region] = {}
     named: list[Region] = []
@@ -76,8 +90,17 @@ def disambiguate_names(regions: Sequence[Region]) -> list[Region]:
 
 
 def regions_from_file(path: Path) -> tuple[Region, ...]:
-    """A region for every label above 0 of a label volume (NIfTI, NRRD, MHA) or segment of a DICOM SEG, and
-    for every structure of an RTSTRUCT.
+    """Read the regions of a file.
+
+    Parameters
+    ----------
+    path : Path
+        Label volume (NIfTI, NRRD, MHA), DICOM SEG or RTSTRUCT.
+
+    Returns
+    -------
+    tuple of Region
+        One for every label above 0, segment or structure.
 
     Raises
     ------
@@ -97,17 +120,17 @@ def regions_from_file(path: Path) -> tuple[Region, ...]:
 
 
 def regions_from_labels(source: SliceSource, name: str) -> tuple[Region, ...]:
-    """A region for every label above 0 of a label volume.
+    """One region for every label above 0 of a label volume, named ``<name>-<label>``.
 
     Raises
     ------
     InputError
-        If there is no label.
+        If there is no label, or so many that the volume must be an image.
     """
     labels = Volume.of(source)
     values = np.unique(np.rint(labels.hu[labels.hu > 0.5])).astype(int)
     if not len(values):
         raise InputError(f"{name}: a label volume without a label above 0; label the region with 1, 2, …")
-    if len(values) > 200:
+    if len(values) > MAX_LABELS:
         raise InputError(f"{name}: {len(values)} different values; this is an image, not a label volume")
     return tuple(LabelRegion(f"{name}-{value}", labels, int(value)) for value in values)

@@ -1,6 +1,6 @@
-"""Where to measure: image, body, tissues, spheres, label volumes.
+"""Regions in which images are measured: image, body, tissues, spheres, label volumes.
 
-A region gives a mask for any slice of any series, from the slice's place in the patient and the reference's HU.
+A region returns a mask for any slice of any series, from the slice's position and the HU of the reference.
 """
 
 from __future__ import annotations
@@ -17,15 +17,30 @@ from ldct_denoise.volume import Geometry, Image, Mask, Volume
 
 
 class Region(Protocol):
-    """A named place; ``None`` as mask means the whole slice."""
+    """A named region in the patient."""
 
     @property
     def name(self) -> str:
-        """As it stands in the tables."""
+        """Name in the tables."""
         ...
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """True where the slice ``index`` of ``geometry``, with reference values ``hu``, belongs to the region."""
+        """Mask of the region in one slice.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            The slice of the reference, HU.
+
+        Returns
+        -------
+        ndarray of bool, shape (rows, columns), or None
+            None for the whole slice.
+        """
         ...
 
     def renamed(self, name: str) -> Region:
@@ -34,9 +49,22 @@ class Region(Protocol):
 
 
 def region_masks(regions: Sequence[Region], geometry: Geometry, index: int, hu: Image) -> dict[str, Mask | None]:
-    """Every region's mask in one slice, by name; body and smoothed slice, which several need, are made once.
+    """Masks of several regions in one slice; the body mask and the smoothed slice are computed once.
 
-    Regions without a pixel in this slice are left out.
+    Parameters
+    ----------
+    regions : sequence of Region
+    geometry : Geometry
+        Geometry of the series.
+    index : int
+        Slice of the series.
+    hu : ndarray, shape (rows, columns)
+        The slice of the reference, HU.
+
+    Returns
+    -------
+    dict from name to ndarray of bool or None
+        None for the whole slice. Regions without a pixel in this slice are left out.
     """
     tissues = {region.tissue for region in regions if isinstance(region, Tissue)}
     by_hu = bool(tissues) or any(isinstance(region, Body) for region in regions)
@@ -63,7 +91,7 @@ class WholeImage:
     name: str = "image"
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """No mask."""
+        """None: the whole slice."""
         return None
 
     def renamed(self, name: str) -> WholeImage:
@@ -73,12 +101,12 @@ class WholeImage:
 
 @dataclass(frozen=True)
 class Body:
-    """The patient without the air around and without the table."""
+    """The patient without surrounding air and table."""
 
     name: str = "body"
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """See :func:`body_mask`."""
+        """Body mask of the slice; see :func:`body_mask`."""
         return body_mask(hu, geometry.pixel_spacing_mm)
 
     def renamed(self, name: str) -> Body:
@@ -88,14 +116,14 @@ class Body:
 
 @dataclass(frozen=True)
 class Tissue:
-    """A tissue class by HU inside the body.
+    """A tissue class: a range of HU inside the body.
 
     Parameters
     ----------
     tissue : str
-        A key of :data:`TISSUES`.
+        A key of :data:`~ldct_denoise.regions.tissues.TISSUES`.
     name : str
-        The tissue's own unless said.
+        Name of the region; by default that of the tissue.
     """
 
     tissue: str
@@ -105,23 +133,24 @@ class Tissue:
         object.__setattr__(self, "name", self.name or self.tissue)
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """See :func:`tissue_mask`."""
+        """Mask of the tissue; see :func:`tissue_mask`."""
         body = body_mask(hu, geometry.pixel_spacing_mm)
         return tissue_mask(hu, self.tissue, geometry.pixel_spacing_mm, body)
 
     def renamed(self, name: str) -> Tissue:
-        """The same tissue under another name."""
+        """The same region under another name."""
         return Tissue(self.tissue, name)
 
 
 @dataclass(frozen=True)
 class Sphere:
-    """A ball in patient coordinates.
+    """A sphere in patient coordinates.
 
     Parameters
     ----------
+    name : str
     centre_mm : tuple of 3 floats
-        LPS.
+        LPS, mm.
     radius_mm : float
         Larger than 0.
     """
@@ -131,7 +160,7 @@ class Sphere:
     radius_mm: float
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """Pixels whose centre lies in the ball."""
+        """Pixels whose centre lies inside the sphere."""
         along, down, across = in_plane_mm(geometry, index, self.centre_mm)
         row_mm, column_mm = geometry.pixel_spacing_mm
         rows = (np.arange(geometry.rows) * row_mm - down)[:, None]
@@ -140,12 +169,21 @@ class Sphere:
         return mask
 
     def renamed(self, name: str) -> Sphere:
-        """The same ball under another name."""
+        """The same region under another name."""
         return replace(self, name=name)
 
 
 class LabelRegion:
-    """One label of a label volume, brought onto the series by the nearest voxel."""
+    """One label of a label volume, resampled onto the series by the nearest voxel.
+
+    Parameters
+    ----------
+    name : str
+    labels : Volume
+        Label volume on any grid.
+    value : int
+        The label.
+    """
 
     def __init__(self, name: str, labels: Volume, value: int) -> None:
         self.name = name
@@ -153,7 +191,7 @@ class LabelRegion:
         self._to_index = np.linalg.inv(labels.geometry.affine)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are the same label of the same voxels and place, as of a file that is read twice."""
+        """Whether both are the same label of equal label volumes, e.g. of a file that was read twice."""
         return (
             isinstance(other, LabelRegion)
             and (self.name, self._value) == (other.name, other._value)
@@ -166,7 +204,7 @@ class LabelRegion:
         return LabelRegion(name, self._labels, self._value)
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """Pixels whose centre's nearest label voxel has this region's value."""
+        """Pixels whose nearest label voxel has this label."""
         here = geometry.positions_mm[index]
         start = self._to_index[:3, :3] @ here + self._to_index[:3, 3]
         down = self._to_index[:3, :3] @ np.asarray(geometry.column_direction) * geometry.pixel_spacing_mm[0]
@@ -184,7 +222,21 @@ class LabelRegion:
 
 
 def in_plane_mm(geometry: Geometry, index: int, point_mm: Sequence[float]) -> tuple[float, float, float]:
-    """A point seen from a slice's first voxel: mm along the row, down the column, and across the plane."""
+    """Position of a point relative to the first voxel of a slice.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    index : int
+        Slice.
+    point_mm : sequence of 3 floats
+        LPS, mm.
+
+    Returns
+    -------
+    tuple of 3 floats
+        mm along the row, down the column, and along the slice normal.
+    """
     offset = np.asarray(point_mm, dtype=np.float64) - geometry.positions_mm[index]
     return (
         float(offset @ np.asarray(geometry.row_direction)),

@@ -1,4 +1,4 @@
-"""The report that ``apply --report`` writes beside a denoised series: input against output alone."""
+"""Report of ``apply --report``: a denoised series against its input, without a reference."""
 
 from __future__ import annotations
 
@@ -17,33 +17,35 @@ from ldct_denoise.metrics.no_reference import (
     CHECKED_TISSUES,
     NoReferenceReport,
     no_reference_report,
-    structure_map,
+    residual_edge_map,
 )
 from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
-from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, TrafficLight, write_page
+from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
-MEASURED_SLICES = 24
-SHOWN_SLICES = 16
+#: Largest number of slices that are measured, and that are shown.
+MEASURED_SLICES, SHOWN_SLICES = 24, 16
+#: Width of a map on the page, pixels.
 MAP_WIDTH_PX = 400
 
 DEFINITIONS = (
     ("global noise level", "mode of the map of local standard deviations (6 mm squares) in a tissue, HU "
      "(Christianson et al. 2015)."),
-    ("noise power spectrum", "mean |DFT|² of the most uniform soft-tissue squares (24 mm), second-order trend "
-     "removed, HU²·mm²; radial mean. What anatomy is in the squares counts as noise at low frequencies."),
+    ("noise power spectrum", "mean |DFT|² of the most uniform ROIs (24 mm) of soft tissue or fat, second-order "
+     "trend removed, HU²·mm²; radial mean. Anatomy inside the ROIs counts as noise at low frequencies."),
     ("noise reduction profile", "10·log10(NPS after / NPS before), dB."),
     ("edge sharpness", "gradient after, projected on the gradient before, over the strongest 2 % of the edges."),
-    ("structure in the removed noise", "correlation of input − output with the input, both as differences of "
-     "Gaussian means (σ = 2 and 4 pixels), at the input's edges; near 0 for noise alone, above 0.6 for a blur."),
-    ("flicker", "rms change of 16×16-pixel means between neighbouring slices, over √2; includes anatomy, so only "
-     "the change counts."),
-    ("colours", "green: within this project's limits; amber: look; red: do not rely on it before you know why."),
+    ("edge correlation", "correlation of input − output with the input, both as differences of Gaussian means "
+     "(σ = 2 and 4 pixels), at the input's edges; near 0 if only noise was removed, above 0.6 for a blur."),
+    ("flicker", "rms change of 16×16-pixel means between neighbouring slices, over √2. It includes anatomy, so "
+     "only its change is checked."),
+    ("status", "green: within the limits of this project; amber: to be reviewed; red: do not rely on the output "
+     "before the cause is known."),
 )  # fmt: skip
 
 
@@ -55,16 +57,16 @@ def write_apply_report(
     *,
     title: str = "Denoising report",
 ) -> NoReferenceReport:
-    """Measure input against output and write the page.
+    """Measure a denoised series against its input and write the report.
 
     Parameters
     ----------
     source, restored : SliceSource
-        Before and after; paired by position. At most 24 slices, spread along z, are measured.
+        Series before and after denoising; slices are paired by position. At most 24 slices are measured.
     path : Path
-        The HTML file; replaced, whole or not at all.
+        HTML file; replaced atomically.
     model_info : mapping, optional
-        Shown as given: model, checksum, strength, …
+        Model, checksum, strength, …; shown as a table.
     title : str
 
     Returns
@@ -79,9 +81,9 @@ def write_apply_report(
     pairs = match_slices(source.geometry, restored.geometry)
     if not pairs:
         raise InputError(
-            f"{restored.name or path}: no slice lies where a slice of its input lies; nothing to report"
+            f"{restored.name or path}: no slice has the position of a slice of its input; nothing to report"
         )
-    measured = [pairs[i] for i in _runs_of_two(len(pairs), MEASURED_SLICES)]
+    measured = [pairs[i] for i in _neighbouring_pairs(len(pairs), MEASURED_SLICES)]
     spacing = source.geometry.pixel_spacing_mm
 
     def read() -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -95,7 +97,7 @@ def write_apply_report(
         offsets_mm=[float(offsets[before]) for before, _ in measured],
         slice_spacing_mm=finest_spacing_mm(offsets),
     )
-    slides = spread_slice_views(
+    views = spread_slice_views(
         {"input": source, "output": restored},
         [{"input": before, "output": after} for before, after in pairs],
         most=SHOWN_SLICES,
@@ -104,10 +106,10 @@ def write_apply_report(
     page = Page(
         title=title,
         sentences=[_verdict(report)],
-        lights=[TrafficLight(item.name, item.colour, item.reason) for item in report.items],
+        checks=report.checks,
         notes=[f"{report.slices} of {len(pairs)} slices were measured."],
-        slides=slides,
-        picture_note=f"{len(slides)} of {len(pairs)} slices are shown (spread along z, cropped to the body) so "
+        slice_views=views,
+        picture_note=f"{len(views)} of {len(pairs)} slices are shown (spread along z, cropped to the body) so "
         "that the file stays below 10 MB.",
         charts=[*_charts(report), _maps(source, restored, pairs[len(pairs) // 2])],
         tables=[_tissues(report), *_model(model_info)],
@@ -144,16 +146,21 @@ def apply_report_writer(
 
 
 def _verdict(report: NoReferenceReport) -> str:
-    colours = [item.colour for item in report.items]
-    if "red" in colours:
-        return "At least one check failed: do not rely on this output before you know why."
-    if "amber" in colours:
-        return "Some checks ask for a closer look; the reasons stand beside them."
-    return "All checks are within the limits. They can miss things: a reader must still look."
+    """Summary of the checks in one sentence, the worst first."""
+    failed, review = ([c.name for c in report.checks if c.status == status] for status in ("red", "amber"))
+    count = len(report.checks)
+    if failed:
+        return (
+            f"{len(failed)} of {count} checks failed: {', '.join(failed)}. Do not rely on this output before the "
+            "cause is known."
+        )
+    if review:
+        return f"{len(review)} of {count} checks to review: {', '.join(review)}."
+    return f"All {count} checks are within the limits. They do not replace a reader."
 
 
-def _runs_of_two(total: int, wanted: int) -> list[int]:
-    """Indices spread along the series, in neighbouring twos so that jumps between slices can be measured."""
+def _neighbouring_pairs(total: int, wanted: int) -> list[int]:
+    """Indices spread along the series in pairs of neighbours, between which flicker can be measured."""
     if total <= wanted:
         return list(range(total))
     starts = np.linspace(0, total - 2, wanted // 2).round().astype(int)
@@ -179,12 +186,14 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
         ),
     ]
     return [
-        ChartSection("Noise by frequency", "From the most uniform soft-tissue regions.", [c for c in charts if c])
+        ChartSection(
+            "Noise by frequency", "From the most uniform ROIs of soft tissue or fat.", [c for c in charts if c]
+        )
     ]
 
 
 def _maps(source: SliceSource, restored: SliceSource, pair: tuple[int, int]) -> ChartSection:
-    """Where noise is left and where structure was removed, in one slice."""
+    """Maps of one slice: noise before and after, and removed anatomy."""
     before, after = source.read_hu(pair[0]), restored.read_hu(pair[1])
     spacing = source.geometry.pixel_spacing_mm
     body = body_mask(before, spacing)
@@ -195,13 +204,11 @@ def _maps(source: SliceSource, restored: SliceSource, pair: tuple[int, int]) -> 
         Picture(png_uri(values[box], 0, top, "magma"), f"noise {name}, 0 (black) to {top:.0f} HU", MAP_WIDTH_PX)
         for name, values in noise.items()
     ]
-    structure = structure_map(before, after, body)[box]
-    caption = "structure in what was removed, near edges: correlation −1 (blue) to +1 (red: edges were taken away)"
-    pictures.append(Picture(png_uri(structure, -1, 1, "RdBu_r"), caption, MAP_WIDTH_PX))
+    correlation = residual_edge_map(before, after, body)[box]
+    caption = "edge correlation of the removed signal: −1 (blue) to +1 (red: edges were removed)"
+    pictures.append(Picture(png_uri(correlation, -1, 1, "RdBu_r"), caption, MAP_WIDTH_PX))
     z = source.geometry.offsets_mm[pair[0]]
-    text = (
-        f"Slice at z = {z:.1f} mm. Noise: local standard deviation (6 mm squares), in which edges are bright too."
-    )
+    text = f"Slice at z = {z:.1f} mm. Noise: local standard deviation (6 mm squares); edges appear bright as well."
     return ChartSection("Maps", text, [], pictures)
 
 
@@ -211,16 +218,16 @@ def _tissues(report: NoReferenceReport) -> Table:
         for tissue, (before, after) in report.noise_hu.items()
     ]
     columns = ("tissue", "noise before, HU", "noise after, HU", "change, %", "mean HU shift")
-    text = "Global noise level and HU shift. Lung and bone are never flat: their level is mostly structure."
+    text = "Global noise level and HU shift. Lung and bone are not uniform: their level is mostly anatomy."
     return Table("Tissues", text, columns, rows)
 
 
 def _change(tissue: str, before: float, after: float) -> float | None:
-    """Of the noise level, in %, where the level is one of noise."""
+    """Change of the noise level in %, for tissues uniform enough that the level is noise."""
     return 100 * (after / before - 1) if before > 0 and tissue in CHECKED_TISSUES else None
 
 
 def _model(info: Mapping[str, object] | None) -> list[Table]:
     if not info:
         return []
-    return [Table("Made with", "", ("what", "value"), [[key, str(value)] for key, value in info.items()])]
+    return [Table("Model", "", ("property", "value"), [[key, str(value)] for key, value in info.items()])]

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG: they need no library and print well."""
+"""Line charts as inline SVG, which need no library and print well."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from html import escape
 COLOURS = ("#1b6ca8", "#c8553d", "#3c8d53", "#7b5ea7", "#b8860b", "#4a4a4a", "#2a9d8f", "#9c3d6e")
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 26, 44
-NAME = 15  # height of a curve's name
+#: Height of one line of the legend.
+NAME = 15
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
@@ -17,22 +18,28 @@ Curve = tuple[Sequence[float], Sequence[float]]
 def line_chart(
     curves: Mapping[str, Curve], x_label: str, y_label: str, title: str = "", dots: bool = False
 ) -> str:
-    """An SVG chart of named curves.
+    """Draw named curves as an SVG chart.
 
     Parameters
     ----------
     curves : mapping from name to (x, y)
         Points that are not finite are left out.
     x_label, y_label : str
-        With units.
+        Axis labels with units.
+    title : str
     dots : bool
         Mark every point.
+
+    Returns
+    -------
+    str
+        SVG; empty if there is no finite point.
     """
     points = {name: _finite(curve) for name, curve in curves.items()}
     everything = [point for curve in points.values() for point in curve]
     if not everything:
         return ""
-    # The names stand above the plot: in it they would lie on a curve.
+    # The legend is above the plot, where it cannot cover a curve.
     top = TOP + NAME * len(points)
     height = HEIGHT + NAME * len(points)
     x_ticks = _ticks(min(x for x, _ in everything), max(x for x, _ in everything))
@@ -80,7 +87,7 @@ def _finite(curve: Curve) -> list[tuple[float, float]]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round values that enclose the range."""
+    """Four to eight round tick values that enclose the range."""
     if high <= low:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     raw = (high - low) / 5

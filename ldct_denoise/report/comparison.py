@@ -1,4 +1,4 @@
-"""The report of several denoisers side by side: a table with pictures, costs and what is gained."""
+"""Report of a comparison: a table with pictures, gains, computing time and training budget."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.evaluation.measure import REFERENCE
+from ldct_denoise.regions.tissues import TISSUES
 from ldct_denoise.report.evaluation import mean_hu_offset, write_report
 from ldct_denoise.report.page import Picture, Table
 from ldct_denoise.report.pictures import png_uri
@@ -18,7 +19,10 @@ from ldct_denoise.report.pictures import png_uri
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation
 
-THUMBNAIL_PX = 144  # of the image, shown pixel for pixel: noise looks as it is
+#: Side of a thumbnail in image pixels; shown without scaling, so that the noise keeps its texture.
+THUMBNAIL_PX = 144
+#: σ of the Gaussian that suppresses noise before soft tissue is searched, pixels.
+SMOOTHING_PX = 2.0
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "RMSE"}
 
 
@@ -30,9 +34,9 @@ def write_comparison_report(evaluation: Evaluation, path: Path, *, include_patie
     evaluation : Evaluation
         From :func:`~ldct_denoise.evaluation.compare.compare`.
     path : Path
-        Replaced, whole or not at all.
+        Replaced atomically.
     include_patient_ids : bool
-        Name the patients.
+        Show patient IDs.
     """
     write_report(
         evaluation,
@@ -44,7 +48,7 @@ def write_comparison_report(evaluation: Evaluation, path: Path, *, include_patie
 
 
 def _leaders(evaluation: Evaluation) -> Table:
-    """A line for each image: picture, means by window, gain over the input, noise, time, training."""
+    """One row for each model: picture, means by window, PSNR gain over the input, HU offset, time, training."""
     region = evaluation.headline_region
     window = evaluation.windows[-1].name
     means = _patient_means(evaluation, region)
@@ -60,10 +64,8 @@ def _leaders(evaluation: Evaluation) -> Table:
     columns += [f"{title}, {w.name}" for w in evaluation.windows for title in METRICS.values()]
     columns += ["mean HU − reference", "s per slice", "trained, min", "training"]
     rows = []
-    for model in [
-        *(m for m in evaluation.models if m != REFERENCE),
-        REFERENCE,
-    ]:  # the reference has only a picture
+    models = [model for model in evaluation.models if model != REFERENCE]
+    for model in [*models, REFERENCE]:  # the reference has only a picture
         numbers = [means.get((model, w.name, metric)) for w in evaluation.windows for metric in METRICS]
         gain = gains.get(model)
         fact = facts.get(model, {})
@@ -83,23 +85,23 @@ def _leaders(evaluation: Evaluation) -> Table:
             ]
         )
     text = (
-        f"Region {region}; means with patients weighing alike. Gain: PSNR over the input, window {window}, with "
-        "its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs stand further down). "
-        "Mean HU: without a window. Seconds: mean on this machine, which measures at the same time. Pictures: "
-        f"soft tissue of the first series, window {window}, pixel for pixel. Click a heading to sort."
+        f"Region {region}; means with each patient weighted equally. Gain: PSNR over the input, window {window}, "
+        "with its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs are in a table "
+        "below). Mean HU: without a window. Seconds: mean on this machine, while it also measures. Pictures: "
+        f"soft tissue of the first series, window {window}, not scaled. Click a heading to sort."
     )
     return Table("Side by side", text, columns, rows)
 
 
 def _budget(fact: Mapping[str, Any]) -> str | None:
-    """What the training used, in words."""
+    """Training budget in words."""
     if not fact.get("training_steps"):
         return "none" if fact else None
     return f"{fact['training_steps']} steps of {fact['training_batch']} patches, {fact['training_device']}"
 
 
 def _seeds(evaluation: Evaluation) -> list[Table]:
-    """How much the seed matters, where methods ran with several."""
+    """Spread between seeds, for methods that ran with several."""
     facts = evaluation.extra.get("models", {})
     assert isinstance(facts, Mapping)
     labels: dict[str, list[str]] = {}
@@ -119,7 +121,7 @@ def _seeds(evaluation: Evaluation) -> list[Table]:
                     [name, window.name, title, float(values.mean()), float(values.std(ddof=1)), len(found)]
                 )
     columns = ("model", "window", "metric", "mean", "standard deviation", "seeds")
-    return [Table("Seeds", f"Region {region}: the spread that chance alone makes.", columns, rows)]
+    return [Table("Seeds", f"Region {region}: spread between seeds of the same method.", columns, rows)]
 
 
 def _patient_means(evaluation: Evaluation, region: str) -> dict[tuple[str, str, str], Any]:
@@ -131,23 +133,24 @@ def _patient_means(evaluation: Evaluation, region: str) -> dict[tuple[str, str, 
 
 
 def _thumbnails(evaluation: Evaluation) -> dict[str, Picture]:
-    """The same square of every image: where the reference has most soft tissue, in the first series."""
+    """The same square of every image of the first series, where the reference holds most soft tissue."""
     if not evaluation.cases or not evaluation.cases[0].indices:
         return {}
     case, window = evaluation.cases[0], evaluation.windows[-1]
-    found = [(*_most_tissue(case.reference.read_hu(at[REFERENCE])), at) for at in case.indices]
-    _, box, at = max(found, key=lambda item: item[0])
-    place = case.sample(at)
-    images = {**place.images, REFERENCE: place.reference}
+    found = [(*_most_soft_tissue(case.reference.read_hu(at[REFERENCE])), at) for at in case.indices]
+    _, box, indices = max(found, key=lambda item: item[0])
+    sample = case.sample(indices)
+    images = {**sample.images, REFERENCE: sample.reference}
     return {
         name: Picture(png_uri(hu[box], window.low_hu, window.high_hu), name, hu[box].shape[1])
         for name, hu in images.items()
     }
 
 
-def _most_tissue(hu: NDArray[np.floating]) -> tuple[float, tuple[slice, slice]]:
+def _most_soft_tissue(hu: NDArray[np.floating]) -> tuple[float, tuple[slice, slice]]:
     """The square with the largest share of soft tissue, and that share."""
-    tissue = np.abs(ndimage.gaussian_filter(np.asarray(hu, np.float32), 2) - 70) < 60
+    smooth, soft = ndimage.gaussian_filter(np.asarray(hu, np.float32), SMOOTHING_PX), TISSUES["soft-tissue"]
+    tissue = (smooth >= soft.low_hu) & (smooth <= soft.high_hu)
     share = ndimage.uniform_filter(tissue.astype(np.float32), THUMBNAIL_PX, mode="constant")
     half = THUMBNAIL_PX // 2
     row, column = (int(at) for at in np.unravel_index(np.argmax(share), share.shape))

@@ -1,4 +1,4 @@
-"""The report of measurements against a reference."""
+"""Report of an evaluation against a reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ldct_denoise.regions.regions import region_masks
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.noise_resolution import insert_charts, insert_tables, noise_charts, noise_tables
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Table, write_page
-from ldct_denoise.report.pictures import slide
+from ldct_denoise.report.pictures import slice_view
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation, SeriesImages
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 #: One metric by (series, position).
 Values = Mapping[tuple[str, float], float]
 
-MAX_PLACES = 24
-MAX_SLICE_ROWS = 2000
+#: Largest number of slices in the viewer, of series with a chart, and of rows in the slice table.
+MAX_VIEWS, MAX_CHARTS, MAX_SLICE_ROWS = 24, 6, 2000
 PATIENT_METRICS = ("psnr", "ssim", "rmse", "hu_bias")
 
 
@@ -43,23 +43,25 @@ def write_report(
     ----------
     evaluation : Evaluation
     path : Path
-        Replaced, whole or not at all.
+        Replaced atomically.
     title : str
     include_patient_ids : bool
-        Name the patients; otherwise series are pseudonyms.
-    first_tables, tables : sequences
-        What stands before the images, and before the usual tables.
+        Show patient IDs; otherwise series are numbered.
+    first_tables : sequence of Table
+        Tables above the images.
+    tables : sequence of Table
+        Tables before the standard ones.
     """
     names = _series_names(evaluation, include_patient_ids)
-    slides = key_slice_views(evaluation, names)
+    views = key_slice_views(evaluation, names)
     total = len({row[:2] for row in evaluation.rows})
     sections = [*noise_charts(evaluation, names), *insert_charts(evaluation, names), _along_z(evaluation, names)]
     page = Page(
         title=title,
         sentences=sentences(evaluation),
         notes=evaluation.notes,
-        slides=slides,
-        picture_note=f"{len(slides)} of {total} slices are shown (spread along z, cropped to the body) so that "
+        slice_views=views,
+        picture_note=f"{len(views)} of {total} slices are shown (spread along z, cropped to the body) so that "
         "the file stays below 10 MB; every slice is in the tables.",
         first_tables=first_tables,
         charts=[section for section in sections if section.charts],
@@ -77,45 +79,44 @@ def write_report(
 
 
 def sentences(evaluation: Evaluation) -> list[str]:
-    """What the numbers say, in words: each model against the input where there is one."""
+    """Summary in words: each model against the input, if there is one."""
     window, region = evaluation.windows[-1].name, evaluation.headline_region
-    said = [
+    summary = [
         f"{len(set(evaluation.patients.values()))} patient(s), {len(evaluation.patients)} series, "
-        f"{len({row[:2] for row in evaluation.rows})} slices. The figures below: window {window}, region {region}"
-        ", patients weighing alike."
+        f"{len({row[:2] for row in evaluation.rows})} slices. Numbers below: window {window}, region {region}, "
+        "each patient weighted equally."
     ]
     baseline = evaluation.values("input", window, region, "rmse")
     for model in evaluation.models:
-        if model in ("input", "reference"):
-            continue
-        said.append(_sentence(evaluation, model, window, region, baseline))
-    return said
+        if model not in ("input", "reference"):
+            summary.append(_sentence(evaluation, model, window, region, baseline))
+    return summary
 
 
 def _sentence(evaluation: Evaluation, model: str, window: str, region: str, baseline: Values) -> str:
     error, ssim = (evaluation.values(model, window, region, metric) for metric in ("rmse", "ssim"))
     text = (
-        f"{model}: rmse {_mean(evaluation, error):.2f} HU, "
         f"{_psnr_words(evaluation, evaluation.values(model, window, region, 'psnr'))}, "
         f"SSIM {_mean(evaluation, ssim):.4f}; without a window, mean HU differs from the reference by "
         f"{mean_hu_offset(evaluation, model, region):+.2f} HU."
     )
     shared = sorted(error.keys() & baseline.keys())
     if not shared or not any(baseline[key] for key in shared):
-        return text
+        return f"{model}: RMSE {_mean(evaluation, error):.2f} HU, {text}"
     bootstrap = Bootstrap([evaluation.patients[series] for series, _ in shared])
-    before = [baseline[key] for key in shared]
-    change = bootstrap.paired([error[key] for key in shared], before).difference
-    better = sum(error[key] < baseline[key] for key in shared)
+    before, after = ([values[key] for key in shared] for values in (baseline, error))
+    change = bootstrap.paired(after, before).difference
+    before_hu, after_hu = bootstrap.interval(before).mean, bootstrap.interval(after).mean
+    closer = sum(error[key] < baseline[key] for key in shared)
     return (
-        f"{text} Against the input the rmse changes by {change.mean:+.2f} HU "
-        f"({100 * change.mean / bootstrap.interval(before).mean:+.0f} %, 95 % interval {change.low:+.2f} to "
-        f"{change.high:+.2f} HU); {better} of {len(shared)} slices are closer to the reference."
+        f"{model}: error against the reference {100 * change.mean / before_hu:+.0f} % (RMSE {before_hu:.2f} → "
+        f"{after_hu:.2f} HU; 95 % interval of the change {change.low:+.2f} to {change.high:+.2f} HU); {closer} of "
+        f"{len(shared)} slices are closer to the reference than the input. {text}"
     )
 
 
 def _psnr_words(evaluation: Evaluation, values: Values) -> str:
-    """The PSNR of the slices that have one, and how many are equal to the reference in the window."""
+    """Mean of the finite PSNR values, and how many slices equal the reference in the window."""
     known = {key: value for key, value in values.items() if np.isfinite(value)}
     if values and not known:
         return "PSNR infinite"
@@ -125,35 +126,35 @@ def _psnr_words(evaluation: Evaluation, values: Values) -> str:
 
 
 def mean_hu_offset(evaluation: Evaluation, model: str, region: str) -> float:
-    """Mean HU of a model's images − that of the reference, patients weighing alike; NaN where there is none.
+    """Mean HU of a model's images minus that of the reference, with equal weight of patients; NaN without any.
 
-    No window clips it: of images that are clipped, what lies outside the window would not count.
+    The images are not clipped to a window, because clipping would hide shifts outside it.
     """
     ours, theirs = (evaluation.values(who, UNCLIPPED, region, "hu_mean") for who in (model, REFERENCE))
     return _mean(evaluation, {key: ours[key] - theirs[key] for key in ours.keys() & theirs.keys()})
 
 
 def key_slice_views(evaluation: Evaluation, names: Mapping[str, str]) -> list[dict[str, object]]:
-    """Slices for the viewer, spread evenly along every series, as many as the budget holds."""
+    """Slices for the viewer, evenly spread along every series, as many as fit into the size limit."""
     chosen: list[tuple[tuple[int, float], dict[str, object]]] = []
     spent = 0
-    for case_number, case, at in _spread(evaluation.cases):
-        place = case.sample(at)
-        found = region_masks(evaluation.regions, place.geometry, place.index, place.reference)
+    for case_number, case, indices in _spread(evaluation.cases):
+        sample = case.sample(indices)
+        found = region_masks(evaluation.regions, sample.geometry, sample.index, sample.reference)
         masks = {name: mask for name, mask in found.items() if mask is not None}
-        label = f"{names[case.series]}, z = {place.position_mm:.1f} mm"
-        panels = {**place.images, "reference": place.reference}
-        entry = slide(label, panels, masks, place.geometry.pixel_spacing_mm)
+        label = f"{names[case.series]}, z = {sample.position_mm:.1f} mm"
+        panels = {**sample.images, "reference": sample.reference}
+        entry = slice_view(label, panels, masks, sample.geometry.pixel_spacing_mm)
         spent += sum(len(text) for text in entry["panels"].values())  # type: ignore[attr-defined, misc]
         if chosen and spent > PICTURE_BUDGET:
             break
-        chosen.append(((case_number, place.position_mm), entry))
+        chosen.append(((case_number, sample.position_mm), entry))
     return [entry for _, entry in sorted(chosen, key=lambda item: item[0])]
 
 
 def _spread(cases: Sequence[SeriesImages]) -> Iterator[tuple[int, SeriesImages, Mapping[str, int]]]:
-    """Places in an order in which any first few are spread over all series and along each."""
-    per_case = max(1, MAX_PLACES // max(1, len(cases)))
+    """Slices in an order in which any first few are spread over all series and along each."""
+    per_case = max(1, MAX_VIEWS // max(1, len(cases)))
     queues = []
     for case in cases:
         count = min(per_case, len(case.indices))
@@ -168,7 +169,7 @@ def _spread(cases: Sequence[SeriesImages]) -> Iterator[tuple[int, SeriesImages, 
 
 
 def _halving(items: list[int]) -> list[int]:
-    """The middle first, then the middles of the halves, and so on."""
+    """The middle element first, then the middles of the halves, and so on."""
     if not items:
         return []
     middle = len(items) // 2
@@ -178,10 +179,10 @@ def _halving(items: list[int]) -> list[int]:
 
 
 def _along_z(evaluation: Evaluation, names: Mapping[str, str]) -> ChartSection:
-    """PSNR along z, a chart for each series (the first six)."""
+    """PSNR along z, one chart for each of the first series."""
     window, region = evaluation.windows[-1].name, evaluation.regions[0].name
     charts = []
-    for series, name in list(names.items())[:6]:
+    for series, name in list(names.items())[:MAX_CHARTS]:
         curves = {}
         for model in evaluation.models:
             values = evaluation.values(model, window, region, "psnr")
@@ -205,15 +206,15 @@ def _paired_table(evaluation: Evaluation) -> list[Table]:
     if not isinstance(paired, list) or not paired:
         return []
     text = (
-        "Model − against, on the same slices, patients weighing alike; 95 % bootstrap interval over slices within "
-        "patients; two-sided Wilcoxon p, which is too small where its unit is the slice. Slices whose value is "
-        "infinite (the PSNR of equal images) are left out and counted."
+        "Model − against on the same slices, each patient weighted equally; 95 % bootstrap interval over slices "
+        "within patients; two-sided Wilcoxon p. Slice-level p-values are over-optimistic because slices of a "
+        "patient are correlated. Slices with an infinite value (PSNR of equal images) are left out and counted."
     )
     return [Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])]
 
 
 def _patient_table(evaluation: Evaluation, include_patient_ids: bool) -> list[Table]:
-    """Means of each patient in the last window; nothing where there is only one."""
+    """Means of each patient in the last window; no table for a single patient."""
     names = pseudonyms(evaluation.patients, include_patient_ids)
     if len(names) < 2:
         return []
@@ -251,7 +252,7 @@ def _series_names(evaluation: Evaluation, include_patient_ids: bool) -> dict[str
 
 
 def _mean(evaluation: Evaluation, values: Values) -> float:
-    """With patients weighing alike; NaN of nothing."""
+    """Mean with equal weight of patients; NaN of no values."""
     if not values:
         return float("nan")
     patients = [evaluation.patients[series] for series, _ in values]

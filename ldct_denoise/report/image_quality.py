@@ -1,4 +1,4 @@
-"""The report of a denoiser's physics on the simulated phantom."""
+"""Report of a denoiser's image quality on the simulated phantom."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ldct_denoise.metrics.noise import noise_reduction_profile
 from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
-from ldct_denoise.report.pictures import slide
+from ldct_denoise.report.pictures import slice_view
 
 DEFINITIONS = (
-    ("phantom", "a disk of 50 HU with four rods, simulated; every slice has new noise with a kernel's spectrum. A "
-     "network that was trained on patients may behave otherwise here, and the other way round."),
-    ("noise power spectrum", "dx·dy/(Nx·Ny)·mean |DFT|² of uniform squares, second-order trend removed, HU²·mm²."),
-    ("TTF", "task transfer function from a rod's border in the mean of all realisations; f50 is where it falls to "
-     "0.5. A denoiser is not linear: the curve holds for its contrast only."),
-    ("d′", "distance of an observer's responses with and without the lesion, in standard deviations. CHO: "
-     "channelised Hotelling observer, five Laguerre–Gauss channels, leave one out. NPWE: non-prewhitening "
-     "observer with the eye filter of Saunders & Samei 2006, from the noise spectrum and the TTF at the lowest "
-     "contrast."),
-    ("dose equivalence", "a power law fitted to the unprocessed images' d′; the dose at which they reach the "
-     "denoised images' d′, with the 95 % interval of the bootstrap over all squares. Uncertainty of the TTF is "
-     "not in it."),
+    ("phantom", "a simulated disk of 50 HU with four rods; every slice has independent noise with the spectrum of "
+     "one kernel. A network trained on patients may behave differently in a phantom than in a patient."),
+    ("noise power spectrum", "dx·dy/(Nx·Ny)·mean |DFT|² of uniform ROIs, second-order trend removed, HU²·mm²."),
+    ("TTF", "task transfer function from the edge of a rod in the mean of all realisations; f50 is the frequency "
+     "at which it falls to 0.5. A denoiser is not linear: the curve is valid for its contrast only."),
+    ("d′", "distance between the means of an observer's responses with and without the lesion, in standard "
+     "deviations. CHO: channelised Hotelling observer, five Laguerre–Gauss channels, leave-one-out. NPWE: "
+     "non-prewhitening observer with the eye filter of Saunders & Samei 2006, from the noise power spectrum and "
+     "the TTF at the lowest contrast."),
+    ("dose equivalence", "a power law is fitted to d′ of the unprocessed images; the equivalent dose is where "
+     "they reach the d′ of the denoised images, with the 95 % bootstrap interval over all ROIs. The TTF's "
+     "uncertainty is not included."),
 )  # fmt: skip
 
 
@@ -48,27 +48,29 @@ def write_image_quality_report(
     ----------
     study : ImageQualityStudy
     output : Path
+        Created if it does not exist.
     model : mapping
-        What was used: name, checksum, …
+        Name, method and checksum of the model, shown as a table.
     overwrite : bool
+        Write into a folder that is not empty.
 
     Raises
     ------
     OutputError
-        If the folder holds something and must not be overwritten.
+        If the folder is not empty and ``overwrite`` is not given.
     """
     make_output_folder(output, overwrite)
     text = json.dumps(summary(study, model), indent=1, allow_nan=False)
     atomic_write(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     settings = study.settings
     page = Page(
-        title=f"Physics on a phantom: {model.get('model', 'denoiser')}",
+        title=f"Image quality on a phantom: {model.get('model', 'denoiser')}",
         sentences=sentences(study),
         notes=[
             f"Lesion: Gaussian, σ = {LESION_SIGMA_MM:g} mm, {settings.lesion_hu:+g} HU; {settings.realisations} "
-            f"slices of each kind, 16 squares in each; seed {settings.seed}."
+            f"slices of each kind, 16 ROIs in each; seed {settings.seed}."
         ],
-        slides=[slide("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
+        slice_views=[slice_view("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
         picture_note="One realisation of the rods.",
         charts=[_noise_charts(study), _transfer_charts(study), _dose_charts(study)],
         tables=[_detectability_table(study), _rod_table(study), _model_table(model)],
@@ -78,20 +80,20 @@ def write_image_quality_report(
 
 
 def sentences(study: ImageQualityStudy) -> list[str]:
-    """The findings in words."""
+    """Summary in words."""
     raw, ours = study.unprocessed[study.settings.dose], study.denoised
     noise = [item.noise.variance_hu2**0.5 for item in (raw, ours)]
     frequency = [item.spectrum.mean_frequency for item in (raw, ours)]
     sharp = {c: (raw.transfer[c].frequency_at(0.5), ours.transfer[c].frequency_at(0.5)) for c in _contrasts(ours)}
     kept = ", ".join(f"{c:+g} HU {before:.2f} → {after:.2f}" for c, (before, after) in sharp.items())
-    share = 100 * study.settings.dose
-    way = "falls" if noise[1] < noise[0] else "rises"
+    percent = 100 * study.settings.dose
+    verb = "falls" if noise[1] < noise[0] else "rises"
     return [
-        f"At {share:g} % of the dose the noise {way} from {noise[0]:.1f} to {noise[1]:.1f} HU; "
-        f"its mean frequency goes from {frequency[0]:.2f} to {frequency[1]:.2f} /mm.",
+        f"At {percent:g} % of the dose the noise {verb} from {noise[0]:.1f} to {noise[1]:.1f} HU; "
+        f"its mean frequency changes from {frequency[0]:.2f} to {frequency[1]:.2f} /mm.",
         f"Resolution (f50, 1/mm) by contrast: {kept}.",
-        f"Mean HU of the uniform part differs by {ours.body_hu - raw.body_hu:+.2f} HU; rods follow their HU with "
-        f"slope {ours.linearity.slope:.4f}, at most {ours.linearity.largest_deviation_hu:.1f} HU off the line.",
+        f"Mean HU of the uniform part changes by {ours.body_hu - raw.body_hu:+.2f} HU; HU linearity of the rods: "
+        f"slope {ours.linearity.slope:.4f}, largest deviation {ours.linearity.largest_deviation_hu:.1f} HU.",
         *(observer_sentence(study, observer) for observer in study.equivalence),
     ]
 
@@ -113,7 +115,7 @@ def observer_sentence(study: ImageQualityStudy, observer: str) -> str:
 
 
 def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
-    """Everything as numbers, for ``summary.json``."""
+    """All measurements, as written to ``summary.json``."""
     kinds = {f"unprocessed {dose:g}": image for dose, image in study.unprocessed.items()}
     return {
         "software": f"ldct-denoise {__version__}",
@@ -173,7 +175,7 @@ def _noise_charts(study: ImageQualityStudy) -> ChartSection:
             "noise reduction profile",
         ),
     ]
-    return ChartSection("Noise", "From uniform squares.", charts)
+    return ChartSection("Noise", "From uniform ROIs.", charts)
 
 
 def _transfer_charts(study: ImageQualityStudy) -> ChartSection:
@@ -186,7 +188,7 @@ def _transfer_charts(study: ImageQualityStudy) -> ChartSection:
         kept = found.frequency < 1 / (2 * SPACING_MM)
         curves[name] = (list(found.frequency[kept]), list(found.value[kept]))
     chart = line_chart(curves, "frequency, 1/mm", "TTF", "task transfer function by contrast")
-    return ChartSection("Resolution", "From the rods' borders, mean of all realisations.", [chart])
+    return ChartSection("Resolution", "From the edges of the rods, mean of all realisations.", [chart])
 
 
 def _dose_charts(study: ImageQualityStudy) -> ChartSection:
@@ -200,7 +202,7 @@ def _dose_charts(study: ImageQualityStudy) -> ChartSection:
             "denoised (with interval)": ([100 * study.settings.dose] * 3, [ours.low, ours.d_prime, ours.high]),
         }
         charts.append(line_chart(curves, "dose, % of normal", "d′", observer, dots=True))
-    return ChartSection("Detectability", "Of the lesion, by dose and observer.", charts)
+    return ChartSection("Detectability", "Detectability of the lesion, by dose and observer.", charts)
 
 
 def _detectability_table(study: ImageQualityStudy) -> Table:
@@ -209,11 +211,11 @@ def _detectability_table(study: ImageQualityStudy) -> Table:
         for dose, image in study.unprocessed.items():
             found = image.observers[observer]
             rows.append(["unprocessed", observer, dose, found.d_prime, found.low, found.high, None])
-        found, worth = study.denoised.observers[observer], study.equivalence[observer]
-        words = f"{worth.dose:.2f} ({worth.low:.2f} to {worth.high:.2f})" if np.isfinite(worth.dose) else None
-        rows.append(["denoised", observer, study.settings.dose, found.d_prime, found.low, found.high, words])
-    columns = ("image", "observer", "dose", "d′", "ci95_low", "ci95_high", "worth a dose of")
-    return Table("Detectability", "Doses are shares of the normal dose.", columns, rows)
+        found, equal = study.denoised.observers[observer], study.equivalence[observer]
+        equivalent = f"{equal.dose:.2f} ({equal.low:.2f} to {equal.high:.2f})" if np.isfinite(equal.dose) else None
+        rows.append(["denoised", observer, study.settings.dose, found.d_prime, found.low, found.high, equivalent])
+    columns = ("image", "observer", "dose", "d′", "ci95_low", "ci95_high", "equivalent dose")
+    return Table("Detectability", "Doses are fractions of the normal dose.", columns, rows)
 
 
 def _rod_table(study: ImageQualityStudy) -> Table:
@@ -233,4 +235,4 @@ def _rod_table(study: ImageQualityStudy) -> Table:
 
 
 def _model_table(model: Mapping[str, object]) -> Table:
-    return Table("Made with", "", ("what", "value"), [[key, str(value)] for key, value in model.items()])
+    return Table("Model", "", ("property", "value"), [[key, str(value)] for key, value in model.items()])

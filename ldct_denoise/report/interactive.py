@@ -1,4 +1,4 @@
-"""Looking at series in a notebook: the report's viewer in a cell, and blinded reading with export."""
+"""Viewer for notebooks: series side by side in a cell, and blinded reading with export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ldct_denoise.intensity import Window
 from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, Sphere
 from ldct_denoise.report.page import PICTURE_BUDGET, Page, render, write_page
-from ldct_denoise.report.pictures import slide, spread_slice_views
+from ldct_denoise.report.pictures import slice_view, spread_slice_views
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import Geometry, SliceSource
 
@@ -25,13 +25,26 @@ Image = NDArray[np.floating]
 
 
 def slice_figure(images: Mapping[str, Image], window: Window, outline: NDArray[np.bool_] | None = None) -> Any:
-    """Slices side by side in one window, as a matplotlib figure; ``outline`` is drawn on each."""
-    import matplotlib.pyplot as plt  # a notebook shows no figure before pyplot has made one
+    """Slices side by side in one window, as a matplotlib figure.
+
+    Parameters
+    ----------
+    images : mapping from title to ndarray, shape (rows, columns)
+        HU.
+    window : Window
+    outline : ndarray of bool, shape (rows, columns), optional
+        Mask whose border is drawn on every slice.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    import matplotlib.pyplot as plt  # notebooks show only figures that pyplot created
 
     figure, axes = plt.subplots(
         1, len(images), figsize=(3.6 * len(images), 3.9), layout="constrained", squeeze=False
     )
-    plt.close(figure)  # the caller shows it, once
+    plt.close(figure)  # so that the notebook shows the returned figure once
     for axis, (title, hu) in zip(axes.flat, images.items(), strict=True):
         axis.imshow(hu, cmap="gray", vmin=window.low_hu, vmax=window.high_hu)
         if outline is not None and outline.any():
@@ -43,7 +56,15 @@ def slice_figure(images: Mapping[str, Image], window: Window, outline: NDArray[n
 
 @dataclass(frozen=True)
 class Viewer:
-    """A page inside a notebook; ``html`` is whole and needs neither network nor server."""
+    """A page shown in a notebook cell.
+
+    Parameters
+    ----------
+    html : str
+        Complete page; needs neither network nor server.
+    height_px : int
+        Height of the cell's output.
+    """
 
     html: str
     height_px: int = 720
@@ -58,44 +79,55 @@ class Viewer:
 def review(
     sources: Mapping[str, SliceSource], regions: Sequence[Region] = (), *, most: int = 24, title: str = "Review"
 ) -> Viewer:
-    """Scroll series of the same places together: window, linked zoom, difference, and a circle to draw and read.
+    """View several series of the same anatomy: linked scrolling and zoom, windows, differences, circular ROIs.
 
     Parameters
     ----------
     sources : mapping from title to SliceSource
-        Paired by position; the last is what the others should be like.
+        Paired by position; the last one is the reference of the differences.
     regions : sequence of Region
-        Outlined.
+        Regions that are outlined.
     most : int
-        Slices shown, spread along the series; fewer where they would make the notebook larger than 10 MB.
+        Largest number of slices, spread along the series; fewer if the notebook would exceed 10 MB.
     title : str
 
     Returns
     -------
     Viewer
-        The last line of a notebook's cell shows it.
+        Shown if it is the last expression of a notebook cell.
 
     Raises
     ------
     InputError
-        If the series have no place in common.
+        If the series have no slice position in common.
     """
     *others, last = sources
     matches = {name: dict(match_slices(sources[last].geometry, sources[name].geometry)) for name in others}
-    places = [
+    indices = [
         {**{name: matches[name][index] for name in others}, last: index}
         for index in range(len(sources[last]))
         if all(index in matches[name] for name in others)
     ]
-    if not places:
-        raise InputError("the series show no place in common; give series of the same scan")
-    slides = spread_slice_views(sources, places, most=most, budget=PICTURE_BUDGET, regions=regions)
-    note = f"{len(slides)} of {len(places)} slices."
-    return Viewer(render(Page(title, (), slides=slides, picture_note=note, definitions=())))
+    if not indices:
+        raise InputError("the series have no slice position in common; give series of the same scan")
+    views = spread_slice_views(sources, indices, most=most, budget=PICTURE_BUDGET, regions=regions)
+    note = f"{len(views)} of {len(indices)} slices."
+    return Viewer(render(Page(title, (), slice_views=views, picture_note=note, definitions=())))
 
 
 def roi_numbers(sources: Mapping[str, SliceSource], roi: Sphere) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation and number of pixels of a ball in every series; NaN of no pixel."""
+    """Statistics of a spherical ROI in every series.
+
+    Parameters
+    ----------
+    sources : mapping from title to SliceSource
+    roi : Sphere
+
+    Returns
+    -------
+    dict from title to dict
+        ``mean_hu``, ``std_hu`` (NaN if the series does not reach the ROI) and number of ``pixels``.
+    """
     return {title: _numbers(source, source.geometry, roi) for title, source in sources.items()}
 
 
@@ -112,22 +144,23 @@ def _numbers(source: SliceSource, geometry: Geometry, roi: Sphere) -> dict[str, 
 
 
 class BlindedReading:
-    """Two series side by side in random order: which is better? The key is opened only in the table.
+    """Blinded reading: two series side by side as A and B in random order, rated slice by slice.
 
     Parameters
     ----------
     first, second : SliceSource
         Paired by position.
-    names : tuple of str
-        What they are; not shown while reading.
+    names : tuple of 2 str
+        Names of the series; not shown while reading, only in the table of results.
     indices : sequence of int
-        Slices to read, of the first series.
+        Slices of the first series to read.
     seed : int
+        Seed of the order.
 
     Raises
     ------
     InputError
-        If the second series does not show one of these places.
+        If the second series lacks the position of one of these slices.
     """
 
     def __init__(
@@ -140,18 +173,18 @@ class BlindedReading:
     ) -> None:
         self._sources, self._names, self.indices = (first, second), names, tuple(indices)
         self._partner = dict(match_slices(first.geometry, second.geometry))
-        alone = [str(index) for index in self.indices if index not in self._partner]
-        if alone:
+        unmatched = [str(index) for index in self.indices if index not in self._partner]
+        if unmatched:
             raise InputError(
-                f"blinded reading: the second series has no partner of slice {', '.join(alone)}, by position; "
-                "leave it out of the indices, or give series of the same scan"
+                f"blinded reading: the second series has no partner of slice {', '.join(unmatched)}; leave it out "
+                "of the indices, or give series of the same scan"
             )
         rng = np.random.default_rng(seed)
         self._swapped = rng.random(len(self.indices)) < 0.5
         self.ratings: dict[int, str] = {}
 
     def pair(self, number: int) -> dict[str, Image]:
-        """The two images of a reading, called A and B."""
+        """The two images of a reading, named A and B, HU."""
         first, second = self._sources
         index = self.indices[number]
         images = [first.read_hu(index), second.read_hu(self._partner[index])]
@@ -159,19 +192,19 @@ class BlindedReading:
         return {"A": left, "B": right}
 
     def rate(self, number: int, choice: str) -> None:
-        """Note which is better: ``A``, ``B`` or ``equal``.
+        """Record which image is better: ``A``, ``B`` or ``equal``.
 
         Raises
         ------
         ConfigError
-            If the choice is another word.
+            If the choice is none of these.
         """
         if choice not in ("A", "B", "equal"):
             raise ConfigError(f"rating {choice!r}: give A, B or equal")
         self.ratings[number] = choice
 
     def table(self) -> list[dict[str, object]]:
-        """The ratings with the key: ``better`` is the name of the preferred series, or ``equal``."""
+        """Unblinded ratings: ``better`` is the name of the preferred series, or ``equal``."""
         rows: list[dict[str, object]] = []
         for number, choice in sorted(self.ratings.items()):
             order = self._names[::-1] if self._swapped[number] else self._names
@@ -180,7 +213,7 @@ class BlindedReading:
         return rows
 
     def write_csv(self, path: Path) -> None:
-        """Export the ratings."""
+        """Export the unblinded ratings."""
 
         def write(part: Path) -> None:
             with part.open("w", newline="", encoding="utf-8") as file:
@@ -191,12 +224,12 @@ class BlindedReading:
         atomic_write(path, write)
 
     def read_csv(self, path: Path) -> None:
-        """Take over the ratings that a page exported.
+        """Import the ratings that a page exported.
 
         Raises
         ------
         InputError
-            If the file is not such an export, or of another reading.
+            If the file is not such an export, or belongs to another reading.
         """
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -209,15 +242,15 @@ class BlindedReading:
             self.rate(int(number), row.get("choice") or "")
 
     def viewer(self, title: str = "Blinded reading") -> Viewer:
-        """The page for the reader: A and B, buttons, export. Which is which is not in it."""
+        """Page for the reader: A and B, buttons, export. The key is not in it."""
         return Viewer(render(self._page(title)), height_px=780)
 
     def write_page(self, path: Path, title: str = "Blinded reading") -> None:
-        """Write the same page to a file, for readers elsewhere; :meth:`read_csv` takes what they export."""
+        """Write the same page to a file for readers elsewhere; :meth:`read_csv` imports their ratings."""
         write_page(self._page(title), path)
 
     def _page(self, title: str) -> Page:
         spacing = self._sources[0].geometry.pixel_spacing_mm
-        slides = [slide(f"reading {n + 1}", self.pair(n), {}, spacing) for n in range(len(self.indices))]
-        text = "Which image is better? The order of A and B changes by chance from reading to reading."
-        return Page(title, (text,), slides=slides, definitions=(), rating=True)
+        views = [slice_view(f"reading {n + 1}", self.pair(n), {}, spacing) for n in range(len(self.indices))]
+        text = "Which image is better? The order of A and B is random for every reading."
+        return Page(title, (text,), slice_views=views, definitions=(), rating=True)

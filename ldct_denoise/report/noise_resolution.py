@@ -1,4 +1,4 @@
-"""Noise and resolution of the measured series: curves and tables."""
+"""Charts and tables of noise and resolution in the report of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ldct_denoise.report.page import ChartSection, Table
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation
 
-MAX_SERIES = 4  # with charts; the numbers of the others are in the table
+#: Number of series with charts; the numbers of all series are in the tables.
+MAX_SERIES = 4
 
 
 def noise_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[ChartSection]:
@@ -37,8 +38,8 @@ def noise_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[Chart
             )
         )
     text = (
-        "Radial noise power spectrum of every image at the same squares (24 mm), where the reference's soft "
-        "tissue is most uniform; what anatomy is in them counts as noise at low frequencies."
+        "Radial noise power spectrum of every image in the same ROIs (24 mm), where soft tissue or fat of the "
+        "reference is most uniform. Anatomy inside the ROIs counts as noise at low frequencies."
     )
     return [ChartSection("Noise by frequency", text, [chart for chart in charts if chart])]
 
@@ -58,8 +59,8 @@ def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table
     keys = ("noise_hu", "mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "rois")
     rows = [[names[e["series"]], e["model"], *(e.get(key) for key in keys)] for e in entries]
     text = (
-        "Noise: standard deviation in the uniform squares, trend removed. Flicker: slice-to-slice change of block "
-        "means; anatomy is part of it, so only the comparison of images counts."
+        "Noise: standard deviation in uniform ROIs, trend removed. Flicker: slice-to-slice change of block means. "
+        "It includes anatomy, so compare images rather than absolute values."
     )
     return [Table("Noise and flicker", text, columns, rows)] if rows else []
 
@@ -81,23 +82,28 @@ def insert_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[Char
         for series, insert in dict.fromkeys((e["series"], e["insert"]) for e in entries)
         if series in list(names)[:MAX_SERIES]
     ]
-    text = "Task transfer function from each insert's border; the contrast it holds for stands beside the image."
+    text = "Task transfer function from the edge of each insert, valid for the contrast given in brackets."
     return [ChartSection("Resolution", text, charts)]
 
 
 def insert_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table]:
-    """Resolution and mean HU of the inserts, and how HU follow the nominal ones."""
+    """Resolution and mean HU of the inserts, and HU linearity."""
     tables = []
     entries = [{**entry, "series": names[entry["series"]]} for entry in _entries(evaluation, "inserts")]
     numbers = ("nominal_hu", "mean_hu", "noise_hu", "contrast_hu", "f50_per_mm", "f10_per_mm", "slices")
     columns = ("series", "insert", "model", *numbers)
     if entries:
         tables.append(
-            Table("Inserts", "f50, f10: where the TTF falls to 0.5 and 0.1.", columns, _rows(entries, columns))
+            Table(
+                "Inserts",
+                "f50, f10: frequencies at which the TTF falls to 0.5 and 0.1.",
+                columns,
+                _rows(entries, columns),
+            )
         )
     lines = [{**line, "series": names[line["series"]]} for line in _entries(evaluation, "hu_linearity")]
     if lines:
-        text = "Least-squares line of measured against nominal HU, and the largest distance from it."
+        text = "Least-squares line of measured against nominal HU, and the largest deviation from it."
         tables.append(Table("HU linearity", text, list(lines[0]), [list(line.values()) for line in lines]))
     return tables
 

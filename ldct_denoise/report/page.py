@@ -1,4 +1,4 @@
-"""Fills the page: one HTML file that opens without a server and without a network."""
+"""Report page: one HTML file that opens without a server and without a network."""
 
 from __future__ import annotations
 
@@ -12,48 +12,59 @@ from pathlib import Path
 
 from ldct_denoise import __version__
 from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.metrics.no_reference import Check
 from ldct_denoise.output import atomic_write
 
-#: Pictures in a report together, in bytes: mail servers commonly take 10 MB and base64 adds a third again.
+#: Total size of the pictures in a report, bytes: mail servers commonly accept 10 MB, and base64 adds a third.
 PICTURE_BUDGET = 6_500_000
 
 DEFINITIONS = (
-    ("window", "level ± width/2 in HU; both images are clipped to it, and data_range is its width. none: all HU."),
+    ("window", "level ± width/2 in HU; both images are clipped to it, and data_range is its width. none: no "
+     "clipping."),
     ("psnr", "20·log10(window width / rmse), dB."),
     ("ssim", "Wang et al. 2004: Gaussian weights, σ = 1.5 pixels, population covariance, K1 = 0.01, K2 = 0.03, on "
-     "clipped HU; in a region by normalised convolution over the region's own pixels. Windows of a named protocol "
-     "use that protocol's variant."),
+     "clipped HU; in a region by normalised convolution over the pixels of the region. Windows of a named "
+     "protocol use the SSIM variant of that protocol."),
     ("rmse, mae", "root mean square and mean absolute difference from the reference, HU."),
     ("hu_bias", "mean of image − reference, HU."),
-    ("noise_std", "standard deviation of image − reference, HU; the reference's own noise is part of it."),
-    ("hu_mean, hu_std, hu_p05, hu_p50, hu_p95", "statistics of the image's own HU in the region."),
-    ("body", "the patient without the air around and without the table; found on the reference."),
-    ("mean, std, n", "over all slices; patient mean gives every patient the same weight, with a 95 % bootstrap "
-     "interval over slices within patients."),
+    ("noise_std", "standard deviation of image − reference, HU; it includes the noise of the reference."),
+    ("hu_mean, hu_std, hu_p05, hu_p50, hu_p95", "statistics of the image's HU in the region, without a window."),
+    ("body", "the patient without surrounding air and table; found on the reference."),
+    ("mean, std, n", "over all slices. The patient mean gives every patient the same weight; its 95 % bootstrap "
+     "interval is over slices within patients."),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class TrafficLight:
-    """A line of the summary with a colour: ``green``, ``amber`` or ``red``."""
-
-    item: str
-    colour: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Picture:
-    """A picture inside the page: ``uri`` holds its data; ``width`` in pixels of the page."""
+    """A picture inside the page.
+
+    Parameters
+    ----------
+    uri : str
+        The image as a ``data:`` address; see :func:`~ldct_denoise.report.pictures.png_uri`.
+    caption : str
+    width_px : int
+        Width on the page.
+    """
 
     uri: str
     caption: str
-    width: int = 200
+    width_px: int = 200
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that sorts."""
+    """A table that can be sorted by clicking a column heading.
+
+    Parameters
+    ----------
+    title, text : str
+        Heading, and an explanation below it.
+    columns : sequence of str
+    rows : sequence of sequences
+        Cells: numbers, texts, pictures or None.
+    """
 
     title: str
     text: str
@@ -63,7 +74,16 @@ class Table:
 
 @dataclass(frozen=True)
 class ChartSection:
-    """Charts under one heading."""
+    """Charts and pictures under one heading.
+
+    Parameters
+    ----------
+    title, text : str
+        Heading, and an explanation below it.
+    charts : sequence of str
+        SVG; see :func:`~ldct_denoise.report.charts.line_chart`.
+    pictures : sequence of Picture
+    """
 
     title: str
     text: str
@@ -73,23 +93,45 @@ class ChartSection:
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a report shows, in its order."""
+    """Contents of a report, in the order in which they are shown.
+
+    Parameters
+    ----------
+    title : str
+    sentences : sequence of str
+        Summary.
+    checks : sequence of Check
+        Traffic lights of the summary.
+    notes : sequence of str
+        Remarks below the summary.
+    first_tables : sequence of Table
+        Tables above the images.
+    slice_views : sequence of mapping
+        Slices for the viewer; see :func:`~ldct_denoise.report.pictures.slice_view`.
+    picture_note : str
+        Remark below the viewer.
+    charts : sequence of ChartSection
+    tables : sequence of Table
+    definitions : sequence of (term, meaning)
+    rating : bool
+        Show buttons for a blinded reading of panels A and B.
+    """
 
     title: str
     sentences: Sequence[str]
-    lights: Sequence[TrafficLight] = ()
+    checks: Sequence[Check] = ()
     notes: Sequence[str] = ()
     first_tables: Sequence[Table] = ()
-    slides: Sequence[Mapping[str, object]] = ()
+    slice_views: Sequence[Mapping[str, object]] = ()
     picture_note: str = ""
     charts: Sequence[ChartSection] = ()
     tables: Sequence[Table] = ()
     definitions: Sequence[tuple[str, str]] = field(default=DEFINITIONS)
-    rating: bool = False  # with buttons for a blinded reading of panels A and B
+    rating: bool = False
 
 
 def render(page: Page) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined)
@@ -98,8 +140,8 @@ def render(page: Page) -> str:
     return environment.get_template("page.html").render(
         **{name: getattr(page, name) for name in page.__dataclass_fields__},
         viewer_windows=list(WINDOWS.values()),
-        # "</" cannot end the script element early
-        slides_json=json.dumps(page.slides).replace("</", "<\\/"),
+        # "</" would end the script element
+        slice_views_json=json.dumps(page.slice_views).replace("</", "<\\/"),
         css=_text("page.css"),
         js=_text("viewer.js"),
         versions=versions(),
@@ -107,13 +149,13 @@ def render(page: Page) -> str:
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page atomically."""
     text = render(page)
     atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def versions() -> str:
-    """The software behind the numbers."""
+    """Versions of the software that computed the numbers."""
     import numpy
     import scipy
 

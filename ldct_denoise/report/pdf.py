@@ -1,4 +1,4 @@
-"""The summary as one PDF page, for the file."""
+"""Summary of an evaluation as one PDF page."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 A4_INCHES = (8.27, 11.69)
 WORD_LINES = 20
-PICTURE_HEIGHT = 0.2  # of the page, as all heights here
+#: Heights are fractions of the page.
+PICTURE_HEIGHT = 0.2
 TABLE_POINTS, TABLE_WIDTH_POINTS = 6.5, 512.0
 TABLE_LINE_HEIGHT = 0.0098
 TABLE_BOTTOM = 0.05
 
 
 def write_summary_pdf(evaluation: Evaluation, path: Path, title: str = "Image quality report") -> None:
-    """Write one A4 page: the summary in words, a slice of each image, the table of means.
+    """Write one A4 page: the summary in words, a slice of each image, and the table of means.
 
     Parameters
     ----------
     evaluation : Evaluation
     path : Path
-        Replaced, whole or not at all.
+        Replaced atomically.
     title : str
     """
     from matplotlib.figure import Figure
@@ -51,35 +52,35 @@ def write_summary_pdf(evaluation: Evaluation, path: Path, title: str = "Image qu
 
 
 def _words(evaluation: Evaluation) -> list[str]:
-    """Lines of the summary and the notes; what does not fit is counted."""
-    said = [*sentences(evaluation), *evaluation.notes]
+    """Lines of the summary and the notes; those that do not fit are counted."""
+    texts = [*sentences(evaluation), *evaluation.notes]
     lines: list[str] = []
-    for number, text in enumerate(said):
+    for number, text in enumerate(texts):
         wrapped = textwrap.wrap(text, 108, subsequent_indent="   ")
         if len(lines) + len(wrapped) > WORD_LINES:
-            return [*lines, f"… {len(said) - number} more in summary.json"]
+            return [*lines, f"… {len(texts) - number} more in summary.json"]
         lines += wrapped
     return lines
 
 
 def _table(figure: Figure, lines: list[str], top: float) -> None:
-    """As many lines as the page holds, no wider than it."""
+    """As many lines as the page holds, in a font size that fits its width."""
     most = int((top - TABLE_BOTTOM) / TABLE_LINE_HEIGHT) - 1
     shown = lines[:most]
     if len(lines) > most:
         shown.append(f"… {len(lines) - most} more lines in summary.json")
-    # A letter of the monospaced font is 0.6 of its size wide.
+    # A character of the monospaced font is 0.6 times as wide as the font size.
     size = min(TABLE_POINTS, TABLE_WIDTH_POINTS / (0.61 * max(len(line) for line in shown)))
     figure.text(0.07, top, "\n".join(shown), fontsize=size, va="top", family="monospace", linespacing=1.25)
 
 
 def _pictures(figure: Figure, evaluation: Evaluation, bottom: float) -> None:
-    """The middle slice of the first series, at most five images, in the last window."""
+    """Middle slice of the first series in the last window, at most five images."""
     if not evaluation.cases or not evaluation.cases[0].indices:
         return
     case = evaluation.cases[0]
-    place = case.sample(case.indices[len(case.indices) // 2])
-    images = {**dict(list(place.images.items())[:4]), "reference": place.reference}
+    sample = case.sample(case.indices[len(case.indices) // 2])
+    images = {**dict(list(sample.images.items())[:4]), "reference": sample.reference}
     window = evaluation.windows[-1]
     width = 0.86 / len(images)
     for number, (name, hu) in enumerate(images.items()):

@@ -1,4 +1,4 @@
-"""CT slices inside an HTML file: real HU, not grey pictures, small enough for a mail server."""
+"""CT slices embedded in an HTML file: HU rather than grey values, small enough for e-mail."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ Mask = NDArray[np.bool_]
 
 
 def encode_hu(hu: Image) -> str:
-    """A slice as base64 of a zlib stream.
+    """Encode a slice as base64 of a zlib stream; ``viewer.js`` decodes it.
 
-    HU rounded to int16; each pixel minus its left neighbour (wrapping), low bytes before high bytes: half the
-    size of plain int16. ``viewer.js`` undoes it.
+    HU are rounded to int16, each pixel is replaced by its difference from the left neighbour (with wrap-around),
+    and all low bytes are stored before all high bytes: half the size of plain int16.
     """
     whole = np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
-    steps = np.diff(whole, axis=1, prepend=np.int16(0)).astype("<i2")  # wraps as the decoder's sum does
+    steps = np.diff(whole, axis=1, prepend=np.int16(0)).astype("<i2")  # wraps around as the decoder's sum does
     planes = steps.view(np.uint8).reshape(-1, 2).T
     return base64.b64encode(zlib.compress(np.ascontiguousarray(planes).tobytes(), 6)).decode("ascii")
 
 
 def decode_hu(text: str, rows: int, columns: int) -> NDArray[np.int16]:
-    """The inverse of :func:`encode_hu`."""
+    """Decode what :func:`encode_hu` returned, shape (rows, columns)."""
     planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8).reshape(2, -1)
     steps = np.ascontiguousarray(planes.T).view("<i2").reshape(rows, columns)
     return np.cumsum(steps, axis=1, dtype=np.int16)
 
 
 def encode_mask(mask: Mask) -> str:
-    """A mask as base64 of the zlib stream of its packed bits (most significant first)."""
+    """Encode a mask as base64 of the zlib stream of its packed bits (most significant first)."""
     return base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 6)).decode("ascii")
 
 
 def crop_box(hu: Iterable[Image], margin: int = 8) -> tuple[slice, slice]:
-    """The rectangle that holds everything denser than −500 HU in any of the images, and a margin.
+    """Rectangle that holds everything above −500 HU in any of the images, plus a margin in pixels.
 
-    The air around is left out of the report: it is half of the bytes.
+    The surrounding air is left out of the report because it takes half of the bytes.
     """
     dense = np.logical_or.reduce([image > -500 for image in hu])
     rows, columns = np.flatnonzero(dense.mean(axis=1) > 0.01), np.flatnonzero(dense.mean(axis=0) > 0.01)
@@ -59,10 +59,26 @@ def crop_box(hu: Iterable[Image], margin: int = 8) -> tuple[slice, slice]:
     )
 
 
-def slide(
+def slice_view(
     label: str, panels: Mapping[str, Image], masks: Mapping[str, Mask], spacing_mm: tuple[float, float]
 ) -> dict[str, object]:
-    """One place for the viewer: the panels in order, regions to draw, and the pixel's shape."""
+    """One slice for the viewer, cropped to the body.
+
+    Parameters
+    ----------
+    label : str
+    panels : mapping from title to ndarray, shape (rows, columns)
+        Images shown side by side, HU.
+    masks : mapping from name to ndarray of bool, shape (rows, columns)
+        Regions that are outlined.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    dict
+        JSON object that ``viewer.js`` reads.
+    """
     box = crop_box(panels.values())
     rows, columns = (int(part.stop - part.start) for part in box)
     return {
@@ -78,52 +94,63 @@ def slide(
 
 def spread_slice_views(
     sources: Mapping[str, SliceSource],
-    places: Sequence[Mapping[str, int]],
+    indices: Sequence[Mapping[str, int]],
     *,
     most: int,
     budget: int,
     regions: Sequence[Region] = (),
 ) -> list[dict[str, object]]:
-    """Places for the viewer, spread from end to end, as many as fit.
+    """Slices for the viewer, evenly spread along the series, as many as fit into a size limit.
 
     Parameters
     ----------
     sources : mapping from title to SliceSource
-        The panels in order; the last tells where the slices lie and where regions are.
-    places : sequence of mapping from title to int
-        The slice of every source at each place.
+        Panels in order; the last one defines the slice positions and the regions.
+    indices : sequence of mapping from title to int
+        For each position the slice of every source.
     most : int
+        Largest number of slices.
     budget : int
-        Bytes for all pictures; the first slice tells what one costs.
+        Size limit in bytes; the size of the first slice is taken for all.
     regions : sequence of Region
-        Outlined.
+        Regions that are outlined.
+
+    Returns
+    -------
+    list of dict
+        See :func:`slice_view`.
     """
     last = list(sources)[-1]
     geometry = sources[last].geometry
-    picks = np.unique(np.linspace(0, len(places) - 1, min(most, len(places))).round().astype(int))
-    cost = len(sources) * len(encode_hu(next(iter(sources.values())).read_hu(next(iter(places[0].values())))))
-    fitting = max(1, min(len(picks), budget // cost))
-    slides = []
+    picks = np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int))
+    first, source = next(iter(sources.items()))
+    size = len(sources) * len(encode_hu(source.read_hu(indices[0][first])))
+    fitting = max(1, min(len(picks), budget // size))
+    views = []
     for pick in picks[np.linspace(0, len(picks) - 1, fitting).round().astype(int)]:
-        at = places[pick]
+        at = indices[pick]
         panels = {title: source.read_hu(at[title]) for title, source in sources.items()}
         found = region_masks(regions, geometry, at[last], panels[last])
         masks = {name: mask for name, mask in found.items() if mask is not None}
         label = f"z = {geometry.offsets_mm[at[last]]:.1f} mm"
-        slides.append(slide(label, panels, masks, geometry.pixel_spacing_mm))
-    return slides
+        views.append(slice_view(label, panels, masks, geometry.pixel_spacing_mm))
+    return views
 
 
 def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> str:
-    """An image as a PNG inside an address (``data:``), for pages that load nothing.
+    """An image as a PNG in a ``data:`` address, for pages that load nothing.
 
     Parameters
     ----------
     values : ndarray, shape (rows, columns)
     low, high : float
-        Values shown as the first and the last colour.
+        Values shown in the first and the last colour.
     colours : str
-        A colour map of matplotlib.
+        Name of a colour map of matplotlib.
+
+    Returns
+    -------
+    str
     """
     from matplotlib.image import imsave
 
@@ -133,16 +160,16 @@ def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> st
 
 
 def save_comparison(path: Path, images: Mapping[str, Image], window: Window) -> None:
-    """Draw slices side by side in one window, and below each its difference from the last, as a PNG.
+    """Save slices side by side in one window, and below each its difference from the last one, as a PNG.
 
     Parameters
     ----------
     path : Path
-        Replaced, whole or not at all.
+        Replaced atomically.
     images : mapping from title to ndarray, shape (rows, columns)
-        HU; the last is what the others should be like.
+        HU; the last one is the reference.
     window : Window
-        The differences are shown at ± a quarter of its width.
+        Differences are shown at ± a quarter of its width.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Write the result files of an evaluation or comparison: CSV, JSON, HTML and PDF."""
+"""Writing the result files of an evaluation or comparison: CSV, JSON, HTML and PDF."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ import csv
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ldct_denoise import __version__
 from ldct_denoise.evaluation.results import Evaluation
-from ldct_denoise.evaluation.tables import Measurement
+from ldct_denoise.evaluation.tables import Measurement, pseudonyms, summarise_patients
 from ldct_denoise.output import atomic_write, make_output_folder
 
-if TYPE_CHECKING:
-    from ldct_denoise.evaluation.results import Evaluation
-from ldct_denoise.evaluation.tables import pseudonyms, summarise_patients
+COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "value")
 
 
 def write_comparison(
     evaluation: Evaluation, output: Path, *, overwrite: bool = False, include_patient_ids: bool = False
 ) -> None:
-    """Write ``metrics.csv``, ``summary.json`` and ``report.html``.
+    """Write ``metrics.csv``, ``summary.json`` and ``report.html`` of a comparison into a folder.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+        From :func:`~ldct_denoise.evaluation.compare.compare`.
+    output : Path
+        Created if it does not exist.
+    overwrite : bool
+        Write into a folder that is not empty.
+    include_patient_ids : bool
+        Show patient IDs; otherwise patients are numbered.
 
     Raises
     ------
     OutputError
-        If the folder holds something and must not be overwritten.
+        If the folder is not empty and ``overwrite`` is not given.
     """
     from ldct_denoise.report.comparison import write_comparison_report
 
@@ -43,24 +51,25 @@ def write_evaluation(
     include_patient_ids: bool = False,
     pdf: bool = False,
 ) -> None:
-    """Write ``metrics.csv``, ``summary.json`` and ``report.html`` into a folder, each whole or not at all.
+    """Write ``metrics.csv``, ``summary.json`` and ``report.html`` of an evaluation into a folder.
 
     Parameters
     ----------
     evaluation : Evaluation
+        From :func:`~ldct_denoise.evaluation.evaluate.evaluate`.
     output : Path
-        Made if it is not there.
+        Created if it does not exist.
     overwrite : bool
-        Write into a folder that holds something.
+        Write into a folder that is not empty.
     include_patient_ids : bool
-        Name the patients in the report.
+        Show patient IDs; otherwise patients are numbered.
     pdf : bool
-        Also ``summary.pdf``, one page.
+        Also write ``summary.pdf``, a single page.
 
     Raises
     ------
     OutputError
-        If the folder holds something and must not be overwritten.
+        If the folder is not empty and ``overwrite`` is not given.
     """
     from ldct_denoise.report.evaluation import write_report
     from ldct_denoise.report.pdf import write_summary_pdf
@@ -72,11 +81,8 @@ def write_evaluation(
         write_summary_pdf(evaluation, output / "summary.pdf")
 
 
-COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "value")
-
-
 def write_tables(evaluation: Evaluation, output: Path, *, include_patient_ids: bool = False) -> None:
-    """Write ``metrics.csv`` and ``summary.json`` into a folder that is there."""
+    """Write ``metrics.csv`` and ``summary.json`` into an existing folder."""
     atomic_write(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
     names = pseudonyms(evaluation.patients, include_patient_ids)
     summary = {
