@@ -14,22 +14,26 @@ if TYPE_CHECKING:
     import threading
 
 
-@click.command(short_help="A DICOM node: receives series, denoises, sends on; or the step of a router.")
+@click.command(short_help="Run a DICOM node, or one step of a DICOM router.")
 @click.argument("rules", type=options.EXISTING, required=False)
-@click.option("--check", is_flag=True, help="Only try the RULES: settings, models, certificates.")
-@click.option("--retry", is_flag=True, help="Try the dead letters again; also beside a running node.")
+@click.option("--check", is_flag=True, help="Only check RULES: settings, models, certificates.")
+@click.option("--retry", is_flag=True, help="Requeue the dead letters; also while the node runs.")
 @click.option(
     "--folder",
     nargs=2,
     type=options.PATH,
     metavar="IN OUT",
-    help="Denoise the CT series of one folder into another and end. Without RULES and --folder, "
-    "MERCURE_IN_DIR and MERCURE_OUT_DIR are meant, where they are set.",
+    help="Denoise the CT series of folder IN into folder OUT, then exit. Without RULES and --folder, the "
+    "environment variables MERCURE_IN_DIR and MERCURE_OUT_DIR name the folders.",
 )
-@click.option("--model", help="With --folder: instead of IN/task.json's or the model that ships.")
-@click.option("--strength", type=float, help="With --folder: 0 gives the input back, 1 the model's output.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="With --folder: where to compute.")
-@click.option("--verbose", "-v", is_flag=True, help="Log every series, not only what goes wrong.")
+@click.option("--model", help="With --folder: model; default: that of IN/task.json, else the shipped one.")
+@click.option(
+    "--strength",
+    type=float,
+    help="With --folder: denoising strength (0-1): 0 returns the input, 1 the model's output.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="With --folder: device.")
+@click.option("--verbose", "-v", is_flag=True, help="Log every series, not only warnings and errors.")
 def command(
     rules: Path | None,
     check: bool,
@@ -40,19 +44,20 @@ def command(
     device: str | None,
     verbose: bool,
 ) -> None:
-    """Run a DICOM node as RULES says: who may send, which series are denoised how, where they go.
+    """Run a DICOM node: receive CT series, denoise them by rules, and send the derived series on.
 
-    RULES is a YAML file (docs/serve.md). The node listens on loopback unless RULES names another address. It ends
-    on SIGTERM or Ctrl-C; what is not done lies in its spool and is done after the next start. Research use only.
+    RULES is a YAML file (docs/serve.md): who may send, which series are denoised how, and where they are sent.
+    The node listens on loopback unless RULES names another address. It ends on SIGTERM or Ctrl-C; unfinished work
+    stays in its spool and continues at the next start. Research use only.
     """
     _log_to_stderr(verbose)
-    folder = folder or _folders_of_mercure() if rules is None else folder
+    folder = folder or _mercure_folders() if rules is None else folder
     if (rules is None) == (folder is None):
         raise click.UsageError("give RULES for a node, or --folder IN OUT for one step")
     if folder:
         from ldct_denoise.node.folder import denoise_folder, step_settings
 
-        _stop_as_by_ctrl_c()
+        _interrupt_on_sigterm()
         settings = step_settings(folder[0], model=model, strength=strength, device=device)
         for path in denoise_folder(*folder, settings):
             click.echo(path)
@@ -70,21 +75,19 @@ def _run_node(path: Path, check: bool, retry: bool) -> None:
     if retry:
         from ldct_denoise.node.spool import requeue
 
-        click.echo(f"{requeue(rules.spool)} batches are tried again")
+        click.echo(f"{requeue(rules.spool)} batches requeued")
         return
     from ldct_denoise.node import serve
 
     if check:
         serve.check(rules)
-        click.echo(
-            f"{path}: {len(rules.rules)} rules, {len(rules.destinations)} destinations; all of it can be used"
-        )
+        click.echo(f"{path}: {len(rules.rules)} rules and {len(rules.destinations)} destinations can be used")
         return
-    serve.Node(rules).run(_told_to_stop())
+    serve.Node(rules).run(_stop_event())
 
 
-def _told_to_stop() -> threading.Event:
-    """Set by SIGTERM and SIGINT."""
+def _stop_event() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
     import signal
     import threading
 
@@ -94,16 +97,16 @@ def _told_to_stop() -> threading.Event:
     return event
 
 
-def _stop_as_by_ctrl_c() -> None:
-    """A router that ends the step by SIGTERM finds nothing half done in its output."""
+def _interrupt_on_sigterm() -> None:
+    """Treat SIGTERM as Ctrl-C, so that a router that ends the step finds no partial output."""
     import signal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _folders_of_mercure() -> tuple[Path, Path] | None:
-    given, wanted = os.environ.get("MERCURE_IN_DIR"), os.environ.get("MERCURE_OUT_DIR")
-    return (Path(given), Path(wanted)) if given and wanted else None
+def _mercure_folders() -> tuple[Path, Path] | None:
+    source, output = os.environ.get("MERCURE_IN_DIR"), os.environ.get("MERCURE_OUT_DIR")
+    return (Path(source), Path(output)) if source and output else None
 
 
 def _log_to_stderr(verbose: bool) -> None:

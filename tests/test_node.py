@@ -23,9 +23,10 @@ from ldct_denoise.io.inventory import Exclusion
 from ldct_denoise.node import worker as work
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
+from ldct_denoise.node.records import Delivery, Record
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
-from ldct_denoise.node.spool import Delivery, Record, Spool, requeue
+from ldct_denoise.node.spool import Spool, requeue
 from ldct_denoise.node.worker import MAX_ATTEMPTS, Worker
 from tests.conformance import check_derived
 from tests.dicom_files import write_ct
@@ -145,7 +146,7 @@ def test_a_full_disk_is_waited_for(
 attempts_to_write: list[object] = []
 
 
-def no_space(*given: object) -> None:
+def no_space(*given: object, **named: object) -> None:
     attempts_to_write.append(given)
     raise OutputError("working: cannot be written (No space left on device)")
 
@@ -223,10 +224,10 @@ def test_no_derived_image_stays_of_a_series_that_cannot_be_denoised(
 ) -> None:
     written: list[Path] = []
 
-    def first_alone(*given: object) -> None:
+    def first_alone(*given: object, **named: object) -> None:
         if written:
             raise InputError("the second stack cannot be decoded")
-        written.append(apply_series(*given))
+        written.append(apply_series(*given, **named))
         assert len(list(written[0].iterdir())) == 3
 
     monkeypatch.setattr(work, "apply_series", first_alone)
@@ -246,7 +247,7 @@ def test_what_cannot_be_compressed_is_a_dead_letter_at_once(tmp_path: Path) -> N
 def test_a_dead_letter_after_several_attempts_names_the_last_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_only(*given: object) -> None:
+    def read_only(*given: object, **named: object) -> None:
         raise OutputError("working: cannot be written (Read-only file system)")
 
     monkeypatch.setattr(work, "apply_series", read_only)
@@ -317,7 +318,7 @@ def test_a_series_that_comes_twice_is_delivered_once(start: Start, archive: Rece
     storescu(node.rules.port, files)
     wait_for(lambda: len(archive.received) == 4)
     storescu(node.rules.port, files)
-    wait_for(lambda: node.counters.get("images_sent_before") == 4)
+    wait_for(lambda: node.counters.get("images_already_sent") == 4)
     wait_for(lambda: idle(node))
     assert len(set(archive.uids)) == len(archive.uids) == 4
 
@@ -383,13 +384,13 @@ def test_told_to_stop_it_leaves_the_series_for_the_next_start(
     start: Start, archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = start(**to_archive(archive, strength=1))
-    go_on = Worker._go_on
+    go_on = Worker._check_stop
 
     def wait_and_go_on(worker: Worker, done: int, total: int, name: str) -> None:
         node.stopping.wait(60)  # after the first slice, however quick the model is
         go_on(worker, done, total, name)
 
-    monkeypatch.setattr(Worker, "_go_on", wait_and_go_on)
+    monkeypatch.setattr(Worker, "_check_stop", wait_and_go_on)
     storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=12))
     wait_for(lambda: bool(list((node.spool.root / "working").rglob("*.dcm"))))
     node.stop(0.1)
@@ -444,7 +445,7 @@ def test_an_encoding_that_is_not_taken_is_told(start: Start, archive: Receiver, 
     storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
     wait_for(lambda: node.spool.counts()["dead-letter"] == 1)
     (note,) = (node.spool.root / "dead-letter").glob("*.json")
-    assert "2 of 2 images refused: storage class or transfer syntax not taken" in note.read_text()
+    assert "2 of 2 images refused: storage class or transfer syntax not accepted" in note.read_text()
 
 
 def test_after_long_enough_it_gives_up(start: Start, tmp_path: Path) -> None:
@@ -524,7 +525,7 @@ def test_a_series_that_kills_the_node_is_set_aside_in_the_end(
     storescu(node.rules.port, files)
     batch = node.spool.complete(node.spool.incoming()[0].key)
     for _ in range(3):  # each a life of the node that ended in this batch
-        with node.spool.changing(batch) as record:
+        with node.spool.update_record(batch) as record:
             record.attempts += 1
     node._worker.run_once()
     assert node.spool.counts()["dead-letter"] == 1

@@ -12,8 +12,9 @@ import pytest
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.node.completion import Completion
-from ldct_denoise.node.rules import Complete, Limits
-from ldct_denoise.node.spool import Delivery, Incoming, Spool, requeue, series_key
+from ldct_denoise.node.records import Delivery
+from ldct_denoise.node.rules import CompletionSettings, Limits
+from ldct_denoise.node.spool import IncomingSeries, Spool, requeue, series_key
 
 LIMITS = Limits(free_gib=0)
 
@@ -111,7 +112,7 @@ def test_what_was_sent_is_known_even_after_a_torn_line(spool: Spool) -> None:
 
 def test_a_dead_letter_tells_why_and_goes_back_where_it_came_from(spool: Spool) -> None:
     batch = spool.complete(spool.receive(identity(1), b"1"))
-    with spool.changing(batch) as record:
+    with spool.update_record(batch) as record:
         record.attempts = 3
         record.deliveries = {"pacs": Delivery(attempts=9, state="failed"), "web": Delivery(state="sent")}
     spool.dead_letter("ready", batch, "no slices")
@@ -129,7 +130,7 @@ def test_old_memories_go_but_not_those_of_series_at_work(spool: Spool) -> None:
     for key in (old, busy):
         spool.created(key)
         os.utime(spool.root / "series" / key / "created", (1, 1))
-    spool.forget(days=30)
+    spool.prune(days=30)
     assert [folder.name for folder in (spool.root / "series").iterdir()] == [busy]
 
 
@@ -141,37 +142,37 @@ def test_paths_tell_nothing_and_are_for_the_node_alone(spool: Spool) -> None:
     assert not (spool.root.parent / "etc").exists()
 
 
-def series(key: str, last: float) -> Incoming:
-    return Incoming(key, last)
+def series(key: str, last: float) -> IncomingSeries:
+    return IncomingSeries(key, last)
 
 
 def test_quiet_makes_a_series_complete() -> None:
-    completion = Completion(Complete(quiet_s=60, released_s=5))
-    assert completion.due([series("s-1", 100)], 159) == []
-    assert completion.due([series("s-1", 100)], 160) == ["s-1"]
+    completion = Completion(CompletionSettings(quiet_s=60, released_s=5))
+    assert completion.complete_series([series("s-1", 100)], 159) == []
+    assert completion.complete_series([series("s-1", 100)], 160) == ["s-1"]
 
 
 def test_a_release_makes_it_complete_sooner_but_only_of_all_that_sent_it() -> None:
-    completion = Completion(Complete(quiet_s=60, released_s=5))
-    completion.arrived("s-1", 1)
-    completion.arrived("s-1", 2)
-    completion.ended(1, released=True)
-    assert completion.due([series("s-1", 100)], 106) == []
-    completion.ended(2, released=True)
-    assert completion.due([series("s-1", 100)], 104) == []
-    assert completion.due([series("s-1", 100)], 106) == ["s-1"]
+    completion = Completion(CompletionSettings(quiet_s=60, released_s=5))
+    completion.image_received("s-1", 1)
+    completion.image_received("s-1", 2)
+    completion.association_ended(1, released=True)
+    assert completion.complete_series([series("s-1", 100)], 106) == []
+    completion.association_ended(2, released=True)
+    assert completion.complete_series([series("s-1", 100)], 104) == []
+    assert completion.complete_series([series("s-1", 100)], 106) == ["s-1"]
 
 
 def test_after_an_abort_only_quiet_counts() -> None:
-    completion = Completion(Complete(quiet_s=60, released_s=5))
-    completion.arrived("s-1", 1)
-    completion.ended(1, released=False)
-    assert completion.due([series("s-1", 100)], 130) == []
-    assert completion.due([series("s-1", 100)], 160) == ["s-1"]
+    completion = Completion(CompletionSettings(quiet_s=60, released_s=5))
+    completion.image_received("s-1", 1)
+    completion.association_ended(1, released=False)
+    assert completion.complete_series([series("s-1", 100)], 130) == []
+    assert completion.complete_series([series("s-1", 100)], 160) == ["s-1"]
 
 
 def test_a_study_waits_for_all_its_series() -> None:
-    completion = Completion(Complete(unit="study", quiet_s=60, released_s=5))
+    completion = Completion(CompletionSettings(unit="study", quiet_s=60, released_s=5))
     growing = [series("a-1", 100), series("a-2", 140), series("b-1", 100)]
-    assert completion.due(growing, 165) == ["b-1"]
-    assert sorted(completion.due(growing, 200)) == ["a-1", "a-2", "b-1"]
+    assert completion.complete_series(growing, 165) == ["b-1"]
+    assert sorted(completion.complete_series(growing, 200)) == ["a-1", "a-2", "b-1"]

@@ -1,9 +1,10 @@
-"""A DICOM node beside the PACS: receives series, denoises them by rules, sends the derived series on.
+"""A DICOM node: receives series, denoises them by rules, sends the derived series on.
 
 ::
 
-    receive ──▶ spool: incoming ──▶ ready ──▶ outgoing ──▶ (sent)
-                  receive, watch      work      send    └──▶ dead-letter
+    storage_scp ──▶ spool: incoming ──▶ ready ──▶ outgoing ──▶ (deleted)
+                       completion       worker     deliver └──▶ dead-letter
 
-Every arrow inside the spool is one rename on disk; what a killed node was doing is done again, with the same UIDs.
+Every transition inside the spool is one rename on disk. Work that a killed node had begun is repeated at the next
+start, with the same UIDs.
 """

@@ -1,57 +1,64 @@
-"""When a series is complete: DICOM never says so, hence quiet for a while, sooner after a clean release."""
+"""Decide when a series is complete: DICOM never states it, so a period without new images has to do."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
 
-from ldct_denoise.node.rules import Complete
-from ldct_denoise.node.spool import Incoming
+from ldct_denoise.node.rules import CompletionSettings
+from ldct_denoise.node.spool import IncomingSeries
 
 
 class Completion:
-    """Remembers which associations brought which series.
+    """Decides which incoming series are complete.
 
     A series is complete ``quiet_s`` after its last image, or ``released_s`` after it where every association that
-    brought an image of it was released (not aborted). With unit ``study`` the same holds for all series of the
-    study together. Nothing of this needs to survive a restart: then ``quiet_s`` decides.
+    brought an image of it was released (not aborted). With unit ``study`` the same holds for all series of a study
+    together. The state need not survive a restart: without it, ``quiet_s`` decides.
+
+    Parameters
+    ----------
+    settings : CompletionSettings
     """
 
-    def __init__(self, settings: Complete) -> None:
+    def __init__(self, settings: CompletionSettings) -> None:
         self._settings = settings
-        self._open: dict[str, set[int]] = {}
-        self._broken: set[str] = set()
+        self._open_associations: dict[str, set[int]] = {}
+        self._aborted: set[str] = set()
         self._lock = threading.Lock()
 
-    def arrived(self, key: str, association: int) -> None:
-        """An image of a series came."""
+    def image_received(self, key: str, association: int) -> None:
+        """Register that an association brought an image of a series."""
         with self._lock:
-            self._open.setdefault(key, set()).add(association)
+            self._open_associations.setdefault(key, set()).add(association)
 
-    def ended(self, association: int, released: bool) -> None:
-        """An association was released, or broke off."""
+    def association_ended(self, association: int, released: bool) -> None:
+        """Register that an association ended; ``released`` is False where it was aborted or lost."""
         with self._lock:
-            for key, associations in self._open.items():
+            for key, associations in self._open_associations.items():
                 if association in associations:
                     associations.discard(association)
                     if not released:
-                        self._broken.add(key)
+                        self._aborted.add(key)
 
-    def due(self, growing: Iterable[Incoming], now: float) -> list[str]:
-        """Keys of the series that are complete."""
-        groups: dict[str, list[Incoming]] = {}
-        for series in growing:
+    def complete_series(self, incoming: Iterable[IncomingSeries], now: float) -> list[str]:
+        """Keys of the incoming series that are complete at the time ``now``."""
+        groups: dict[str, list[IncomingSeries]] = {}
+        for series in incoming:
             groups.setdefault(series.study if self._settings.unit == "study" else series.key, []).append(series)
-        return [series.key for group in groups.values() if self._quiet(group, now) for series in group]
+        return [series.key for group in groups.values() if self._is_complete(group, now) for series in group]
 
-    def taken(self, key: str) -> None:
-        """A series left; what comes now is late."""
+    def forget(self, key: str) -> None:
+        """Forget a series that was taken up; images that arrive from now on are late."""
         with self._lock:
-            self._open.pop(key, None)
-            self._broken.discard(key)
+            self._open_associations.pop(key, None)
+            self._aborted.discard(key)
 
-    def _quiet(self, group: list[Incoming], now: float) -> bool:
+    def _is_complete(self, group: list[IncomingSeries], now: float) -> bool:
         with self._lock:
-            released = all(self._open.get(s.key) == set() and s.key not in self._broken for s in group)
-        wait = self._settings.released_s if released else self._settings.quiet_s
-        return now - max(series.last_image for series in group) >= min(wait, self._settings.quiet_s)
+            released = all(
+                self._open_associations.get(series.key) == set() and series.key not in self._aborted
+                for series in group
+            )
+        wait_s = self._settings.released_s if released else self._settings.quiet_s
+        return now - max(series.last_image for series in group) >= min(wait_s, self._settings.quiet_s)

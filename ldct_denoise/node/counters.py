@@ -1,20 +1,20 @@
-"""What the node counts, in the text form that Prometheus reads."""
+"""Counters of the node in the text format of Prometheus."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
 
-#: Name → what it counts.
+#: Name and description of every counter.
 COUNTERS = {
     "images_received": "Images stored in the spool.",
     "images_refused": "Images refused, by reason.",
     "associations": "Associations, by how they ended.",
-    "series": "Batches of series, by what became of them.",
-    "images_sent": "Derived images that a destination took.",
-    "images_sent_before": "Derived images that a destination had already, so they were not sent again.",
-    "send_failures": "Attempts to send that failed, by destination.",
-    "denoise_seconds": "Time spent on denoising.",
+    "series": "Batches of series, by outcome.",
+    "images_sent": "Derived images accepted by a destination.",
+    "images_already_sent": "Derived images that a destination had already and that were not sent again.",
+    "send_failures": "Failed attempts to send, by destination.",
+    "denoise_seconds": "Time spent denoising.",
 }
 
 
@@ -26,27 +26,44 @@ class Counters:
         self._lock = threading.Lock()
 
     def add(self, name: str, amount: float = 1, **label: str) -> None:
-        """Count; at most one label."""
+        """Increase a counter.
+
+        Parameters
+        ----------
+        name : str
+            One of :data:`COUNTERS`.
+        amount : float
+        **label : str
+            At most one label with its value.
+        """
         kind, value = next(iter(label.items()), ("", ""))
         with self._lock:
             self._values[name, kind, value] = self._values.get((name, kind, value), 0) + amount
 
     def get(self, name: str, value: str = "") -> float:
-        """A count, of one label's value."""
+        """Count of one label value."""
         with self._lock:
             return sum(count for (n, _, v), count in self._values.items() if n == name and v == value)
 
     def text(self, gauges: Mapping[str, float], states: Mapping[str, int]) -> str:
-        """Prometheus' text format 0.0.4."""
+        """All counters in Prometheus' text format 0.0.4.
+
+        Parameters
+        ----------
+        gauges : mapping from str to float
+            Further values, by name.
+        states : mapping from str to int
+            Number of batches in every state of the spool.
+        """
         lines = []
         with self._lock:
             values = dict(self._values)
-        for name, told in COUNTERS.items():
-            full = f"ldct_node_{name}_total"
-            lines += [f"# HELP {full} {told}", f"# TYPE {full} counter"]
+        for name, description in COUNTERS.items():
+            full_name = f"ldct_node_{name}_total"
+            lines += [f"# HELP {full_name} {description}", f"# TYPE {full_name} counter"]
             found = [(kind, value, count) for (n, kind, value), count in values.items() if n == name]
             for kind, value, count in found or [("", "", 0.0)]:
-                lines.append(f"{full}{_label(kind, value)} {count:.10g}")
+                lines.append(f"{full_name}{_label(kind, value)} {count:.10g}")
         lines += ["# HELP ldct_node_batches Series and batches in the spool.", "# TYPE ldct_node_batches gauge"]
         lines += [f"ldct_node_batches{_label('state', state)} {count}" for state, count in states.items()]
         for name, number in gauges.items():

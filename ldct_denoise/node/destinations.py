@@ -1,4 +1,4 @@
-"""The node's voice: images go to a destination by C-STORE or STOW-RS."""
+"""Send images to a destination by C-STORE or STOW-RS."""
 
 from __future__ import annotations
 
@@ -16,39 +16,49 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.dicom.instance import storage_uids, stow_failure
 from ldct_denoise.node.rules import ClientTLS, DimseDestination, StowDestination
 
-#: C-STORE status and failure reasons that may pass: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
-PASSING = frozenset({*range(0xA700, 0xA800), 0x0110})
-#: HTTP answers that say the image itself is wrong; every other failure may pass.
-WRONG_IMAGE = frozenset({400, 409, 413, 415, 422})
+#: Temporary C-STORE statuses and failure reasons: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
+TEMPORARY = frozenset({*range(0xA700, 0xA800), 0x0110})
+#: HTTP statuses that refuse the image itself; every other failure is temporary.
+REFUSED_IMAGE = frozenset({400, 409, 413, 415, 422})
 
 
 class Unreachable(Exception):
-    """A destination cannot take images now; the message names no image."""
+    """A destination cannot accept images now. The message names no image."""
 
 
 class Sender(Protocol):
-    """A way to a destination."""
+    """Sends images to a destination."""
 
     def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """Send images in turn.
+        """Send images one after the other.
 
         Yields
         ------
         Path
             The image.
         str
-            Empty where the destination has it now; else why it never will.
+            Empty if the destination has the image now; otherwise the reason why it never will.
 
         Raises
         ------
         Unreachable
-            If the destination is down or has no room; what was yielded before is done.
+            If the destination is down or has no room. Images yielded before are sent.
         """
         ...
 
 
-def make_sender(destination: DimseDestination | StowDestination, own_ae_title: str) -> Sender:
-    """The way to a destination.
+def make_sender(destination: DimseDestination | StowDestination, ae_title: str) -> Sender:
+    """Create the sender for a destination.
+
+    Parameters
+    ----------
+    destination : DimseDestination or StowDestination
+    ae_title : str
+        Own AE title, unless the destination names another.
+
+    Returns
+    -------
+    Sender
 
     Raises
     ------
@@ -57,56 +67,55 @@ def make_sender(destination: DimseDestination | StowDestination, own_ae_title: s
     """
     if isinstance(destination, StowDestination):
         return StowSender(destination)
-    return DimseSender(destination, own_ae_title)
+    return DimseSender(destination, ae_title)
 
 
 class DimseSender:
-    """C-STORE (PS3.4 Annex B): one association for a batch."""
+    """Sends by C-STORE (PS3.4 Annex B), with one association per batch."""
 
-    def __init__(self, destination: DimseDestination, own_ae_title: str) -> None:
-        self._to = destination
-        self._own = destination.calling_ae_title or own_ae_title
+    def __init__(self, destination: DimseDestination, ae_title: str) -> None:
+        self._destination = destination
+        self._ae_title = destination.calling_ae_title or ae_title
         self._tls = client_tls(destination.tls) if destination.tls else None
 
     def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """See :class:`Sender`."""
-        entity = AE(self._own)
-        entity.acse_timeout = entity.dimse_timeout = self._to.timeout_s
-        entity.network_timeout = entity.connection_timeout = self._to.timeout_s
-        kinds = {file: storage_uids(file) for file in files}
-        for storage_class, syntax in sorted(set(kinds.values())):
+        entity = AE(self._ae_title)
+        entity.acse_timeout = entity.dimse_timeout = self._destination.timeout_s
+        entity.network_timeout = entity.connection_timeout = self._destination.timeout_s
+        contexts = {file: storage_uids(file) for file in files}
+        for storage_class, syntax in sorted(set(contexts.values())):
             entity.add_requested_context(storage_class, syntax)
         association = entity.associate(
-            self._to.host,
-            self._to.port,
-            ae_title=self._to.ae_title,
-            tls_args=(self._tls, self._to.host) if self._tls else None,
+            self._destination.host,
+            self._destination.port,
+            ae_title=self._destination.ae_title,
+            tls_args=(self._tls, self._destination.host) if self._tls else None,
         )
-        if (
-            association.rejected_contexts and not association.is_established
-        ):  # accepted, but for none of the images
-            yield from ((file, _not_taken(kinds[file])) for file in files)
+        if association.rejected_contexts and not association.is_established:
+            # The association was accepted, but for none of the images.
+            yield from ((file, _not_accepted(contexts[file])) for file in files)
             return
         if not association.is_established:
             raise Unreachable("association rejected" if association.is_rejected else "no association")
         try:
-            taken = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
+            accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for file in files:
-                if kinds[file] in taken:
-                    yield file, _judge(_store(association, file))
+                if contexts[file] in accepted:
+                    yield file, _dimse_refusal(_store(association, file))
                 else:
-                    yield file, _not_taken(kinds[file])
+                    yield file, _not_accepted(contexts[file])
         finally:
             if association.is_established:
                 association.release()
 
 
-def _not_taken(kind: tuple[str, str]) -> str:
-    return f"storage class or transfer syntax not taken: {' '.join(kind)}"
+def _not_accepted(context: tuple[str, str]) -> str:
+    return f"storage class or transfer syntax not accepted: {' '.join(context)}"
 
 
 def _store(association: object, file: Path) -> int:
-    """The status of one C-STORE."""
+    """Send one image and return the C-STORE status."""
     try:
         answer = association.send_c_store(file)  # type: ignore[attr-defined]
     except (RuntimeError, OSError):
@@ -116,20 +125,20 @@ def _store(association: object, file: Path) -> int:
     return int(answer.Status)
 
 
-def _judge(status: int) -> str:
-    """PS3.7 Annex C: success and warnings mean stored."""
+def _dimse_refusal(status: int) -> str:
+    """Reason of a refusal, empty for success and warnings, which mean stored (PS3.7 Annex C)."""
     if status == 0 or 0xB000 <= status <= 0xBFFF:
         return ""
-    if status in PASSING:
+    if status in TEMPORARY:
         raise Unreachable(f"C-STORE status 0x{status:04X}")
     return f"C-STORE status 0x{status:04X}"
 
 
 class StowSender:
-    """STOW-RS (PS3.18 10.5): one request for an image, over one connection."""
+    """Sends by STOW-RS (PS3.18 10.5), one request per image over one connection."""
 
     def __init__(self, destination: StowDestination) -> None:
-        self._to = destination
+        self._destination = destination
         self._address = urlsplit(destination.stow)
         secure = self._address.scheme == "https"
         self._tls = client_tls(destination.tls or ClientTLS()) if secure else None
@@ -144,15 +153,15 @@ class StowSender:
                     answer, body = self._post(connection, file)
                 except (OSError, http.client.HTTPException) as error:
                     raise Unreachable(f"STOW-RS: {type(error).__name__}") from None
-                yield file, _judge_stow(answer, body)
+                yield file, _stow_refusal(answer, body)
         finally:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = str(self._address.hostname), self._address.port
         if self._tls:
-            return http.client.HTTPSConnection(host, port, timeout=self._to.timeout_s, context=self._tls)
-        return http.client.HTTPConnection(host, port, timeout=self._to.timeout_s)
+            return http.client.HTTPSConnection(host, port, timeout=self._destination.timeout_s, context=self._tls)
+        return http.client.HTTPConnection(host, port, timeout=self._destination.timeout_s)
 
     def _post(self, connection: http.client.HTTPConnection, file: Path) -> tuple[int, bytes]:
         boundary = uuid.uuid4().hex
@@ -170,9 +179,10 @@ class StowSender:
         return answer.status, answer.read(1 << 20)
 
 
-def _judge_stow(status: int, body: bytes) -> str:
+def _stow_refusal(status: int, body: bytes) -> str:
+    """Reason of a refusal, empty where the image was stored."""
     reason = stow_failure(body)
-    if reason in PASSING or (status >= 300 and status not in WRONG_IMAGE):
+    if reason in TEMPORARY or (status >= 300 and status not in REFUSED_IMAGE):
         raise Unreachable(f"STOW-RS answer {status}" + (f", reason 0x{reason:04X}" if reason else ""))
     if status < 300 and reason is None:
         return ""
@@ -180,7 +190,7 @@ def _judge_stow(status: int, body: bytes) -> str:
 
 
 def client_tls(settings: ClientTLS) -> ssl.SSLContext:
-    """TLS 1.2 or later, the destination's name and certificate checked.
+    """Create a TLS context (1.2 or later) that checks the destination's name and certificate.
 
     Raises
     ------

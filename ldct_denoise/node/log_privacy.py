@@ -1,4 +1,4 @@
-"""Silence of the libraries: their own remarks quote what they read, names included."""
+"""Keep patient data out of the log: the libraries' own messages quote what they read."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ log = logging.getLogger("ldct_denoise.node")
 
 @contextmanager
 def suppress_library_logs() -> Iterator[None]:
-    """No remark of pydicom's or pynetdicom's is let out; a thread that ends is told of by name and error alone."""
-    quiet = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
-    levels = [logger.level for logger in quiet]
-    hook, threading.excepthook = threading.excepthook, _thread_ended
+    """Silence pydicom and pynetdicom, and log crashed threads by name and exception type only."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "pynetdicom")]
+    levels = [logger.level for logger in loggers]
+    hook, threading.excepthook = threading.excepthook, _log_crashed_thread
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in quiet:
+        for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         try:
             yield
         finally:
             threading.excepthook = hook
-            for logger, level in zip(quiet, levels, strict=True):
+            for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
 
-def _thread_ended(what: threading.ExceptHookArgs) -> None:
-    name = what.thread.name if what.thread else "?"
-    log.error("thread %s ended: %s", name.partition("@")[0], what.exc_type.__name__)
+def _log_crashed_thread(crash: threading.ExceptHookArgs) -> None:
+    name = crash.thread.name if crash.thread else "?"
+    log.error("thread %s crashed: %s", name.partition("@")[0], crash.exc_type.__name__)

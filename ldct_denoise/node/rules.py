@@ -1,4 +1,4 @@
-"""The node's settings: who may send, what is denoised how, where it goes; a validated YAML file."""
+"""Settings of the node in a validated YAML file: who may send, what is denoised how, and where it is sent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from pydantic import (
 
 from ldct_denoise.config import read_mapping
 from ldct_denoise.errors import ConfigError
+from ldct_denoise.inference.settings import Precision
 from ldct_denoise.io.dicom.instance import check_keywords
+from ldct_denoise.io.write_settings import Compression, PrivateTags
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -35,7 +37,7 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 
 def _ae_title(value: str) -> str:
-    """PS3.5 6.2: 1 to 16 characters of the default repertoire, no backslash, not only spaces."""
+    """Check an AE title (PS3.5 6.2): 1 to 16 plain characters, no backslash, not only spaces."""
     if not 1 <= len(value) <= 16 or not value.strip() or not value.isascii() or not value.isprintable():
         raise ValueError("an AE title has 1 to 16 plain characters")
     if "\\" in value:
@@ -66,7 +68,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Section(BaseModel):
-    """A part of the file: unknown keys are refused, nothing changes later."""
+    """A part of the file; unknown keys are refused, and values do not change later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -78,18 +80,18 @@ class Peer(Section):
     hosts: tuple[Network, ...] = LOOPBACK
 
     def allows(self, ae_title: str, host: str) -> bool:
-        """Whether a caller is this peer."""
+        """Whether a caller with this AE title and address is this peer."""
         return ae_title.strip() == self.ae_title and self.allows_host(host)
 
     def allows_host(self, host: str) -> bool:
-        """Whether an address is one of this peer's."""
+        """Whether an address belongs to this peer."""
         address = ipaddress.ip_address(host)
         mapped = getattr(address, "ipv4_mapped", None)
         return any((mapped or address) in ipaddress.ip_network(network) for network in self.hosts)
 
 
 class ServerTLS(Section):
-    """TLS of the receiver; with ``authority`` callers must show a certificate that it signed."""
+    """TLS of the receiver; with ``authority``, callers must present a certificate that it signed."""
 
     certificate: Path
     key: Path
@@ -97,39 +99,39 @@ class ServerTLS(Section):
 
 
 class Limits(Section):
-    """What a caller can use up."""
+    """Limits of what callers can use."""
 
-    associations: int = Field(8, ge=1, le=200, description="at the same time")
-    image_mib: int = Field(512, ge=1, description="of one received object; held in memory while it arrives")
-    pdu_kib: int = Field(1024, ge=16, le=65536, description="of one protocol data unit")
-    idle_s: float = Field(60, gt=0, description="an association may be silent")
-    negotiation_s: float = Field(10, gt=0, description="from connection to association request")
-    spool_gib: float = Field(100, gt=0, description="of the whole spool; beyond, images are refused")
-    free_gib: float = Field(2, ge=0, description="that stay free on the spool's disk")
+    associations: int = Field(8, ge=1, le=200, description="simultaneous associations")
+    image_mib: int = Field(512, ge=1, description="size of a received object, held in memory until complete")
+    pdu_kib: int = Field(1024, ge=16, le=65536, description="size of a protocol data unit")
+    idle_s: float = Field(60, gt=0, description="silence of an association")
+    negotiation_s: float = Field(10, gt=0, description="time from connection to association request")
+    spool_gib: float = Field(100, gt=0, description="size of the whole spool; beyond it, images are refused")
+    free_gib: float = Field(2, ge=0, description="space that stays free on the spool's disk")
 
 
-class Complete(Section):
-    """When a series is taken as complete."""
+class CompletionSettings(Section):
+    """When a series counts as complete."""
 
-    unit: Literal["series", "study"] = Field("series", description="what must be quiet")
-    quiet_s: float = Field(60, gt=0, description="since the last image")
-    released_s: float = Field(5, gt=0, description="the same, once all associations that sent it were released")
+    unit: Literal["series", "study"] = Field("series", description="unit that must be quiet")
+    quiet_s: float = Field(60, gt=0, description="time since the last image")
+    released_s: float = Field(5, gt=0, description="the same, if all associations that sent it were released")
 
 
 class Retry(Section):
-    """How a destination that is down is tried again: waits double from ``first_s`` to ``longest_s``."""
+    """Retries for a destination that is down; the wait doubles from ``first_s`` to ``longest_s``."""
 
     first_s: float = Field(15, gt=0)
     longest_s: float = Field(1800, gt=0)
-    give_up_h: float = Field(72, gt=0, description="then the series goes to the dead-letter folder")
+    give_up_h: float = Field(72, gt=0, description="time until the series becomes a dead letter")
 
     def wait_s(self, attempts: int) -> float:
-        """Seconds until the next try after ``attempts`` failures."""
+        """Seconds until the next attempt after ``attempts`` failures."""
         return float(min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 40)))
 
 
 class ClientTLS(Section):
-    """TLS towards a destination; the system's authorities without ``authority``."""
+    """TLS towards a destination; without ``authority``, the system's authorities are used."""
 
     authority: Path | None = None
     certificate: Path | None = None
@@ -148,10 +150,10 @@ class DimseDestination(Section):
 
 
 class StowDestination(Section):
-    """A DICOMweb server; ``stow`` is the address that studies are posted to (PS3.18 10.5)."""
+    """A DICOMweb server; ``stow`` is the URL to which instances are posted (PS3.18 10.5)."""
 
     stow: str
-    authorization_file: Path | None = Field(None, description="holds the value of the Authorization header")
+    authorization_file: Path | None = Field(None, description="file with the value of the Authorization header")
     timeout_s: float = Field(60, gt=0)
     tls: ClientTLS | None = None
 
@@ -175,16 +177,21 @@ Destination = Annotated[
 ]
 
 
-class Rule(Section):
-    """What becomes of a series; the first rule whose ``match`` fits decides."""
+class DenoiseSettings(Section):
+    """How a series is denoised."""
+
+    model: str | None = Field(None, description="shipped model, model file, run folder or method")
+    strength: float = Field(1.0, ge=0, le=1, description="0 returns the input, 1 the model's output")
+    precision: Precision = "fp32"
+    compress: Compression | None = Field(None, description="lossless compression of the derived images")
+
+
+class Rule(DenoiseSettings):
+    """How a series is processed; the first rule whose ``match`` fits decides."""
 
     match: dict[str, str | float | tuple[str | float, ...]] = Field(default_factory=dict)
     ignore: bool = False
-    model: str | None = None
-    strength: float = Field(1.0, ge=0, le=1)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compress: Literal["jpegls", "j2k", "rle"] | None = None
-    private_tags: Literal["keep", "remove"] = Field("keep", description="private attributes")
+    private_tags: PrivateTags = Field("keep", description="private attributes")
     keep_manufacturer: bool = Field(False, description="for viewers that select by manufacturer")
     send_to: tuple[str, ...] = ()
 
@@ -201,9 +208,9 @@ class Rule(Section):
         return self
 
     def fits(self, values: Mapping[str, tuple[str, ...]]) -> bool:
-        """Whether a series with these values is meant: every attribute has a value that fits one pattern."""
+        """Whether a series matches: every attribute has a value that fits one of its patterns."""
         return all(
-            any(_fits(value, str(pattern)) for value in values.get(keyword, ()) for pattern in _listed(patterns))
+            any(_fits(value, str(pattern)) for value in values.get(keyword, ()) for pattern in _as_tuple(patterns))
             for keyword, patterns in self.match.items()
         )
 
@@ -212,17 +219,17 @@ class Rules(Section):
     """The whole file."""
 
     ae_title: AETitle = "LDCT"
-    host: Address = Field("127.0.0.1", description="address to listen on; loopback unless told otherwise")
+    host: Address = Field("127.0.0.1", description="address to listen on")
     port: Port = 11112
     spool: Path
     accept: tuple[Peer, ...] = Field(min_length=1)
     tls: ServerTLS | None = None
     limits: Limits = Limits()  # type: ignore[call-arg]
-    complete: Complete = Complete()  # type: ignore[call-arg]
+    complete: CompletionSettings = CompletionSettings()  # type: ignore[call-arg]
     retry: Retry = Retry()  # type: ignore[call-arg]
-    status_port: Port | None = Field(8104, description="health and counters, on loopback; null for none")
+    status_port: Port | None = Field(8104, description="port of health and counters on loopback; null for none")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    remember_days: float = Field(30, gt=0, description="how long it is known what was sent")
+    remember_days: float = Field(30, gt=0, description="how long the node remembers what was sent")
     destinations: dict[str, Destination] = Field(default_factory=dict)
     rules: tuple[Rule, ...] = Field(min_length=1)
 
@@ -240,11 +247,11 @@ class Rules(Section):
 
     @property
     def keywords(self) -> frozenset[str]:
-        """Every attribute that a rule asks for."""
+        """Keywords of all attributes that rules match."""
         return frozenset(keyword for rule in self.rules for keyword in rule.match)
 
     def rule_for(self, values: Mapping[str, tuple[str, ...]]) -> int | None:
-        """Index of the first rule that fits; none: the series is ignored."""
+        """Index of the first rule that fits; None if none does, and the series is ignored."""
         return next((number for number, rule in enumerate(self.rules) if rule.fits(values)), None)
 
 
@@ -254,30 +261,31 @@ def load_rules(path: Path) -> Rules:
     Raises
     ------
     ConfigError
-        Naming the file, the key and what would be right.
+        If the file cannot be read, or a setting is unknown or impossible.
     """
     try:
         return Rules(**read_mapping(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_first_problem(error)}") from None
+        raise ConfigError(f"{path}: {first_problem(error, 'docs/serve.md lists them')}") from None
     except TypeError:
         raise ConfigError(f"{path}: settings must have names") from None
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, known: str) -> str:
+    """First problem of a validation in one line; ``known`` states where the known settings are found."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"{key}: no such setting (docs/serve.md lists them)"
+        return f"{key}: no such setting ({known})"
     return f"{key or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
 
 
-def _listed(patterns: Any) -> tuple[Any, ...]:
+def _as_tuple(patterns: Any) -> tuple[Any, ...]:
     return patterns if isinstance(patterns, tuple) else (patterns,)
 
 
 def _fits(value: str, pattern: str) -> bool:
-    """A number after <, <=, > or >= compares; anything else is a pattern with * and ?, in any case."""
+    """Compare a number after <, <=, > or >=; match anything else as a pattern with * and ?, ignoring case."""
     for sign, compare in _COMPARISONS.items():
         if pattern.startswith(sign):
             try:
@@ -287,5 +295,5 @@ def _fits(value: str, pattern: str) -> bool:
     try:
         return float(value) == float(pattern)
     except ValueError:
-        wanted = pattern.strip().casefold().replace("[", "[[]")  # which fnmatch would take for a set of characters
-        return fnmatch.fnmatchcase(value.strip().casefold(), wanted)
+        escaped = pattern.strip().casefold().replace("[", "[[]")  # [ begins a set of characters in fnmatch
+        return fnmatch.fnmatchcase(value.strip().casefold(), escaped)

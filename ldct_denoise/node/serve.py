@@ -1,4 +1,4 @@
-"""The node as a whole: starts its threads, watches them, and stops them in order."""
+"""The whole node: start its threads, watch them, and stop them in order."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from ldct_denoise.node.worker import Worker
 
 log = logging.getLogger("ldct_denoise.node")
 
-#: How often the folders are looked at, s.
+#: Interval between two looks at the folders, s.
 TICK_S = 0.25
-#: How often the spool is measured and old memories are dropped, s.
+#: Interval between two measurements and prunings of the spool, s.
 HOUSEKEEPING_S = 60.0
-#: How long open associations may go on once the node is told to stop, s.
+#: Time for open associations to finish when the node stops, s.
 GRACE_S = 10.0
 
 
 class Node:
-    """A DICOM node; everything that it knows is in its spool.
+    """A DICOM node; all of its state that must survive a restart is in its spool.
 
     Parameters
     ----------
@@ -64,18 +64,18 @@ class Node:
         self._next_housekeeping = 0.0
 
     def start(self) -> None:
-        """Receive, denoise and send, in threads of their own."""
+        """Start to receive, denoise and send, each in its own threads."""
         for thread in self._threads:
             thread.start()
         self._receiver.start()
         if self._status:
             self._status.start()
         if self.rules.tls is None and not ipaddress.ip_address(self.rules.host).is_loopback:
-            log.warning("listens on %s without TLS: whoever is on that network can read along", self.rules.host)
+            log.warning("listens on %s without TLS: anybody on that network can read the images", self.rules.host)
         log.info("%s listens on %s, port %d", self.rules.ae_title, self.rules.host, self.rules.port)
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """Take nothing new, let open associations finish, leave the rest on disk for the next start."""
+        """Accept nothing new, let open associations finish, and leave the rest on disk for the next start."""
         log.info("stopping")
         self._receiver.stop(grace_s)
         self.stopping.set()
@@ -87,7 +87,7 @@ class Node:
         log.info("stopped")
 
     def run(self, until: threading.Event) -> None:
-        """Serve until told to stop."""
+        """Serve until the event is set."""
         with suppress_library_logs():
             self.start()
             try:
@@ -96,7 +96,7 @@ class Node:
                 self.stop()
 
     def health(self) -> dict[str, Any]:
-        """Whether all parts are at work, and how much waits."""
+        """Content of ``/health``: whether all parts run, and how much is waiting."""
         dead = [thread.name for thread in self._threads if not thread.is_alive()]
         dead += [] if self._receiver.alive else ["receive"]
         free = shutil.disk_usage(self.rules.spool).free / 2**30
@@ -112,7 +112,7 @@ class Node:
         }
 
     def metrics(self) -> str:
-        """Counters in Prometheus' text form."""
+        """Content of ``/metrics``: counters in Prometheus' text format."""
         gauges = {
             "spool_bytes": self.spool.used_bytes,
             "free_bytes": shutil.disk_usage(self.rules.spool).free,
@@ -126,32 +126,32 @@ class Node:
         return self.spool.used_bytes / 2**30
 
     def _repeat(self, name: str, job: Callable[[], bool]) -> None:
-        """Do a job again and again; wait where there was nothing to do, or something went wrong."""
+        """Repeat a job until the node stops; wait where it had nothing to do or failed."""
         while not self.stopping.is_set():
             try:
                 busy = job()
-            except Exception as error:  # a full disk, say: the part must go on when there is room again
-                log.error("%s: %s; goes on in a while", name, type(error).__name__)
+            except Exception as error:  # for example a full disk: the part must go on when there is room again
+                log.error("%s: %s; trying again soon", name, type(error).__name__)
                 self.stopping.wait(10 * TICK_S)
                 continue
             if not busy:
                 self.stopping.wait(TICK_S)
 
     def _watch(self) -> bool:
-        """Find the series that are complete and the batches that are done with."""
-        for key in self._completion.due(self.spool.incoming(), time.time()):
+        """Close the series that are complete, settle delivered batches, and keep the spool in order."""
+        for key in self._completion.complete_series(self.spool.incoming(), time.time()):
             log.info("%s: complete", self.spool.complete(key))
-            self._completion.taken(key)
+            self._completion.forget(key)
         settle(self.spool, self.rules, self.counters)
         if time.monotonic() >= self._next_housekeeping:
             self._next_housekeeping = time.monotonic() + HOUSEKEEPING_S
             self.spool.measure()
-            self.spool.forget(self.rules.remember_days)
+            self.spool.prune(self.rules.remember_days)
         return False
 
 
 def check(rules: Rules) -> None:
-    """Try everything that the rules name, without listening or sending: models, certificates, secrets.
+    """Check models, certificates and secrets that the rules name, without listening or sending.
 
     Raises
     ------

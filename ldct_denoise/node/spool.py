@@ -1,18 +1,18 @@
-"""The node's disk: every series lies in one of a few folders, and which one is what is to be done with it.
+"""The node's disk: the folder that a batch lies in is its state.
 
-============== ==========================================================================
-``receiving``  images being written; what a killed node left here was never acknowledged
-``incoming``   a folder per series that still grows
-``ready``      batches: complete series, or slices that came late; nothing is added any more
-``working``    derived images being written; begun anew after a kill
-``outgoing``   derived images that some destination has not got yet
-``dead-letter`` batches that cannot go on, each with ``<batch>.json``: why, and where it came from
-``records``    per batch: attempts, deliveries
-``series``     per series: time of creation, its stacks, and what each destination has got
-============== ==========================================================================
+=============== ==========================================================================
+``receiving``   images being written; those of a killed node were never acknowledged
+``incoming``    one folder for each series that may still grow
+``ready``       batches: complete series, or images that arrived late; nothing is added any more
+``working``     derived images being written; deleted and repeated after a kill
+``outgoing``    derived images that some destination does not have yet
+``dead-letter`` batches that cannot go on, each with ``<batch>.json``: the reason, and its former state
+``records``     one record per batch: attempts, deliveries
+``series``      for each series: creation time, its stacks, and the images that each destination has
+=============== ==========================================================================
 
-A batch passes from folder to folder by one rename. Folder names are hashes, so no path holds a name or number of a
-patient. The spool holds patient images: its folders are readable for the node's user only.
+A batch moves from folder to folder by one rename. Folder names are hashes, so that no path contains a patient's
+name or ID. The spool contains patient images: its folders are readable only for the node's user.
 """
 
 from __future__ import annotations
@@ -23,80 +23,55 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
+from ldct_denoise.node.durable_files import remove, sync, temporary_file, write_text
+from ldct_denoise.node.records import Delivery, Record, read_record, write_record
 from ldct_denoise.node.rules import Limits
-from ldct_denoise.output import atomic_write
 
 STATES = ("incoming", "ready", "outgoing", "dead-letter")
 FOLDERS = ("receiving", "working", "records", "series", *STATES)
 GIB = 2**30
 
 
-@dataclass
-class Delivery:
-    """How far one destination is with a batch; times in seconds since 1970."""
-
-    attempts: int = 0
-    first_failure: float = 0.0
-    next_try: float = 0.0
-    reason: str = ""
-    state: str = "waiting"
-
-
-@dataclass
-class Record:
-    """What is known of a batch beside where it lies."""
-
-    attempts: int = 0
-    not_before: float = 0.0
-    rule: int = -1
-    model: str = ""
-    images: int = 0
-    skipped: int = 0
-    came_from: str = ""
-    reason: str = ""
-    deliveries: dict[str, Delivery] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, content: dict[str, Any]) -> Record:
-        """From what :func:`dataclasses.asdict` gave."""
-        deliveries = {name: Delivery(**values) for name, values in content.pop("deliveries", {}).items()}
-        return cls(**content, deliveries=deliveries)
-
-
 @dataclass(frozen=True)
-class Incoming:
-    """A series that still grows."""
+class IncomingSeries:
+    """A series that may still grow.
+
+    Parameters
+    ----------
+    key : str
+        See :func:`series_key`.
+    last_image : float
+        Time of its last image, seconds since 1970.
+    """
 
     key: str
     last_image: float
 
     @property
     def study(self) -> str:
-        """The same for all series of a study."""
+        """Part of the key that all series of a study share."""
         return self.key.split("-")[0]
 
 
 class Spool:
-    """The folders, and every passage between them.
+    """The folders of the spool, and every transition between them.
 
     Parameters
     ----------
     root : Path
-        Made where it is missing.
+        Created where it is missing.
     limits : Limits
-        How full it may get.
+        Limits of its size.
 
     Raises
     ------
@@ -114,27 +89,33 @@ class Spool:
             root.chmod(0o700)
             self._lock = _lock(root)
             for name in ("receiving", "working"):
-                for left in (root / name).iterdir():
-                    _remove(left)
+                for leftover in (root / name).iterdir():
+                    remove(leftover)
         except OSError as error:
             raise OutputError(f"spool {root}: cannot be used ({error.strerror}); choose another place") from None
-        for batch in self.batches("outgoing"):  # killed after the batch was handed over
-            _remove(root / "ready" / batch)
+        for batch in self.batches("outgoing"):  # killed between the two steps of hand_over
+            remove(root / "ready" / batch)
         self.used_bytes = self.measure()
 
     def close(self) -> None:
-        """Let another node have it."""
+        """Release the spool for another node."""
         os.close(self._lock)
 
-    # receiving ------------------------------------------------------------------------------------------
+    # Receiving ----------------------------------------------------------------------------------------------
 
-    def receive(self, identity: InstanceUIDs, data: bytes) -> str:
-        """Keep an image; when this returns it survives a kill and a power cut.
+    def receive(self, uids: InstanceUIDs, data: bytes) -> str:
+        """Store an image; when this returns, the image survives a kill and a power failure.
+
+        Parameters
+        ----------
+        uids : InstanceUIDs
+        data : bytes
+            The DICOM file.
 
         Returns
         -------
         str
-            The key of its series.
+            Key of its series.
 
         Raises
         ------
@@ -142,15 +123,15 @@ class Spool:
             If the spool or its disk is full, or cannot be written.
         """
         self._require_room(len(data))
-        key = series_key(identity)
+        key = series_key(uids)
         folder = self.root / "incoming" / key
         try:
-            with _unfinished(self.root / "receiving", data) as part, self._moving:
+            with temporary_file(self.root / "receiving", data) as part, self._moving:
                 if not folder.is_dir():
                     folder.mkdir(mode=0o700)
-                    _sync(folder.parent)
-                os.replace(part, folder / f"{_digest(identity.sop_uid)[:32]}.dcm")
-                _sync(folder)
+                    sync(folder.parent)
+                os.replace(part, folder / f"{_digest(uids.sop_uid)[:32]}.dcm")
+                sync(folder)
         except OSError as error:
             raise OutputError(f"spool: an image cannot be written ({error.strerror})") from None
         self.used_bytes += len(data)
@@ -163,24 +144,24 @@ class Spool:
             raise OutputError(f"spool: less than {self._limits.free_gib:g} GiB are free on its disk")
 
     def is_tight(self, size: int = 0) -> bool:
-        """Whether ``size`` bytes more would leave too little of the disk free."""
+        """Whether ``size`` more bytes would leave too little of the disk free."""
         return shutil.disk_usage(self.root).free - size < self._limits.free_gib * GIB
 
-    def incoming(self) -> list[Incoming]:
-        """The series that still grow."""
+    def incoming(self) -> list[IncomingSeries]:
+        """Series that may still grow."""
         found = []
         for folder in (self.root / "incoming").iterdir():
             with contextlib.suppress(FileNotFoundError):
-                found.append(Incoming(folder.name, folder.stat().st_mtime))
+                found.append(IncomingSeries(folder.name, folder.stat().st_mtime))
         return found
 
     def complete(self, key: str) -> str:
-        """Take a series as complete; images that come later open a new batch of the same series.
+        """Close a series as a batch; images that arrive later open a new batch of the same series.
 
         Returns
         -------
         str
-            The name of the batch.
+            Name of the batch.
         """
         self.created(key)
         with self._moving:
@@ -188,89 +169,96 @@ class Spool:
             self._move("incoming", key, "ready", batch)
         return batch
 
-    # batches --------------------------------------------------------------------------------------------
+    # Batches ------------------------------------------------------------------------------------------------
 
     def batches(self, state: str) -> list[str]:
-        """The batches in a state, the oldest first."""
+        """Batches in a state, the oldest first."""
         names = (item.name for item in (self.root / state).iterdir() if item.is_dir())
         return sorted(names, key=lambda name: (name.partition(".")[2], name))
 
     def folder(self, state: str, batch: str) -> Path:
-        """Where a batch lies."""
+        """Folder of a batch in a state."""
         return self.root / state / batch
 
     def hand_over(self, batch: str) -> None:
-        """Derived images are whole: pass them on, and let the received ones go."""
+        """Move the complete derived images from ``working`` to ``outgoing``, and delete the received ones."""
         for file in sorted((self.root / "working" / batch).rglob("*")):
-            _sync(file)
+            sync(file)
         self._move("working", batch, "outgoing", batch)
-        _remove(self.root / "ready" / batch)
+        remove(self.root / "ready" / batch)
 
     def discard_work(self, batch: str) -> None:
-        """Derived images that were not handed over go: patients' images stay nowhere without need."""
-        _remove(self.root / "working" / batch)
+        """Delete derived images that were not handed over."""
+        remove(self.root / "working" / batch)
 
-    def drop(self, state: str, batch: str) -> None:
-        """Nothing more is to be done with a batch."""
-        _remove(self.root / state / batch)
+    def delete(self, state: str, batch: str) -> None:
+        """Delete a batch that is done with."""
+        remove(self.root / state / batch)
         (self.root / "records" / f"{batch}.json").unlink(missing_ok=True)
 
     def dead_letter(self, state: str, batch: str, reason: str) -> None:
-        """Put a batch that cannot go on aside, with the reason."""
-        with self.changing(batch) as record:
-            record.came_from = state
-        _write(
-            self.root / "dead-letter" / f"{batch}.json", json.dumps({"reason": reason, "from": state}, indent=1)
-        )
+        """Move a batch that cannot go on to the dead letters.
+
+        Parameters
+        ----------
+        state, batch : str
+            Its present state and its name.
+        reason : str
+            For people; may quote the images.
+        """
+        with self.update_record(batch) as record:
+            record.former_state = state
+        note = json.dumps({"reason": reason, "from": state}, indent=1)
+        write_text(self.root / "dead-letter" / f"{batch}.json", note)
         self._move(state, batch, "dead-letter", batch)
 
-    def _move(self, state: str, name: str, to: str, new_name: str) -> None:
-        os.rename(self.root / state / name, self.root / to / new_name)
-        _sync(self.root / to)
-        _sync(self.root / state)
+    def _move(self, state: str, name: str, new_state: str, new_name: str) -> None:
+        os.rename(self.root / state / name, self.root / new_state / new_name)
+        sync(self.root / new_state)
+        sync(self.root / state)
 
-    # records --------------------------------------------------------------------------------------------
+    # Records ------------------------------------------------------------------------------------------------
 
     def record(self, batch: str) -> Record:
-        """What is known of a batch."""
-        return _read_record(self.root, batch)
+        """Read the record of a batch."""
+        return read_record(self.root, batch)
 
     def set_record(self, batch: str, record: Record) -> None:
-        """Remember it."""
-        _write_record(self.root, batch, record)
+        """Write the record of a batch."""
+        write_record(self.root, batch, record)
 
     @contextlib.contextmanager
-    def changing(self, batch: str) -> Iterator[Record]:
-        """A record to change; written at the end, one change at a time."""
+    def update_record(self, batch: str) -> Iterator[Record]:
+        """Context manager: a record to change, written at the end; one change at a time."""
         with self._moving:
             record = self.record(batch)
             yield record
             self.set_record(batch, record)
 
     def created(self, key: str) -> datetime:
-        """When the derived series was made, as its images say: the same for all batches and repeats."""
+        """Creation time of the derived series; the same for all batches and repetitions."""
         path = self.root / "series" / key / "created"
         with self._moving:
             try:
                 return datetime.fromisoformat(path.read_text())
             except (FileNotFoundError, ValueError):
                 now = datetime.now().astimezone()
-                _write(path, now.isoformat())
+                write_text(path, now.isoformat())
                 return now
 
-    def stacks(self, key: str) -> StackRegistry:
-        """The stacks that the images of a series were sorted into so far."""
+    def stack_registry(self, key: str) -> StackRegistry:
+        """Read which images of a series belong to which stack."""
         try:
             return StackRegistry.from_json((self.root / "series" / key / "stacks.json").read_text())
         except FileNotFoundError:
             return StackRegistry()
 
-    def save_stacks(self, key: str, stacks: StackRegistry) -> None:
-        """Remember them for images that come late."""
-        _write(self.root / "series" / key / "stacks.json", stacks.to_json())
+    def save_stack_registry(self, key: str, registry: StackRegistry) -> None:
+        """Write which images of a series belong to which stack, for images that arrive late."""
+        write_text(self.root / "series" / key / "stacks.json", registry.to_json())
 
     def sent(self, key: str, destination: str) -> set[str]:
-        """SOP Instance UIDs that a destination has got."""
+        """SOP Instance UIDs that a destination has acknowledged."""
         path = self.root / "series" / key / f"{destination}.sent"
         try:
             lines = path.read_text().splitlines(keepends=True)
@@ -279,23 +267,33 @@ class Spool:
         return {line.strip() for line in lines if line.endswith("\n")}
 
     def mark_sent(self, key: str, destination: str, sop_uid: str) -> None:
-        """A destination has said that it got an image."""
+        """Record that a destination has acknowledged an image.
+
+        Parameters
+        ----------
+        key : str
+            Key of the series.
+        destination : str
+            Name of the destination.
+        sop_uid : str
+            SOP Instance UID of the image.
+        """
         path = self.root / "series" / key / f"{destination}.sent"
         path.parent.mkdir(exist_ok=True)
-        # The line break comes first too: a line that a power cut tore stays a line of its own.
+        # The leading line break keeps a line that a power failure tore apart from this one.
         with open(path, "a") as file:
             file.write(f"\n{sop_uid}\n")
             file.flush()
             os.fsync(file.fileno())
 
-    # housekeeping ---------------------------------------------------------------------------------------
+    # Housekeeping -------------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """How many series and batches are in each state."""
+        """Number of series and batches in every state."""
         return {state: sum(item.is_dir() for item in (self.root / state).iterdir()) for state in STATES}
 
     def measure(self) -> int:
-        """Bytes of the whole spool, counted anew."""
+        """Measure the size of the whole spool, bytes."""
         total = 0
         for folder, _, names in os.walk(self.root):
             for name in names:
@@ -304,27 +302,27 @@ class Spool:
         self.used_bytes = total
         return total
 
-    def forget(self, days: float) -> None:
-        """Forget series that nothing happened to for so long, and the records of batches that are gone."""
+    def prune(self, days: float) -> None:
+        """Delete the notes on series without any event for ``days``, and the records of batches that are gone."""
         batches = {name for state in STATES for name in os.listdir(self.root / state)}
         keys = {name.partition(".")[0] for name in batches}
         now = time.time()
         for folder in (self.root / "series").iterdir():
             newest = max((item.stat().st_mtime for item in folder.iterdir()), default=0.0)
             if folder.name not in keys and now - newest > days * 86400:
-                _remove(folder)
+                remove(folder)
         for file in (self.root / "records").glob("*.json"):
             if file.stem not in batches and now - file.stat().st_mtime > 86400:
-                _remove(file)
+                remove(file)
 
 
 def requeue(root: Path) -> int:
-    """Put every batch of the dead-letter folder back where it came from, as if never tried; also beside a node.
+    """Move every dead letter back to its former state, as if never tried; also while a node runs.
 
     Returns
     -------
     int
-        How many there were.
+        Number of batches moved.
 
     Raises
     ------
@@ -335,20 +333,20 @@ def requeue(root: Path) -> int:
         raise OutputError(f"{root}: no spool of a node")
     count = 0
     for folder in sorted(item for item in (root / "dead-letter").iterdir() if item.is_dir()):
-        record = _read_record(root, folder.name)
+        record = read_record(root, folder.name)
         record.attempts, record.not_before, record.reason = 0, 0.0, ""
         record.deliveries = {n: d if d.state == "sent" else Delivery() for n, d in record.deliveries.items()}
-        _write_record(root, folder.name, record)
-        # The note goes first: the batch may be back, with a new one, at once.
+        write_record(root, folder.name, record)
+        # The note is deleted first: a running node may bring the batch back, with a new note, at once.
         folder.with_name(f"{folder.name}.json").unlink(missing_ok=True)
-        folder.rename(root / (record.came_from or "ready") / folder.name)
+        folder.rename(root / (record.former_state or "ready") / folder.name)
         count += 1
     return count
 
 
-def series_key(identity: InstanceUIDs) -> str:
-    """Name of a series in the spool, and in the log: study and series, hashed."""
-    return f"{_digest(identity.study_uid)[:10]}-{_digest(identity.study_uid, identity.series_uid)[:16]}"
+def series_key(uids: InstanceUIDs) -> str:
+    """Name of a series in the spool and in the log: hashes of the Study and the Series Instance UID."""
+    return f"{_digest(uids.study_uid)[:10]}-{_digest(uids.study_uid, uids.series_uid)[:16]}"
 
 
 def _digest(*parts: str) -> str:
@@ -363,52 +361,3 @@ def _lock(root: Path) -> int:
         os.close(descriptor)
         raise OutputError(f"spool {root}: another node uses it; give each node its own") from None
     return descriptor
-
-
-def _read_record(root: Path, batch: str) -> Record:
-    try:
-        return Record.read(json.loads((root / "records" / f"{batch}.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return Record()
-
-
-def _write_record(root: Path, batch: str, record: Record) -> None:
-    _write(root / "records" / f"{batch}.json", json.dumps(asdict(record)))
-
-
-def _write(path: Path, text: str) -> None:
-    def write(part: Path) -> None:
-        part.write_text(text)
-        _sync(part)
-
-    atomic_write(path, write)
-
-
-@contextlib.contextmanager
-def _unfinished(folder: Path, data: bytes) -> Iterator[Path]:
-    """A file of ``data`` that survives a power cut; gone at the end unless it got a name elsewhere."""
-    handle, name = tempfile.mkstemp(dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Make a file's content, or the names in a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 
 from ldct_denoise.errors import ConfigError
 
+#: HTTP status, content type and text of a page.
+Page = tuple[int, str, str]
+
 
 class StatusServer:
     """Answers ``GET /health`` (200, or 503 where something is wrong) and ``GET /metrics`` (Prometheus).
@@ -18,20 +21,20 @@ class StatusServer:
     ----------
     port : int
     health : callable
-        Gives what is told; ``ok`` decides the status.
+        Returns the content of ``/health``; its entry ``ok`` decides the status.
     metrics : callable
-        Gives Prometheus' text.
+        Returns the text of ``/metrics``.
 
     Raises
     ------
     ConfigError
-        If the port is taken.
+        If the port is in use.
     """
 
     def __init__(self, port: int, health: Callable[[], Mapping[str, Any]], metrics: Callable[[], str]) -> None:
         class Handler(_Handler):
             pages: ClassVar = {
-                "/health": lambda: _health(health()),
+                "/health": lambda: _health_page(health()),
                 "/metrics": lambda: (200, "text/plain; version=0.0.4", metrics()),
             }
 
@@ -43,35 +46,35 @@ class StatusServer:
         self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start to answer."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop answering."""
         self._server.shutdown()
         self._server.server_close()
 
 
-def _health(told: Mapping[str, Any]) -> tuple[int, str, str]:
-    return 200 if told["ok"] else 503, "application/json", json.dumps(told) + "\n"
+def _health_page(health: Mapping[str, Any]) -> Page:
+    return 200 if health["ok"] else 503, "application/json", json.dumps(health) + "\n"
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Two pages; nothing is read from the caller but the path, and nothing is logged."""
+    """Serves two pages; reads only the path of a request, and logs nothing."""
 
     timeout = 10
-    pages: ClassVar[Mapping[str, Callable[[], tuple[int, str, str]]]] = {}
+    pages: ClassVar[Mapping[str, Callable[[], Page]]] = {}
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Answer a request."""
         page = self.pages.get(self.path)
-        status, kind, text = page() if page else (404, "text/plain", "there are /health and /metrics\n")
+        status, content_type, text = page() if page else (404, "text/plain", "there are /health and /metrics\n")
         body = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Type", f"{content_type}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""

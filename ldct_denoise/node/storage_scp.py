@@ -1,8 +1,8 @@
-"""The node's ear: C-STORE and C-ECHO, written to the spool as received, before success is answered.
+"""Receive images: C-STORE and C-ECHO. An image is on disk, as received, before success is answered.
 
-pynetdicom speaks the protocol. Around it stand the limits that it lacks: addresses are checked before a byte
-is read, sockets time out, a PDU or an object has a largest size, a TLS handshake holds up nobody else, and
-connections that never ask for an association take no association's place.
+pynetdicom implements the protocol. This module adds the limits that it lacks: addresses are checked before a byte
+is read, sockets time out, the sizes of PDUs and objects are bounded, a TLS handshake does not block other callers,
+and connections that never request an association do not use up the number of associations.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from ldct_denoise.node.spool import Spool
 log = logging.getLogger("ldct_denoise.node")
 
 #: C-STORE status (PS3.4 B.2.3).
-SUCCESS, OUT_OF_RESOURCES, NOT_AS_ANNOUNCED, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
-#: Open connections per allowed association; what is beyond is closed at once.
+SUCCESS, OUT_OF_RESOURCES, IDENTIFIER_MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+#: Open connections per allowed association; further connections are closed at once.
 CONNECTIONS_PER_ASSOCIATION = 4
 MIB = 2**20
 
 
 class StorageSCP:
-    """Listens, and fills the spool.
+    """Listens for callers and fills the spool.
 
     Parameters
     ----------
     rules : Rules
     spool : Spool
     completion : Completion
-        Told which association brought which series.
+        Learns which association brought which series.
     counters : Counters
 
     Raises
@@ -57,17 +57,17 @@ class StorageSCP:
 
     def __init__(self, rules: Rules, spool: Spool, completion: Completion, counters: Counters) -> None:
         self._rules, self._spool, self._completion, self._counters = rules, spool, completion, counters
-        entity = _Entity(rules)
+        entity = _ApplicationEntity(rules)
         try:
             self._server = entity.make_server(
                 (rules.host, rules.port),
                 ssl_context=server_tls(rules.tls) if rules.tls else None,
                 evt_handlers=[
-                    (evt.EVT_REQUESTED, self._requested),
-                    (evt.EVT_C_STORE, self._store),
-                    (evt.EVT_RELEASED, self._ended, [True]),
-                    (evt.EVT_ABORTED, self._ended, [False]),
-                    (evt.EVT_CONN_CLOSE, self._closed),
+                    (evt.EVT_REQUESTED, self._on_request),
+                    (evt.EVT_C_STORE, self._on_store),
+                    (evt.EVT_RELEASED, self._on_end, [True]),
+                    (evt.EVT_ABORTED, self._on_end, [False]),
+                    (evt.EVT_CONN_CLOSE, self._on_close),
                 ],
                 server_class=_Server,
                 rules=rules,
@@ -80,21 +80,21 @@ class StorageSCP:
         self._thread = threading.Thread(target=self._server.serve_forever, name="receive", daemon=True)
 
     def start(self) -> None:
-        """Take connections."""
+        """Start to accept connections."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether connections are taken."""
+        """Whether connections are accepted."""
         return self._thread.is_alive()
 
     @property
     def open_associations(self) -> int:
-        """How many there are."""
+        """Number of established associations."""
         return sum(association.is_established for association in self._server.active_associations)
 
     def stop(self, grace_s: float) -> None:
-        """Take no more connections; let those open finish for a while, then abort them."""
+        """Accept no more connections; let open ones finish for ``grace_s``, then abort them."""
         self._server.shutdown()
         until = time.monotonic() + grace_s
         while self.open_associations and time.monotonic() < until:
@@ -102,8 +102,8 @@ class StorageSCP:
         for association in self._server.active_associations:
             association.abort(block=False)
 
-    def _requested(self, event: Any) -> None:
-        """Refuse callers that are on no list (PS3.8 9.3.4: permanent, calling AE title not recognised)."""
+    def _on_request(self, event: Any) -> None:
+        """Reject callers that are not accepted (PS3.8 9.3.4: permanent, calling AE title not recognised)."""
         caller = str(event.assoc.requestor.primitive.calling_ae_title)
         host = event.assoc.requestor.address_info.address
         if not any(peer.allows(caller, host) for peer in self._rules.accept):
@@ -112,24 +112,24 @@ class StorageSCP:
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)
             event.assoc.kill()
 
-    def _store(self, event: Any) -> int:
-        """Keep an image; success only when it is safe on disk."""
+    def _on_store(self, event: Any) -> int:
+        """Store an image; answer success only when it is safe on disk."""
         try:
             data = event.encoded_dataset()
-            identity = read_instance_uids(data)
-            if identity.sop_uid != str(event.request.AffectedSOPInstanceUID):
-                return self._refuse(NOT_AS_ANNOUNCED, "not the announced image")
-            key = self._spool.receive(identity, data)
+            uids = read_instance_uids(data)
+            if uids.sop_uid != str(event.request.AffectedSOPInstanceUID):
+                return self._refuse(IDENTIFIER_MISMATCH, "other SOP Instance UID than announced")
+            key = self._spool.receive(uids, data)
         except InputError as error:
             log.warning("%s", error)
-            return self._refuse(NOT_UNDERSTOOD, "header")
+            return self._refuse(CANNOT_UNDERSTAND, "header")
         except OutputError as error:
             log.error("%s", error)
             return self._refuse(OUT_OF_RESOURCES, "no room")
-        except Exception as error:  # whatever a hostile caller found must not end the association's thread
+        except Exception as error:  # a hostile caller must not end the association's thread
             log.error("an image was refused: %s", type(error).__name__)
-            return self._refuse(NOT_UNDERSTOOD, "error")
-        self._completion.arrived(key, id(event.assoc))
+            return self._refuse(CANNOT_UNDERSTAND, "error")
+        self._completion.image_received(key, id(event.assoc))
         self._counters.add("images_received")
         return SUCCESS
 
@@ -137,18 +137,18 @@ class StorageSCP:
         self._counters.add("images_refused", reason=reason)
         return status
 
-    def _ended(self, event: Any, released: bool) -> None:
-        self._completion.ended(id(event.assoc), released)
+    def _on_end(self, event: Any, released: bool) -> None:
+        self._completion.association_ended(id(event.assoc), released)
         self._counters.add("associations", end="released" if released else "aborted")
 
-    def _closed(self, event: Any) -> None:
-        """The connection is gone; after a release this changes nothing."""
+    def _on_close(self, event: Any) -> None:
+        """Register a lost connection; after a release this changes nothing."""
         if not event.assoc.is_released:
-            self._completion.ended(id(event.assoc), False)
+            self._completion.association_ended(id(event.assoc), False)
 
 
-class _Entity(AE):  # type: ignore[misc]
-    """The application entity: what it takes, and from how many at once."""
+class _ApplicationEntity(AE):  # type: ignore[misc]
+    """The application entity: supported storage classes, time limits, number of associations."""
 
     def __init__(self, rules: Rules) -> None:
         super().__init__(rules.ae_title)
@@ -164,7 +164,7 @@ class _Entity(AE):  # type: ignore[misc]
 
     @property
     def active_associations(self) -> list[Association]:
-        """Those that were granted: a silent connection takes no place (the base counts it)."""
+        """Associations that count against the limit; the base class also counts silent connections."""
         granted = [a for a in super().active_associations if a.is_established]
         asking = threading.current_thread()
         if isinstance(asking, Association) and asking.is_acceptor and not asking.is_established:
@@ -173,7 +173,7 @@ class _Entity(AE):  # type: ignore[misc]
 
 
 class _Server(ThreadedAssociationServer):  # type: ignore[misc]
-    """Looks at the caller's address first, and never waits for one caller in the thread that serves all."""
+    """Checks the caller's address first, and never waits for one caller in the thread that serves all."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -184,11 +184,11 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
 
     @property
     def limits(self) -> Any:
-        """The limits in force."""
+        """Limits from the rules."""
         return self._rules.limits
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """A connection with a time limit; its TLS handshake comes later, in its own thread."""
+        """Accept a connection with a time limit; its TLS handshake happens later, in its own thread."""
         connection, address = self.socket.accept()
         connection.settimeout(self._rules.limits.negotiation_s)
         if self.ssl_context:
@@ -196,9 +196,9 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
         return connection, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether to listen to this address at all."""
+        """Whether to serve this address at all."""
         if not any(peer.allows_host(client_address[0]) for peer in self._rules.accept):
-            log.warning("closed a connection from %s: no allowed host", client_address[0])
+            log.warning("closed a connection from %s: host not accepted", client_address[0])
             self._refused("host refused")
             return False
         if len(self.active_associations) >= CONNECTIONS_PER_ASSOCIATION * self._rules.limits.associations:
@@ -207,20 +207,20 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
         return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that failed before it was an association: count it, no traceback."""
+        """Count a connection that failed before its association, without a traceback."""
         self._refused("broken connection")
 
     def shutdown(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         BaseServer.shutdown(self)
         self.server_close()
 
 
 class _Handler(RequestHandler):  # type: ignore[misc]
-    """One connection."""
+    """Handles one connection."""
 
     def setup(self) -> None:
-        """The TLS handshake, within the negotiation's time."""
+        """Do the TLS handshake within the time limit of the negotiation."""
         if isinstance(self.request, ssl.SSLSocket):
             self.request.do_handshake()
 
@@ -232,14 +232,14 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
 
 class _Dimse(DIMSEServiceProvider):  # type: ignore[misc]
-    """Ends an association over a message that makes no sense; without it such a message ends a thread instead."""
+    """Aborts an association after an invalid message; otherwise such a message would end a thread."""
 
     def receive_primitive(self, primitive: Any) -> None:
-        """Take a part of a message."""
+        """Process a part of a message."""
         try:
             super().receive_primitive(primitive)
-        except Exception as error:  # what the message broke can be anything
-            log.warning("an association is aborted: a message that makes no sense (%s)", type(error).__name__)
+        except Exception as error:  # an invalid message can fail anywhere inside pynetdicom
+            log.warning("an association is aborted: invalid message (%s)", type(error).__name__)
             self.dul.event_queue.put("Evt19")  # PS3.8 9.2.1: unrecognised or invalid PDU
 
 
@@ -249,7 +249,7 @@ class _LimitedSocket(AssociationSocket):  # type: ignore[misc]
     Parameters
     ----------
     plain : AssociationSocket
-        Takes its place.
+        The socket that this one replaces.
     limits : Limits
     """
 
@@ -258,19 +258,19 @@ class _LimitedSocket(AssociationSocket):  # type: ignore[misc]
         self._limits = limits
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Exactly so many bytes, or fewer at the end of the connection.
+        """Receive exactly ``nr_bytes`` bytes, or fewer at the end of the connection.
 
         Raises
         ------
         OSError
-            If they are too many, or take too long; pynetdicom then closes the connection.
+            If they are too many or take too long; pynetdicom then closes the connection.
         """
         if nr_bytes > self._limits.pdu_kib * 1024:
             raise OSError(f"a PDU of {nr_bytes} bytes")
         message = self.assoc.dimse.message
         if message is not None:
-            held = message.data_set.tell() + message.encoded_command_set.tell()
-            if held + nr_bytes > self._limits.image_mib * MIB:
+            received_bytes = message.data_set.tell() + message.encoded_command_set.tell()
+            if received_bytes + nr_bytes > self._limits.image_mib * MIB:
                 raise OSError(f"an object of more than {self._limits.image_mib} MiB")
         connection = self.socket
         if connection is None:
@@ -294,7 +294,9 @@ class _LimitedSocket(AssociationSocket):  # type: ignore[misc]
 
 
 def server_tls(settings: ServerTLS) -> ssl.SSLContext:
-    """TLS 1.2 or later (PS3.15 B.9, B.10); callers show a certificate where an authority is named.
+    """Create a TLS context (1.2 or later; PS3.15 B.9, B.10).
+
+    Callers must present a certificate where the settings name an authority.
 
     Raises
     ------

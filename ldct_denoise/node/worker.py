@@ -1,4 +1,4 @@
-"""The node's hands: a complete series becomes a derived series."""
+"""Denoise complete series: from the received images of a batch to its derived images."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from ldct_denoise.io.inventory import Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.records import Delivery, Record
 from ldct_denoise.node.rules import Rule, Rules
-from ldct_denoise.node.spool import Delivery, Record, Spool
+from ldct_denoise.node.spool import Spool
 
 log = logging.getLogger("ldct_denoise.node")
 
-#: Batches that a kill or a full disk ended so often are set aside.
+#: A batch becomes a dead letter after this many attempts that ended with the node or the disk.
 MAX_ATTEMPTS = 3
 
 
 class _Stopped(Exception):
-    """The node is to stop; the batch stays for the next start."""
+    """The node is stopping; the batch stays for the next start."""
 
 
 class Worker:
-    """Denoises batches, one after another.
+    """Denoises batches one after the other.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class Worker:
     spool : Spool
     counters : Counters
     stop : threading.Event
-        Set, it ends the work between two slices.
+        Interrupts the work between two slices when set.
     """
 
     def __init__(self, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
@@ -47,66 +48,67 @@ class Worker:
         self._models: dict[str, TrainedModel] = {}
 
     def load_models(self) -> None:
-        """Read every model that a rule names; a wrong name stops the node at its start, not at night.
+        """Load every model that a rule names, so that a wrong name is found at the start of the node.
 
         Raises
         ------
         ModelError
+            If a model cannot be loaded.
         """
         for rule in self._rules.rules:
             if not rule.ignore:
                 self._model(rule)
 
     def run_once(self) -> bool:
-        """Work on the oldest batch that may be worked on; whether there was one."""
+        """Process the oldest batch that is due; return whether there was one."""
         now = time.time()
         for batch in self._spool.batches("ready"):
             if self._spool.record(batch).not_before <= now:
-                self._work(batch)
+                self._process(batch)
                 return True
         return False
 
-    def _work(self, batch: str) -> None:
-        with self._spool.changing(batch) as record:
+    def _process(self, batch: str) -> None:
+        with self._spool.update_record(batch) as record:
             record.attempts += 1
         try:
             self._attempt(batch, record)
         except _Stopped:
-            with self._spool.changing(batch) as record:
+            with self._spool.update_record(batch) as record:
                 record.attempts -= 1
-        except Exception as error:  # a bug or a hostile image must not end the work on other series
+        except Exception as error:  # a bug or a hostile image must not block other series
             if isinstance(error, (OutputError, OSError, MemoryError)) or _is_full_disk(error):
-                self._later(batch, record, error)
+                self._requeue(batch, record, error)
             else:
-                self._bury(batch, _told(error))
+                self._dead_letter(batch, _reason(error))
 
     def _attempt(self, batch: str, record: Record) -> None:
         if record.attempts > MAX_ATTEMPTS:
-            why = f"; the last error: {record.reason}" if record.reason else ""
-            self._bury(batch, f"given up after {MAX_ATTEMPTS} attempts that did not end{why}")
+            last_error = f"; the last error: {record.reason}" if record.reason else ""
+            self._dead_letter(batch, f"given up after {MAX_ATTEMPTS} attempts that did not end{last_error}")
             return
         try:
             self._denoise(batch, record)
-        finally:  # before anything is noted: on a full disk this makes the room for it
+        finally:  # before anything is written to the record: this makes room on a full disk
             self._spool.discard_work(batch)
 
     def _denoise(self, batch: str, record: Record) -> None:
         folder = self._spool.folder("ready", batch)
         started = time.monotonic()
         key = batch.partition(".")[0]
-        stacks = self._spool.stacks(key)
-        found = scan(folder, registry=stacks)
-        number = self._rules.rule_for(attribute_values(next(folder.iterdir()), self._rules.keywords))
-        if number is None or self._rules.rules[number].ignore:
-            self._ignore(batch, "no rule" if number is None else f"rule {number + 1}")
+        registry = self._spool.stack_registry(key)
+        found = scan(folder, registry=registry)
+        index = self._rules.rule_for(attribute_values(next(folder.iterdir()), self._rules.keywords))
+        if index is None or self._rules.rules[index].ignore:
+            self._ignore(batch, "no rule" if index is None else f"rule {index + 1}")
             return
         if not found.series:
-            self._nothing_to_denoise(batch, found)
+            self._route_without_series(batch, found)
             return
-        rule = self._rules.rules[number]
+        rule = self._rules.rules[index]
         self._write(batch, found, rule)
-        self._spool.save_stacks(key, stacks)
-        record.rule, record.model = number + 1, self._model(rule).name
+        self._spool.save_stack_registry(key, registry)
+        record.rule, record.model = index + 1, self._model(rule).name
         record.images, record.skipped = sum(map(len, found.series)), len(found.skipped)
         record.deliveries = {name: Delivery() for name in rule.send_to}
         record.attempts = 0
@@ -116,12 +118,12 @@ class Worker:
         self._counters.add("denoise_seconds", seconds)
         self._counters.add("series", outcome="denoised")
         log.info(
-            "%s: %d images denoised in %.1f s by rule %d, %d set aside",
+            "%s: %d images denoised in %.1f s by rule %d, %d skipped",
             batch, record.images, seconds, record.rule, record.skipped,
         )  # fmt: skip
 
     def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> None:
-        """The derived images, in a folder for each stack of the series."""
+        """Write the derived images, one folder for each stack of the series."""
         settings = ApplySettings(rule.strength, self._rules.device, rule.precision)
         created = self._spool.created(batch.partition(".")[0])
         writing = WriteSettings(
@@ -132,10 +134,10 @@ class Worker:
             created=created,
         )
         for number, series in enumerate(found.series):
-            place = self._spool.folder("working", batch) / f"{number:03d}"
-            apply_series(series, self._model(rule), place, settings, writing, progress=self._go_on)
+            output = self._spool.folder("working", batch) / f"{number:03d}"
+            apply_series(series, self._model(rule), output, settings, writing, progress=self._check_stop)
 
-    def _go_on(self, done: int, total: int, name: str) -> None:
+    def _check_stop(self, done: int, total: int, name: str) -> None:
         if self._stop.is_set():
             raise _Stopped
 
@@ -145,38 +147,39 @@ class Worker:
             self._models[name] = load_model(name)
         return self._models[name]
 
-    def _nothing_to_denoise(self, batch: str, found: Inventory[Series]) -> None:
+    def _route_without_series(self, batch: str, found: Inventory[Series]) -> None:
+        """Ignore a batch whose images are all excluded on purpose; make any other a dead letter."""
         reasons = sorted({item.reason for item in found.skipped})
         if all(item.kind.is_intentional for item in found.skipped):
             self._ignore(batch, " and ".join(reasons))
         else:
-            self._bury(batch, "no CT image that can be denoised: " + "; ".join(reasons))
+            self._dead_letter(batch, "no CT image that can be denoised: " + "; ".join(reasons))
 
-    def _ignore(self, batch: str, why: str) -> None:
-        self._spool.drop("ready", batch)
+    def _ignore(self, batch: str, reason: str) -> None:
+        self._spool.delete("ready", batch)
         self._counters.add("series", outcome="ignored")
-        log.info("%s: ignored (%s)", batch, why)
+        log.info("%s: ignored (%s)", batch, reason)
 
-    def _bury(self, batch: str, reason: str) -> None:
-        """The reason may quote the images, so it goes into the spool, not into the log."""
+    def _dead_letter(self, batch: str, reason: str) -> None:
+        """Set a batch aside. The reason may quote the images, so it is written to the spool, not to the log."""
         self._spool.dead_letter("ready", batch, reason)
         self._counters.add("series", outcome="dead letter")
         log.error("%s: cannot be denoised; the reason is in dead-letter/%s.json", batch, batch)
 
-    def _later(self, batch: str, record: Record, error: Exception) -> None:
-        """The place to write to may be better in a while; a full disk is no fault of the batch."""
-        wait = self._rules.retry.wait_s(record.attempts)
-        full = _is_full_disk(error) or self._spool.is_tight()
-        with self._spool.changing(batch) as record:
-            record.not_before = time.time() + wait
-            record.attempts -= full
-            record.reason = _told(error)
-        what = "no room on the spool's disk" if full else type(error).__name__
-        log.error("%s: %s while denoising; tried again in %.0f s", batch, what, wait)
+    def _requeue(self, batch: str, record: Record, error: Exception) -> None:
+        """Schedule the next attempt after an error of the disk. A full disk does not count as an attempt."""
+        wait_s = self._rules.retry.wait_s(record.attempts)
+        is_full = _is_full_disk(error) or self._spool.is_tight()
+        with self._spool.update_record(batch) as record:
+            record.not_before = time.time() + wait_s
+            record.attempts -= is_full
+            record.reason = _reason(error)
+        cause = "no room on the spool's disk" if is_full else type(error).__name__
+        log.error("%s: %s while denoising; next attempt in %.0f s", batch, cause, wait_s)
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
-    """Whether the system said that there is no room, and our errors say it in their own words."""
+    """Whether a full disk is the cause of an error."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -184,6 +187,6 @@ def _is_full_disk(error: BaseException | None) -> bool:
     return False
 
 
-def _told(error: Exception) -> str:
-    """Our own errors explain themselves."""
+def _reason(error: Exception) -> str:
+    """Message of one of our own errors; of others also the type."""
     return str(error) if isinstance(error, LdctDenoiseError) else f"{type(error).__name__}: {error}"
