@@ -9,37 +9,37 @@ import click
 from . import options
 
 
-@click.command(short_help="Make synthetic patients or image-quality phantoms, with their truth.")
+@click.command(short_help="Create synthetic patients or image-quality phantoms with ground truth.")
 @options.output
 @click.option(
     "--kind",
     type=click.Choice(["patient", "water", "inserts", "edge", "wire", "low-contrast"]),
     default="patient",
     show_default=True,
-    help="Patients, or a water cylinder and what it holds.",
+    help="Patients, or a water cylinder with inserts.",
 )
-@click.option("--patients", type=click.IntRange(1, 999), default=3, show_default=True)
+@click.option("--patients", type=click.IntRange(1, 999), default=3, show_default=True, help="Number of patients.")
 @click.option(
     "--slices", type=click.IntRange(1, 2000), default=24, show_default=True,
-    help="Of each patient, 3 mm apart; of a phantom, realisations of the noise.",
+    help="Slices of each patient, 3 mm apart; noise realisations of a phantom.",
 )  # fmt: skip
-@click.option("--size", type=click.IntRange(64, 1024), default=512, show_default=True, help="Pixels along a side.")
+@click.option("--size", type=click.IntRange(64, 1024), default=512, show_default=True, help="Matrix size, pixels.")
 @click.option(
     "--dose",
     type=click.FloatRange(0.01, 1),
     default=0.25,
     show_default=True,
-    help="Low dose, as a fraction of the normal.",
+    help="Low dose as a fraction of the normal dose.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of anatomy and noise.")
 @options.overwrite
 def command(
     output: Path, kind: str, patients: int, slices: int, size: int, dose: float, seed: int, overwrite: bool
 ) -> None:
     """Write synthetic patients or a phantom as DICOM in the TCIA layout, at normal and low dose.
 
-    Noise-free truth and labels (lesions, inserts) are written beside them as NIfTI, and what the labels stand for
-    as CSV. --overwrite removes all that an earlier phantom left in the folder.
+    Also writes the noise-free truth and labels (lesions, inserts) as NIfTI, and the meaning of the labels as CSV.
+    --overwrite removes all earlier phantoms from the folder.
     """
     from ldct_denoise.phantoms.patients import make_pool
     from ldct_denoise.phantoms.quality import QualityPhantom, make_quality_phantom
@@ -50,11 +50,11 @@ def command(
                 output, patients=patients, slices=slices, size=size, seed=seed, dose=dose, overwrite=overwrite,
                 progress=progress,
             )  # fmt: skip
-            made = [output / name for name in names]
+            written = [output / name for name in names]
         else:
             phantom = QualityPhantom(kind, slices, size)
-            made = [
+            written = [
                 make_quality_phantom(output, phantom, seed=seed, dose=dose, overwrite=overwrite, progress=progress)
             ]
-    for path in made:
+    for path in written:
         click.echo(path)

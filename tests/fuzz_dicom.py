@@ -27,7 +27,7 @@ import pydicom
 import pydicom.data
 
 from ldct_denoise.errors import LdctDenoiseError
-from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.archive import list_files
 from ldct_denoise.io.dicom.scan import scan

@@ -22,7 +22,7 @@ import pydicom
 import pytest
 import yaml
 
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.volume import Geometry, Volume
 
 NAME, IDENTIFIER = "SECRETNAME", "SECRET-ID-4711"
@@ -38,9 +38,18 @@ def make_series(folder: Path, study: str, number: int, slices: int = 4, size: in
     geometry = Geometry(positions, (1, 0, 0), (0, 1, 0), (1.0, 1.0), size, size)
     source = Volume(hu, geometry)
     write_series(
-        source, folder, patient_id=IDENTIFIER, study_uid=study, series_uid=f"{study}.{number}", series_number=number,
-        description=f"low dose {number}", kernel="B30f", synthetic=False,
-    )  # fmt: skip
+        source,
+        folder,
+        SeriesAttributes(
+            patient_id=IDENTIFIER,
+            study_uid=study,
+            series_uid=f"{study}.{number}",
+            series_number=number,
+            description=f"low dose {number}",
+            kernel="B30f",
+            synthetic=False,
+        ),
+    )
     files = sorted(folder.glob("*.dcm"))
     for file in files:
         image = pydicom.dcmread(file)

@@ -14,7 +14,7 @@ import pytest
 
 import ldct_denoise
 from ldct_denoise.inference.slices import restore_slices
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.volume import Volume
 from tests.conftest import ROOT
 from tests.synthetic import axial_geometry, random_volume, run_program, shift_model, water_disc
@@ -28,10 +28,18 @@ NAMES = {
 
 def write_patient(folder: Path, noise_hu: float, description: str) -> None:
     write_series(
-        water_disc("P001", noise_hu, seed=len(description), slices=4), folder, patient_id="P001", study_uid="1.2.3",
-        series_uid=f"1.2.3.{len(description)}", series_number=1, description=description, kernel="B30f",
-        synthetic=False,
-    )  # fmt: skip
+        water_disc("P001", noise_hu, seed=len(description), slices=4),
+        folder,
+        SeriesAttributes(
+            patient_id="P001",
+            study_uid="1.2.3",
+            series_uid=f"1.2.3.{len(description)}",
+            series_number=1,
+            description=description,
+            kernel="B30f",
+            synthetic=False,
+        ),
+    )
 
 
 @pytest.fixture(scope="module")

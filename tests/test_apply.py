@@ -24,7 +24,7 @@ from ldct_denoise.inference.series import apply_series, derivation_of
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.derived.deidentify import public_uid
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
@@ -44,11 +44,7 @@ def series(tmp_path: Path) -> Series:
     write_series(
         random_volume(),
         tmp_path / "in",
-        patient_id="P1",
-        study_uid="1.2.3",
-        series_uid=None,
-        series_number=3,
-        description="t",
+        SeriesAttributes(patient_id="P1", study_uid="1.2.3", series_number=3, description="t"),
     )
     found = scan(tmp_path / "in").series[0]
     assert isinstance(found, Series)
@@ -256,9 +252,16 @@ def test_a_deidentified_volume_has_another_name_and_nothing_burned_in(series: Se
 def test_a_tree_of_several_series_with_one_broken(tmp_path: Path) -> None:
     for number in (1, 2):
         write_series(
-            random_volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
-            series_number=number, description="t",
-        )  # fmt: skip
+            random_volume(),
+            tmp_path / "in" / str(number),
+            SeriesAttributes(
+                patient_id="P",
+                study_uid="1.2.3",
+                series_uid=f"1.2.3.{number}",
+                series_number=number,
+                description="t",
+            ),
+        )
     written = apply(tmp_path / "in", shift_model(), tmp_path / "out")
     assert sorted(path.name for path in written) == ["1.2.3.1", "1.2.3.2"]
     broken = sorted((tmp_path / "in" / "2").iterdir())[0]
@@ -281,9 +284,16 @@ def test_a_slice_that_cannot_be_read_is_told_after_the_others_were_done(
 ) -> None:
     for number in range(1, count + 1):
         write_series(
-            random_volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
-            series_number=number, description="t",
-        )  # fmt: skip
+            random_volume(),
+            tmp_path / "in" / str(number),
+            SeriesAttributes(
+                patient_id="P",
+                study_uid="1.2.3",
+                series_uid=f"1.2.3.{number}",
+                series_number=number,
+                description="t",
+            ),
+        )
     (tmp_path / "in" / "readme.txt").write_text("by right left out")
     shutil.copy(next((tmp_path / "in" / "1").iterdir()), tmp_path / "in" / "copy.dcm")
     assert len(apply(tmp_path / "in", shift_model(), tmp_path / "whole")) == count
@@ -385,9 +395,16 @@ def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
 def test_the_command_line_prints_what_was_written_though_something_is_missing(tmp_path: Path, count: int) -> None:
     for number in range(1, count + 1):
         write_series(
-            random_volume(), tmp_path / "in" / str(number), patient_id="P", study_uid="1.2.3", series_uid=f"1.2.3.{number}",
-            series_number=number, description="t",
-        )  # fmt: skip
+            random_volume(),
+            tmp_path / "in" / str(number),
+            SeriesAttributes(
+                patient_id="P",
+                study_uid="1.2.3",
+                series_uid=f"1.2.3.{number}",
+                series_number=number,
+                description="t",
+            ),
+        )
     broken = sorted((tmp_path / "in" / "1").iterdir())[1]
     broken.write_bytes(broken.read_bytes()[:-100])
     output = tmp_path / "out"

@@ -30,7 +30,7 @@ from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.derived.deidentify import public_uid
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
@@ -68,9 +68,16 @@ def tree(tmp_path: Path) -> Path:
     """Four series of three slices."""
     for number in range(1, 5):
         write_series(
-            random_volume(SHAPE, -1000, seed=number), tmp_path / "in" / str(number), patient_id="SECRET^NAME", study_uid="1.2.3",
-            series_uid=f"1.2.3.{number}", series_number=number, description="t",
-        )  # fmt: skip
+            random_volume(SHAPE, -1000, seed=number),
+            tmp_path / "in" / str(number),
+            SeriesAttributes(
+                patient_id="SECRET^NAME",
+                study_uid="1.2.3",
+                series_uid=f"1.2.3.{number}",
+                series_number=number,
+                description="t",
+            ),
+        )
     return tmp_path / "in"
 
 
@@ -360,8 +367,13 @@ def test_several_writers_leave_whole_lines(tmp_path: Path) -> None:
 
 
 def test_a_fit_to_each_slice_tells_how_far_it_is(tmp_path: Path) -> None:
-    write_series(random_volume((2, 40, 36), -1000), tmp_path / "in", patient_id="P", study_uid="1.2.3", series_uid="1.2.3.9",
-                 series_number=1, description="t")  # fmt: skip
+    write_series(
+        random_volume((2, 40, 36), -1000),
+        tmp_path / "in",
+        SeriesAttributes(
+            patient_id="P", study_uid="1.2.3", series_uid="1.2.3.9", series_number=1, description="t"
+        ),
+    )
     source = scan(tmp_path / "in").series[0]
     assert isinstance(source, Series)
     method = methods.build(

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from ldct_denoise.cli.simulate import command
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError, PartialError
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
@@ -28,13 +28,14 @@ def normal(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_series(
         with_noise(patient.truth(), 1, 1),
         folder,
-        patient_id="L001",
-        study_uid="2.25.1",
-        series_uid=None,
-        series_number=1,
-        description="Full Dose Images",
-        kernel="Sim35",
-        tube_current_ma=[200.0] * 4,
+        SeriesAttributes(
+            patient_id="L001",
+            study_uid="2.25.1",
+            series_number=1,
+            description="Full Dose Images",
+            kernel="Sim35",
+            tube_current_ma=[200.0] * 4,
+        ),
     )
     return folder
 
@@ -136,9 +137,10 @@ def air(folder: Path) -> None:
     """A series that no noise can be measured in."""
     hu = np.full((2, 64, 64), -1000, np.float32)
     write_series(
-        Volume(hu, stack_geometry(2, 64, 300.0)), folder, patient_id="A", study_uid="2.25.0", series_uid=None,
-        series_number=1, description="air",
-    )  # fmt: skip
+        Volume(hu, stack_geometry(2, 64, 300.0)),
+        folder,
+        SeriesAttributes(patient_id="A", study_uid="2.25.0", series_number=1, description="air"),
+    )
 
 
 def test_a_series_that_fails_does_not_stop_the_others(normal: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ldct_denoise import ConfigError, InputError, Scale, SliceDataset, Volume, Window
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from tests.synthetic import axial_geometry, random_volume, water_disc
 
 
@@ -91,9 +91,16 @@ def test_a_transform_gets_the_sample() -> None:
 def test_a_folder_gives_low_normal_or_paired(tmp_path: Path) -> None:
     for number, name in enumerate(("low", "normal"), 1):
         write_series(
-            water_disc("P1", 10 * number, slices=3 + number), tmp_path / name, patient_id="P1", study_uid="1.2",
-            series_uid=f"1.2.{number}", series_number=number, description=name,
-        )  # fmt: skip
+            water_disc("P1", 10 * number, slices=3 + number),
+            tmp_path / name,
+            SeriesAttributes(
+                patient_id="P1",
+                study_uid="1.2",
+                series_uid=f"1.2.{number}",
+                series_number=number,
+                description=name,
+            ),
+        )
     lengths = {dose: len(SliceDataset.from_folder(tmp_path, dose)) for dose in ("low", "normal", "paired", None)}
     assert lengths == {"low": 4, "normal": 5, "paired": 4, None: 9}
     sample = SliceDataset.from_folder(tmp_path, "paired", window="abdomen")[0]

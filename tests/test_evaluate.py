@@ -291,13 +291,21 @@ def test_segments_of_a_dicom_seg_are_regions(tmp_path):
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
 
-    from ldct_denoise.io.derived.create import write_series
+    from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 
     normal, _, _ = patient()
     write_series(
-        normal, tmp_path / "ct", patient_id="P1", study_uid="1.2.3.4", series_uid=None, series_number=1,
-        description="d", kernel="K", tube_current_ma=[100.0] * 4,
-    )  # fmt: skip
+        normal,
+        tmp_path / "ct",
+        SeriesAttributes(
+            patient_id="P1",
+            study_uid="1.2.3.4",
+            series_number=1,
+            description="d",
+            kernel="K",
+            tube_current_ma=[100.0] * 4,
+        ),
+    )
     sources = sorted(
         (dcmread(path) for path in (tmp_path / "ct").iterdir()), key=lambda d: d.ImagePositionPatient[2]
     )

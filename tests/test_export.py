@@ -20,7 +20,7 @@ from ldct_denoise.export.export import export
 from ldct_denoise.export.formats import read_onnx, read_torchscript
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.methods import Supervision
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
@@ -205,8 +205,11 @@ def test_monai_verifies_and_runs_the_bundle(shipped: TrainedModel, tmp_path: Pat
         nibabel.Nifti1Image(source.hu.transpose(2, 1, 0), np.diag([-0.8, -0.8, 2.5, 1])),
         tmp_path / "in" / "a.nii.gz",
     )
-    write_series(source, tmp_path / "in" / "series", patient_id="P", study_uid="1.2.3", series_uid=None,
-                 series_number=1, description="t")  # fmt: skip
+    write_series(
+        source,
+        tmp_path / "in" / "series",
+        SeriesAttributes(patient_id="P", study_uid="1.2.3", series_number=1, description="t"),
+    )
     monai(bundle, "run", *meta, *config, "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
     written = sorted((tmp_path / "out").rglob("*.nii.gz"))
     assert len(written) == 2

@@ -12,7 +12,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series

@@ -13,8 +13,9 @@ from pydicom import Dataset, dcmread
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.derived import deidentify
-from ldct_denoise.io.derived.attributes import Derivation, code_item
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.attributes import code_item
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
@@ -29,7 +30,9 @@ def make_source(folder: Path, **attributes: object) -> Series:
     geometry = Geometry([[0, 0, 0], [0, 0, 3]], (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 40)
     volume = Volume(np.random.default_rng(0).normal(0, 100, geometry.shape), geometry)
     names = {"patient_id": SECRET, "study_uid": "1.2.826.0.1", "description": f"CT {SECRET}"}
-    write_series(volume, folder, series_uid="1.2.826.0.2", series_number=1, kernel="B30f", **names)
+    write_series(
+        volume, folder, SeriesAttributes(series_uid="1.2.826.0.2", series_number=1, kernel="B30f", **names)
+    )
     for path in folder.iterdir():
         image = dcmread(path)
         image.StudyDate, image.AcquisitionDate, image.PatientBirthDate = "20240229", "20240229", "19500229"

@@ -16,8 +16,9 @@ from pydicom import Dataset, dcmread, filewriter
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
-from ldct_denoise.io.derived.attributes import Derivation, set_derivation_attributes
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.attributes import set_derivation_attributes
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.derived.pixel_values import PixelFormat
 from ldct_denoise.io.dicom.padding import padding_range
@@ -40,13 +41,9 @@ def make_source(folder: Path, slices: int = 3, **attributes: object) -> Path:
     write_series(
         Volume(hu, geometry),
         folder,
-        patient_id="P1",
-        study_uid=uid,
-        series_uid=None,
-        series_number=4,
-        description="Abdomen",
-        kernel="B30f",
-        synthetic=False,
+        SeriesAttributes(
+            patient_id="P1", study_uid=uid, series_number=4, description="Abdomen", kernel="B30f", synthetic=False
+        ),
     )
     for path in folder.iterdir():
         image = dcmread(path)

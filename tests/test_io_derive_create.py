@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 
 from ldct_denoise.errors import OutputError
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import Geometry, Volume
 
@@ -28,13 +28,14 @@ def _write(volume: Volume, folder: Path) -> Path:
     return write_series(
         volume,
         folder,
-        patient_id="P1",
-        study_uid=STUDY,
-        series_uid=None,
-        series_number=3,
-        description="Low Dose Images",
-        kernel="D45f",
-        tube_current_ma=[100, 110, 120, 130],
+        SeriesAttributes(
+            patient_id="P1",
+            study_uid=STUDY,
+            series_number=3,
+            description="Low Dose Images",
+            kernel="D45f",
+            tube_current_ma=[100, 110, 120, 130],
+        ),
     )
 
 

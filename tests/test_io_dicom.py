@@ -24,7 +24,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
-from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series

@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom import decoder_process
 from ldct_denoise.io.dicom.scan import scan

@@ -20,7 +20,7 @@ from monai.transforms import (
 )
 
 from ldct_denoise import InputError, denoise, read_series
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.monai import CTReader, DenoiseCT, DenoiseCTd
 from ldct_denoise.volume import Volume
@@ -31,9 +31,12 @@ from tests.synthetic import axial_geometry, random_volume, shift_model
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_series(
-        random_volume(), tmp_path / "in", patient_id="P1", study_uid="1.2.3", series_uid="1.2.3.4", series_number=3,
-        description="t",
-    )  # fmt: skip
+        random_volume(),
+        tmp_path / "in",
+        SeriesAttributes(
+            patient_id="P1", study_uid="1.2.3", series_uid="1.2.3.4", series_number=3, description="t"
+        ),
+    )
     return tmp_path / "in"
 
 

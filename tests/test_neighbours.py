@@ -33,7 +33,7 @@ from ldct_denoise.inference.series import apply_series, derivation_of
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.methods import Supervision
@@ -321,11 +321,9 @@ def derived(folder: Path, slices: int) -> list[Dataset]:
     write_series(
         water_disc("A", 40, 0, slices),
         folder / "in",
-        patient_id="P1",
-        study_uid="1.2.3",
-        series_uid="1.2.3.4",
-        series_number=3,
-        description="t",
+        SeriesAttributes(
+            patient_id="P1", study_uid="1.2.3", series_uid="1.2.3.4", series_number=3, description="t"
+        ),
     )
     (source,) = find_images(folder / "in").series
     written = apply_series(source, model(), folder / "out")
@@ -342,7 +340,7 @@ def test_a_derived_image_names_every_slice_that_it_comes_of(tmp_path: Path) -> N
     own = [named(image)[0] for image in images]
     assert [sorted(map(own.index, named(image))) for image in images] == [[0, 1], [0, 1, 2], [1, 2]]
     assert all("with 1 slices on each side" in image.DerivationDescription for image in images)
-    assert derivation_of(model(context_slices=0), ApplySettings()).neighbours == 0
+    assert derivation_of(model(context_slices=0), ApplySettings()).context_slices == 0
     # Of a series that lacks the last slice, the one before it is another image, with a UID of its own.
     sorted((tmp_path / "three" / "in").glob("*.dcm"))[-1].unlink()
     (rest,) = find_images(tmp_path / "three" / "in").series

@@ -15,7 +15,7 @@ from ldct_denoise.physics.dose import DoseSimulator, scan_noise
 from ldct_denoise.physics.local_noise import noise_level
 from ldct_denoise.physics.noise import NoiseModel, radial, soft_tissue_rois
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
-from ldct_denoise.physics.simulate_series import simulated_pool
+from ldct_denoise.physics.simulated_cache import simulated_pool
 from ldct_denoise.physics.texture import Texture, noise_texture
 from ldct_denoise.volume import Geometry, Volume
 

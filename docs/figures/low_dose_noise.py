@@ -21,7 +21,7 @@ from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.models.trained import load_model
-from ldct_denoise.physics.simulate_series import simulated_pool
+from ldct_denoise.physics.simulated_cache import simulated_pool
 from ldct_denoise.regions.body import body_mask
 
 SIDE = 32  # of the squares whose spectra are averaged, pixels

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.phantoms.patients import Patient, with_noise
@@ -76,9 +76,16 @@ def write_patient(folder: Path, source: RepeatedSlices, number: int = 1) -> Seri
     """Write a synthetic patient as a DICOM series below a folder, and open it."""
     path = folder / f"series-{number}"
     write_series(
-        source, path, patient_id=f"B{number}", study_uid=f"1.2.826.0.1.3680043.2.{number}", series_uid=None,
-        series_number=number, description="benchmark", kernel="B40",
-    )  # fmt: skip
+        source,
+        path,
+        SeriesAttributes(
+            patient_id=f"B{number}",
+            study_uid=f"1.2.826.0.1.3680043.2.{number}",
+            series_number=number,
+            description="benchmark",
+            kernel="B40",
+        ),
+    )
     series = scan(path).series[0]
     assert isinstance(series, Series)
     return series

@@ -11,7 +11,7 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.methods import Supervision
-from ldct_denoise.physics.simulate_series import SimulatedSeries, simulated_pool
+from ldct_denoise.physics.simulated_cache import SimulatedSeries, simulated_pool
 from ldct_denoise.volume import SliceSource
 
 

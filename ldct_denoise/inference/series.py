@@ -13,7 +13,7 @@ from pathlib import Path
 from ldct_denoise.errors import LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress, Slices, report_fit_progress, restore_slices
-from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.io.writer import SeriesWriter, check_dicom_settings, open_writer, output_location
@@ -128,7 +128,7 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
         strength=settings.strength,
         low_hu=model.scale.low_hu,
         high_hu=model.scale.high_hu,
-        neighbours=model.method.context_slices,
+        context_slices=model.method.context_slices,
         settings={"precision": settings.precision, "seed": str(settings.seed)}
         | ({"tta": "mean of 8 flips and rotations"} if settings.tta else {}),
     )

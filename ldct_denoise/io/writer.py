@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, OutputError
-from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.deidentify import check_burned_in, public_uid
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.derived.existing import holds_derived
 from ldct_denoise.io.dicom.series import Series

@@ -1,4 +1,4 @@
-"""The folder of phantoms: studies get their names when all are whole, in place of those of an earlier call."""
+"""Output folder of phantoms: studies appear when all are complete, and replace those of an earlier call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from ldct_denoise.errors import OutputError
 from ldct_denoise.output import make_output_folder
 
-#: Begins the hidden folder that studies are made in; what a killed call leaves there is never read as images.
+#: Prefix of the hidden folder in which studies are created; leftovers of a killed call are never read as images.
 PARTIAL_PREFIX = ".phantom.partial-"
-#: Every folder and file that a phantom consists of, relative to the output folder.
+#: Folders and files of phantoms, relative to the output folder.
 _FOLDER = re.compile(r"(L\d{3}|QA-[A-Z-]+)(/synthetic-\d+(/[12]\.000000-(Full|Low) Dose Images-\d{5,})?)?")
 _FILE = re.compile(
     r"(L\d{3}|QA-[A-Z-]+)/synthetic-\d+/"
@@ -23,19 +23,24 @@ _FILE = re.compile(
 
 @contextmanager
 def replace_phantoms(output: Path, overwrite: bool) -> Iterator[Path]:
-    """A hidden folder in ``output`` to make studies in; at the end they take the place of earlier ones.
+    """Context manager: create studies in a hidden folder, and move them to ``output`` at the end.
 
     Parameters
     ----------
     output : Path
     overwrite : bool
-        Whether what an earlier call left may be removed, all of it: patients of two calls share their names.
+        Remove all phantoms of an earlier call: patients of two calls have the same names.
+
+    Yields
+    ------
+    Path
+        The hidden folder.
 
     Raises
     ------
     OutputError
-        If ``output`` holds something and ``overwrite`` is not given, or anything that is no phantom's; or cannot
-        be written.
+        If ``output`` is not empty and ``overwrite`` is not set, contains anything but phantoms, or cannot be
+        written.
     """
     make_output_folder(output, overwrite)
     earlier = _earlier(output)
@@ -50,11 +55,11 @@ def replace_phantoms(output: Path, overwrite: bool) -> Iterator[Path]:
             for path in sorted(new.iterdir()):
                 path.rename(output / path.name)
     except OSError as error:
-        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another place") from None
+        raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def _earlier(output: Path) -> list[Path]:
-    """What earlier calls left; refuses anything else there, which would be removed with it."""
+    """Studies of earlier calls; anything else in the folder is refused, because it would be removed with them."""
     found = sorted(output.iterdir())
     for item in found:
         if item.name.startswith(PARTIAL_PREFIX):
@@ -63,5 +68,5 @@ def _earlier(output: Path) -> list[Path]:
             name = path.relative_to(output).as_posix()
             ours = _FOLDER.fullmatch(name) if path.is_dir() else _FILE.fullmatch(name)
             if path.is_symlink() or not ours:
-                raise OutputError(f"{output}: holds {name}, which no phantom is made of; give another folder")
+                raise OutputError(f"{output}: holds {name}, which is not part of a phantom; give another folder")
     return found

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldct_denoise.io.derived.create import write_series
+from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.phantoms.anatomy import Anatomy, paint
@@ -300,13 +300,14 @@ def write_study(
         write_series(
             scan(named, fraction, seed, progress),
             study / f"{series_number}.000000-{label} Dose Images-{seed:05d}",
-            patient_id=name,
-            study_uid=study_uid,
-            series_uid=None,
-            series_number=series_number,
-            description=f"{label} Dose Images",
-            kernel=KERNEL,
-            tube_current_ma=[NORMAL_MA * fraction] * len(truth),
+            SeriesAttributes(
+                patient_id=name,
+                study_uid=study_uid,
+                series_number=series_number,
+                description=f"{label} Dose Images",
+                kernel=KERNEL,
+                tube_current_ma=[NORMAL_MA * fraction] * len(truth),
+            ),
         )
     write_volume(study / "truth.nii.gz", truth, truth.geometry)
     write_volume(study / f"{labels_name}.nii.gz", labels, truth.geometry, labels=True)

@@ -1,4 +1,4 @@
-"""Simulate low-dose series: written as files, or cached for training."""
+"""Simulate low-dose series and write them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, PartialError
-from ldct_denoise.io.derived.attributes import Derivation
+from ldct_denoise.errors import InputError, LdctDenoiseError, PartialError
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.io.writer import holds_result, open_writer, output_location, series_subfolders
-from ldct_denoise.output import atomic_write
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
-from ldct_denoise.physics.noise import AIR_HU, NoiseModel
+from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
-from ldct_denoise.volume import SeriesView, SliceSource
+from ldct_denoise.volume import SliceSource
 
 Progress = Callable[[int, int, str], None]
 
@@ -213,108 +211,3 @@ def simulated_slices(
     for index in range(len(source)):
         yield simulator.simulate(index, simulation.dose, simulation.seed)
         progress(index + 1, len(source), source.name)
-
-
-@dataclass(frozen=True)
-class SimulatedSeries(SeriesView):
-    """A simulated low-dose copy of ``source``, in a cache; slices are read as they are asked for.
-
-    Parameters
-    ----------
-    source : SliceSource
-        The original.
-    path : Path
-        ``.npy`` of int16 tenths of HU, shape (slices, rows, columns).
-    key : str
-        Digest of the source and of the simulation's settings.
-    label : str
-        The dose, for people.
-    dose : float
-        Fraction of the original's.
-    """
-
-    path: Path
-    key: str
-    label: str
-    dose: float
-
-    @property
-    def uid(self) -> str:
-        """Unique for the source and the simulation's settings."""
-        return f"{self.source.uid}/simulated/{self.key}"
-
-    @property
-    def name(self) -> str:
-        """The source's, and the dose."""
-        return f"{self.source.name}, {self.label}"
-
-    @cached_property
-    def _tenths(self) -> NDArray[np.int16]:
-        return np.load(self.path, mmap_mode="r")
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_tenths"}
-
-    def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice in HU, shape (rows, columns)."""
-        return np.asarray(self._tenths[index], np.float32) / np.float32(10)
-
-
-def simulated_pool(
-    sources: Sequence[SliceSource],
-    dose_range: tuple[float, float],
-    seed: int,
-    cache_dir: Path,
-    *,
-    scanner: Scanner = DEFAULT_SCANNER,
-    progress: Progress = _silent,
-) -> list[SimulatedSeries]:
-    """A low-dose partner of every normal-dose series, each at one dose drawn (log-uniform) from a range.
-
-    What an earlier call left in ``cache_dir`` is used again. Two seeds give two independent scans, at doses of
-    their own unless the range is a single dose.
-
-    Parameters
-    ----------
-    sources : sequence of SliceSource
-    dose_range : tuple of 2 floats
-        Lowest and highest fraction of the dose.
-    seed : int
-    cache_dir : Path
-
-    Raises
-    ------
-    ConfigError
-        If the range is none.
-    """
-    low, high = dose_range
-    if not 0 < low <= high <= 1:
-        raise ConfigError(f"simulated_dose {low:g}…{high:g}: give two fractions, 0 < low ≤ high ≤ 1")
-    return [_cached(source, dose_range, seed, cache_dir, scanner, progress) for source in sources]
-
-
-def _cached(
-    source: SliceSource,
-    dose_range: tuple[float, float],
-    seed: int,
-    cache_dir: Path,
-    scanner: Scanner,
-    progress: Progress,
-) -> SimulatedSeries:
-    drawn = np.random.default_rng([19, seed, *hashlib.sha256(source.uid.encode()).digest()[:8]])
-    dose = float(np.exp(drawn.uniform(*np.log(dose_range))))
-    # A seed of its own for every series: the same noise in several would be learned by heart.
-    simulation = Simulation(round(dose, 4), int(drawn.integers(2**31)), scanner)
-    key = hashlib.sha256(f"{source.uid}/{len(source)}/{simulation.checksum}".encode()).hexdigest()[:32]
-    path = cache_dir / f"simulated-{key}.npy"
-    if not path.is_file():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda part: _write_tenths(part, source, simulation, progress))
-    return SimulatedSeries(source, path, key, simulation.derivation.label, simulation.dose)
-
-
-def _write_tenths(path: Path, source: SliceSource, simulation: Simulation, progress: Progress) -> None:
-    tenths = np.lib.format.open_memmap(path, "w+", np.int16, source.geometry.shape)
-    for index, hu in enumerate(simulated_slices(source, simulation, progress)):
-        tenths[index] = np.clip(np.rint(np.nan_to_num(hu, nan=AIR_HU) * 10), -32768, 32767)
-    tenths.flush()

@@ -1,8 +1,9 @@
-"""Write a CT series that was made, not acquired: phantoms and test images as valid CT Image Storage."""
+"""Write a CT series that is created rather than acquired (phantoms, test images) as CT Image Storage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,53 +18,58 @@ from ldct_denoise.io.derived.transcode import new_file_meta
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import SliceSource
 
-#: Stored values are HU + 1024 in 16 signed bits, as most scanners write them.
+#: Stored values are HU + 1024 in 16 signed bits, as on most scanners.
 RESCALE_INTERCEPT_HU = -1024
 EXPOSURE_TIME_MS = 500
 
 
-def write_series(
-    source: SliceSource,
-    folder: Path,
-    *,
-    patient_id: str,
-    study_uid: str,
-    series_uid: str | None,
-    series_number: int,
-    description: str,
-    kernel: str = "",
-    kvp: float = 120.0,
-    tube_current_ma: Sequence[float] | None = None,
-    synthetic: bool = True,
-    frame_of_reference_uid: str | None = None,
-    file_name: str = "1-{index:03d}.dcm",
-) -> Path:
-    """Write ``source`` as a new CT series from scratch; the same arguments give the same files.
+@dataclass(frozen=True)
+class SeriesAttributes:
+    """Attributes of a CT series that is created rather than acquired.
 
-    HU are rounded to whole numbers.
+    Parameters
+    ----------
+    patient_id : str
+        Patient ID; like all texts here plain ASCII of at most 64 characters.
+    study_uid : str
+        Study Instance UID. The series of a study share one frame of reference.
+    series_number : int
+        Series Number.
+    description : str
+        Series Description.
+    series_uid : str, optional
+        Series Instance UID; by default derived from study, patient, number and description.
+    kernel : str
+        Convolution Kernel, at most 16 characters.
+    kvp : float
+        Tube voltage, kV.
+    tube_current_ma : sequence of float, optional
+        Tube current of each slice, mA; the exposure (mAs) follows from a rotation of 0.5 s.
+    synthetic : bool
+        Whether Synthetic Data (0008,001C) is YES.
+    """
+
+    patient_id: str
+    study_uid: str
+    series_number: int
+    description: str
+    series_uid: str | None = None
+    kernel: str = ""
+    kvp: float = 120.0
+    tube_current_ma: Sequence[float] | None = None
+    synthetic: bool = True
+
+
+def write_series(source: SliceSource, folder: Path, attributes: SeriesAttributes) -> Path:
+    """Write ``source`` as a new CT series, rounded to whole HU; the same arguments give the same files.
 
     Parameters
     ----------
     source : SliceSource
         Geometry and HU.
     folder : Path
-        Where the files go; made where it is missing.
-    patient_id, study_uid, description, kernel : str
-        What the files say; plain ASCII, at most 64 (kernel 16) characters.
-    series_uid : str, optional
-        Without it, made from study, number, description and patient.
-    series_number : int
-        Series Number.
-    kvp : float
-        Tube voltage, kV.
-    tube_current_ma : sequence of float, optional
-        Tube current of each slice, mA; the exposure (mAs) follows from a rotation of 0.5 s.
-    synthetic : bool
-        Whether Synthetic Data (0008,001C) says YES.
-    frame_of_reference_uid : str, optional
-        Without it, made from the study: the series of a study share one space.
-    file_name : str
-        Format of the file names; ``index`` counts from 1.
+        Folder of the files; created where it does not exist.
+    attributes : SeriesAttributes
 
     Returns
     -------
@@ -73,36 +79,42 @@ def write_series(
     Raises
     ------
     OutputError
-        If ``folder`` cannot be written, or a file of that name is there already.
+        If ``folder`` cannot be written, or contains a file of the same name.
     """
-    series_uid = series_uid or derived_uid("series", study_uid, patient_id, series_number, description)
-    common = Dataset()
-    _describe_patient(common, patient_id, study_uid)
-    common.FrameOfReferenceUID = frame_of_reference_uid or derived_uid("frame of reference", study_uid)
-    common.SeriesInstanceUID = series_uid
-    common.SeriesNumber = series_number
-    common.SeriesDescription = description[:64]
-    common.ConvolutionKernel = kernel
-    common.KVP = _decimal(kvp)
-    if synthetic:
-        common.SyntheticData = "YES"
+    common = _common_header(attributes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(len(source)):
             image = _image(common, source, index)
-            if tube_current_ma is not None:
-                _describe_exposure(image, tube_current_ma[index])
-            path = folder / file_name.format(index=index + 1)
-            image.save_as(path, enforce_file_format=True, overwrite=False)
+            if attributes.tube_current_ma is not None:
+                _set_exposure(image, attributes.tube_current_ma[index])
+            image.save_as(folder / f"1-{index + 1:03d}.dcm", enforce_file_format=True, overwrite=False)
     except FileExistsError as error:
         raise OutputError(f"{error.filename or folder}: exists already; choose an empty folder") from None
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another place") from None
+        raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     return folder
 
 
-def _describe_patient(dataset: Dataset, patient_id: str, study_uid: str) -> None:
-    """Patient, study and equipment; unknown attributes of Type 2 stay empty (PS3.3 A.3)."""
+def _common_header(attributes: SeriesAttributes) -> Dataset:
+    """Attributes that all images of the series share."""
+    a, common = attributes, Dataset()
+    _set_patient(common, a.patient_id, a.study_uid)
+    common.FrameOfReferenceUID = derived_uid("frame of reference", a.study_uid)
+    common.SeriesInstanceUID = a.series_uid or derived_uid(
+        "series", a.study_uid, a.patient_id, a.series_number, a.description
+    )
+    common.SeriesNumber = a.series_number
+    common.SeriesDescription = a.description[:64]
+    common.ConvolutionKernel = a.kernel
+    common.KVP = _decimal(a.kvp)
+    if a.synthetic:
+        common.SyntheticData = "YES"
+    return common
+
+
+def _set_patient(dataset: Dataset, patient_id: str, study_uid: str) -> None:
+    """Set patient, study and equipment; unknown attributes of Type 2 stay empty (PS3.3 A.3)."""
     dataset.SOPClassUID = CTImageStorage
     dataset.Modality = "CT"
     dataset.PatientID = patient_id
@@ -151,7 +163,7 @@ def _set_pixels(image: Dataset, hu: NDArray[np.float32]) -> None:
     image.PixelData = stored.astype("<i2").tobytes()
 
 
-def _describe_exposure(image: Dataset, current_ma: float) -> None:
+def _set_exposure(image: Dataset, current_ma: float) -> None:
     image.XRayTubeCurrent = round(current_ma)
     image.ExposureTime = EXPOSURE_TIME_MS
     image.Exposure = round(current_ma * EXPOSURE_TIME_MS / 1000)

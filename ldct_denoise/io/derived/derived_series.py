@@ -21,7 +21,6 @@ from pydicom.dataset import Dataset
 from ldct_denoise.context_slices import contributing_slices
 from ldct_denoise.errors import InputError, LdctDenoiseError, ModelError, OutputError
 from ldct_denoise.io.derived.attributes import (
-    Derivation,
     assign_uids,
     set_derivation_attributes,
     set_lossy_compression,
@@ -29,6 +28,7 @@ from ldct_denoise.io.derived.attributes import (
 )
 from ldct_denoise.io.derived.compress import compress_pixels, transfer_syntax
 from ldct_denoise.io.derived.deidentify import public_uid, remove_identity
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.enhanced import (
     FrameStack,
     classic_header,
@@ -208,7 +208,7 @@ class DerivedWriter:
 
     def _sources(self, index: int) -> list[tuple[str, int | None]]:
         """Source images of a slice as (SOP Instance UID, frame): its own image, then its context slices."""
-        indices = contributing_slices(self._series.geometry, index, self._derivation.neighbours)
+        indices = contributing_slices(self._series.geometry, index, self._derivation.context_slices)
         slices = [self._series.slices[i] for i in indices]
         rename = public_uid if self._settings.deidentify else str
         return [(rename(slice_.sop_uid), slice_.frame) for slice_ in slices]
@@ -235,7 +235,7 @@ class DerivedWriter:
         here = {
             index: slice_.frame for index, slice_ in enumerate(self._series.slices) if Path(slice_.path) == path
         }
-        reach, geometry = self._derivation.neighbours, self._series.geometry
+        reach, geometry = self._derivation.context_slices, self._series.geometry
         return {
             frame: [of for i in contributing_slices(geometry, index, reach) if (of := here.get(i)) is not None]
             for index, frame in here.items()

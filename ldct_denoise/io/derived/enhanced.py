@@ -15,7 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage
 
-from ldct_denoise.io.derived.attributes import Derivation, source_image_item
+from ldct_denoise.io.derived.attributes import source_image_item
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.dicom.multiframe import CLASSIC_KEYWORDS, group_values
 from ldct_denoise.io.dicom.values import as_list
 

@@ -9,9 +9,9 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ldct_denoise.io.derived.attributes import Derivation
 from ldct_denoise.io.derived.compress import transfer_syntax
 from ldct_denoise.io.derived.deidentify import public_uid
+from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.enhanced import is_enhanced
 from ldct_denoise.io.write_settings import WriteSettings
 

@@ -45,6 +45,10 @@ class PixelFormat:
         header : Dataset
         slope, intercept : float
             Rescale of the slice.
+
+        Returns
+        -------
+        PixelFormat
         """
         signed = header.PixelRepresentation == 1
         bits = int(header.BitsStored)
