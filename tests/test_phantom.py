@@ -184,7 +184,7 @@ def test_overwriting_removes_nothing_that_no_phantom_made(tmp_path: Path, name: 
     mine = tmp_path / "p" / name
     mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("kept")
-    with pytest.raises(OutputError, match="which no phantom is made of"):
+    with pytest.raises(OutputError, match="which is not part of a phantom"):
         make_pool(tmp_path / "p", patients=1, slices=1, size=64, seed=2, overwrite=True)
     assert mine.read_text() == "kept"
     assert (tmp_path / "p" / "L001" / "synthetic-1" / "truth.nii.gz").is_file()
