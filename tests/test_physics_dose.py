@@ -13,7 +13,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
 from ldct_denoise.physics.local_noise import noise_level
-from ldct_denoise.physics.noise import NoiseModel, radial, soft_tissue_rois
+from ldct_denoise.physics.noise import NoiseModel, radial_nps, soft_tissue_rois
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
 from ldct_denoise.physics.simulated_cache import simulated_pool
 from ldct_denoise.physics.texture import Texture, noise_texture
@@ -75,7 +75,7 @@ def test_the_spectrum_is_the_one_asked_for_and_its_integral_the_variance() -> No
     squares = np.concatenate([_centre_squares(scan(water(), 100, seed)) for seed in range(12)])
     spectrum = periodograms(squares, hann_window=True).mean(axis=0)
     assert spectrum.mean() == pytest.approx(squares.var(axis=(1, 2)).mean(), rel=0.08)
-    frequencies, nps = radial(spectrum, SPACING)
+    frequencies, nps = radial_nps(spectrum, SPACING)
     asked = kernel().power(frequencies)
     band = frequencies < 0.42
     mean, expected = (np.sum((frequencies * n)[band]) / np.sum(n[band]) for n in (nps, asked))
@@ -117,12 +117,12 @@ def _edge(stack: np.ndarray) -> np.ndarray:
 
 
 def test_bow_tie_and_modulation_move_the_noise() -> None:
-    flat, shaped = (Rays.through(water(300), SPACING, replace(PLAIN, bow_tie=b)) for b in (0, 1))
+    flat, shaped = (Rays.from_slice(water(300), SPACING, replace(PLAIN, bow_tie=b)) for b in (0, 1))
     quarter = len(flat.geometry.channels_mm) // 4
     assert shaped.variance[0, quarter] > flat.variance[0, quarter]
     y, x = (np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2) * SPACING[0]
     oval = np.where(np.hypot(x / 140, y / 90) < 1, 0, -1000).astype(np.float32)
-    constant, modulated = (Rays.through(oval, SPACING, replace(PLAIN, modulation=m)) for m in (0, 0.5))
+    constant, modulated = (Rays.from_slice(oval, SPACING, replace(PLAIN, modulation=m)) for m in (0, 0.5))
     spread = [np.log(rays.variance.max(axis=1)).std() for rays in (constant, modulated)]
     assert spread[1] < 0.6 * spread[0]
 
@@ -250,7 +250,7 @@ def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str)
     assert follows[1] == pytest.approx(follows[0], abs=0.2)
     means, peaks = [], []
     for shape in np.mean(shapes, axis=0):
-        frequencies, nps = radial(shape, full.geometry.pixel_spacing_mm)
+        frequencies, nps = radial_nps(shape, full.geometry.pixel_spacing_mm)
         means.append(np.sum(frequencies * nps) / np.sum(nps))
         peaks.append(_peak(frequencies, nps))
     assert means[1] == pytest.approx(means[0], rel=0.10)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
-from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise, radial
+from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise, radial_nps
 from ldct_denoise.volume import Geometry, Volume
 
 SPACING = (0.75, 0.75)
@@ -59,7 +59,7 @@ def test_fields_have_unit_variance_and_the_spectrum_asked_for() -> None:
     assert fields.dtype == np.float32
     assert fields.var() == pytest.approx(1, rel=0.02)
     squares = fields.reshape(40, 4, 32, 4, 32).swapaxes(2, 3).reshape(-1, 32, 32).astype(float)
-    centres, nps = radial(periodograms(squares, hann_window=True).mean(axis=0), SPACING)
+    centres, nps = radial_nps(periodograms(squares, hann_window=True).mean(axis=0), SPACING)
     band = (centres > 0.1) & (centres < 0.55)
     drawn = nps[band] / nps[band].sum()
     wanted = model.power(centres[band]) / model.power(centres[band]).sum()
@@ -103,7 +103,7 @@ def test_real_noise_from_the_low_dose_alone(mayo2016: Path, group: str) -> None:
         spectra.append(periodograms(squares, hann_window=True).mean(axis=0))
         variances.append(spectra[-1].mean())
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
-    frequencies, nps = radial(shape, low.geometry.pixel_spacing_mm)
+    frequencies, nps = radial_nps(shape, low.geometry.pixel_spacing_mm)
     mean_frequency = np.sum(frequencies * nps) / np.sum(nps)
     assert model.mean_frequency_per_mm == pytest.approx(mean_frequency, rel=0.10)
     excess = np.sqrt(np.mean(model.sigma_hu**2) - np.mean(quiet.sigma_hu**2))

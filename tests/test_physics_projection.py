@@ -90,7 +90,7 @@ def test_scikit_image_projects_alike() -> None:
 
 
 def test_resampling_a_smooth_sinogram_is_exact_enough() -> None:
-    coarse, fine = GEOMETRY.coarser(2, 2), GEOMETRY
+    coarse, fine = GEOMETRY.binned(2, 2), GEOMETRY
     y, x = np.mgrid[:128, :128] * 2.0 - 127
     image = np.exp(-((x - 20) ** 2 + (y + 10) ** 2) / 3000).astype(np.float32)
     small = image.reshape(64, 2, 64, 2).mean(axis=(1, 3))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
-from ldct_denoise.physics.noise import NoiseModel, radial, soft_tissue_rois
+from ldct_denoise.physics.noise import NoiseModel, radial_nps, soft_tissue_rois
 from ldct_denoise.physics.scanner import WATER_PER_MM, Scanner
 from ldct_denoise.physics.texture import Texture
 
@@ -72,7 +72,7 @@ def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:
     ratio = sigma[:, 1] / sigma[:, 0]
     tell = []
     for curve, label, style in zip(curves, ("real", "simulated"), ("-", "--"), strict=True):
-        f, nps = radial(np.mean(curve, axis=0), full.geometry.pixel_spacing_mm)
+        f, nps = radial_nps(np.mean(curve, axis=0), full.geometry.pixel_spacing_mm)
         tell.append((np.sum(f * nps) / np.sum(nps), peak_per_mm(f, nps)))
         axis.plot(f, nps / nps.max(), style, label=f"{name} {label}")
     current = np.array(full.metadata.tube_current_ma, float)

@@ -331,11 +331,10 @@ def global_noise_level(noise: Image, mask: Mask) -> float:
 @cache
 def _polynomials(rows: int, columns: int, order: int) -> NDArray[np.float64]:
     """Orthonormal basis of the polynomials in row and column up to an order, shape (rows·columns, terms)."""
-    y, x = (
-        axis.ravel() for axis in np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
-    )
-    terms = np.stack([x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)], axis=1)
-    return np.linalg.qr(terms)[0]
+    y, x = (np.mgrid[:rows, :columns] / np.reshape([rows, columns], (2, 1, 1)) - 0.5).reshape(2, -1)
+    powers = [(i, degree - i) for degree in range(order + 1) for i in range(degree + 1)]
+    powers.sort(key=lambda power: (sum(power), abs(power[0] - power[1]), power[1]))
+    return np.linalg.qr(np.stack([y**i * x**j for i, j in powers], axis=1))[0]
 
 
 @cache

@@ -73,7 +73,7 @@ def fine_axis_mm(size: int, field_mm: float, oversampling: int) -> NDArray[np.fl
     return (np.arange(fine) + 0.5) / fine * field_mm - field_mm / 2
 
 
-def as_detected(fine_hu: NDArray[np.float64], oversampling: int) -> NDArray[np.float32]:
+def detect(fine_hu: NDArray[np.float64], oversampling: int) -> NDArray[np.float32]:
     """Fine samples averaged to pixels, and blurred by the scanner's own resolution (a Gaussian of 0.6 pixels)."""
     size = len(fine_hu) // oversampling
     coarse = fine_hu.reshape(size, oversampling, size, oversampling).mean(axis=(1, 3))
@@ -129,7 +129,7 @@ class Patient:
         x, y = np.meshgrid(axis, axis, sparse=True)
         for lesion in self.lesions:
             hu[lesion.inside(x, y, index * SLICE_MM)] += lesion.contrast_hu
-        return as_detected(hu, OVERSAMPLING)
+        return detect(hu, OVERSAMPLING)
 
     def _grain(self, index: int, side: int) -> NDArray[np.float64]:
         """Smooth unit-variance texture of tissue, continuous enough from slice to slice."""

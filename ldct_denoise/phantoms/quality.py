@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.phantoms.folder import replace_phantoms
-from ldct_denoise.phantoms.patients import as_detected, fine_axis_mm, stack_geometry, write_study
+from ldct_denoise.phantoms.patients import detect, fine_axis_mm, stack_geometry, write_study
 from ldct_denoise.physics.dose import require_dose
 from ldct_denoise.volume import Volume
 
@@ -129,7 +129,7 @@ class QualityPhantom:
             area = inside.sum() * (axis[1] - axis[0]) ** 2
             missed = math.pi * rod.radius_mm**2 / max(area, 1e-9) if rod.turn_deg is None else 1.0
             hu[inside] = rod.hu * missed
-        one = as_detected(hu, OVERSAMPLING)
+        one = detect(hu, OVERSAMPLING)
         geometry = stack_geometry(self.realisations, self.size, FIELD_MM)
         return Volume(np.repeat(one[None], self.realisations, axis=0), geometry)
 

@@ -1,1 +1,1 @@
-"""Noise models, dose simulation, and phantoms with known truth."""
+"""Noise models, dose simulation and projections."""

@@ -1,6 +1,6 @@
-"""The loops of :mod:`ldct_denoise.physics.projection` in the form that numba compiles; never run as Python."""
+"""Loops of :mod:`ldct_denoise.physics.projection` that numba compiles; they are never run as Python."""
 
-# numba reads the types from the calls.
+# numba infers the types from the calls.
 # mypy: ignore-errors
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ except ImportError:
 
 
 def project(image, angles, s, dy, dx, step):
-    """Bilinear samples along each ray, summed."""
+    """Sum of bilinear samples along each ray; see :func:`ldct_denoise.physics.projection.project`."""
     rows, columns = image.shape
     half = int(math.hypot(rows * dy, columns * dx) / 2 / step) + 1
     sinogram = np.empty((len(angles), len(s)), np.float32)
@@ -41,7 +41,7 @@ def project(image, angles, s, dy, dx, step):
 
 
 def back_project(sinogram, angles, first_mm, channel_mm, rows, columns, dy, dx):
-    """Linear interpolation between channels, summed over the views."""
+    """Sum over the views, interpolated between channels; see ``projection.back_project``."""
     total = np.empty((rows, columns), np.float32)
     cos, sin = np.cos(angles) / channel_mm, np.sin(angles) / channel_mm
     for row in prange(rows):

@@ -1,7 +1,7 @@
-"""How much noise a slice has, and where it is above or below what attenuation explains; from the slice itself.
+"""Noise level of a slice, and its deviation from what attenuation explains, measured in the slice itself.
 
-A helical scan weighs the views of a slice in a way that no header tells, and its tube current runs behind the
-patient's shape: noise leans to one side, another one a few slices on. A smooth surface follows it.
+Helical view weighting, which no header describes, and a tube current that lags behind the patient's shape make
+noise stronger on one side of a slice; the side changes along z. A smooth surface describes this asymmetry.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from ldct_denoise.physics.noise import SIDE, NoiseModel, radial, roi_frequencies
+from ldct_denoise.physics.noise import ROI_SIDE_PX, NoiseModel, radial_nps, roi_frequencies
 
-#: Share of the squares that the level is measured in, and the surface: those with the least anatomy.
-LEVEL_SHARE, SURFACE_SHARE = 0.2, 0.5
-#: Frequencies (1/mm) below this, and where the kernel passes less than this share of its peak power, tell little.
+#: Fraction of the ROIs, those with the least anatomy, that the level and the surface are measured in.
+LEVEL_FRACTION, SURFACE_FRACTION = 0.2, 0.5
+#: Frequencies below this (1/mm), and those where the kernel passes less than this fraction of its peak power, are
+#: not used for the level.
 LEVEL_FROM_PER_MM, LEVEL_POWER = 0.09, 0.1
-#: Fits of the level, each weighted by the one before.
-LEVEL_STEPS = 4
-#: Fewest squares for a surface.
-FEWEST = 40
-#: Scatter of one square's log sigma: larger deviations count less.
-SCATTER = 0.1
-#: How far the surface is trusted, in log sigma: a coefficient of this size costs as much as one square's scatter.
-TRUST = 0.33
-#: The noise is moved by at most this factor.
-MOST = 1.6
+#: Number of iteratively reweighted fits of the level.
+LEVEL_ITERATIONS = 4
+#: Fewest ROIs for a surface.
+MIN_ROIS = 40
+#: Scatter of the log sigma of one ROI; larger deviations have less weight.
+ROI_SCATTER = 0.1
+#: Standard deviation of the prior of the surface's coefficients, in log sigma.
+SURFACE_PRIOR = 0.33
+#: Largest factor by which the surface changes the noise.
+MAX_FACTOR = 1.6
 
 
 def noise_level(
@@ -34,29 +35,31 @@ def noise_level(
     model: NoiseModel,
     spacing_mm: tuple[float, float],
 ) -> float:
-    """Variance of the noise in squares, without what is left of anatomy in them.
+    """Noise variance in ROIs, without residual anatomy.
 
-    The mean spectrum of the quietest squares is taken apart into the kernel's noise N(f) and anatomy seen through
-    the same kernel, f⁻³·N(f): noise goes as f times the square of the kernel's transfer function.
+    The mean spectrum of the most uniform ROIs is decomposed into the kernel's noise N(f) and anatomy seen through
+    the same kernel, f⁻³·N(f): N(f) is f times the squared transfer function of the kernel.
 
     Parameters
     ----------
     spectra : ndarray, shape (n, side, side)
-        Periodograms of squares.
+        Periodograms of the ROIs.
     anatomy : ndarray, shape (n,)
-        Grows with what is in a square besides noise.
+        Amount of anatomy in each ROI; see :class:`~ldct_denoise.physics.dose.RoiNoise`.
     model : NoiseModel
+        Noise power spectrum of the kernel.
     spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
 
     Returns
     -------
     float
-        In the unit of ``spectra``; NaN where nothing but anatomy is found.
+        Variance in the unit of ``spectra``; NaN if only anatomy is found.
     """
-    quiet = anatomy <= np.quantile(anatomy, LEVEL_SHARE)
-    frequency, seen = radial(spectra[quiet].mean(axis=0), spacing_mm)
+    quiet = anatomy <= np.quantile(anatomy, LEVEL_FRACTION)
+    frequency, seen = radial_nps(spectra[quiet].mean(axis=0), spacing_mm)
     expected = model.power(roi_frequencies(spacing_mm))
-    noise = radial(expected / expected.mean(), spacing_mm)[1]
+    noise = radial_nps(expected / expected.mean(), spacing_mm)[1]
     used = (
         (frequency > LEVEL_FROM_PER_MM)
         & (frequency < 0.45 / max(spacing_mm))
@@ -66,9 +69,9 @@ def noise_level(
     if used.sum() < 3:
         return float(spectra[quiet].mean())
     parts = np.stack([noise, noise * frequency**-3.0], axis=1)[used]
-    # A bin of frequency f holds cells in proportion to f, each known to within its own size.
+    # The number of cells in a bin is proportional to f, and each cell's uncertainty equals its value.
     weight = np.sqrt(frequency[used]) / seen[used]
-    for _ in range(LEVEL_STEPS):
+    for _ in range(LEVEL_ITERATIONS):
         found = optimize.nnls(parts * weight[:, None], seen[used] * weight)[0]
         weight = np.sqrt(frequency[used]) / (parts @ found)
     return float(found[0]) if found[0] > 0 else float("nan")
@@ -77,34 +80,34 @@ def noise_level(
 def noise_surface(
     corners: NDArray[np.int_], log_sigma: NDArray[np.float64], anatomy: NDArray[np.float64], shape: tuple[int, ...]
 ) -> NDArray[np.float32]:
-    """Local factor of the noise's standard deviation, 1 on average over the squares.
+    """Local factor of the noise's standard deviation, 1 on average over the ROIs.
 
-    A quadratic surface in row and column, fitted robustly (soft L1) to the squares with the least anatomy;
-    outside them it goes on as at their edge.
+    A quadratic surface in row and column is fitted robustly (soft L1) to log sigma of the ROIs with the least
+    anatomy. Outside the ROIs it is constant.
 
     Parameters
     ----------
     corners : ndarray, shape (n, 2)
-        First row and column of the squares.
+        First row and column of the ROIs.
     log_sigma : ndarray, shape (n,)
         Logarithm of measured over expected standard deviation.
     anatomy : ndarray, shape (n,)
-        Grows with what is in a square besides noise.
+        Amount of anatomy in each ROI.
     shape : tuple of 2 ints
-        Of the slice.
+        Rows and columns of the slice.
 
     Returns
     -------
     ndarray, shape (rows, columns), float32
-        All 1 where there are fewer than 40 squares.
+        All 1 if there are fewer than 40 ROIs.
     """
-    if len(corners) < FEWEST:
+    if len(corners) < MIN_ROIS:
         return np.ones(shape, np.float32)
-    quiet = anatomy <= np.quantile(anatomy, SURFACE_SHARE)
-    at = (corners + SIDE / 2) / np.array(shape) * 2 - 1
+    quiet = anatomy <= np.quantile(anatomy, SURFACE_FRACTION)
+    at = (corners + ROI_SIDE_PX / 2) / np.array(shape) * 2 - 1
     terms, seen = _quadratic(*at[quiet].T), log_sigma[quiet]
-    weight = np.sqrt(FEWEST / len(seen)) / SCATTER  # squares overlap: many are no more than 40 are
-    ridge = np.diag([0.0, *[1 / TRUST] * 5])
+    weight = np.sqrt(MIN_ROIS / len(seen)) / ROI_SCATTER  # ROIs overlap: more of them hold no more information
+    ridge = np.diag([0.0, *[1 / SURFACE_PRIOR] * 5])
 
     def misfit(c: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.concatenate([(terms @ c - seen) * weight, ridge @ c])
@@ -119,7 +122,7 @@ def noise_surface(
     )
     y, x = np.meshgrid(rows, columns, indexing="ij")
     log_factor = (_quadratic(y.ravel(), x.ravel()) @ c).reshape(shape) - inside.mean()
-    return np.exp(np.clip(log_factor, -np.log(MOST), np.log(MOST))).astype(np.float32)
+    return np.exp(np.clip(log_factor, -np.log(MAX_FACTOR), np.log(MAX_FACTOR))).astype(np.float32)
 
 
 def _quadratic(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,8 @@
-"""Noise measured from images alone, and noise drawn with what was measured.
+"""Noise models measured from images alone, and noise drawn from them.
 
-No normal-dose partner and no repeated scan is needed: the most uniform small squares of soft tissue give the noise
-power spectrum (NPS) of a kernel and its standard deviation slice by slice. The squares' periodograms are those of
-ICRU Report 87, eq. 11.1: NPS(f) = dx·dy / (Nx·Ny) · ⟨|FFT(square − trend)|²⟩, here with a Hann window.
+No normal-dose partner and no repeated scan is needed. The most uniform small regions of interest (ROIs) of soft
+tissue give the noise power spectrum (NPS) of a reconstruction kernel, and the noise level of every slice. The
+periodograms of the ROIs are those of :func:`ldct_denoise.metrics.noise.periodograms` with a Hann window.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from ldct_denoise.metrics.noise import periodograms, ring_means
 from ldct_denoise.regions.tissues import noise_tissue_mask
 from ldct_denoise.volume import SliceSource
 
-#: Side of the squares, pixels.
-SIDE = 32
-#: Squares are tried at every so many pixels.
-STEP = 8
-#: Share of the squares that counts as uniform.
-UNIFORM_SHARE = 0.2
+#: Side of the ROIs, and distance between the positions that are tried, pixels.
+ROI_SIDE_PX, ROI_STEP_PX = 32, 8
+#: Fraction of the ROIs that counts as uniform, and the fewest that are used.
+UNIFORM_FRACTION, MIN_UNIFORM_ROIS = 0.2, 10
 #: Width of a frequency bin, 1/mm.
 BIN_PER_MM = 0.05
-#: Below this frequency (1/mm) anatomy that is left outweighs noise, so the spectrum is continued from above it.
+#: Below this frequency residual anatomy outweighs noise, so the spectrum is extrapolated from above, 1/mm.
 TRUSTED_FROM_PER_MM = 0.1
-#: Slices that are looked at in a series, at most, evenly spread.
-MOST_SLICES = 40
-#: What stands for air, and below which pixels are padding (−2000, −3024): no scanner's noise reaches so far down.
+#: ROIs are ranked by their power below this frequency, where anatomy is strong, 1/mm.
+ANATOMY_BELOW_PER_MM = 0.12
+#: Largest number of slices of a series that are measured, evenly spread.
+MAX_SLICES = 40
+#: Value of air, and the value below which pixels are padding (−2000, −3024): no scanner noise reaches that low.
 AIR_HU, PADDING_BELOW_HU = -1000.0, -1500.0
-#: Variance (HU²) below which a square holds no noise but rounding.
-LEAST_VARIANCE = 1e-6
+#: Variance below which an ROI holds no noise but rounding, HU².
+MIN_VARIANCE_HU2 = 1e-6
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """The noise of one reconstruction kernel.
+    """Noise of one reconstruction kernel.
 
     Parameters
     ----------
     kernel : str
-        Convolution kernel, or nothing where the format does not say.
+        Convolution kernel; empty if it is unknown.
     frequencies_per_mm : ndarray, shape (bins,)
         Centres of the radial bins, 1/mm.
     nps : ndarray, shape (bins,)
-        Radial noise power spectrum relative to its largest value.
+        Radial noise power spectrum relative to its maximum.
     sigma_hu : ndarray, shape (slices,)
-        Standard deviation in uniform soft tissue of each slice that was measured, HU.
+        Standard deviation in uniform soft tissue of each measured slice, HU.
     """
 
     kernel: str
@@ -63,43 +63,46 @@ class NoiseModel:
 
     @property
     def mean_frequency_per_mm(self) -> float:
-        """Mean of the radial spectrum, 1/mm."""
+        """Mean frequency of the radial spectrum, 1/mm."""
         return float(np.sum(self.frequencies_per_mm * self.nps) / np.sum(self.nps))
 
     @property
     def peak_frequency_per_mm(self) -> float:
-        """Where the radial spectrum is largest, 1/mm."""
+        """Frequency of the maximum of the radial spectrum, 1/mm."""
         return float(self.frequencies_per_mm[np.argmax(self.nps)])
 
     def power(self, frequency_per_mm: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Relative power at any frequency; nothing above the last bin, falling to nothing at 0."""
+        """Relative power at any frequency (1/mm): interpolated, 0 at frequency 0 and above the last bin."""
         frequencies = np.concatenate([[0.0], self.frequencies_per_mm])
         return np.interp(frequency_per_mm, frequencies, np.concatenate([[0.0], self.nps]), right=0.0)
 
     def draw_fields(
         self, count: int, height: int, width: int, spacing_mm: tuple[float, float], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Stationary Gaussian fields of unit variance with this spectrum.
+        """Draw stationary Gaussian noise fields of unit variance with this spectrum.
 
         Parameters
         ----------
-        count, height, width : int
+        count : int
+            Number of fields.
+        height, width : int
+            Size of a field, pixels.
         spacing_mm : tuple of 2 floats
-            Row and column spacing of the image that they are for.
+            Row and column spacing of the image, mm.
         rng : Generator
 
         Returns
         -------
         ndarray, shape (count, height, width), float32
         """
-        # Drawn on twice the area, so that opposite edges are not neighbours.
+        # The fields are periodic; twice the size keeps opposite edges apart.
         rows, columns = 2 * height, 2 * width
         down, along = np.fft.fftfreq(rows, spacing_mm[0]), np.fft.rfftfreq(columns, spacing_mm[1])
         power = self.power(np.hypot(down[:, None], along[None]))
         return filtered_noise(power, (count, height, width), rng)
 
     def save(self, path: Path) -> None:
-        """Write as a small JSON file."""
+        """Write the model to a JSON file."""
         content = {
             key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(self).items()
         }
@@ -107,12 +110,12 @@ class NoiseModel:
 
     @classmethod
     def load(cls, path: Path) -> NoiseModel:
-        """Read what :meth:`save` wrote.
+        """Read a model that :meth:`save` wrote.
 
         Raises
         ------
         InputError
-            If the file is something else.
+            If the file is not a noise model.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -124,7 +127,7 @@ class NoiseModel:
 
     @classmethod
     def merge(cls, models: Sequence[NoiseModel]) -> NoiseModel:
-        """One model of several series of a kernel: the mean spectrum (by slices measured) and all levels."""
+        """Merge models of the same kernel: mean spectrum weighted by measured slices, and all noise levels."""
         weights = [len(model.sigma_hu) for model in models]
         nps = np.average([model.nps for model in models], axis=0, weights=weights)
         sigma_hu = np.concatenate([model.sigma_hu for model in models])
@@ -132,7 +135,7 @@ class NoiseModel:
 
 
 def _check_spectrum(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> None:
-    """Raise ValueError unless each of at least two rising frequencies has its power, and not all are 0."""
+    """Raise ValueError unless there are at least two rising frequencies with powers ≥ 0, not all 0."""
     if frequencies_per_mm.ndim != 1 or frequencies_per_mm.shape != nps.shape or len(nps) < 2:
         raise ValueError("frequencies_per_mm and nps must be two lists of one length, of at least 2")
     if not (np.isfinite(frequencies_per_mm).all() and np.all(np.diff(frequencies_per_mm, prepend=0) > 0)):
@@ -141,33 +144,37 @@ def _check_spectrum(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.flo
         raise ValueError("nps must be ≥ 0, and more somewhere")
 
 
-def is_image(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where pixels hold HU: finite, and no padding."""
+def valid_pixels(hu: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Mask of pixels that hold HU: finite and not padding."""
     return np.isfinite(hu) & (hu >= PADDING_BELOW_HU)
 
 
-def with_air(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The slice with air where it holds no HU."""
-    return np.where(is_image(hu), hu, np.float32(AIR_HU))
+def fill_with_air(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Replace padding and values that are not finite by air."""
+    return np.where(valid_pixels(hu), hu, np.float32(AIR_HU))
 
 
 def filtered_noise(
     power: NDArray[np.float64], shape: tuple[int, int, int], rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Unit-variance Gaussian fields with this power spectrum.
+    """Draw Gaussian noise fields of unit variance with a given power spectrum.
 
     Parameters
     ----------
     power : ndarray, shape (2·height, width + 1)
-        Relative power on the half plane of ``rfft2`` over twice the area.
+        Relative power on the half plane of ``rfft2`` of twice the size.
     shape : tuple of 3 ints
         (count, height, width).
     rng : Generator
+
+    Returns
+    -------
+    ndarray, shape (count, height, width), float32
     """
     count, height, width = shape
     area = (2 * height, 2 * width)
     twice = np.full(width + 1, 2.0)
-    twice[[0, -1]] = 1.0  # the columns of the half plane that have no mirror image
+    twice[[0, -1]] = 1.0  # these columns of the half plane have no mirror image
     sigma = np.sqrt((power * twice).sum() / (area[0] * area[1]))
     white = np.fft.rfft2(rng.standard_normal((count, *area), dtype=np.float32))
     fields = np.fft.irfft2(white * np.sqrt(power), s=area)[:, :height, :width]
@@ -175,7 +182,7 @@ def filtered_noise(
 
 
 def estimate_noise(source: SliceSource) -> NoiseModel:
-    """The noise of a series, from its most uniform squares of soft tissue.
+    """Measure the noise of a series in its most uniform ROIs of soft tissue.
 
     Parameters
     ----------
@@ -188,74 +195,123 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     Raises
     ------
     InputError
-        If no slice has a uniform square of soft tissue, or none has noise.
+        If no slice has a uniform ROI of soft tissue, or none has noise.
     """
     spacing_mm = source.geometry.pixel_spacing_mm
     count = len(source)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_SLICES)).round().astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_SLICES)).round().astype(int))
     spectra, sigmas, is_tissue = [], [], False
     for index in chosen:
-        squares = uniform_roi_spectra(with_air(source.read_hu(int(index))), spacing_mm)
-        is_tissue |= len(squares) > 0
-        if len(squares) and squares.mean() > LEAST_VARIANCE:
-            spectra.append(squares.mean(axis=0))
-            sigmas.append(np.sqrt(squares.mean()))
+        rois = uniform_roi_spectra(fill_with_air(source.read_hu(int(index))), spacing_mm)
+        is_tissue |= len(rois) > 0
+        if len(rois) and rois.mean() > MIN_VARIANCE_HU2:
+            spectra.append(rois.mean(axis=0))
+            sigmas.append(np.sqrt(rois.mean()))
     if is_tissue and not spectra:
-        raise InputError(f"{source.name}: has no noise to measure; give a scan, as noisy as it was made")
+        raise InputError(f"{source.name}: has no noise to measure; give a scan with its original noise")
     if not spectra:
         raise InputError(f"{source.name}: no uniform soft tissue to measure noise in; leave it out")
-    # Every slice weighs alike: spectra are relative, and the noisiest slice would outweigh all others.
+    # Spectra are normalised so that all slices have equal weight; otherwise the noisiest would dominate.
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
-    frequencies, nps = radial(shape, spacing_mm)
+    frequencies, nps = radial_nps(shape, spacing_mm)
     nps = _without_anatomy(frequencies, nps)
     return NoiseModel(source.metadata.kernel, frequencies, nps / nps.max(), np.asarray(sigmas))
 
 
 def uniform_roi_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
-    """Periodograms (HU², mean = variance) of a slice's most uniform squares, shape (n, SIDE, SIDE).
+    """Periodograms of the most uniform ROIs of a slice.
 
-    Uniform are those with the least power at low frequencies, where anatomy is, relative to that at high ones.
+    ROIs are ranked by their power at low frequencies, where anatomy is strong, relative to that at high
+    frequencies.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    ndarray, shape (n, ROI_SIDE_PX, ROI_SIDE_PX)
+        HU²; the mean of a periodogram is the variance.
     """
-    squares = soft_tissue_rois(hu)[1]
-    if not len(squares):
-        return np.empty((0, SIDE, SIDE))
-    spectra = periodograms(squares, hann_window=True)
+    rois = soft_tissue_rois(hu)[1]
+    if not len(rois):
+        return np.empty((0, ROI_SIDE_PX, ROI_SIDE_PX))
+    spectra = periodograms(rois, hann_window=True)
     radius = roi_frequencies(spacing_mm)
-    low = spectra[:, (radius > 0) & (radius < 0.12)].mean(axis=1)
+    low = spectra[:, (radius > 0) & (radius < ANATOMY_BELOW_PER_MM)].mean(axis=1)
     high = spectra[:, radius > 0.5 * radius.max() / np.sqrt(2)].mean(axis=1)
-    kept = max(min(10, len(spectra)), round(UNIFORM_SHARE * len(spectra)))
+    kept = max(min(MIN_UNIFORM_ROIS, len(spectra)), round(UNIFORM_FRACTION * len(spectra)))
     best: NDArray[np.float64] = spectra[np.argsort(low / np.maximum(high, 1e-9))[:kept]]
     return best
 
 
-def soft_tissue_rois(hu: NDArray[np.float32], step: int = STEP) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
-    """Squares that lie in soft tissue: first row and column, shape (n, 2), and HU, shape (n, SIDE, SIDE)."""
+def soft_tissue_rois(
+    hu: NDArray[np.float32], step: int = ROI_STEP_PX
+) -> tuple[NDArray[np.int_], NDArray[np.float64]]:
+    """All ROIs that lie completely in soft tissue or fat.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU.
+    step : int
+        Distance between the positions that are tried, pixels.
+
+    Returns
+    -------
+    corners : ndarray of int, shape (n, 2)
+        First row and column of each ROI.
+    rois : ndarray, shape (n, ROI_SIDE_PX, ROI_SIDE_PX)
+        HU.
+    """
     tissue = noise_tissue_mask(hu).astype(np.uint8)
-    inside = ndimage.minimum_filter(tissue, size=SIDE, origin=-(SIDE // 2))[::step, ::step].astype(bool)
+    inside = ndimage.minimum_filter(tissue, size=ROI_SIDE_PX, origin=-(ROI_SIDE_PX // 2))[::step, ::step].astype(
+        bool
+    )
     corners = np.argwhere(inside) * step
-    corners = corners[(corners[:, 0] <= hu.shape[0] - SIDE) & (corners[:, 1] <= hu.shape[1] - SIDE)]
-    squares = [hu[row : row + SIDE, column : column + SIDE] for row, column in corners]
-    return corners, np.asarray(squares, float).reshape(-1, SIDE, SIDE)
+    corners = corners[(corners[:, 0] <= hu.shape[0] - ROI_SIDE_PX) & (corners[:, 1] <= hu.shape[1] - ROI_SIDE_PX)]
+    rois = [hu[row : row + ROI_SIDE_PX, column : column + ROI_SIDE_PX] for row, column in corners]
+    return corners, np.asarray(rois, float).reshape(-1, ROI_SIDE_PX, ROI_SIDE_PX)
 
 
 def roi_frequencies(spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
-    """Frequency of each cell of a square's spectrum, 1/mm."""
-    down, along = (np.fft.fftfreq(SIDE, spacing) for spacing in spacing_mm)
+    """Frequency of each cell of an ROI's spectrum, 1/mm, shape (ROI_SIDE_PX, ROI_SIDE_PX)."""
+    down, along = (np.fft.fftfreq(ROI_SIDE_PX, spacing) for spacing in spacing_mm)
     return np.hypot(down[:, None], along[None])
 
 
-def radial(
+def radial_nps(
     spectrum: NDArray[np.float64], spacing_mm: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Radial mean of a square's spectrum: bin centres (1/mm) and power; empty bins above the corner are 0."""
+    """Radial mean of an ROI's spectrum.
+
+    Parameters
+    ----------
+    spectrum : ndarray, shape (ROI_SIDE_PX, ROI_SIDE_PX)
+        Zero frequency first.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    frequencies_per_mm : ndarray, shape (bins,)
+        Centres of the bins, 1/mm.
+    power : ndarray, shape (bins,)
+        In the unit of ``spectrum``; 0 in empty bins above the highest frequency.
+    """
     edges = np.arange(0.5, 24) * BIN_PER_MM
     return (edges[:-1] + edges[1:]) / 2, ring_means(spectrum, roi_frequencies(spacing_mm), edges)[0]
 
 
 def _without_anatomy(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Below its peak the noise of filtered back-projection only rises (the ramp): what does not is anatomy.
+    """Remove residual anatomy below the peak of the spectrum.
 
-    Power is made to rise up to the peak, and in proportion to frequency below ``TRUSTED_FROM_PER_MM``.
+    Below its peak the noise power of filtered back-projection rises with frequency (the ramp filter); excess power
+    there is anatomy. The power is limited to rise up to the peak, and to be at most proportional to frequency
+    below ``TRUSTED_FROM_PER_MM``.
     """
     trusted = frequencies_per_mm >= TRUSTED_FROM_PER_MM
     peak = int(np.argmax(np.where(trusted, nps, 0)))

@@ -1,9 +1,12 @@
-"""Parallel-beam projection and back-projection of one slice, and fan-beam noise rebinned to it.
+"""Parallel-beam projection and back-projection of one slice, and fan-beam noise rebinned to parallel rays.
 
-A ray of view θ and channel position s runs through ``s·(cos θ, sin θ) + t·(−sin θ, cos θ)``, with the origin in
-the middle of the slice, x along a row and y down a column (Kak and Slaney, *Principles of Computerized
-Tomographic Imaging*, 1988, ch. 3). With numba (extra ``sim``) the loops are compiled and run on all cores; without
-it numpy and scipy do the same sums, and on a GPU torch does (``torch_projection``).
+A ray of view θ and channel position s passes through ``s·(cos θ, sin θ) + t·(−sin θ, cos θ)``, with the origin in
+the centre of the slice, x along a row and y down a column. With numba (extra ``sim``) the loops are compiled and
+run on all cores; otherwise NumPy and SciPy compute the same sums, and on a GPU torch does (``torch_projection``).
+
+References
+----------
+Kak & Slaney, "Principles of computerized tomographic imaging", 1988, ch. 3.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ Image = NDArray[np.float32]
 def project(
     image: Image, geometry: ParallelGeometry, *, compiled: bool | None = None, device: str = "cpu"
 ) -> Image:
-    """Line integrals.
+    """Line integrals of an image along all rays.
 
     Parameters
     ----------
@@ -33,9 +36,9 @@ def project(
         For instance attenuation in 1/mm; 0 outside.
     geometry : ParallelGeometry
     compiled : bool, optional
-        Whether numba is used; by default where it is installed.
+        Whether numba is used; by default if it is installed.
     device : str
-        Anything but ``"cpu"`` is a torch device that does the sums instead.
+        ``"cpu"``, or a torch device that computes the sums.
 
     Returns
     -------
@@ -60,16 +63,16 @@ def project(
 def back_project(
     sinogram: Image, geometry: ParallelGeometry, *, compiled: bool | None = None, device: str = "cpu"
 ) -> Image:
-    """Sum over the views of what lies on each pixel's ray, times π / views.
+    """Back-project a sinogram: the sum over the views of the value on each pixel's ray, times π / views.
 
     Parameters
     ----------
     sinogram : ndarray, shape (views, channels)
     geometry : ParallelGeometry
     compiled : bool, optional
-        Whether numba is used; by default where it is installed.
+        Whether numba is used; by default if it is installed.
     device : str
-        Anything but ``"cpu"`` is a torch device that does the sums instead.
+        ``"cpu"``, or a torch device that computes the sums.
 
     Returns
     -------
@@ -97,14 +100,18 @@ def filter_channels(
     geometry: ParallelGeometry,
     response: Callable[[NDArray[np.floating[Any]]], NDArray[np.floating[Any]]],
 ) -> Image:
-    """Each view through a filter.
+    """Filter every view along its channels.
 
     Parameters
     ----------
     sinogram : ndarray, shape (views, channels)
     geometry : ParallelGeometry
     response : callable
-        Frequencies in 1/mm → factor of the amplitude; the ramp |f| gives plain filtered back-projection.
+        Takes frequencies in 1/mm and returns amplitude factors; the ramp |f| gives plain filtered back-projection.
+
+    Returns
+    -------
+    ndarray, shape (views, channels), float32
     """
     from scipy import fft
 
@@ -117,9 +124,21 @@ def filter_channels(
 
 
 def resample(sinogram: Image, coarse: ParallelGeometry, fine: ParallelGeometry) -> Image:
-    """A smooth sinogram of fewer rays at the rays of another geometry of the same slice, linearly interpolated."""
+    """Interpolate a smooth sinogram linearly at the rays of a finer geometry of the same slice.
+
+    Parameters
+    ----------
+    sinogram : ndarray, shape (views, channels)
+        At the rays of ``coarse``.
+    coarse, fine : ParallelGeometry
+
+    Returns
+    -------
+    ndarray, shape (views, channels), float32
+        At the rays of ``fine``.
+    """
     view = np.arange(fine.views) * coarse.views / fine.views
-    # Half a turn on, the same rays come mirrored: that closes the last gap.
+    # After half a turn the same rays follow mirrored, which closes the gap after the last view.
     closed = np.concatenate([sinogram, sinogram[:1, ::-1]])
     channel = np.clip(
         (fine.channels_mm - coarse.channels_mm[0]) / coarse.channel_mm, 0, len(coarse.channels_mm) - 1
@@ -133,15 +152,26 @@ def resample(sinogram: Image, coarse: ParallelGeometry, fine: ParallelGeometry) 
 
 
 def fan_noise(geometry: ParallelGeometry, source_to_centre_mm: float, rng: np.random.Generator) -> Image:
-    """White unit-variance noise of a fan beam's rays (a full turn, equiangular channels), rebinned to parallel.
+    """White noise of unit variance of a fan beam (full turn, equiangular channels), rebinned to parallel rays.
 
-    The ray of source angle β and fan angle γ is the parallel ray θ = β + γ, s = D·sin γ (Kak and Slaney, sec.
-    3.4). Each parallel ray takes the nearest reading, which keeps the noise white along it, and the two readings
-    of each line are averaged.
+    The ray of source angle β and fan angle γ is the parallel ray θ = β + γ, s = D·sin γ. Each parallel ray takes
+    the nearest reading, which keeps the noise white along the channels, and the two readings of each line are
+    averaged.
+
+    Parameters
+    ----------
+    geometry : ParallelGeometry
+    source_to_centre_mm : float
+        Distance D from the source to the isocenter, mm.
+    rng : Generator
 
     Returns
     -------
     ndarray, shape (views, channels), float32
+
+    References
+    ----------
+    Kak & Slaney, "Principles of computerized tomographic imaging", 1988, sec. 3.4.
     """
     s = geometry.channels_mm
     gamma = np.arcsin(np.clip(s / source_to_centre_mm, -0.99, 0.99))
@@ -203,9 +233,9 @@ def _back_project_numpy(
 
 @cache
 def _compiled() -> Any:
-    """The two loops compiled by numba, or None where it is not installed.
+    """The two loops compiled by numba, or None if it is not installed.
 
-    Every output is summed by one thread in one order, so the number of threads does not change a bit.
+    Every output is summed by one thread in a fixed order, so results do not depend on the number of threads.
     """
     try:
         import numba
@@ -214,11 +244,11 @@ def _compiled() -> Any:
     from ldct_denoise.physics import _kernels
 
     compile_ = numba.njit(parallel=True, nogil=True, cache=True)
-    return tuple(_leaving_torch_its_threads(compile_(loop)) for loop in (_kernels.project, _kernels.back_project))
+    return tuple(_preserve_torch_threads(compile_(loop)) for loop in (_kernels.project, _kernels.back_project))
 
 
-def _leaving_torch_its_threads(loop: Callable[..., Image]) -> Callable[..., Image]:
-    """Numba sets OpenMP's number of threads, which is torch's too: a training would go on with all cores."""
+def _preserve_torch_threads(loop: Callable[..., Image]) -> Callable[..., Image]:
+    """Restore torch's number of threads after the loop: numba sets that of OpenMP, which torch shares."""
     import torch
 
     def run(*arguments: Any) -> Image:

@@ -1,4 +1,4 @@
-"""Geometry of parallel rays."""
+"""Geometry of parallel rays through a slice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class ParallelGeometry:
     Parameters
     ----------
     rows, columns : int
-        Pixels of the slice.
+        Matrix of the slice.
     spacing_mm : tuple of 2 floats
-        Row and column spacing.
+        Row and column spacing, mm.
     views : int
+        Number of views.
     channel_mm : float
-        Distance of neighbouring channels at the centre of rotation.
+        Distance of neighbouring channels at the isocenter, mm.
     """
 
     rows: int
@@ -33,7 +34,7 @@ class ParallelGeometry:
 
     @property
     def angles(self) -> NDArray[np.floating[Any]]:
-        """θ of each view, radians."""
+        """Angle θ of each view, rad."""
         return np.arange(self.views, dtype=np.float64) * (math.pi / self.views)
 
     @property
@@ -43,8 +44,8 @@ class ParallelGeometry:
         half = math.ceil(diagonal / 2 / self.channel_mm) + 1
         return np.arange(-half, half + 1) * self.channel_mm
 
-    def coarser(self, image: int, views: int) -> ParallelGeometry:
-        """Of the slice averaged over ``image``² pixels; channels as wide as those, 1/``views`` of the views."""
+    def binned(self, image: int, views: int) -> ParallelGeometry:
+        """The slice binned by ``image``² pixels, with channels as wide and 1/``views`` of the views."""
         spacing = (self.spacing_mm[0] * image, self.spacing_mm[1] * image)
         return ParallelGeometry(
             self.rows // image, self.columns // image, spacing, max(1, self.views // views), min(spacing)

@@ -1,4 +1,4 @@
-"""The noise texture of a reconstruction kernel, from normal-dose images in which anatomy still shows."""
+"""Noise texture of a reconstruction kernel, from normal-dose images that still contain anatomy."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from ldct_denoise.physics.noise import SIDE, NoiseModel, radial
+from ldct_denoise.physics.noise import ROI_SIDE_PX, NoiseModel, radial_nps
 
-#: Spectra are measured from above this frequency on; below it they are continued.
+#: Spectra are measured above this frequency and extrapolated below it, 1/mm.
 TRUSTED_PER_MM = 0.09
-#: Steps in which folding is undone; the fourth changes nothing by 1 %.
-UNFOLDING_STEPS = 4
-#: Anatomy left in the quietest squares goes as f to minus this; of 1 … 4 it fits the Mayo slices best.
+#: Iterations that undo aliasing; the fourth changes the result by less than 1 %.
+ALIASING_ITERATIONS = 4
+#: Residual anatomy in the most uniform ROIs is ∝ f to minus this; of 1 … 4 it fits the Mayo slices best.
 ANATOMY_EXPONENT = 1.5
 
 
 @dataclass(frozen=True)
 class Texture:
-    """How the kernel shapes noise.
+    """Noise texture of a reconstruction kernel.
 
     Parameters
     ----------
     model : NoiseModel
-        The radial NPS in pixels, free of anatomy.
+        Radial NPS of the pixels, without anatomy.
     continuous : NoiseModel
-        The radial NPS before sampling by pixels, which folds what lies above their Nyquist frequency back.
+        Radial NPS before sampling by pixels, which aliases power above their Nyquist frequency.
     gain : float
-        1/mm. NPS / |f| → ``1 / gain`` at low frequency, where a
-        reconstruction keeps HU as they are: ``gain · nps`` is |f| · (the kernel's transfer function)².
+        1/mm. NPS / |f| → ``1 / gain`` at low frequencies, where a reconstruction preserves HU: ``gain · nps``
+        equals |f| · (transfer function of the kernel)².
     """
 
     model: NoiseModel
@@ -40,52 +40,71 @@ class Texture:
 
     @classmethod
     def of(cls, model: NoiseModel, spacing_mm: tuple[float, float], gain: float | None = None) -> Texture:
-        """The texture that has this spectrum in pixels; HU are kept where it is first trusted, or by ``gain``."""
+        """The texture with this spectrum of the pixels.
+
+        Parameters
+        ----------
+        model : NoiseModel
+            Radial NPS of the pixels, without anatomy.
+        spacing_mm : tuple of 2 floats
+            Row and column spacing, mm.
+        gain : float, optional
+            1/mm; by default from the lowest trusted frequency.
+
+        Returns
+        -------
+        Texture
+        """
         first = int(np.argmax(model.frequencies_per_mm > TRUSTED_PER_MM))
         kept = float(model.frequencies_per_mm[first] / max(model.nps[first], 1e-6))
-        return cls(model, unfolded(model, spacing_mm), kept if gain is None else gain)
+        return cls(model, undo_aliasing(model, spacing_mm), kept if gain is None else gain)
 
     def response(self, frequency_per_mm: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Amplitude of the filter of filtered back-projection, 1/mm: white rays f → NPS ∝ filter² / |f|."""
+        """Amplitude of the reconstruction filter, 1/mm; white noise of the rays becomes NPS ∝ filter² / |f|."""
         return np.sqrt(self.gain * self.continuous.power(frequency_per_mm) * np.abs(frequency_per_mm))
 
     def noise_gain(self, channel_mm: float) -> float:
-        """Σ h² of the filter's taps: variance of a filtered channel for unit variance before."""
+        """Variance of a filtered channel for unit variance before the filter: Σ h² over the filter's taps."""
         frequency = np.linspace(0, 0.5 / channel_mm, 2001)
         return float(2 * channel_mm * np.trapezoid(self.response(frequency) ** 2, frequency))
 
 
-def unfolded(model: NoiseModel, spacing_mm: tuple[float, float]) -> NoiseModel:
-    """The isotropic spectrum that, sampled by pixels of this spacing, has the radial mean of ``model``."""
+def undo_aliasing(model: NoiseModel, spacing_mm: tuple[float, float]) -> NoiseModel:
+    """The isotropic spectrum whose radial mean, after sampling by pixels of this spacing, is ``model``."""
     frequency = model.frequencies_per_mm
-    turns = [1 / spacing for spacing in spacing_mm]
-    down, along = (np.fft.fftfreq(SIDE, spacing) for spacing in spacing_mm)
+    sampling = [1 / spacing for spacing in spacing_mm]
+    down, along = (np.fft.fftfreq(ROI_SIDE_PX, spacing) for spacing in spacing_mm)
     shifts = [
-        np.hypot(down[:, None] + i * turns[0], along[None] + j * turns[1]) for i in (-1, 0, 1) for j in (-1, 0, 1)
+        np.hypot(down[:, None] + i * sampling[0], along[None] + j * sampling[1])
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
     ]
     found = model
-    for _ in range(UNFOLDING_STEPS):
+    for _ in range(ALIASING_ITERATIONS):
         folded = np.sum([found.power(radius) for radius in shifts], axis=0)
-        sampled = np.interp(frequency, *radial(folded, spacing_mm))
+        sampled = np.interp(frequency, *radial_nps(folded, spacing_mm))
         nps = found.nps * np.where(sampled > 0, model.nps / np.maximum(sampled, 1e-12), 0)
         found = replace(found, nps=nps)
     return found
 
 
 def noise_texture(model: NoiseModel, spacing_mm: tuple[float, float]) -> Texture:
-    """The kernel's noise spectrum from one measured in normal-dose images, where anatomy still shows.
+    """Noise texture of a kernel, from a spectrum that was measured in normal-dose images and contains anatomy.
 
-    A smooth kernel, f·exp(c₀ − c₁f² − c₂f⁴), and anatomy ∝ f⁻¹·⁵ (edges and vessels, in squares chosen for having
-    little of them) are fitted together to the logarithm of the measured spectrum; each frequency then keeps the
-    kernel's share of the measured power.
+    A smooth kernel f·exp(c₀ − c₁f² − c₂f⁴) and residual anatomy ∝ f⁻¹·⁵ (edges and vessels) are fitted together to
+    the logarithm of the measured spectrum. Each frequency then keeps the kernel's share of the measured power.
 
     Parameters
     ----------
     model : NoiseModel
-        As :func:`~ldct_denoise.physics.noise.estimate_noise` measures it.
+        From :func:`~ldct_denoise.physics.noise.estimate_noise`.
     spacing_mm : tuple of 2 floats
-        Of the pixels: above their Nyquist frequency a square holds only part of the directions, so nothing is
-        fitted there.
+        Row and column spacing, mm. Nothing is fitted near and above the Nyquist frequency, because there an ROI
+        covers only some directions.
+
+    Returns
+    -------
+    Texture
     """
     frequency, nps = model.frequencies_per_mm, model.nps
     used = (frequency > TRUSTED_PER_MM) & (frequency < 0.45 / max(spacing_mm)) & (nps > 1e-3)
@@ -105,7 +124,7 @@ def noise_texture(model: NoiseModel, spacing_mm: tuple[float, float]) -> Texture
     anatomy = np.exp(fitted[3]) * frequency**-ANATOMY_EXPONENT
     share = kernel / (kernel + anatomy)
     top = int(np.argmax(kernel))
-    # Above the kernel's peak there is less anatomy than the power law says: the kernel passes less of it too.
+    # Above its peak the kernel also attenuates anatomy, so there is less than the power law predicts.
     share[top:] = np.maximum(share[top:], share[top])
     cleaned = np.where(frequency > TRUSTED_PER_MM, nps * share, kernel)
     peak = cleaned.max()

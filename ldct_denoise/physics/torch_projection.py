@@ -1,6 +1,6 @@
-"""The projections of :mod:`ldct_denoise.physics.projection` in torch: the same sums on a GPU.
+"""Torch implementation of :mod:`ldct_denoise.physics.projection`: the same sums on a GPU.
 
-Views go through in groups, so that memory stays bounded whatever their number.
+Views are processed in groups, so that memory use is bounded.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from ldct_denoise.physics.rays import ParallelGeometry
 
 Image = NDArray[np.float32]
-#: Samples that are worked on at once.
+#: Number of samples that are processed at once.
 SAMPLES = {"cpu": 2**22, "cuda": 2**27}
 
 
 def project(image: Image, geometry: ParallelGeometry, device: str) -> Image:
-    """Line integrals: bilinear samples along each ray, one pixel apart, summed.
+    """Line integrals: the sum of bilinear samples along each ray, one pixel apart.
 
     Parameters
     ----------
     image : ndarray, shape (rows, columns)
     geometry : ParallelGeometry
     device : str
-        Of torch.
+        Torch device.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def project(image: Image, geometry: ParallelGeometry, device: str) -> Image:
     found = []
     for angles in _groups(geometry, len(s) * len(t), device):
         cos, sin = torch.cos(angles)[:, None, None], torch.sin(angles)[:, None, None]
-        # grid_sample counts from −1 to 1 between the outer edges of the image.
+        # grid_sample's coordinates are −1 and 1 at the outer edges of the image.
         x = (s * cos - t * sin) * (2 / (columns * dx))
         y = (s * sin + t * cos) * (2 / (rows * dy))
         grid = torch.stack([x, y], dim=-1)
@@ -56,13 +56,15 @@ def project(image: Image, geometry: ParallelGeometry, device: str) -> Image:
 
 
 def back_project(sinogram: Image, geometry: ParallelGeometry, device: str) -> Image:
-    """Sum over the views of what lies on each pixel's ray, linearly interpolated, times π / views.
+    """Back-project a sinogram: the sum over the views of the interpolated value on each pixel's ray, times π /
+    views.
 
     Parameters
     ----------
     sinogram : ndarray, shape (views, channels)
     geometry : ParallelGeometry
     device : str
+        Torch device.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def back_project(sinogram: Image, geometry: ParallelGeometry, device: str) -> Im
 
 
 def _groups(geometry: ParallelGeometry, samples_per_view: int, device: str) -> tuple[Tensor, ...]:
-    """The views' angles, as many together as memory allows."""
+    """Angles of the views in groups that fit into memory."""
     angles = torch.as_tensor(geometry.angles, dtype=torch.float32, device=device)
     at_once = max(1, SAMPLES["cuda" if device.startswith("cuda") else "cpu"] // samples_per_view)
     return angles.split(at_once)
