@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+
+from ldct_denoise.io.write_settings import Compression, PrivateTags
 
 from . import options
 
@@ -31,15 +33,11 @@ from . import options
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
 @options.tta
 @click.option("--report", is_flag=True, help="Also compare input and output: OUTPUT-report.html.")
-@click.option(
-    "--format",
-    type=click.Choice(["dicom", "nifti"]),
-    help="Output format.  [default: by the output's name, else the input's]",
-)
-@click.option("--compress", type=click.Choice(["jpegls", "j2k", "rle"]), help="Lossless compression (DICOM).")
+@options.output_format
+@click.option("--compress", type=click.Choice(get_args(Compression)), help="Lossless compression (DICOM).")
 @click.option(
     "--private-tags",
-    type=click.Choice(["keep", "remove"]),
+    type=click.Choice(get_args(PrivateTags)),
     default="keep",
     show_default=True,
     help="Private attributes (DICOM).",

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+
+from ldct_denoise.inference.settings import Precision
+from ldct_denoise.io.write_settings import Format
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,13 +32,18 @@ device = click.option(
 )
 precision = click.option(
     "--precision",
-    type=click.Choice(["fp32", "bf16"]),
+    type=click.Choice(get_args(Precision)),
     default="fp32",
     show_default=True,
     help="bf16 is faster where the device has it.",
 )
 tta = click.option(
     "--tta", is_flag=True, help="Test-time augmentation: average over 8 flips and rotations (8× slower)."
+)
+output_format = click.option(
+    "--format",
+    type=click.Choice(get_args(Format)),
+    help="Output format.  [default: by the output's name, else the input's]",
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")

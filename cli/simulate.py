@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -48,12 +48,7 @@ from . import options
     default=None,
     help="Modulation of the tube current with the angle; 0: none.",
 )
-@click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["dicom", "nifti"]),
-    help="Output format.  [default: by the output's name, else the input's]",
-)
+@options.output_format
 @options.device
 @options.overwrite
 def command(
@@ -67,9 +62,8 @@ def command(
     electronic_noise: float | None,
     bow_tie: float | None,
     tube_current_modulation: float | None,
-    format_: Literal["dicom", "nifti"] | None,
     device: str,
-    overwrite: bool,
+    **writing: Any,
 ) -> None:
     """Add the noise of a lower dose to NORMAL: a DICOM folder, file or tree, or a volume file.
 
@@ -77,7 +71,6 @@ def command(
     volume's format. Research use only.
     """
     from dataclasses import replace
-    from typing import Any
 
     from ldct_denoise.distributed import choose_device
     from ldct_denoise.io.write_settings import WriteSettings
@@ -92,7 +85,7 @@ def command(
     simulation = Simulation(dose, seed, scanner, model)
     with options.progress_bar("simulating") as progress:
         written = simulate(
-            normal, output, simulation, WriteSettings(format=format_, overwrite=overwrite),
+            normal, output, simulation, WriteSettings(**writing),
             device=str(choose_device(device)), progress=progress,
         )  # fmt: skip
     for path in written:
