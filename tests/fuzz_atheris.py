@@ -31,7 +31,7 @@ LARGEST_INPUT = 64 << 10
 
 
 def fill(corpus: Path) -> None:
-    """Small files of every kind that reading tells apart."""
+    """Fill the corpus with small files of every kind that reading distinguishes."""
     corpus.mkdir(parents=True, exist_ok=True)
     if any(corpus.iterdir()):
         return

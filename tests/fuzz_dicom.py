@@ -1,7 +1,7 @@
-"""Seeded mutations of real DICOM files through reading and writing: nothing but our own errors may come out.
+"""Seeded mutations of real DICOM files through reading and writing: only our own errors may be raised.
 
-Run it in full with ``python tests/fuzz_dicom.py --cases 10000``; a failing case is run again with
-``--first NUMBER --cases 1``. Cases run in a process of their own, so that a crash or a hang is seen and counted.
+``python tests/fuzz_dicom.py --cases 10000`` runs it in full; ``--first NUMBER --cases 1`` repeats a failing case.
+Cases run in a separate process, so that a crash or a hang is seen and counted.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.write_settings import WriteSettings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+#: Base files by name: of the shared data, and of pydicom's own test files.
+SEED_LIST = Path(__file__).with_name("fuzz_seeds.txt")
 HANG_S, MEMORY_BYTES = 10, 2 << 30
-LARGEST_SEED = 700_000
-#: Every so many cases the series found is also written.
+#: One case in so many also writes the series found.
 WRITE_EVERY = 5
 Rng = np.random.Generator
 WORDS = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff", b"\0\0", b"\x7f\xff", b"\xfe\xff\xdd\xe0", b"\xfe\xff\0\xe0",
@@ -45,22 +46,25 @@ WORDS = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff", b"\0\0", b"\x7f\xff", b"
          b"1e999", b"\xff\x4f\xff\x51", b"\xff\xd8", b"\xe0\x7f\x10\0")  # fmt: skip
 
 
+def named_seeds() -> list[tuple[str, Path]]:
+    """Kind ("ct" or "other") and path of the base files, by name: independent of what else the folders hold."""
+    roots = {"shared": SHARED, "pydicom": Path(pydicom.data.__file__).parent / "test_files"}
+    seeds = []
+    for line in SEED_LIST.read_text(encoding="utf-8").splitlines():
+        kind, name = line.split(" ", 1)
+        root, _, relative = name.partition("/")
+        seeds.append((kind, roots[root] / relative))
+    return seeds
+
+
 def seeds() -> list[Path]:
-    """Real files: the shared data, and pydicom's own test files."""
-    folders = [SHARED / "dicom_cases", SHARED / "ct", SHARED / "mayo2016"]
-    shared = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    own = sorted((Path(pydicom.data.__file__).parent / "test_files").rglob("*"))
-    own = [path for path in own if path.is_file() and (path.suffix == ".dcm" or "CT" in path.parts[-2])]
-    # One slice in six of the long series: they are alike.
-    several = shared[::6] + [path for path in shared if "dicom_cases" in path.parts]
-    files = [path for path in dict.fromkeys([*several, *own]) if 200 < path.stat().st_size < LARGEST_SEED]
-    # CT images more often than other files, which are set aside at once.
-    images = [path for path in files if scan(path).series]
-    return [*files, *(images * 6)]
+    """Base files of the mutations; CT images seven times, because other files are skipped at once."""
+    named = named_seeds()
+    return [path for _, path in named] + 6 * [path for kind, path in named if kind == "ct"]
 
 
 def mutated(files: list[Path], number: int, seed: int = 0) -> bytes:
-    """The bytes of case ``number``; always the same."""
+    """Bytes of case ``number``; always the same."""
     rng = np.random.default_rng([seed, number])
     data = bytearray(files[int(rng.integers(len(files)))].read_bytes())
     for _ in range(int(rng.choice([1, 1, 2, 3]))):
@@ -69,8 +73,8 @@ def mutated(files: list[Path], number: int, seed: int = 0) -> bytes:
     return bytes(data)
 
 
-def _place(data: bytearray, rng: Rng) -> int:
-    """A place in the file, three times in four in its header."""
+def _offset(data: bytearray, rng: Rng) -> int:
+    """A random offset, in the header with a probability of 3/4."""
     end = len(data) if rng.random() < 0.25 else min(len(data), 4096)
     return int(rng.integers(max(end, 1)))
 
@@ -78,12 +82,12 @@ def _place(data: bytearray, rng: Rng) -> int:
 def flip(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
     for _ in range(int(rng.integers(1, 8))):
         if data:
-            data[_place(data, rng)] = int(rng.integers(256))
+            data[_offset(data, rng)] = int(rng.integers(256))
     return data
 
 
 def pixels(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
-    """Bytes changed in the pixel data, near their beginning more often: that is where codes have their headers."""
+    """Change bytes of the pixel data, mostly near its beginning, where codestreams have their headers."""
     start = bytes(data).find(b"\xe0\x7f\x10\0")
     for _ in range(int(rng.integers(1, 20))):
         if 0 <= start < len(data):
@@ -94,7 +98,7 @@ def pixels(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
 
 def word(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
     for _ in range(int(rng.integers(1, 6))):
-        at = _place(data, rng)
+        at = _offset(data, rng)
         value = WORDS[int(rng.integers(len(WORDS)))]
         data[at : at + len(value)] = value
     return data
@@ -105,24 +109,24 @@ def cut(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
 
 
 def drop(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
-    at = _place(data, rng)
+    at = _offset(data, rng)
     del data[at : at + int(rng.integers(1, 300))]
     return data
 
 
 def repeat(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
-    at = _place(data, rng)
+    at = _offset(data, rng)
     data[at:at] = data[at : at + int(rng.integers(1, 300))] * int(rng.integers(1, 20))
     return data
 
 
 def splice(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
     other = files[int(rng.integers(len(files)))].read_bytes()
-    return bytearray(data[: _place(data, rng)] + other[int(rng.integers(len(other))) :])
+    return bytearray(data[: _offset(data, rng)] + other[int(rng.integers(len(other))) :])
 
 
 def element(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
-    """The value or length of a known element overwritten where it stands."""
+    """Overwrite the value or the length of a known element."""
     tag = (0x00280010, 0x00280011, 0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280008, 0x00280002,
            0x00280030, 0x00200032, 0x00200037, 0x00281052, 0x00281053, 0x00020010, 0x00280120, 0x7FE00010,
            0x52009230, 0x0020000E, 0x00080018, 0x00080005)[int(rng.integers(20))]  # fmt: skip
@@ -135,7 +139,7 @@ def element(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
 
 
 def hostile(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
-    """A header that is in order but for a value that makes no sense."""
+    """A valid header with one impossible value."""
     values: list[tuple[str, object]] = [
         ("Rows", 65535), ("Columns", 0), ("NumberOfFrames", 2**31 - 1), ("NumberOfFrames", -1), ("BitsAllocated", 64),
         ("BitsAllocated", 1), ("BitsStored", 40), ("HighBit", 3), ("PixelRepresentation", 7), ("SamplesPerPixel", 3),
@@ -159,7 +163,7 @@ def hostile(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
 
 
 def nested(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
-    """A sequence in a sequence in a sequence …, put in front of the image attributes."""
+    """Insert nested sequences before the image attributes."""
     at = bytes(data).find(struct.pack("<HH", 0x28, 2), 128)
     if at >= 0:
         data[at:at] = nested_sequence(int(10 ** rng.uniform(0, 3.3)), implicit=bool(rng.integers(2)))
@@ -167,7 +171,7 @@ def nested(data: bytearray, rng: Rng, files: list[Path]) -> bytearray:
 
 
 def nested_sequence(depth: int, *, implicit: bool) -> bytes:
-    """Referenced Series Sequence (0008,1115) in itself, all lengths undefined."""
+    """Referenced Series Sequence (0008,1115) nested in itself, with undefined lengths."""
     opened = struct.pack("<HH", 0x08, 0x1115) + (b"" if implicit else b"SQ\0\0") + b"\xff\xff\xff\xff"
     opened += struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
     closed = struct.pack("<HHL", 0xFFFE, 0xE00D, 0) + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
@@ -180,12 +184,12 @@ MUTATIONS: tuple[Callable[[bytearray, Rng, list[Path]], bytearray], ...] = (
 
 
 def try_file(path: Path, scratch: Path, write: bool) -> str:
-    """Everything that is done to a file; what became of it, in a word.
+    """Do everything that the package does to a file, and return the outcome in a word.
 
     Raises
     ------
     Exception
-        Anything but our own error is a defect.
+        Any error but our own is a defect.
     """
     try:
         list_files(path)
@@ -196,7 +200,7 @@ def try_file(path: Path, scratch: Path, write: bool) -> str:
     for item in inventory.skipped:
         assert item.reason, "no reason"
         assert "\n" not in item.reason, f"reason of several lines: {item.reason!r}"
-    outcome = "found" if inventory.series else "set aside"
+    outcome = "found" if inventory.series else "skipped"
     for series in inventory.series:
         assert isinstance(series, Series)
         try:
@@ -219,7 +223,7 @@ def _require_name(error: LdctDenoiseError, *places: Path) -> None:
 
 
 def _write_as_it_is(series: Series, scratch: Path) -> None:
-    """What ``apply --strength 0`` does; the stored values must come back."""
+    """Write the series as ``apply --strength 0`` does; the stored values must be unchanged."""
     with DerivedWriter(series, scratch / "out", Derivation("fuzz"), WriteSettings(overwrite=True)) as writer:
         for index in range(len(series)):
             writer.write(index, series.read_hu(index))
@@ -233,13 +237,13 @@ def _peak_bytes() -> int:
 
 
 def _forget_peak() -> None:
-    """Let the peak begin at what the process holds now: tests that ran before in it held their own."""
-    with contextlib.suppress(OSError):  # where Linux does not let us, what the cases add is still seen
+    """Reset the peak memory, so that earlier tests in this process do not count."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def run_cases(first: int, count: int, seed: int, note: Callable[[int, str, float], None]) -> None:
-    """Run cases in this process; ``note`` is told the number, what became of it, and the seconds."""
+    """Run cases in this process; ``note`` receives the number, the outcome, and the seconds."""
     files = seeds()
     _forget_peak()
     held = _peak_bytes()
