@@ -1,4 +1,4 @@
-"""Options that several commands share, and how progress is shown: on standard error, never on standard output."""
+"""Options that several commands share, and progress display on standard error."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def measurement_plan(
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Bar]:
-    """A bar with time left; gives a function of (done, total, note)."""
+def progress_bar(label: str) -> Iterator[Bar]:
+    """Show a progress bar with the time left; yields a function of (done, total, note)."""
     import rich.progress
     from rich.console import Console
     from rich.progress import (
@@ -142,12 +142,12 @@ def progress_bar(what: str) -> Iterator[Bar]:
         TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     ]  # fmt: skip
     with rich.progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None, note="")
+        task = bar.add_task(label, total=None, note="")
         yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
 
 
 def show_training(progress: Progress, bar: Bar) -> None:
-    """A training run's messages as lines, its steps and losses in the bar."""
+    """Show a training run's messages as lines, and its steps and losses in the bar."""
     if progress.message:
         click.echo(f"step {progress.step}: {progress.message}", err=True)
     losses = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
@@ -155,12 +155,12 @@ def show_training(progress: Progress, bar: Bar) -> None:
 
 
 def plain(text: str) -> str:
-    """Text from files, so that it cannot break the line or drive the terminal."""
+    """Text from files without control characters, which could break the line or drive the terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def console() -> Console:
-    """Standard output for tables; wide where it is no terminal, so that a file or a pipe gets whole lines."""
+    """Standard output for tables; wide where it is not a terminal, so that files and pipes get unwrapped lines."""
     import sys
 
     from rich.console import Console

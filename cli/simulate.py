@@ -12,7 +12,7 @@ from . import options
 
 @click.command(short_help="Simulate a lower dose from a normal-dose series.")
 @click.argument("normal", type=options.EXISTING)
-@click.option("--dose", type=float, required=True, help="Fraction of the series' own dose, as 0.25.")
+@click.option("--dose", type=float, required=True, help="Fraction of the dose of NORMAL, e.g. 0.25.")
 @options.output
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another scan."

@@ -21,7 +21,7 @@ def make_output_folder(output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise OutputError(f"{output}: is a file; give a folder for the results")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise OutputError(f"{output}: holds files already; give another folder or --overwrite")
+        raise OutputError(f"{output}: is not empty; give another folder, or --overwrite")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -502,7 +502,7 @@ def test_a_folder_with_anything_else_in_it_is_never_replaced(tmp_path: Path) -> 
     (tmp_path / "out" / "thesis.doc").write_text("precious")
     with pytest.raises(OutputError, match=r"thesis\.doc"):
         derive(series, tmp_path / "out", overwrite=True)
-    with pytest.raises(OutputError, match="holds the input"):
+    with pytest.raises(OutputError, match="contains the input"):
         derive(series, tmp_path / "in", overwrite=True)
     assert len(list((tmp_path / "in").iterdir())) == 3
 

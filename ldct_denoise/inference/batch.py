@@ -157,7 +157,7 @@ class _Batch:
         self.failures: list[str] = []
 
     def run(self, worker: WorkerInfo, progress: Progress, notify: Callable[[str], None]) -> list[Path]:
-        """Process this worker's share, wait for the others, and raise what failed."""
+        """Process this worker's share, wait for the other workers, and raise the failures."""
         self.failures = [] if worker.rank else list(self.lost_slices)
         jobs = self.jobs[worker.rank :: worker.size]
         finished = {job.location for job in jobs if self._is_finished(job)}
@@ -198,7 +198,7 @@ class _Batch:
     def _raise_failures(
         self, worker: WorkerInfo, outcomes: Sequence[tuple[int, int, list[str]]], results: Sequence[Path]
     ) -> None:
-        """Raise what failed in all processes together; where they know of each other, only the first raises."""
+        """Raise the failures of all processes; where they communicate, only the first process raises."""
         if len(outcomes) > 1 and worker.rank:
             return
         done, total = sum(count for count, _, _ in outcomes), sum(count for _, count, _ in outcomes)

@@ -176,7 +176,7 @@ def report_series(source: SliceSource, location: Path, write_report: WriteReport
 
 
 def _write_slices(writer: SeriesWriter, slices: Slices, progress: Callable[[int], None]) -> None:
-    """Write slices in a thread of its own, at most :data:`WRITE_BEHIND` late."""
+    """Write slices in a separate thread, at most :data:`WRITE_BEHIND` behind the network."""
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
         waiting: deque[Future[None]] = deque()
         for done, (index, hu) in enumerate(slices, 1):

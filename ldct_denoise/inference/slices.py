@@ -82,10 +82,10 @@ def restore_slices(
     stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
     for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
         read = np.stack([stack for _, stack in group])
-        seen = _fill_non_finite(scale, read)
-        seen = _clip_to_range(scale, seen) if settings.guard_range else seen
+        clipped = _fill_non_finite(scale, read)
+        clipped = _clip_to_range(scale, clipped) if settings.guard_range else clipped
         center = read[:, method.context_slices]
-        correction = _restore(method, scale, seen, device, settings) - seen[:, method.context_slices]
+        correction = _restore(method, scale, clipped, device, settings) - clipped[:, method.context_slices]
         correction[~(scale.covers(center) if settings.guard_range else np.isfinite(center))] = 0
         for (index, _), hu, change in zip(group, center, correction, strict=True):
             if not np.isfinite(change).all():
@@ -159,9 +159,9 @@ def _check_bf16(source: SliceSource, model: TrainedModel, device: torch.device, 
     if next(model.method.parameters(), None) is None:
         return
     stack = StackReader(source, model.method.context_slices).read_hu(len(source) // 2)
-    seen = _clip_to_range(model.scale, _fill_non_finite(model.scale, stack[None]))
+    clipped = _clip_to_range(model.scale, _fill_non_finite(model.scale, stack[None]))
     exact, fast = (
-        _restore(model.method, model.scale, seen, device, replace(settings, precision=precision))
+        _restore(model.method, model.scale, clipped, device, replace(settings, precision=precision))
         for precision in ("fp32", "bf16")
     )
     difference = float(np.abs(fast - exact).mean())

@@ -19,7 +19,7 @@ REPLACED_SUFFIX = "-old"
 class StagedFolder:
     """Collects files in a hidden folder next to ``target`` and renames it at the end.
 
-    What an earlier, killed process left is removed. A folder that a running process still fills is recognised by
+    Leftovers of a killed process are removed. A folder that a running process still fills is recognised by
     its lock and kept.
 
     Parameters
@@ -84,7 +84,7 @@ class StagedFolder:
     def _refuse(self, inputs: Iterable[Path]) -> None:
         for path in inputs:
             if path.resolve().is_relative_to(self.target):
-                raise OutputError(f"{self.target}: holds the input {path.name}; choose another output folder")
+                raise OutputError(f"{self.target}: contains the input {path.name}; choose another output folder")
         if not self.target.exists():
             return
         if not self.target.is_dir():
@@ -97,7 +97,7 @@ class StagedFolder:
         for path in content:
             if path.suffix != ".dcm" or not path.is_file():
                 raise OutputError(
-                    f"{self.target}: holds {path.name}, which no derived series contains; choose another folder"
+                    f"{self.target}: contains {path.name}, which no derived series contains; choose another folder"
                 )
 
     def _remove_leftovers(self) -> None:

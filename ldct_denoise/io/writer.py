@@ -201,7 +201,7 @@ def _writes_dicom(source: SliceSource, output: Path, settings: WriteSettings) ->
 
 
 def _check_volume(source: SliceSource, settings: WriteSettings) -> None:
-    """Refuse what a volume file cannot do, and the user would believe was done."""
+    """Refuse settings that cannot be applied to a volume file; ignoring them would mislead the user."""
     if isinstance(source, Series):
         if settings.deidentify:  # the volume's writer sees no header
             for index in range(len(source)):

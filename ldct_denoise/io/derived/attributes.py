@@ -30,7 +30,7 @@ MAX_SERIES_NUMBER = 2**31 - 1
 #: Offsets from UTC that occur on Earth; others are ignored.
 ZONE = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]")
 
-#: General Equipment (PS3.3 C.7.5.1) that an item of Contributing Equipment (C.12.1, Table C.12-1) can hold.
+#: General Equipment (PS3.3 C.7.5.1) that an item of Contributing Equipment may contain (C.12.1, Table C.12-1).
 EQUIPMENT = (
     "Manufacturer",
     "InstitutionName",
@@ -197,8 +197,8 @@ def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[st
         return
     if "SourceImageSequence" in image:
         del image.SourceImageSequence
-    text, *earlier = str(image.DerivationDescription).split(DERIVATION_SEPARATOR)
-    text = DERIVATION_SEPARATOR.join([f"{text}; source instance {ascii_text(source_uid)};", *earlier])
+    text, *previous = str(image.DerivationDescription).split(DERIVATION_SEPARATOR)
+    text = DERIVATION_SEPARATOR.join([f"{text}; source instance {ascii_text(source_uid)};", *previous])
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
@@ -222,11 +222,11 @@ def set_lossy_compression(image: Dataset, syntax: UID, ratio: float) -> None:
 
 
 def _set_derivation(image: Dataset, derivation: Derivation) -> None:
-    earlier = str(image.get("DerivationDescription") or "").strip()
+    previous = str(image.get("DerivationDescription") or "").strip()
     text = derivation.text
     if image.get("BurnedInAnnotation") == "YES":
         text += "; the source has burned-in annotation, which was processed like the image"
-    text = f"{text}{DERIVATION_SEPARATOR}{earlier}" if earlier else text
+    text = f"{text}{DERIVATION_SEPARATOR}{previous}" if previous else text
     image.DerivationDescription = text[:MAX_DESCRIPTION]
 
 
@@ -243,8 +243,8 @@ def _set_equipment(image: Dataset, derivation: Derivation, keep_scanner: bool) -
             if keyword in image and keyword not in SHARED_EQUIPMENT:
                 delattr(image, keyword)
         image.update(ours)
-    earlier = list(image.get("ContributingEquipmentSequence") or [])
-    image.ContributingEquipmentSequence = Sequence([*earlier, contributor])
+    previous = list(image.get("ContributingEquipmentSequence") or [])
+    image.ContributingEquipmentSequence = Sequence([*previous, contributor])
 
 
 def _our_equipment(derivation: Derivation) -> Dataset:
