@@ -41,12 +41,12 @@ def command(
     Also writes the noise-free truth and labels (lesions, inserts) as NIfTI, and the meaning of the labels as CSV.
     --overwrite removes all earlier phantoms from the folder.
     """
-    from ldct_denoise.phantoms.patients import make_pool
-    from ldct_denoise.phantoms.quality import QualityPhantom, make_quality_phantom
+    from ldct_denoise.phantoms.patients import write_patients
+    from ldct_denoise.phantoms.quality import QualityPhantom, write_quality_phantom
 
     with options.progress_bar("scanning") as progress:
         if kind == "patient":
-            names = make_pool(
+            names = write_patients(
                 output, patients=patients, slices=slices, size=size, seed=seed, dose=dose, overwrite=overwrite,
                 progress=progress,
             )  # fmt: skip
@@ -54,7 +54,9 @@ def command(
         else:
             phantom = QualityPhantom(kind, slices, size)
             written = [
-                make_quality_phantom(output, phantom, seed=seed, dose=dose, overwrite=overwrite, progress=progress)
+                write_quality_phantom(
+                    output, phantom, seed=seed, dose=dose, overwrite=overwrite, progress=progress
+                )
             ]
     for path in written:
         click.echo(path)

@@ -23,7 +23,7 @@ from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.output import make_output_folder
 from ldct_denoise.phantoms.folder import PARTIAL_PREFIX
-from ldct_denoise.phantoms.patients import make_pool
+from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.report.pictures import save_comparison
 from ldct_denoise.report.write import write_evaluation
 from ldct_denoise.training.loop import Progress, train
@@ -84,7 +84,7 @@ def run_demo(
     _remove_earlier(output)
     say("making three synthetic patients at normal and quarter dose")
     patients = output / "patients"
-    make_pool(patients, patients=len(PATIENTS), slices=6, size=256, seed=1, dose=0.25)
+    write_patients(patients, patients=len(PATIENTS), slices=6, size=256, seed=1, dose=0.25)
     config = load_config(
         "lir-ct",
         [f"data.test_patients=[{TEST_PATIENT}]", f"training.iterations={iterations}", "settings.base_channels=16",

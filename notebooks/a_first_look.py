@@ -20,11 +20,11 @@ from pathlib import Path
 
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.dose_labels import find_pairs, label_series
-from ldct_denoise.phantoms.patients import make_pool
+from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.report.interactive import review
 
 root = Path(tempfile.mkdtemp()) / "patients"
-make_pool(root, patients=2, slices=4, size=256);  # two scans of each: normal and quarter dose
+write_patients(root, patients=2, slices=4, size=256);  # two scans of each: normal and quarter dose
 
 # %% [markdown]
 # Every series, its dose and the source of the dose label. `unknown` series (here: the truth and the lesion labels

@@ -28,12 +28,12 @@ from ldct_denoise.data.pools import pools_from_root
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.dose_labels import find_pairs, label_series
-from ldct_denoise.phantoms.patients import make_pool
+from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.report.interactive import slice_figure
 from ldct_denoise.training.loop import train
 
 work = Path(tempfile.mkdtemp())
-make_pool(work / "patients", patients=3, slices=4, size=256)
+write_patients(work / "patients", patients=3, slices=4, size=256)
 pairs = find_pairs(label_series(find_images(work / "patients").series, work / "patients"))
 pair = pairs[-1]
 changes = [

@@ -23,11 +23,11 @@ from ldct_denoise.evaluation.compare import compare
 from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.report.write import write_comparison
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.phantoms.patients import make_pool
+from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.report.interactive import slice_figure
 
 work = Path(tempfile.mkdtemp())
-make_pool(work / "patients", patients=2, slices=3, size=256)
+write_patients(work / "patients", patients=2, slices=3, size=256)
 models = [load_model("lir-ct-small"), load_model("bilateral")]
 result = compare(work / "patients", models, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
 

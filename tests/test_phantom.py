@@ -14,7 +14,7 @@ from scipy import ndimage
 from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_volume_file
-from ldct_denoise.phantoms.patients import SLICE_MM, SYSTEM_BLUR_PX, Patient, make_pool, scan, stack_geometry
+from ldct_denoise.phantoms.patients import SLICE_MM, SYSTEM_BLUR_PX, Patient, scan, stack_geometry, write_patients
 from ldct_denoise.phantoms.quality import (
     FIELD_MM,
     MATERIALS_HU,
@@ -171,27 +171,27 @@ def test_a_phantom_is_written_with_independent_realisations(tmp_path: Path) -> N
 
 def test_overwriting_leaves_no_earlier_patient(tmp_path: Path) -> None:
     small = {"slices": 1, "size": 64}
-    make_pool(tmp_path / "p", patients=2, seed=1, **small)
+    write_patients(tmp_path / "p", patients=2, seed=1, **small)
     (tmp_path / "p" / ".phantom.partial-killed").mkdir()
-    make_pool(tmp_path / "p", patients=1, seed=2, **small, overwrite=True)
+    write_patients(tmp_path / "p", patients=1, seed=2, **small, overwrite=True)
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["L001"]
     assert [path.name for path in (tmp_path / "p" / "L001").iterdir()] == ["synthetic-2"]
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "L001/synthetic-1/mine.csv", "L002/08-30-2018/1-001.dcm"])
 def test_overwriting_removes_nothing_that_no_phantom_made(tmp_path: Path, name: str) -> None:
-    make_pool(tmp_path / "p", patients=1, slices=1, size=64, seed=1)
+    write_patients(tmp_path / "p", patients=1, slices=1, size=64, seed=1)
     mine = tmp_path / "p" / name
     mine.parent.mkdir(parents=True, exist_ok=True)
     mine.write_text("kept")
     with pytest.raises(OutputError, match="which is not part of a phantom"):
-        make_pool(tmp_path / "p", patients=1, slices=1, size=64, seed=2, overwrite=True)
+        write_patients(tmp_path / "p", patients=1, slices=1, size=64, seed=2, overwrite=True)
     assert mine.read_text() == "kept"
     assert (tmp_path / "p" / "L001" / "synthetic-1" / "truth.nii.gz").is_file()
 
 
 def test_a_phantom_that_is_stopped_leaves_the_earlier_one_and_nothing_half_made(tmp_path: Path) -> None:
-    make_pool(tmp_path / "p", patients=1, slices=2, size=64, seed=1)
+    write_patients(tmp_path / "p", patients=1, slices=2, size=64, seed=1)
     before = sorted(tmp_path.rglob("*"))
 
     def stop(done: int, total: int, name: str) -> None:
@@ -202,12 +202,12 @@ def test_a_phantom_that_is_stopped_leaves_the_earlier_one_and_nothing_half_made(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_pool(tmp_path / "p", patients=1, slices=2, size=64, seed=2, overwrite=True, progress=stop)
+        write_patients(tmp_path / "p", patients=1, slices=2, size=64, seed=2, overwrite=True, progress=stop)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_folder_with_files_is_refused_without_overwriting(tmp_path: Path) -> None:
-    make_pool(tmp_path / "p", patients=1, slices=1, size=64)
+    write_patients(tmp_path / "p", patients=1, slices=1, size=64)
     with pytest.raises(OutputError, match="--overwrite"):
         run("-o", tmp_path / "p", "--kind", "water", "--slices", 1, "--size", 64)
 

@@ -25,7 +25,7 @@ from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.methods import Supervision
-from ldct_denoise.phantoms.patients import make_pool
+from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.training.loop import train
@@ -39,7 +39,7 @@ def _even(slices: int, side: int = 8) -> Geometry:
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tcia")
-    make_pool(root, patients=3, slices=2, size=96, seed=3)
+    write_patients(root, patients=3, slices=2, size=96, seed=3)
     return root
 
 

@@ -1,8 +1,8 @@
-"""The body of a synthetic patient: smooth organs, bones, vessels and gas that vary with a seed.
+"""Anatomy of a synthetic patient: smooth organs, bones, vessels and gas that vary with a seed.
 
 Every organ is an ellipsoid with a wavy outline, given in fractions of the body so that it fits thin and stout
-patients. Along the body, 0 is the mid-abdomen (kidneys, bowel), 0.5 the liver and spleen, 1 the chest with heart
-and lungs. HU are those of a late scan with contrast medium at 120 kV.
+patients. The position along the body is 0 at the mid-abdomen (kidneys, bowel), 0.5 at the liver and spleen, and 1
+in the chest with heart and lungs. HU are those of a contrast-enhanced venous phase at 120 kV.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-#: What a slice without truth holds.
 AIR_HU = -1000.0
-#: Waves of an outline: 2, 3 and 4 around.
+#: Numbers of waves around an outline.
 WAVES = np.arange(2, 5)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A filled wavy ellipse in one slice, mm and HU.
+    """A filled ellipse with a wavy outline in one slice.
 
     Parameters
     ----------
-    x_mm, y_mm, a_mm, b_mm : float
-        Centre (to the image's right, down) and half axes.
-    angle : float
-        Of the first half axis, radians.
+    x_mm, y_mm : float
+        Centre (x to the right of the image, y down), mm.
+    a_mm, b_mm : float
+        Half axes, mm.
     hu, texture_hu : float
-        Mean, and standard deviation of its fine structure.
-    waves : tuple of float
-        Amplitudes of the cosines of 2, 3 and 4 times the angle, then their phases; relative to the radius.
-    below_mm : float
-        Only what lies below this y: fluid under gas, a table under a body.
+        Mean, and standard deviation of the fine structure, HU.
+    angle : float
+        Direction of the first half axis, rad.
+    waves : tuple of 6 floats
+        Amplitudes, relative to the radius, of the cosines of 2, 3 and 4 times the angle, then their phases.
+    min_y_mm : float
+        Upper limit of the shape: parts above this y are cut off (fluid under gas, a table under a body), mm.
     """
 
     x_mm: float
@@ -46,15 +47,15 @@ class Shape:
     texture_hu: float = 0.0
     angle: float = 0.0
     waves: tuple[float, ...] = ()
-    below_mm: float = -math.inf
+    min_y_mm: float = -math.inf
 
     @property
-    def reach_mm(self) -> float:
-        """Nothing of it is farther from its centre."""
+    def max_radius_mm(self) -> float:
+        """Upper bound of the distance of any point from the centre, mm."""
         return max(self.a_mm, self.b_mm) * (1 + sum(abs(wave) for wave in self.waves[:3]))
 
     def inside(self, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which points of a grid lie in it; ``x_mm`` of its columns, ``y_mm`` of its rows."""
+        """Mask of the points of a grid inside the shape; ``x_mm`` of the columns, ``y_mm`` of the rows."""
         x, y = x_mm[None] - self.x_mm, y_mm[:, None] - self.y_mm
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         along, across = (x * cos + y * sin) / self.a_mm, (y * cos - x * sin) / self.b_mm
@@ -67,23 +68,25 @@ class Shape:
             found = radius <= 1 + sum(
                 a * np.cos(n * turn + p) for n, a, p in zip(WAVES, amplitudes, phases, strict=True)
             )
-        return np.asarray(found & (y_mm[:, None] >= self.below_mm))
+        return np.asarray(found & (y_mm[:, None] >= self.min_y_mm))
 
 
 @dataclass(frozen=True)
 class Organ:
-    """An ellipsoid in fractions of the body: its largest cross-section, and where along the body that is.
+    """An organ: an ellipsoid in fractions of the body.
 
     Parameters
     ----------
     x, y, a, b : float
-        In half widths and half depths of the body cavity.
+        Centre and half axes of the largest cross-section, in half widths and half depths of the body cavity.
     along, length : float
-        Position of the largest cross-section along the body, and how far from there it ends.
-    hu, texture_hu, angle, wavy : float
-        As in :class:`Shape`; ``wavy`` is how much its outline waves.
-    blunt : float
-        2 for an ellipsoid; more keeps its size until near its ends.
+        Position of the largest cross-section along the body, and the distance from there to the ends.
+    hu, texture_hu, angle : float
+        As in :class:`Shape`.
+    waviness : float
+        Largest amplitude of the outline's waves, relative to the radius.
+    end_exponent : float
+        2 for an ellipsoid; with larger values the cross-section stays large until near the ends.
     """
 
     x: float
@@ -95,8 +98,8 @@ class Organ:
     hu: float
     texture_hu: float = 3.0
     angle: float = 0.0
-    wavy: float = 0.06
-    blunt: float = 2.0
+    waviness: float = 0.06
+    end_exponent: float = 2.0
 
 
 ORGANS = {
@@ -121,11 +124,12 @@ ORGANS = {
 
 
 class Anatomy:
-    """One body: what lies where, decided by a seed.
+    """The anatomy of one patient.
 
     Parameters
     ----------
     seed : int
+        Determines size, organs, vessels and bowel.
     """
 
     def __init__(self, seed: int) -> None:
@@ -143,29 +147,42 @@ class Anatomy:
 
     @staticmethod
     def _varied(organ: Organ, rng: np.random.Generator) -> tuple[Organ, tuple[float, ...]]:
-        """The organ with a place, size, HU and outline of its own."""
+        """The organ with random variations of position, size, HU and outline."""
         size, shift = rng.normal(1, 0.05, 2), rng.normal(0, 0.015, 3)
-        waves = (*rng.uniform(-organ.wavy, organ.wavy, 3), *rng.uniform(0, 2 * math.pi, 3))
+        waves = (*rng.uniform(-organ.waviness, organ.waviness, 3), *rng.uniform(0, 2 * math.pi, 3))
         hu = organ.hu + (rng.normal(0, 6) if organ.hu > 0 else 10 * rng.normal())
         varied = Organ(
             organ.x + shift[0], organ.y + shift[1], organ.a * size[0], organ.b * size[1], organ.along + shift[2],
-            organ.length, float(hu), organ.texture_hu, organ.angle, organ.wavy, organ.blunt,
+            organ.length, float(hu), organ.texture_hu, organ.angle, organ.waviness, organ.end_exponent,
         )  # fmt: skip
         return varied, tuple(float(wave) for wave in waves)
 
     @property
     def cavity_mm(self) -> tuple[float, float]:
-        """Half width and half depth inside the muscle wall."""
+        """Half width and half depth inside the muscle wall, mm."""
         return self.width_mm - self.fat_mm - 14, self.depth_mm - 0.6 * self.fat_mm - 14
 
-    def place_mm(self, organ: str, x: float, y: float) -> tuple[float, float]:
-        """A point in an organ's largest cross-section, given in fractions of its half axes."""
+    def organ_point_mm(self, organ: str, x: float, y: float) -> tuple[float, float]:
+        """Position of a point in the largest cross-section of an organ.
+
+        Parameters
+        ----------
+        organ : str
+            A key of :data:`ORGANS`.
+        x, y : float
+            Offset from the centre in fractions of the half axes.
+
+        Returns
+        -------
+        tuple of 2 floats
+            mm.
+        """
         found = self._organs[organ][0]
         width, depth = self.cavity_mm
         return width * (found.x + x * found.a), depth * (found.y + y * found.b)
 
     def shapes(self, along: float) -> list[Shape]:
-        """What lies in the slice at ``along`` (0 abdomen … 1 chest); the later covers the earlier."""
+        """Shapes of the slice at position ``along`` (0 abdomen … 1 chest); later shapes cover earlier ones."""
         found = [*self._table(), *self._wall()]
         found += [shape for name in ORGANS for shape in self._section(name, along)]
         if along < 0.36:
@@ -187,7 +204,7 @@ class Anatomy:
         """A curved carbon shell filled with foam, under the back."""
         top, radius, found = self.depth_mm + 3, 520.0, []
         for depth, hu in ((25, -250), (22, -965), (3, -250), (0, AIR_HU)):
-            found.append(Shape(0, top + depth - radius, radius, radius, hu, below_mm=top - 45 + depth))
+            found.append(Shape(0, top + depth - radius, radius, radius, hu, min_y_mm=top - 45 + depth))
         return found
 
     def _section(self, name: str, along: float) -> list[Shape]:
@@ -195,7 +212,7 @@ class Anatomy:
         away = abs(along - organ.along) / organ.length
         if away >= 1:
             return []
-        scale = (1 - away**organ.blunt) ** (1 / organ.blunt)
+        scale = (1 - away**organ.end_exponent) ** (1 / organ.end_exponent)
         width, depth = self.cavity_mm
         return [
             Shape(
@@ -205,7 +222,7 @@ class Anatomy:
         ]  # fmt: skip
 
     def _loops(self, along: float) -> Iterator[Shape]:
-        """Bowel: wall, content, and gas above the fluid."""
+        """Bowel loops: wall, content, and gas above the fluid."""
         width, depth = self.cavity_mm
         for x, y, size, gas, phase, turn in self._bowel:
             sway = 0.06 * np.sin(9 * along + 6 * phase)
@@ -239,7 +256,7 @@ class Anatomy:
             yield Shape(side * 24, y + 28, 15, 4, 420, 30, side * 0.35)
         if along > 0.62:
             yield Shape(0, -cd - 5, 20, 6, 420, 30)  # sternum
-        # Ribs run obliquely: each slice cuts them elsewhere.
+        # Ribs run obliquely, so every slice cuts them at another position.
         for number in range(14):
             turn = 2 * math.pi * ((number + self._ribs + 1.7 * along) / 14) + 0.1
             if abs(math.cos(turn)) < (0.30 if along > 0.35 else 0.62):
@@ -266,7 +283,7 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class _Vessel:
-    """A thin straight tube from a root outwards, tapering; positions in fractions of the body."""
+    """A thin, straight, tapering tube that starts near a root; positions are in fractions of the body."""
 
     start: tuple[float, float, float]
     step: tuple[float, float, float]
@@ -276,13 +293,13 @@ class _Vessel:
     def draw(
         cls, rng: np.random.Generator, root: tuple[float, float, float], spread: float, wide: float
     ) -> _Vessel:
-        """One from a random point near the root, in a random direction."""
+        """Draw a vessel with a random start near the root and a random direction."""
         start = np.array(root) + rng.normal(0, 0.35, 3) * spread * np.array([1, 1, 0.4])
         step = rng.normal(0, 1, 3) * np.array([1.2, 1.2, 0.25])
         return cls(tuple(start), tuple(step), float(wide * (0.7 + rng.gamma(1.5, 0.6))))
 
     def section(self, along: float, organ: Shape, cavity_mm: tuple[float, float], hu: float) -> Iterator[Shape]:
-        """Its cut through a slice: an ellipse drawn out along its run; nothing outside the organ."""
+        """Cross-section in a slice: an ellipse elongated along the vessel; none outside the organ."""
         rise = self.step[2] if abs(self.step[2]) > 0.02 else 0.02
         share = (along - self.start[2]) / rise
         if abs(share) > 0.5:
@@ -292,29 +309,36 @@ class _Vessel:
             return
         run = math.hypot(self.step[0] * cavity_mm[0], self.step[1] * cavity_mm[1])
         radius = self.radius_mm * (1 - abs(share))
-        # The body's length, about 240 mm, says how steeply the tube crosses the slice.
-        drawn_out = min(math.hypot(1, run / max(abs(rise) * 240, 1)), 6)
+        # The body length, about 240 mm, determines the angle between tube and slice.
+        elongation = min(math.hypot(1, run / max(abs(rise) * 240, 1)), 6)
         turn = math.atan2(self.step[1] * cavity_mm[1], self.step[0] * cavity_mm[0])
-        yield Shape(x, y, max(radius * drawn_out, 0.5), max(radius, 0.5), hu, 0, turn)
+        yield Shape(x, y, max(radius * elongation, 0.5), max(radius, 0.5), hu, 0, turn)
 
 
 def paint(
     shapes: list[Shape], x_mm: NDArray[np.float64], y_mm: NDArray[np.float64], grain: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """HU on a grid: each shape covers what was there.
+    """Paint shapes on a grid; later shapes cover earlier ones.
 
     Parameters
     ----------
     shapes : list of Shape
-    x_mm, y_mm : ndarray
-        Of the columns and the rows, rising.
+    x_mm : ndarray, shape (columns,)
+        Rising positions of the columns, mm.
+    y_mm : ndarray, shape (rows,)
+        Rising positions of the rows, mm.
     grain : ndarray, shape (rows, columns)
         Fine structure of unit standard deviation.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns)
+        HU.
     """
     hu = np.full((len(y_mm), len(x_mm)), AIR_HU)
     for shape in shapes:
-        left, right = np.searchsorted(x_mm, [shape.x_mm - shape.reach_mm, shape.x_mm + shape.reach_mm])
-        top, bottom = np.searchsorted(y_mm, [shape.y_mm - shape.reach_mm, shape.y_mm + shape.reach_mm])
+        left, right = np.searchsorted(x_mm, [shape.x_mm - shape.max_radius_mm, shape.x_mm + shape.max_radius_mm])
+        top, bottom = np.searchsorted(y_mm, [shape.y_mm - shape.max_radius_mm, shape.y_mm + shape.max_radius_mm])
         window = slice(top, bottom), slice(left, right)
         inside = shape.inside(x_mm[left:right], y_mm[top:bottom])
         hu[window][inside] = (shape.hu + shape.texture_hu * grain[window])[inside]

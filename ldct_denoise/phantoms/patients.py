@@ -1,8 +1,8 @@
 """Synthetic patients with known truth, scanned at normal and low dose.
 
-The truth is sampled finely and averaged down, so that edges are as sharp as a detector would see them. Patients
-are scanned by the simulator of ``ldct_denoise.physics.dose``; :func:`with_noise` is a quicker stand-in whose noise
-follows the body's thickness only.
+The truth is sampled finely and averaged, as detector pixels average over their area. Patients are scanned by the
+simulator of ``ldct_denoise.physics.dose``; :func:`with_noise` is a faster approximation whose noise depends only
+on the thickness of the body.
 """
 
 from __future__ import annotations
@@ -28,32 +28,41 @@ from ldct_denoise.physics.scanner import DEFAULT_SCANNER
 from ldct_denoise.physics.texture import Texture
 from ldct_denoise.volume import Geometry, Volume
 
-#: Field of view, mm, and distance of slices.
+#: Field of view and slice spacing, mm.
 FIELD_MM = 400.0
 SLICE_MM = 3.0
-#: The truth is sampled this many times finer along rows and columns.
+#: Samples of the truth per pixel, along rows and columns.
 OVERSAMPLING = 2
-#: Noise in the middle of an average patient at normal dose, HU.
+#: Noise in the centre of an average patient at normal dose, HU.
 NORMAL_NOISE_HU = 14.0
-#: Kernel of the synthetic scanner: where its noise spectrum peaks, 1/mm.
+#: Kernel of the synthetic scanner, and the peak of its noise power spectrum, 1/mm.
 KERNEL = "Sim35"
 KERNEL_PEAK_PER_MM = 0.35
 #: Normal dose: mean tube current, and quanta per mm, radian and mA (a Siemens Definition AS+ has about a million).
 NORMAL_MA = 200.0
 QUANTA_PER_MA = 1.0e6
-#: Resolution of the synthetic scanner: a Gaussian, pixels.
+#: Resolution of the synthetic scanner: σ of a Gaussian, pixels.
 SYSTEM_BLUR_PX = 0.6
-#: Lesions of a patient, and what they are drawn from.
+#: Number of lesions of a patient, and the radii and contrasts they are drawn from.
 LESIONS = 4
 LESION_RADII_MM = (3.0, 5.0, 8.0)
 LESION_CONTRASTS_HU = (-20.0, -30.0, -40.0, 25.0)
-#: Where along the body the liver is large.
+#: Range along the body in which the liver is large.
 LIVER_ALONG = (0.35, 0.62)
 
 
 @dataclass(frozen=True)
 class Lesion:
-    """A subtle sphere in the liver: centre (x, y, z) and radius in mm, contrast in HU."""
+    """A spherical low-contrast lesion in the liver.
+
+    Parameters
+    ----------
+    x_mm, y_mm, z_mm : float
+        Centre, mm.
+    radius_mm : float
+    contrast_hu : float
+        Difference from the liver, HU.
+    """
 
     x_mm: float
     y_mm: float
@@ -62,26 +71,55 @@ class Lesion:
     contrast_hu: float
 
     def inside(self, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64], z_mm: float) -> NDArray[np.bool_]:
-        """Which points of a slice lie in it."""
+        """Mask of the points of the slice at ``z_mm`` inside the lesion."""
         away = (x_mm - self.x_mm) ** 2 + (y_mm - self.y_mm) ** 2 + (z_mm - self.z_mm) ** 2
         return np.asarray(away <= self.radius_mm**2)
 
 
 def fine_axis_mm(size: int, field_mm: float, oversampling: int) -> NDArray[np.float64]:
-    """Centres of the fine samples along a side, mm from the middle."""
+    """Centres of the fine samples along a side.
+
+    Parameters
+    ----------
+    size : int
+        Pixels along the side.
+    field_mm : float
+        Field of view.
+    oversampling : int
+        Samples per pixel.
+
+    Returns
+    -------
+    ndarray, shape (size · oversampling,)
+        mm from the centre.
+    """
     fine = size * oversampling
     return (np.arange(fine) + 0.5) / fine * field_mm - field_mm / 2
 
 
 def detect(fine_hu: NDArray[np.float64], oversampling: int) -> NDArray[np.float32]:
-    """Fine samples averaged to pixels, and blurred by the scanner's own resolution (a Gaussian of 0.6 pixels)."""
+    """Average fine samples to pixels, and blur them by the scanner's resolution (a Gaussian of 0.6 pixels)."""
     size = len(fine_hu) // oversampling
     coarse = fine_hu.reshape(size, oversampling, size, oversampling).mean(axis=(1, 3))
     return ndimage.gaussian_filter(coarse, SYSTEM_BLUR_PX).astype(np.float32)
 
 
 def stack_geometry(slices: int, size: int, field_mm: float) -> Geometry:
-    """Square axial slices, 3 mm apart, centred."""
+    """Geometry of square axial slices, centred, 3 mm apart.
+
+    Parameters
+    ----------
+    slices : int
+        Number of slices.
+    size : int
+        Matrix size, pixels.
+    field_mm : float
+        Field of view.
+
+    Returns
+    -------
+    Geometry
+    """
     spacing = field_mm / size
     corner = -(field_mm - spacing) / 2
     positions = np.array([[corner, corner, number * SLICE_MM] for number in range(slices)])
@@ -89,13 +127,16 @@ def stack_geometry(slices: int, size: int, field_mm: float) -> Geometry:
 
 
 class Patient:
-    """A synthetic patient: a seed decides size, organs, vessels and lesions.
+    """A synthetic patient.
 
     Parameters
     ----------
     seed : int
-    slices, size : int
-        Slices, from the mid-abdomen to the chest, and pixels along a side.
+        Determines size, organs, vessels and lesions.
+    slices : int
+        Number of slices from the mid-abdomen to the chest.
+    size : int
+        Matrix size, pixels.
     """
 
     def __init__(self, seed: int, slices: int = 24, size: int = 512) -> None:
@@ -104,10 +145,10 @@ class Patient:
         self.lesions = self._draw_lesions(np.random.default_rng([8, seed]))
 
     def _draw_lesions(self, rng: np.random.Generator) -> tuple[Lesion, ...]:
-        """Spheres in the right lobe that do not touch."""
+        """Draw lesions in the right lobe of the liver that do not touch."""
         found: list[Lesion] = []
         while len(found) < LESIONS:
-            x, y = self.anatomy.place_mm("liver", *rng.uniform(-0.55, 0.55, 2))
+            x, y = self.anatomy.organ_point_mm("liver", *rng.uniform(-0.55, 0.55, 2))
             z = rng.uniform(*LIVER_ALONG) * self.slices * SLICE_MM
             radius, contrast = float(rng.choice(LESION_RADII_MM)), float(rng.choice(LESION_CONTRASTS_HU))
             if all(
@@ -119,7 +160,7 @@ class Patient:
 
     @property
     def geometry(self) -> Geometry:
-        """Axial slices around the patient's origin."""
+        """Geometry of the axial slices."""
         return stack_geometry(self.slices, self.size, FIELD_MM)
 
     def truth_hu(self, index: int) -> NDArray[np.float32]:
@@ -132,13 +173,13 @@ class Patient:
         return detect(hu, OVERSAMPLING)
 
     def _grain(self, index: int, side: int) -> NDArray[np.float64]:
-        """Smooth unit-variance texture of tissue, continuous enough from slice to slice."""
+        """Smooth tissue texture of unit variance; two consecutive slices share it."""
         rng = np.random.default_rng([11, self.seed, index // 2])
         coarse = ndimage.gaussian_filter(rng.standard_normal((side // 4, side // 4)), 2.0)
         return ndimage.zoom(coarse / coarse.std(), side / (side // 4), order=1)[:side, :side]
 
     def lesion_labels(self) -> Volume:
-        """1, 2, … inside the lesions, 0 elsewhere."""
+        """Label volume: 1, 2, … inside the lesions, 0 elsewhere."""
         axis = fine_axis_mm(self.size, FIELD_MM, 1)
         x, y = np.meshgrid(axis, axis, sparse=True)
         labels = np.zeros(self.geometry.shape, np.float32)
@@ -148,9 +189,9 @@ class Patient:
         return Volume(labels, self.geometry)
 
     def lesion_table(self) -> list[dict[str, object]]:
-        """What the labels stand for."""
+        """Meaning of the labels, one row for each."""
         return [
-            {"label": number, "what": "lesion", **{key: round(value, 3) for key, value in vars(lesion).items()}}
+            {"label": number, "object": "lesion", **{key: round(value, 3) for key, value in vars(lesion).items()}}
             for number, lesion in enumerate(self.lesions, 1)
         ]
 
@@ -160,22 +201,28 @@ class Patient:
 
 
 def with_noise(truth: Volume, dose: float, seed: int) -> Volume:
-    """The truth as scanned at ``dose`` (1: normal): variance goes as 1/dose, and noise is most in the middle.
+    """Add stationary-spectrum noise to a noise-free volume: variance ∝ 1/dose, strongest in the centre of the
+    body.
 
     Parameters
     ----------
     truth : Volume
+        Noise-free volume.
     dose : float
         Fraction of the normal dose, > 0.
     seed : int
-        Another seed is another scan.
+        Another seed gives another noise realisation.
+
+    Returns
+    -------
+    Volume
     """
     geometry = truth.geometry
     side = geometry.rows
     spacing = geometry.pixel_spacing_mm[0]
     down, along = np.fft.fftfreq(2 * side, spacing), np.fft.rfftfreq(2 * side, spacing)
     radius = np.hypot(down[:, None], along[None])
-    power = radius * np.exp(-((radius / (KERNEL_PEAK_PER_MM * 2**0.5)) ** 2))  # a ramp rolled off by the kernel
+    power = radius * np.exp(-((radius / (KERNEL_PEAK_PER_MM * 2**0.5)) ** 2))  # a ramp, rolled off by the kernel
     noisy = np.empty(truth.hu.shape, np.float32)
     for index, hu in enumerate(truth.hu):
         rng = np.random.default_rng([13, seed, index, round(dose * 1e6)])
@@ -188,17 +235,22 @@ def with_noise(truth: Volume, dose: float, seed: int) -> Volume:
 def scan(
     truth: Volume, dose: float, seed: int, progress: Callable[[int, int, str], None] = lambda d, t, n: None
 ) -> Volume:
-    """The truth as the simulated scanner sees it: quantum and electronic noise of its projections.
+    """Scan a noise-free volume with the simulated scanner: quantum and electronic noise of its projections.
 
     Parameters
     ----------
     truth : Volume
+        Noise-free volume.
     dose : float
         Fraction of the normal dose (200 mA), > 0.
     seed : int
-        Another seed is another scan.
+        Another seed gives another noise realisation.
     progress : callable
-        Told slices done, slices in all and a note.
+        Called with (slices done, slices in all, note).
+
+    Returns
+    -------
+    Volume
     """
     spacing_mm = truth.geometry.pixel_spacing_mm
     texture = Texture.of(synthetic_kernel(spacing_mm), spacing_mm)
@@ -214,13 +266,13 @@ def scan(
 
 
 def synthetic_kernel(spacing_mm: tuple[float, float]) -> NoiseModel:
-    """Noise spectrum of the synthetic scanner's kernel: a ramp, rolled off by a Gaussian."""
+    """Noise power spectrum of the synthetic scanner's kernel: a ramp, rolled off by a Gaussian."""
     frequency = np.arange(0.025, 0.72 / min(spacing_mm), 0.025)
     nps = frequency * np.exp(-((frequency / (KERNEL_PEAK_PER_MM * 2**0.5)) ** 2))
     return NoiseModel(KERNEL, frequency, nps / nps.max(), np.ones(1))
 
 
-def make_pool(
+def write_patients(
     output: Path,
     *,
     patients: int = 3,
@@ -233,32 +285,37 @@ def make_pool(
 ) -> list[str]:
     """Write synthetic patients at normal and low dose, as DICOM in the TCIA layout, with truth and lesion labels.
 
-    ``output/L001/<study>/1.000000-Full Dose Images-…/1-001.dcm``, ``…/Low Dose Images…``, ``truth.nii.gz``,
-    ``lesions.nii.gz`` and ``lesions.csv`` (place, radius and contrast of each). They appear when all are whole.
+    Files are ``output/L001/<study>/1.000000-Full Dose Images-…/1-001.dcm``, ``…/Low Dose Images…``,
+    ``truth.nii.gz``, ``lesions.nii.gz`` and ``lesions.csv`` (position, radius and contrast of each). They appear
+    when all are complete.
 
     Parameters
     ----------
     output : Path
-    patients, slices, size : int
-        How many, slices of each, and pixels along a side.
+    patients : int
+        Number of patients.
+    slices : int
+        Slices of each patient.
+    size : int
+        Matrix size, pixels.
     seed : int
-        Another seed: other patients.
+        Another seed gives other patients.
     dose : float
-        Low dose, as a fraction of the normal.
+        Low dose as a fraction of the normal dose.
     overwrite : bool
-        Replace all that an earlier call left in ``output``.
+        Replace everything that an earlier call left in ``output``.
     progress : callable
-        Told slices done, slices in all and a note.
+        Called with (slices done, slices in all, note).
 
     Returns
     -------
     list of str
-        The patients' names.
+        Names of the patients.
 
     Raises
     ------
     OutputError
-        If ``output`` holds files and ``overwrite`` is not given, or anything that is no phantom's.
+        If ``output`` is not empty and ``overwrite`` is not given, or holds files that are not from a phantom.
     ConfigError
         If the dose is out of range.
     """
@@ -267,13 +324,10 @@ def make_pool(
     with replace_phantoms(output, overwrite) as folder:
         for number, name in enumerate(names, 1):
             patient = Patient(seed * 1000 + number, slices, size)
+            truth, labels, table = patient.truth(), patient.lesion_labels(), patient.lesion_table()
             write_study(
                 folder / name / f"synthetic-{seed}",
-                name,
-                patient.truth(),
-                patient.lesion_labels(),
-                patient.lesion_table(),
-                labels_name="lesions",
+                GroundTruth(name, truth, labels, table, "lesions"),
                 dose=dose,
                 seed=patient.seed,
                 progress=progress,
@@ -281,22 +335,57 @@ def make_pool(
     return names
 
 
+@dataclass(frozen=True)
+class GroundTruth:
+    """A noise-free object, to be scanned.
+
+    Parameters
+    ----------
+    name : str
+        Patient ID of the scans.
+    volume : Volume
+        The object without noise, HU.
+    labels : Volume
+        Label volume of the same geometry.
+    table : sequence of mapping
+        Meaning of the labels, one row for each.
+    labels_name : str
+        File name of labels and table, without extension.
+    """
+
+    name: str
+    volume: Volume
+    labels: Volume
+    table: Sequence[Mapping[str, object]]
+    labels_name: str
+
+
 def write_study(
     study: Path,
-    name: str,
-    truth: Volume,
-    labels: Volume,
-    table: Sequence[Mapping[str, object]],
+    truth: GroundTruth,
     *,
-    labels_name: str,
     dose: float,
     seed: int,
     progress: Callable[[int, int, str], None] = lambda d, t, n: None,
 ) -> None:
-    """One object's scans at normal and low dose (DICOM), its truth and labels (NIfTI), and what they are (CSV)."""
-    study_uid = derived_uid("phantom", name, seed, *truth.geometry.shape, dose)
+    """Write scans of an object at normal and low dose (DICOM), its truth and labels (NIfTI) and their table (CSV).
+
+    Parameters
+    ----------
+    study : Path
+        Folder of the study.
+    truth : GroundTruth
+    dose : float
+        Low dose as a fraction of the normal dose.
+    seed : int
+        Seed of the noise.
+    progress : callable
+        Called with (slices done, slices in all, note).
+    """
+    name, volume = truth.name, truth.volume
+    study_uid = derived_uid("phantom", name, seed, *volume.geometry.shape, dose)
     for series_number, (label, fraction) in enumerate((("Full", 1.0), ("Low", dose)), 1):
-        named = Volume(truth.hu, truth.geometry, name=f"{name}, {label.lower()} dose")
+        named = Volume(volume.hu, volume.geometry, name=f"{name}, {label.lower()} dose")
         write_series(
             scan(named, fraction, seed, progress),
             study / f"{series_number}.000000-{label} Dose Images-{seed:05d}",
@@ -306,12 +395,12 @@ def write_study(
                 series_number=series_number,
                 description=f"{label} Dose Images",
                 kernel=KERNEL,
-                tube_current_ma=[NORMAL_MA * fraction] * len(truth),
+                tube_current_ma=[NORMAL_MA * fraction] * len(volume),
             ),
         )
-    write_volume(study / "truth.nii.gz", truth, truth.geometry)
-    write_volume(study / f"{labels_name}.nii.gz", labels, truth.geometry, labels=True)
-    with (study / f"{labels_name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(table[0]), lineterminator="\n")
+    write_volume(study / "truth.nii.gz", volume, volume.geometry)
+    write_volume(study / f"{truth.labels_name}.nii.gz", truth.labels, volume.geometry, labels=True)
+    with (study / f"{truth.labels_name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(truth.table[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows(truth.table)

@@ -1,4 +1,4 @@
-"""Image-quality phantoms with known truth: every slice of a series is the same object with noise of its own."""
+"""Image-quality phantoms with known truth; every slice is an independent noise realisation of one object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.phantoms.folder import replace_phantoms
-from ldct_denoise.phantoms.patients import detect, fine_axis_mm, stack_geometry, write_study
+from ldct_denoise.phantoms.patients import GroundTruth, detect, fine_axis_mm, stack_geometry, write_study
 from ldct_denoise.physics.dose import require_dose
 from ldct_denoise.volume import Volume
 
@@ -21,23 +21,35 @@ FIELD_MM = 300.0
 WATER_MM = 240.0
 #: Fine samples along a pixel's side.
 OVERSAMPLING = 4
-#: Materials of the contrast inserts: HU at 120 kV, about those of the usual rods.
+#: Materials of the contrast inserts: approximate HU at 120 kV of common phantom rods.
 MATERIALS_HU = {"polyethylene": -95.0, "acrylic": 120.0, "acetal": 340.0, "PTFE": 940.0}
 INSERT_RADIUS_MM, INSERT_RING_MM = 12.5, 65.0
-#: The edge: a block in the middle, turned by a few degrees so that pixels sample its border everywhere.
+#: The edge: a block in the centre, rotated by a few degrees so that pixels sample its edge at all distances.
 EDGE_HALF_MM, EDGE_TURN_DEG, EDGE_HU = 40.0, 3.0, 100.0
-#: The wire: a thin metal rod a little off the middle.
+#: The wire: a thin metal rod slightly off the centre.
 WIRE_RADIUS_MM, WIRE_HU, WIRE_AT_MM = 0.25, 8000.0, (10.3, -7.7)
-#: Low-contrast discs: a ring for each contrast, a disc for each radius.
+#: Low-contrast discs: one ring per contrast (HU: ring radius in mm), one disc per radius.
 LOW_CONTRASTS_HU = {-5.0: 35.0, -10.0: 65.0, -20.0: 95.0}
 LOW_RADII_MM = (7.5, 5.0, 4.0, 3.0, 2.0, 1.5)
 
 
 @dataclass(frozen=True)
 class Rod:
-    """A round (or, with a turn, square) rod along the phantom: what it is, centre, radius or half side, HU."""
+    """A rod along the phantom, round or square.
 
-    what: str
+    Parameters
+    ----------
+    name : str
+    x_mm, y_mm : float
+        Centre, mm.
+    radius_mm : float
+        Radius, or half the side of a square rod.
+    hu : float
+    turn_deg : float, optional
+        Rotation of a square rod; round by default.
+    """
+
+    name: str
     x_mm: float
     y_mm: float
     radius_mm: float
@@ -45,7 +57,7 @@ class Rod:
     turn_deg: float | None = None
 
     def inside(self, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which points lie in it; the nearest one where it is too thin for any."""
+        """Mask of the points inside the rod; the nearest point if the rod is too thin for any."""
         x, y = x_mm - self.x_mm, y_mm - self.y_mm
         if self.turn_deg is None:
             away = np.hypot(x, y)
@@ -61,8 +73,8 @@ def _on_a_ring(radius_mm: float, number: int, count: int, offset: float = 0.0) -
 
 def _inserts() -> list[Rod]:
     return [
-        Rod(what, *_on_a_ring(INSERT_RING_MM, number, len(MATERIALS_HU), 0.5), INSERT_RADIUS_MM, hu)
-        for number, (what, hu) in enumerate(MATERIALS_HU.items())
+        Rod(name, *_on_a_ring(INSERT_RING_MM, number, len(MATERIALS_HU), 0.5), INSERT_RADIUS_MM, hu)
+        for number, (name, hu) in enumerate(MATERIALS_HU.items())
     ]
 
 
@@ -74,7 +86,7 @@ def _low_contrast() -> list[Rod]:
     ]
 
 
-#: What each kind of phantom holds besides water.
+#: Rods of each kind of phantom.
 KINDS: Mapping[str, Callable[[], list[Rod]]] = {
     "water": lambda: [],
     "inserts": _inserts,
@@ -86,21 +98,21 @@ KINDS: Mapping[str, Callable[[], list[Rod]]] = {
 
 @dataclass(frozen=True)
 class QualityPhantom:
-    """A water cylinder of 240 mm and what it holds.
+    """A water cylinder of 240 mm with rods.
 
     Parameters
     ----------
     kind : str
         A key of ``KINDS``.
     realisations : int
-        Slices: the same object, each with noise of its own.
+        Number of slices, each with an independent noise realisation.
     size : int
-        Pixels along a side.
+        Matrix size, pixels.
 
     Raises
     ------
     ConfigError
-        For an unknown kind, or no realisation.
+        If the kind is unknown, or realisations or size are too small.
     """
 
     kind: str
@@ -115,26 +127,26 @@ class QualityPhantom:
 
     @property
     def rods(self) -> list[Rod]:
-        """What is in the water."""
+        """The rods in the water."""
         return KINDS[self.kind]()
 
     def truth(self) -> Volume:
-        """Without noise, HU."""
+        """The noise-free phantom, HU."""
         axis = fine_axis_mm(self.size, FIELD_MM, OVERSAMPLING)
         x, y = axis[None], axis[:, None]
         hu = np.where(np.hypot(x, y) <= WATER_MM / 2, 0.0, -1000.0)
         for rod in self.rods:
             inside = rod.inside(x, y)
-            # What the samples miss of a thin rod's area is made up for in HU: the signal is their product.
+            # The HU of a thin rod compensate for the error of its sampled area: its signal is their product.
             area = inside.sum() * (axis[1] - axis[0]) ** 2
-            missed = math.pi * rod.radius_mm**2 / max(area, 1e-9) if rod.turn_deg is None else 1.0
-            hu[inside] = rod.hu * missed
+            correction = math.pi * rod.radius_mm**2 / max(area, 1e-9) if rod.turn_deg is None else 1.0
+            hu[inside] = rod.hu * correction
         one = detect(hu, OVERSAMPLING)
         geometry = stack_geometry(self.realisations, self.size, FIELD_MM)
         return Volume(np.repeat(one[None], self.realisations, axis=0), geometry)
 
     def labels(self) -> Volume:
-        """1, 2, … inside the rods; 0 elsewhere."""
+        """Label volume: 1, 2, … inside the rods, 0 elsewhere."""
         axis = fine_axis_mm(self.size, FIELD_MM, 1)
         one = np.zeros((self.size, self.size), np.float32)
         for number, rod in enumerate(self.rods, 1):
@@ -143,12 +155,12 @@ class QualityPhantom:
         return Volume(np.repeat(one[None], self.realisations, axis=0), geometry)
 
     def table(self) -> list[dict[str, object]]:
-        """What the labels stand for, the water first."""
+        """Meaning of the labels, one row for each; the first is the water."""
         water = Rod("water", 0.0, 0.0, WATER_MM / 2, 0.0)
         return [
             {
                 "label": number,
-                "what": rod.what,
+                "object": rod.name,
                 "x_mm": round(rod.x_mm, 3),
                 "y_mm": round(rod.y_mm, 3),
                 "radius_mm": rod.radius_mm,
@@ -158,7 +170,7 @@ class QualityPhantom:
         ]
 
 
-def make_quality_phantom(
+def write_quality_phantom(
     output: Path,
     phantom: QualityPhantom,
     *,
@@ -167,20 +179,33 @@ def make_quality_phantom(
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] = lambda d, t, n: None,
 ) -> Path:
-    """Write a phantom's scans at normal and low dose, its truth, labels and a table of what it holds.
+    """Write scans of a phantom at normal and low dose, its truth, and its labels.
 
-    ``output/QA-<KIND>/synthetic-<seed>/`` with two DICOM series, ``truth.nii.gz``, ``labels.nii.gz`` and
-    ``labels.csv``; all of it appears when it is whole.
+    ``output/QA-<KIND>/synthetic-<seed>/`` holds two DICOM series, ``truth.nii.gz``, ``labels.nii.gz`` and
+    ``labels.csv``. They appear when all are complete.
+
+    Parameters
+    ----------
+    output : Path
+    phantom : QualityPhantom
+    seed : int
+        Seed of the noise.
+    dose : float
+        Low dose as a fraction of the normal dose.
+    overwrite : bool
+        Replace everything that an earlier call left in ``output``.
+    progress : callable
+        Called with (slices done, slices in all, note).
 
     Returns
     -------
     Path
-        The folder.
+        Folder of the study.
 
     Raises
     ------
     OutputError
-        If ``output`` holds files and ``overwrite`` is not given, or anything that is no phantom's.
+        If ``output`` is not empty and ``overwrite`` is not given, or holds files that are not from a phantom.
     ConfigError
         If the dose is out of range.
     """
@@ -188,15 +213,6 @@ def make_quality_phantom(
     name = f"QA-{phantom.kind.upper()}"
     study = Path(name) / f"synthetic-{seed}"
     with replace_phantoms(output, overwrite) as folder:
-        write_study(
-            folder / study,
-            name,
-            phantom.truth(),
-            phantom.labels(),
-            phantom.table(),
-            labels_name="labels",
-            dose=dose,
-            seed=seed,
-            progress=progress,
-        )
+        truth = GroundTruth(name, phantom.truth(), phantom.labels(), phantom.table(), "labels")
+        write_study(folder / study, truth, dose=dose, seed=seed, progress=progress)
     return output / study
