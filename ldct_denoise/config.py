@@ -1,11 +1,11 @@
-"""The settings of a training run: read from a recipe, changed by ``--set``, validated, written beside the run."""
+"""Settings of a training run: read from a recipe, changed by ``--set``, validated, and stored with the run."""
 
 from __future__ import annotations
 
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -189,27 +189,48 @@ class TrainingConfig(_Section):
 
 
 class Config(_Section):
-    """Everything that decides a training run, besides the images."""
+    """Everything that determines a training run, except the images."""
 
-    method: str = "lir"
-    settings: dict[str, Any] = Field(default_factory=dict, description="of the method; see `ldct-denoise models`")
+    method: str = Field("lir", description="name of the method; `ldct-denoise models` lists them")
+    settings: dict[str, Any] = Field(default_factory=dict, description="settings of the method")
     range_hu: RangeConfig = RangeConfig()  # type: ignore[call-arg]
     data: DataConfig = DataConfig()  # type: ignore[call-arg]
     training: TrainingConfig = TrainingConfig()  # type: ignore[call-arg]
+    pretraining: dict[str, Any] | None = Field(
+        None,
+        description="settings of a first stage that differ from the other sections; the training then starts from "
+        "the weights of that stage; null: a single stage",
+    )
 
     @property
     def scale(self) -> Scale:
-        """The HU range as a :class:`Scale`."""
+        """HU range as a :class:`~ldct_denoise.intensity.Scale`."""
         return Scale(self.range_hu.low_hu, self.range_hu.high_hu)
 
+    def pretraining_config(self) -> Config | None:
+        """Settings of the first stage: these, changed by ``pretraining``; None where there is one stage.
+
+        Raises
+        ------
+        ConfigError
+            If ``pretraining`` holds an unknown key or an impossible value.
+        """
+        if self.pretraining is None:
+            return None
+        content = _merged(self.model_dump(mode="json", exclude={"pretraining"}), self.pretraining)
+        first = parse_config(content, "pretraining")
+        if first.pretraining is not None:
+            raise ConfigError("config pretraining: has a pretraining of its own; a run has two stages at most")
+        return first
+
     def to_yaml(self) -> str:
-        """The whole configuration as a recipe that :func:`load_config` reads back."""
+        """The complete configuration as YAML, which :func:`load_config` reads."""
         text: str = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
         return text
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that ship, by name."""
+    """Files of the shipped recipes, by name."""
     folder = importlib.resources.files("ldct_denoise.configs")
     return {
         Path(str(item)).stem: Path(str(item))
@@ -219,24 +240,24 @@ def recipes() -> dict[str, Path]:
 
 
 def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
-    """A validated configuration.
+    """Read a configuration.
 
-    A file may say ``base: NAME`` (a recipe, or a file beside it) and then only what differs from that.
+    A file with ``base: NAME`` (a recipe, or a file in the same folder) holds only settings that differ from it.
 
     Parameters
     ----------
     name_or_file : str
-        A recipe's name or a YAML file.
+        Name of a recipe, or a YAML file.
     changes : sequence of str
-        ``section.key=value`` each, the value in YAML.
+        Changed settings, each as ``section.key=value`` with the value in YAML.
 
     Raises
     ------
     ConfigError
-        Unknown recipe, unreadable file, unknown key or impossible value.
+        If the recipe is unknown, the file unreadable, a key unknown or a value impossible.
     """
     path = _find(name_or_file, Path())
-    content = _on_base(path, ())
+    content = _read_with_base(path, ())
     for change in changes:
         _change(content, change)
     return parse_config(content, str(path))
@@ -249,9 +270,9 @@ def _find(name_or_file: str, folder: Path) -> Path:
     return path
 
 
-def _on_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's settings laid over those of its ``base``."""
-    if path in above:
+def _read_with_base(path: Path, descendants: tuple[Path, ...]) -> dict[str, Any]:
+    """Settings of a file, merged into those of its ``base``."""
+    if path in descendants:
         raise ConfigError(f"config {path}: is its own base")
     content = read_mapping(path)
     base = content.pop("base", None)
@@ -259,25 +280,25 @@ def _on_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return content
     if not isinstance(base, str):
         raise ConfigError(f"config {path}: base must be a recipe's name or a file")
-    return _merged(_on_base(_find(base, path.parent), (*above, path)), content)
+    return _merged(_read_with_base(_find(base, path.parent), (*descendants, path)), content)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both mappings, at every depth; ``over`` wins."""
+    """Merge two mappings at every depth; values of ``over`` take precedence."""
     both = dict(under)
     for key, value in over.items():
-        below = both.get(key)
-        both[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        old = both.get(key)
+        both[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return both
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's settings, not yet validated.
+    """Read the settings of a YAML file without validating them.
 
     Raises
     ------
     ConfigError
-        If it cannot be read, is not YAML, or is no mapping.
+        If the file cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -291,33 +312,87 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_config(content: Mapping[str, Any], where: str) -> Config:
-    """Validate a mapping of settings; ``where`` is named in errors."""
-    try:
-        return Config(**content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        unknown = first["type"] == "extra_forbidden"
-        hint = f"; known: {', '.join(known_keys(Config, first['loc']))}" if unknown else ""
-        raise ConfigError(f"config {where}: {key or 'settings'}: {first['msg']}{hint}") from None
+    """Validate a mapping of settings.
 
-
-def known_keys(section: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that there are beside the one at ``location``."""
-    for part in location[:-1]:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        section = annotation
-    return list(section.model_fields)
-
-
-def assignment(text: str, where: str, form: str) -> tuple[str, Any]:
-    """``key=value``, the value in YAML; errors name ``where`` it stood, and the ``form`` that is wanted.
+    Parameters
+    ----------
+    content : mapping
+        Sections and settings, as a YAML file holds them.
+    where : str
+        Source of the settings, named in errors.
 
     Raises
     ------
     ConfigError
-        If it is none.
+        If a key is unknown or a value impossible.
+    """
+    try:
+        config = Config(**content)
+    except ValidationError as error:
+        raise ConfigError(f"config {where}: {setting_problem(error, Config)}") from None
+    config.pretraining_config()
+    return config
+
+
+def setting_problem(error: ValidationError, model: type[BaseModel], *, prefix: str = "", owner: str = "") -> str:
+    """The first problem that pydantic found, in one line.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+        What building ``model`` raised.
+    model : type of pydantic.BaseModel
+        Its fields are listed where a key is unknown.
+    prefix : str
+        Section that the settings belong to, put before the key.
+    owner : str
+        Method or file that the settings belong to, named in the list of known keys.
+
+    Returns
+    -------
+    str
+        ``key: problem``.
+    """
+    first = error.errors()[0]
+    *section, key = [*([prefix] if prefix else []), *map(str, first["loc"])] or ["settings"]
+    path = ".".join([*section, key])
+    if first["type"] != "extra_forbidden":
+        return f"{path}: {first['msg'].removeprefix('Value error, ')}"
+    label = f"{'.'.join(section) or 'settings'} of {owner}" if owner else "known"
+    return f"{path}: no such setting ({label}: {', '.join(_known_keys(model, first['loc'][:-1]))})"
+
+
+def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """Fields of the model at a location inside a model."""
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_inside(model.model_fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_inside(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation such as ``Model``, ``Model | None`` or ``tuple[Model, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_inside, get_args(annotation))), None)
+
+
+def assignment(text: str, where: str, form: str) -> tuple[str, Any]:
+    """Parse ``key=value`` with the value in YAML.
+
+    Parameters
+    ----------
+    text : str
+        The assignment.
+    where : str
+        Its source, named in errors.
+    form : str
+        The expected form, named in errors.
+
+    Raises
+    ------
+    ConfigError
+        If it is not an assignment, or the value is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key:

@@ -281,6 +281,11 @@ def slice_thickness_mm(source: SliceSource) -> float:
     return source.geometry.slice_spacing_mm if thickness_mm is None else thickness_mm
 
 
+def spread_indices(total: int, count: int) -> list[int]:
+    """At most ``count`` indices below ``total``, evenly spread from the first to the last."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+
+
 @dataclass(frozen=True)
 class SeriesView:
     """Base of sources that present another source differently.

@@ -131,7 +131,7 @@ def test_a_method_that_draws_no_noise_is_judged_by_the_law_of_the_low_pool(folde
         device="cpu",
         report=lambda event: said.append(event.message),
     )
-    assert any("held-back normal dose with pool noise" in message for message in said)
+    assert any("synthetic pairs" in message for message in said)
     assert "score" in load_model(tmp_path / "run").card["validation"]
 
 

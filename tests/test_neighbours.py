@@ -88,7 +88,7 @@ def fixed_spacing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacks of adjacent slices, 1 mm apart, and validation on all that are held back."""
     monkeypatch.setattr(context, "SINGLE_SLICE_PROB", 0.0)
     monkeypatch.setattr(context, "CONTEXT_SPACING_MM", (1.0, 1.0))
-    monkeypatch.setattr("ldct_denoise.data.training_set.VALIDATION_SLICES", 99)
+    monkeypatch.setattr("ldct_denoise.data.validation_set.VALIDATION_SLICES", 99)
 
 
 # ---- which slices -------------------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def slices_of(patch: torch.Tensor) -> list[int]:
 def test_patches_are_stacks_of_the_pool_alone() -> None:
     """What is held back to judge by (the middle eighth) is not seen beside what is trained on either."""
     source = numbered(24)
-    made = make_training_set(beside(), Pools((source,), (source,)), Supervision.UNPAIRED, neighbours=1)
+    made = make_training_set(beside(), Pools((source,), (source,)), Supervision.UNPAIRED, context_slices=1)
     held = {10, 11, 12, 13}
-    judged = [round(float(stack.mean())) for stack in made.validation.normal]
+    judged = [round(float(item.hu.mean())) for item in made.validation.normal]
     assert set(judged) < held
     stacks = [slices_of(made.patches[n]["normal"]) for n in range(200)]
     for before, centre, after in stacks:
@@ -184,13 +184,13 @@ def test_patches_are_stacks_of_the_pool_alone() -> None:
     assert {tuple(stack) for stack in stacks} >= {(4, 5, 6), (6, 5, 4), (0, 0, 1)}
     edge = min(judged) - 1
     assert all(stack in ([edge - 1, edge, edge], [edge, edge, edge - 1]) for stack in stacks if stack[1] == edge)
-    assert [len(stack) for stack in made.validation.low] == [3] * len(made.validation.low)
+    assert [len(item.hu) for item in made.validation.low] == [3] * len(made.validation.low)
 
 
 def test_a_share_of_the_patches_is_alone_and_distances_are_in_mm(monkeypatch: pytest.MonkeyPatch) -> None:
     source = numbered(24)
     pools = Pools((source,), (source,))
-    patches = make_training_set(beside(), pools, Supervision.UNPAIRED, neighbours=1).patches
+    patches = make_training_set(beside(), pools, Supervision.UNPAIRED, context_slices=1).patches
     monkeypatch.setattr(context, "SINGLE_SLICE_PROB", 1.0)
     assert all(len(set(slices_of(patches[n]["low"]))) == 1 for n in range(20))
     monkeypatch.setattr(context, "SINGLE_SLICE_PROB", 0.0)
@@ -203,7 +203,7 @@ def test_noise_is_drawn_for_every_slice_of_a_stack(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(context, "CONTEXT_SPACING_MM", (3.0, 3.0))
     low, normal = water_disc("A", 60, 1, slices=4), water_disc("B", 20, 2, slices=16)
     config = beside(noise_model="nps")
-    patches = make_training_set(config, Pools((low,), (normal,)), Supervision.UNPAIRED, neighbours=1).patches
+    patches = make_training_set(config, Pools((low,), (normal,)), Supervision.UNPAIRED, context_slices=1).patches
     noise = [patches[n]["noise"] for n in range(30)]
     assert {tuple(each.shape) for each in noise} == {(3, 32, 32)}
     inner = [each for each in noise if not torch.equal(each[0], each[1]) and not torch.equal(each[1], each[2])]
@@ -221,7 +221,7 @@ def test_partners_are_stacked_alike() -> None:
     low, normal = (Volume(v.hu, v.geometry, uid, "P", uid) for v, uid in ((low, "L"), (normal, "N")))
     pair = Pair("P", "", low, normal, tuple((n, n) for n in range(8)))
     patches = make_training_set(
-        beside(), Pools((low,), (normal,), (pair,)), Supervision.SUPERVISED, neighbours=1
+        beside(), Pools((low,), (normal,), (pair,)), Supervision.SUPERVISED, context_slices=1
     ).patches
     for sample in (patches[n] for n in range(20)):
         assert [n - 100 for n in slices_of(sample["normal"])] == slices_of(sample["low"])

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.config import Config, DataConfig, load_config
-from ldct_denoise.data.downscaled import ShrunkSeries, with_shrunk
-from ldct_denoise.data.noise import PoolNoise, broad_fields, measure_pool_noise
+from ldct_denoise.data.downscaled import DownscaledSeries, add_downscaled
+from ldct_denoise.data.noise import NoiseSampler, noise_of_pool, random_nps_noise
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
 from ldct_denoise.data.slices import PoolSlice, SliceStore, decode, pool_slices
-from ldct_denoise.data.thick_slices import SlabSeries, with_slabs
+from ldct_denoise.data.thick_slices import ThickSliceSeries, with_thick_slices
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import ConfigError, InputError, OutputError
@@ -160,7 +160,7 @@ def test_real_mayo_pools(mayo2016: Path) -> None:
 def test_drawn_noise_has_the_level_and_range_asked_for() -> None:
     frequencies = np.arange(1, 15) * 0.05
     model = NoiseModel("K", frequencies, np.ones(14), np.array([40.0, 80.0]))
-    noise = PoolNoise(
+    noise = NoiseSampler(
         [model], DataConfig(noise_model="nps", noise_level_factors=(0.5, 1.5), target_noise_fraction=0.5)
     )
     excess = np.sqrt(1 - 0.25)
@@ -168,7 +168,7 @@ def test_drawn_noise_has_the_level_and_range_asked_for() -> None:
     assert noise.high_hu == pytest.approx(80 * excess * 1.5)
     geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
     source = Volume(np.zeros((1, 64, 64)), geometry)
-    drawn = [noise.draw(source, 64, np.random.default_rng(seed)).hu.std() for seed in range(60)]
+    drawn = [noise.sample(source, 64, np.random.default_rng(seed)).hu.std() for seed in range(60)]
     assert min(drawn) > 0.8 * noise.low_hu
     assert max(drawn) < 1.25 * noise.high_hu
 
@@ -180,28 +180,28 @@ def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
     geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
     source = Volume(np.zeros((1, 64, 64)), geometry)
     for own_hu in (0.0, 10.0, 15.0):
-        noise = PoolNoise([model], config, {source.uid: own_hu})
+        noise = NoiseSampler([model], config, {source.uid: own_hu})
         seen, target = [], []
         for seed in range(40):
             rng = np.random.default_rng(seed)
             own = own_hu * model.draw_fields(1, 64, 64, (0.7, 0.7), rng)[0]
-            drawn = noise.draw(source, 64, rng)
+            drawn = noise.sample(source, 64, rng)
             seen.append(own + drawn.hu)
-            target.append(own + drawn.kept * drawn.hu)
+            target.append(own + drawn.target_fraction * drawn.hu)
         share = np.sum(np.multiply(seen, target)) / np.sum(np.square(seen))
         assert share == pytest.approx(0.5**2, abs=0.01)
-    broad = PoolNoise(
+    broad = NoiseSampler(
         [model],
         config.model_copy(update={"noise_model": "random_nps", "random_nps_prob": 1.0}),
         {source.uid: 10.0},
     )
     sigma_hu = 40 * np.sqrt(1 - 0.5**2)
     wanted = 0.5**2 - (1 - 0.5**2) * (10 / sigma_hu) ** 2
-    assert broad.draw(source, 64, np.random.default_rng(0)).kept == pytest.approx(wanted)
-    loud = PoolNoise([model], config, {source.uid: 60.0})  # has more than its share already
-    assert loud.draw(source, 64, np.random.default_rng(0)).kept == 0.0
-    plain = PoolNoise([model], config.model_copy(update={"target_noise_fraction": 0.0}), {source.uid: 0.0})
-    assert plain.draw(source, 64, np.random.default_rng(0)).kept == 0.0
+    assert broad.sample(source, 64, np.random.default_rng(0)).target_fraction == pytest.approx(wanted)
+    loud = NoiseSampler([model], config, {source.uid: 60.0})  # has more than its share already
+    assert loud.sample(source, 64, np.random.default_rng(0)).target_fraction == 0.0
+    plain = NoiseSampler([model], config.model_copy(update={"target_noise_fraction": 0.0}), {source.uid: 0.0})
+    assert plain.sample(source, 64, np.random.default_rng(0)).target_fraction == 0.0
 
 
 def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:
@@ -254,14 +254,14 @@ def test_shrunk_slices_are_the_same_anatomy_in_fewer_pixels() -> None:
     rows = np.add.outer(np.arange(96.0), np.arange(80.0))  # a ramp, on which every filter agrees
     hu = np.stack([rows, rows + 1000]).astype(np.float32)
     series = Volume(hu, Geometry.from_affine(np.diag([2.0, 0.7, 0.7, 1.0]), hu.shape), "uid", "patient", "name")
-    found = with_shrunk([PoolSlice(series, 1)], (0.75, 0.5))
+    found = add_downscaled([PoolSlice(series, 1)], (0.75, 0.5))
     assert [item.source.read_hu(1).shape for item in found] == [(96, 80), (72, 60), (48, 40)]
     assert [item.source.geometry.shape for item in found[1:]] == [(2, 72, 60), (2, 48, 40)]
     assert len({item.key for item in found}) == 3
     half = found[2].source.read_hu(1)
     np.testing.assert_allclose(half[4:-4, 4:-4], (rows + 1001)[8:-8:2, 8:-8:2], atol=0.05)  # centre of 2x2 pixels
     noise = Volume(rng.normal(0, 30, hu.shape), series.geometry, "noise")
-    assert ShrunkSeries(noise, 0.5).read_hu(0).std() < 20  # averaged, not picked
+    assert DownscaledSeries(noise, 0.5).read_hu(0).std() < 20  # averaged, not picked
 
 
 def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
@@ -270,7 +270,7 @@ def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
     thin = replace(low, hu=hu, uid="thin")
     thick = replace(thin, geometry=Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), hu.shape), uid="thick")
     pair = Pair("patient", "", low, thin, tuple((place, place) for place in range(6)))
-    pools = with_slabs(Pools((low,), (thin, thick), (pair,)), (1.0, 2.4, 100.0))
+    pools = with_thick_slices(Pools((low,), (thin, thick), (pair,)), (1.0, 2.4, 100.0))
     whole, three, six, thick_whole, thick_six = pools.normal
     assert (whole, thick_whole, len(six), len(thick_six)) == (thin, thick, 1, 1)
     np.testing.assert_allclose(three.read_hu(2), hu[2:5].mean(axis=0), atol=1e-4)
@@ -281,18 +281,18 @@ def test_slabs_are_means_of_neighbours_in_the_middle_of_them() -> None:
         tuple((place, 0) for place in range(6)),
     ]
     assert len({source.uid for source in pools.normal}) == 5
-    assert with_slabs(pools, ()) is pools
+    assert with_thick_slices(pools, ()) is pools
     unnamed = replace(thin, uid="")  # arrays need no name to be told apart
-    assert len(with_slabs(Pools((), (unnamed, unnamed)), (1.0, 1.5, 2.4)).normal) == 4
+    assert len(with_thick_slices(Pools((), (unnamed, unnamed)), (1.0, 1.5, 2.4)).normal) == 4
 
 
 def test_a_slab_has_the_kernel_and_the_mean_tube_current_of_its_slices(tree: Path) -> None:
     full = pools_from_root(tree, DataConfig()).pairs[0].normal
-    slab = SlabSeries(full, 2)
+    slab = ThickSliceSeries(full, 2)
     assert slab.metadata.kernel == full.metadata.kernel != ""
     assert len(slab) == 1
     assert tube_current_ma(slab) == pytest.approx([np.mean(tube_current_ma(full))])
-    assert SlabSeries(Volume(np.zeros((2, 8, 8)), _even(2)), 2).metadata.tube_current_ma == ()
+    assert ThickSliceSeries(Volume(np.zeros((2, 8, 8)), _even(2)), 2).metadata.tube_current_ma == ()
 
 
 def test_what_lies_unevenly_is_no_slab() -> None:
@@ -300,12 +300,12 @@ def test_what_lies_unevenly_is_no_slab() -> None:
     uneven = Volume(np.zeros((4, 32, 32)), Geometry(positions_mm, (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 32))
     same = replace(uneven, geometry=replace(uneven.geometry, positions_mm=np.zeros((4, 3))))
     for series in (uneven, same):
-        assert with_slabs(Pools((), (series,)), (3.0,)).normal == (series,)
+        assert with_thick_slices(Pools((), (series,)), (3.0,)).normal == (series,)
 
 
 def test_slabs_to_judge_by_share_no_slice_with_those_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every slice is filled with its own power of two: a slab's values tell which slices it is the mean of."""
-    monkeypatch.setattr("ldct_denoise.data.training_set.VALIDATION_SLICES", 99)
+    monkeypatch.setattr("ldct_denoise.data.validation_set.VALIDATION_SLICES", 99)
     filled = np.broadcast_to((2.0 ** np.arange(19))[:, None, None], (19, 32, 32))
     thin, short = Volume(filled[:16], _even(16, 32)), Volume(filled[16:], _even(3, 32))
     pools = Pools((thin,), (thin, short))
@@ -317,9 +317,9 @@ def test_slabs_to_judge_by_share_no_slice_with_those_trained_on(monkeypatch: pyt
 
     trained = [
         read(item.source.read_hu(item.index), getattr(item.source, "slices", 1))
-        for item in made.patches._normal.slices
+        for item in made.patches.sources.normal
     ]
-    judged = [read(hu, 1 if number < 3 else 3) for number, hu in enumerate(made.validation.normal)]
+    judged = [read(item.hu, 1 if number < 3 else 3) for number, item in enumerate(made.validation.normal)]
     assert judged == [{6}, {7}, {8}, {6, 7, 8}]
     assert not set.union(*judged) & set.union(*trained)
     assert [len(read) for read in trained] == [1] * 13 + [3] * 9 + [1] * 3 + [3]
@@ -369,7 +369,7 @@ def test_noise_in_air_is_cut_off_in_its_own_place() -> None:
 
 def test_a_shrunk_series_gets_the_noise_of_its_kernel(tree: Path) -> None:
     full = pools_from_root(tree, DataConfig()).pairs[0].normal
-    assert ShrunkSeries(full, 0.5).metadata.kernel == full.metadata.kernel != ""
+    assert DownscaledSeries(full, 0.5).metadata.kernel == full.metadata.kernel != ""
 
 
 def test_what_is_kept_of_a_series_is_right_when_it_has_grown(tmp_path: Path) -> None:
@@ -390,7 +390,7 @@ def test_what_is_kept_of_a_series_is_right_when_it_has_grown(tmp_path: Path) -> 
 def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
     hu = np.zeros((2, 32, 32), np.float32)
     hu[1, 3, 3] = np.nan
-    with pytest.raises(InputError, match="knee: slice 1 holds values that are no numbers"):
+    with pytest.raises(InputError, match="knee: slice 1 holds values that are not finite"):
         decode(PoolSlice(Volume(hu, _even(2, 32), name="knee"), 1))
 
 
@@ -421,7 +421,7 @@ def test_arrays_without_names_can_be_held_back() -> None:
 
 
 def test_broad_fields_have_unit_variance() -> None:
-    variances = [broad_fields(1, 64, 0.7, np.random.default_rng(seed)).var() for seed in range(60)]
+    variances = [random_nps_noise(1, 64, 0.7, np.random.default_rng(seed)).var() for seed in range(60)]
     assert np.mean(variances) == pytest.approx(1, abs=0.05)
 
 
@@ -429,7 +429,7 @@ def test_pool_noise_is_measured_and_told() -> None:
     geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
     white = Volume(30 * np.random.default_rng(0).standard_normal((1, 128, 128)), geometry)
     said: list[str] = []
-    noise = measure_pool_noise([white], [], DataConfig(noise_model="nps"), said.append)
+    noise = noise_of_pool([white], [], DataConfig(noise_model="nps"), said.append)
     assert noise.models[0].sigma_hu[0] == pytest.approx(30, rel=0.05)
     assert "sigma" in said[0]
 

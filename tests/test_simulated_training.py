@@ -134,7 +134,7 @@ def _seeded(seed: int) -> Config:
 def test_held_out_patients_are_simulated_to_validate_on(pools: Pools, tmp_path: Path) -> None:
     held_out = Pools((), pools.normal[:1], validation_normal=pools.normal[1:])
     made = make_training_set(config("redcnn"), held_out, Supervision.SUPERVISED, scratch=tmp_path)
-    (low,), (normal,) = made.validation.pairs[0]
+    low, normal = (item.center for item in made.validation.pairs[0])
     np.testing.assert_array_equal(normal, pools.normal[1].read_hu(0))
     assert 12 < (low - normal)[40:88, 40:88].std() < 40
     assert {source.patient for source in made.pools.low} == {"P1"}
@@ -178,7 +178,7 @@ def test_a_real_low_dose_pool_stays_where_scans_are_but_a_source_of_noise(pools:
         config("lir", noise="dose_simulation", **LIR), real, Supervision.UNPAIRED, scratch=tmp_path
     )
     assert [source.patient for source in made.pools.low] == ["P3"]
-    scans = made.patches._scanned.scans
+    scans = made.patches.sources.scans
     assert {number: len(found) for number, found in scans.items()} == {0: 2, 1: 2, 2: 2, 3: 2}
     values = made.validation.scale.to_hu(made.patches[0]["low"])[0].numpy()
     stored = real.low[0].hu.astype(np.float32)
@@ -191,7 +191,7 @@ def test_scans_of_slabs_have_the_noise_of_thicker_slices(pools: Pools, tmp_path:
 
     def added_hu(settings: Config) -> float:
         made = make_training_set(settings, pools, Supervision.UNPAIRED, scratch=tmp_path)
-        first = made.patches._normal.slices[0].source
+        first = made.patches.sources.normal[0].source
         return float((made.pools.low[0].read_hu(0) - first.read_hu(0))[40:88, 40:88].std())
 
     assert added_hu(slabs) == pytest.approx(added_hu(plain) / np.sqrt(2), rel=0.15)

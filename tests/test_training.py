@@ -16,7 +16,7 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.config import load_config
 from ldct_denoise.data import slices as slices_module
-from ldct_denoise.data.patches import PatchDataset, batches
+from ldct_denoise.data.patches import PatchDataset, PatchSources, batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
 from ldct_denoise.data.training_set import make_training_set
@@ -172,16 +172,20 @@ def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools
     """A normal-dose slice with noise as the low-dose pool has it: what the training does not know is told right."""
     data = make_training_set(tiny_config(), pools, Supervision.UNPAIRED)
     assert "noise" not in data.patches[0]
-    assert data.validation.imitates  # what only looks like normal dose
-    assert not make_training_set(tiny_config(), pools, Supervision.SELF).validation.imitates
+    assert data.validation.targets_noise_texture  # what only looks like normal dose
+    assert not make_training_set(tiny_config(), pools, Supervision.SELF).validation.targets_noise_texture
     excess_hu = 60 * (1 - 0.5**2) ** 0.5  # of data.target_noise_fraction
-    added = np.array([noise.std() for _, noise in data.validation.probes])
+    added = np.array([noise.std() for _, noise in data.validation.synthetic_pairs])
     share = (
         0.5**2 - (1 - 0.5**2) * (20 / excess_hu) ** 2
     )  # what the target keeps, less what it has (data/noise.py)
     assert added == pytest.approx(excess_hu * 0.75**0.5 * (1 - share), rel=0.1)  # level: middle of 0.5 to 1.5
     train(tiny_config(), pools, tmp_path, device="cpu")
-    gains = [row for row in csv.DictReader((tmp_path / "training.csv").open()) if "probe_gain" in row["name"]]
+    gains = [
+        row
+        for row in csv.DictReader((tmp_path / "training.csv").open())
+        if "synthetic_pair_psnr_gain" in row["name"]
+    ]
     assert len(gains) == 2
 
 
@@ -189,7 +193,7 @@ def test_noise_to_judge_by_is_found_in_whatever_series_has_some(pools: Pools) ->
     (low,) = pools.low
     bare = [replace(low.with_hu(low.hu - 600), uid=f"P1bare{number}") for number in range(20)]
     many = Pools((*bare[:7], low, *bare[7:]), pools.normal)
-    assert make_training_set(tiny_config(), many, Supervision.UNPAIRED).validation.probes
+    assert make_training_set(tiny_config(), many, Supervision.UNPAIRED).validation.synthetic_pairs
 
 
 def test_pairs_are_judged_on_held_out_patients_or_not_at_all(pools: Pools) -> None:
@@ -197,9 +201,9 @@ def test_pairs_are_judged_on_held_out_patients_or_not_at_all(pools: Pools) -> No
     pair = Pair("P1", "", low, normal, ((0, 0), (1, 1)))
     other = Pair("P9", "", water_disc("P9low", 60, 3), water_disc("P9normal", 20, 4), ((0, 0),))
     alone = make_training_set(tiny_config(), Pools((low,), (normal,), (pair,)), Supervision.SUPERVISED).validation
-    assert alone.probes == ()
+    assert alone.synthetic_pairs == ()
     held = Pools((low,), (normal,), (pair,), (other.low,), (other,), (other.normal,))
-    (probe,) = make_training_set(tiny_config(), held, Supervision.SUPERVISED).validation.probes
+    (probe,) = make_training_set(tiny_config(), held, Supervision.SUPERVISED).validation.synthetic_pairs
     assert np.corrcoef(probe[0].ravel(), other.normal.hu[0].ravel())[0, 1] > 0.99
 
 
@@ -214,7 +218,7 @@ def test_a_model_is_kept_where_nothing_can_judge_it(pools: Pools, tmp_path: Path
         report=lambda event: said.append(event.message),
     )
     assert load_model(tmp_path).card["step"] == 2
-    assert any("nothing to judge by" in message for message in said)
+    assert any("no score without pairs" in message for message in said)
 
 
 def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
@@ -263,45 +267,38 @@ def test_a_base_that_is_none_is_told(text: str, message: str, tmp_path: Path) ->
 
 def test_the_same_samples_whatever_the_workers_and_processes(pools: Pools) -> None:
     def dataset() -> PatchDataset:
-        low, normal = pool_slices(pools.low), pool_slices(pools.normal)
-        config = tiny_config().data
-        return PatchDataset(
-            low, normal, partners={}, paired=False, noise=None, config=config, scale=Scale(), seed=3
-        )
+        return PatchDataset(PatchSources(pool_slices(pools.low), pool_slices(pools.normal)), tiny_config(seed=3))
 
     def lows(**how: int) -> list[torch.Tensor]:
-        return [sample["low"] for sample in batches(dataset(), first_step=0, last_step=3, batch=4, **how)]
+        return [sample["low"] for sample in batches(dataset(), range(3), 4, **how)]
 
     whole = torch.cat(lows())
-    assert torch.equal(whole, torch.cat(lows(workers=1)))
-    halves = [lows(rank=rank, world=2) for rank in (0, 1)]
+    assert torch.equal(whole, torch.cat(lows(num_workers=1)))
+    halves = [lows(rank=rank, world_size=2) for rank in (0, 1)]
     assert torch.equal(whole, torch.cat([torch.cat(pair) for pair in zip(*halves, strict=True)]))
-    later = [sample["low"] for sample in batches(dataset(), first_step=2, last_step=3, batch=4)]
+    later = [sample["low"] for sample in batches(dataset(), range(2, 3), 4)]
     assert torch.equal(whole[8:], torch.cat(later))
 
 
 def test_patches_come_from_the_body_and_partners_are_not_drawn_together() -> None:
     low, normal = water_disc("A", 0, slices=2), water_disc("B", 0, slices=2)
-    config = tiny_config().data
-    make = {"config": config, "scale": Scale(), "seed": 0, "noise": None}
-    unpaired = PatchDataset(pool_slices([low]), pool_slices([normal]), partners={0: 0, 1: 1}, paired=False, **make)
+    config, partners = tiny_config(), {0: 0, 1: 1}
+    sources = PatchSources(pool_slices([low]), pool_slices([normal]), exclusions=partners)
+    unpaired = PatchDataset(sources, config)
     assert np.mean([float((unpaired[n]["low"] > 0.2).float().mean()) for n in range(50)]) > 0.7
     marked = [
         water_disc(uid, 0, slices=2).with_hu(np.full((2, 96, 96), 0) + np.array([0, 500])[:, None, None])
         for uid in "AB"
     ]
-    unpaired = PatchDataset(
-        *map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=False, **make
-    )
-    paired = PatchDataset(
-        *map(pool_slices, ([marked[0]], [marked[1]])), partners={0: 0, 1: 1}, paired=True, **make
-    )
+    sources = PatchSources(pool_slices(marked[:1]), pool_slices(marked[1:]))
+    unpaired = PatchDataset(replace(sources, exclusions=partners), config)
+    paired = PatchDataset(replace(sources, targets=partners), config)
     for sample in (unpaired[n] for n in range(40)):
         assert not torch.equal(sample["low"], sample["normal"])
     for sample in (paired[n] for n in range(40)):
         assert torch.equal(sample["low"], sample["normal"])
     with pytest.raises(InputError, match="pair"):
-        PatchDataset(pool_slices([low]), pool_slices([normal]), partners={}, paired=True, **make)
+        PatchDataset(replace(sources, targets={}), config)
 
 
 def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_same(tmp_path: Path) -> None:
@@ -311,7 +308,7 @@ def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_sa
     for position in (0, 3, 5, 0, 1):
         np.testing.assert_array_equal(store[position].hu, slices[position].source.read_hu(position))
         np.testing.assert_array_equal(np.asarray(cached[position].hu), store[position].hu)
-    assert len(store._held) == 2
+    assert len(store._cached) == 2
 
 
 def test_a_cached_slice_is_not_decoded_again_and_is_known_wherever_it_stands(
@@ -376,9 +373,9 @@ def test_a_method_without_training_takes_settings_in_its_name() -> None:
 def test_pairs_take_part_by_position(tmp_path: Path) -> None:
     low, normal = water_disc("P1low", 60), water_disc("P1normal", 20)
     pool = Pools((low,), (normal,), pairs=(Pair("P1", "", low, normal, ((0, 2), (1, 1))),))
-    from ldct_denoise.data.training_set import _partners
+    from ldct_denoise.data.training_set import partner_positions
 
-    assert _partners(pool, pool_slices(pool.low), pool_slices(pool.normal)) == {0: 2, 1: 1}
+    assert partner_positions(pool, pool_slices(pool.low), pool_slices(pool.normal)) == {0: 2, 1: 1}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

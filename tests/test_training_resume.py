@@ -22,9 +22,9 @@ from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.log import TrainingLog
 from ldct_denoise.training.loop import Progress, train
-from ldct_denoise.training.signals import noted_interrupts
+from ldct_denoise.training.signals import defer_sigint
 from ldct_denoise.training.state import load_state, save_state
-from ldct_denoise.training.step import Stepper
+from ldct_denoise.training.step import TrainingStep
 from tests.conftest import ROOT
 from tests.synthetic import saved_weights, tiny_config, water_disc
 
@@ -103,9 +103,9 @@ def test_ctrl_c_that_nobody_acts_on_takes_effect_at_the_end() -> None:
     reached = []
 
     def block() -> None:
-        with noted_interrupts() as interrupt:
+        with defer_sigint() as interrupt:
             os.kill(os.getpid(), signal.SIGINT)
-            reached.append(interrupt.asked)
+            reached.append(interrupt.requested)
 
     with pytest.raises(KeyboardInterrupt):
         block()
@@ -116,7 +116,7 @@ def test_another_thread_leaves_signals_alone() -> None:
     seen = []
 
     def look() -> None:
-        with noted_interrupts():
+        with defer_sigint():
             seen.append(signal.getsignal(signal.SIGINT))
 
     before = signal.getsignal(signal.SIGINT)
@@ -146,16 +146,16 @@ def test_the_command_line_says_how_to_go_on(
 
 
 def burst_at(monkeypatch: pytest.MonkeyPatch, step: int, value: float = float("nan")) -> None:
-    plain = Stepper.step
+    plain = TrainingStep.__call__
 
-    def burst(self: Stepper, run: Any, sample: Any, done: float) -> Any:
-        losses = plain(self, run, sample, done)
+    def burst(self: TrainingStep, run: Any, sample: Any, progress: float) -> Any:
+        losses = plain(self, run, sample, progress)
         if run.step + 1 == step:
             with torch.no_grad():
                 next(run.method.e_x.parameters()).fill_(value)
         return losses
 
-    monkeypatch.setattr(Stepper, "step", burst)
+    monkeypatch.setattr(TrainingStep, "__call__", burst)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 1e30])
@@ -336,7 +336,7 @@ def test_resume_without_a_run_says_so(pools: Pools, tmp_path: Path) -> None:
 def test_an_older_checkpoint_still_goes_on(pools: Pools, tmp_path: Path) -> None:
     train(last(iterations=4), pools, tmp_path, device="cpu")
     state = load_state(tmp_path / "checkpoint.pt")
-    for key in ("config", "images", "critics", "resumed"):
+    for key in ("config", "images", "discriminators", "resumed"):
         del state[key]
     save_state(tmp_path / "checkpoint.pt", state)
     with pytest.raises(ConfigError, match="seed"):
@@ -360,9 +360,8 @@ def test_the_log_of_before_is_on_disk_before_the_first_figure(pools: Pools, tmp_
     before = rows(tmp_path)
     with (tmp_path / "training.csv").open("a") as file:
         file.write("\n9,1.0,cut sho")  # a blank line, and a row of a killed run
-    log = TrainingLog(tmp_path, 4)
-    assert rows(tmp_path) == before
-    log.close()
+    with TrainingLog(tmp_path, 4):
+        assert rows(tmp_path) == before
 
 
 def test_tensorboard_keeps_the_step_that_a_run_goes_on_from(pools: Pools, tmp_path: Path) -> None:
@@ -394,12 +393,12 @@ def test_all_processes_go_by_one_clock(tmp_path: Path) -> None:
         "pools = Pools((water_disc('P1low', 60, 1),), (water_disc('P2normal', 20, 2),))\n"
         "rank = int(os.environ['RANK'])\n"
         "training.time = SimpleNamespace(monotonic=lambda: time.monotonic() * (1 + 0.5 * rank))\n"
-        "plain = training.Stepper.step\n"
-        "def step(self, run, sample, done):\n"
-        "    print(f'{done:.12g}', file=told)\n"
-        "    return plain(self, run, sample, done)\n"
-        "training.Stepper.step = step\n"
-        "config = tiny_config(iterations=100000, max_minutes=0.05, validate_every=100000, checkpoint_every=100000)\n"
+        "plain = training.TrainingStep.__call__\n"
+        "def step(self, run, sample, progress):\n"
+        "    print(f'{progress:.12g}', file=told)\n"
+        "    return plain(self, run, sample, progress)\n"
+        "training.TrainingStep.__call__ = step\n"
+        "config = tiny_config(iterations=100000, max_minutes=0.1, validate_every=100000, checkpoint_every=100000)\n"
         f"with open({str(tmp_path)!r} + f'/{{rank}}.txt', 'w') as told:\n"
         f"    training.train(config, pools, Path({str(tmp_path / 'run')!r}), device='cpu')\n"
     )

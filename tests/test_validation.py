@@ -5,86 +5,93 @@ import math
 import pytest
 import torch
 
-from ldct_denoise.training.validation import CriticWatch, Evidence
+from ldct_denoise.training.discriminators import DiscriminatorMonitor
+from ldct_denoise.training.validation import ValidationMetrics
 
 
-def evidence(**changes: object) -> Evidence:
-    figures: dict[str, object] = {
-        "probe_rmse_hu": 10.0,
-        "probe_gain_db": 4.0,
+def metrics(**changes: object) -> ValidationMetrics:
+    values: dict[str, object] = {
+        "synthetic_pair_rmse_hu": 10.0,
+        "synthetic_pair_psnr_gain_db": 4.0,
         "noise_ratio": 0.8,
-        "removed_ratio": 1.6,
-        "bias_hu": {"fat": 0.2, "soft": -0.4},
-        "structure": 0.1,
+        "input_noise_ratio": 1.6,
+        "hu_bias": {"fat": 0.2, "soft-tissue": -0.4},
+        "residual_edge_correlation": 0.1,
         "psnr_gain_db": math.nan,
         "psnr_gain_abdomen_db": math.nan,
     }
-    return Evidence(**{**figures, **changes})  # type: ignore[arg-type]
+    return ValidationMetrics(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def test_good_evidence_raises_no_warning():
-    assert evidence().warnings() == []
+def test_good_metrics_raise_no_warning():
+    assert metrics().warnings() == []
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"bias_hu": {"fat": 4.0}}, "fat has drifted by +4.0 HU"),
+        ({"hu_bias": {"fat": 4.0}}, "fat has drifted by +4.0 HU"),
         ({"noise_ratio": 1.8}, "invents texture"),
-        ({"noise_ratio": 0.5, "removed_ratio": 0.7}, "are the pools swapped?"),
+        ({"noise_ratio": 0.5, "input_noise_ratio": 0.7}, "are the pools swapped?"),
         ({"noise_ratio": 0.2}, "far smoother than normal dose"),
-        ({"probe_gain_db": -0.5}, "further from the truth"),
-        ({"structure": 0.7}, "anatomy is removed"),
+        ({"synthetic_pair_psnr_gain_db": -0.5}, "further from the truth"),
+        ({"residual_edge_correlation": 0.7}, "anatomy is removed"),
     ],
 )
 def test_each_failure_is_said(changes, words):
-    (warning,) = evidence(**changes).warnings()
+    (warning,) = metrics(**changes).warnings()
     assert words in warning
 
 
 def test_the_score_needs_no_pairs_and_counts_bias_above_one_hu():
-    assert evidence(psnr_gain_db=9.0).score == evidence(psnr_gain_db=-9.0).score == 10.0
-    assert evidence(bias_hu={"soft": -3.0}).score == pytest.approx(12.0)
+    assert metrics(psnr_gain_db=9.0).score == metrics(psnr_gain_db=-9.0).score == 10.0
+    assert metrics(hu_bias={"soft-tissue": -3.0}).score == pytest.approx(12.0)
 
 
 def test_what_imitates_normal_dose_is_judged_by_its_noise_too():
     """As far off whether a third too noisy or too smooth; without noise to compare with, by the probes alone."""
-    assert evidence(noise_ratio=0.5).score == 10.0
-    assert evidence(imitates=True, noise_ratio=1.0).score == 10.0
-    assert evidence(imitates=True, noise_ratio=math.e).score == pytest.approx(20.0)
-    assert evidence(imitates=True, noise_ratio=1 / math.e).score == pytest.approx(20.0)
-    assert evidence(imitates=True, noise_ratio=1.0, structure=0.5).score == pytest.approx(12.0)
-    nothing = {"noise_ratio": math.nan, "removed_ratio": math.nan}
-    assert evidence(imitates=True, **nothing).score == 10.0
-    assert evidence(imitates=True, structure=0.5, **nothing).score == pytest.approx(12.0)
-    assert evidence(imitates=True, noise_ratio=math.nan).score > 70  # the output alone has no tissue left
+    assert metrics(noise_ratio=0.5).score == 10.0
+    assert metrics(targets_noise_texture=True, noise_ratio=1.0).score == 10.0
+    assert metrics(targets_noise_texture=True, noise_ratio=math.e).score == pytest.approx(20.0)
+    assert metrics(targets_noise_texture=True, noise_ratio=1 / math.e).score == pytest.approx(20.0)
+    assert metrics(
+        targets_noise_texture=True, noise_ratio=1.0, residual_edge_correlation=0.5
+    ).score == pytest.approx(12.0)
+    nothing = {"noise_ratio": math.nan, "input_noise_ratio": math.nan}
+    assert metrics(targets_noise_texture=True, **nothing).score == 10.0
+    assert metrics(targets_noise_texture=True, residual_edge_correlation=0.5, **nothing).score == pytest.approx(
+        12.0
+    )
+    assert (
+        metrics(targets_noise_texture=True, noise_ratio=math.nan).score > 70
+    )  # the output alone has no tissue left
 
 
 def test_weights_that_cannot_be_judged_never_replace_judged_ones():
-    unjudged = evidence(probe_rmse_hu=math.nan, noise_ratio=math.nan)
-    assert not unjudged.judges
+    unjudged = metrics(synthetic_pair_rmse_hu=math.nan, noise_ratio=math.nan)
+    assert not unjudged.has_score
     assert unjudged.is_better_than(math.inf)
     assert not unjudged.is_better_than(12.0)
-    assert evidence().is_better_than(math.inf)
-    assert evidence().is_better_than(10.0)
-    assert not evidence().is_better_than(9.0)
+    assert metrics().is_better_than(math.inf)
+    assert metrics().is_better_than(10.0)
+    assert not metrics().is_better_than(9.0)
 
 
 @pytest.mark.parametrize(("form", "undecided"), [("least_squares", 0.25), ("bce", math.log(2))])
 def test_an_undecided_critic_is_balanced(form, undecided):
-    watch = CriticWatch(form)
+    watch = DiscriminatorMonitor(form)
     for _ in range(50):
-        watch.see({"discriminator_y": torch.tensor(undecided), "restoration": torch.tensor(0.0)})
+        watch.update({"discriminator_y": torch.tensor(undecided), "restoration": torch.tensor(0.0)})
     assert watch.balance() == {"discriminator_y": pytest.approx(1.0)}
     assert watch.warnings() == []
 
 
 def test_a_critic_that_is_never_deceived_is_reported_once_it_is_sure():
-    watch = CriticWatch()
-    for _ in range(CriticWatch.PATIENCE - 1):
-        watch.see({"discriminator_x": torch.tensor(0.25), "discriminator_y": torch.tensor(0.002)})
+    watch = DiscriminatorMonitor()
+    for _ in range(DiscriminatorMonitor.WARM_UP_STEPS - 1):
+        watch.update({"discriminator_x": torch.tensor(0.25), "discriminator_y": torch.tensor(0.002)})
     assert watch.warnings() == []
-    watch.see({"discriminator_x": torch.tensor(0.25), "discriminator_y": torch.tensor(0.002)})
+    watch.update({"discriminator_x": torch.tensor(0.25), "discriminator_y": torch.tensor(0.002)})
     (warning,) = watch.warnings()
     assert "discriminator_y" in warning
     assert "collapsing" in warning

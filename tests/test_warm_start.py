@@ -16,7 +16,7 @@ from ldct_denoise.errors import ConfigError, ModelError, TrainingError
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.training.state import load_state
-from ldct_denoise.training.step import Stepper
+from ldct_denoise.training.step import TrainingStep
 from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
@@ -99,7 +99,7 @@ def test_a_run_killed_before_its_first_step_can_be_resumed(
     config = started(first, iterations=4)
     train(config, others, tmp_path / "whole", device="cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(TrainingStep, "__call__", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(config, others, tmp_path / "killed", device="cpu")
     train(config, others, tmp_path / "killed", device="cpu", resume=True)
@@ -118,7 +118,7 @@ def test_a_note_where_slices_to_judge_by_may_have_been_trained_on(
         tmp_path / "second",
         report=lambda progress: told.append(progress.message),
     )
-    assert any("may be among those that it was trained on" in message for message in told)
+    assert any("may have been trained on slices that are held back" in message for message in told)
 
 
 def test_the_card_says_what_was_seen_over_all_generations(first: Path, others: Pools, tmp_path: Path) -> None:
@@ -186,9 +186,10 @@ def test_settings_that_are_others_are_told(first: Path, others: Pools, tmp_path:
     told: list[Progress] = []
     other = changed(started(first, iterations=1), input_scale=4.0)
     train(other, others, tmp_path / "second", device="cpu", report=told.append)
-    assert "begins with the weights of first; others than there: settings.input_scale is 4.0, there 16.0" in [
-        progress.message for progress in told
-    ]
+    assert (
+        "starting from the weights of first; settings that differ from its own: settings.input_scale is 4.0, there 16.0"
+        in [progress.message for progress in told]
+    )
 
 
 def test_the_shipped_model_goes_on_by_its_own_recipe(pools: Pools, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from ldct_denoise.training.validation import Evidence
+from ldct_denoise.training.validation import ValidationMetrics
 
 #: What may choose → the evidence that it looks at.
 RULES = {
-    "noise of the output alone": lambda found: replace(found, probe_rmse_hu=math.nan).score,
-    "probes alone": lambda found: replace(found, imitates=False).score,
-    "both": lambda found: replace(found, imitates=True).score,
+    "noise of the output alone": lambda found: replace(found, synthetic_pair_rmse_hu=math.nan).score,
+    "synthetic pairs alone": lambda found: replace(found, targets_noise_texture=False).score,
+    "both": lambda found: replace(found, targets_noise_texture=True).score,
 }
 
 
@@ -29,23 +29,25 @@ class Validation:
     """A row of training.csv."""
 
     step: int
-    found: Evidence
+    found: ValidationMetrics
 
 
 def validations(run: Path) -> list[Validation]:
-    """Those with probes and held-out pairs, in order."""
+    """Those with synthetic pairs and validation pairs, in order."""
     told: dict[int, dict[str, float]] = {}
     with (run / "training.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             section, _, name = row["name"].rpartition("/")
             if section == "validation":
                 told.setdefault(int(row["step"]), {})[name] = float(row["value"])
-    names = [item.name for item in fields(Evidence) if item.name not in ("bias_hu", "imitates")]
+    names = [
+        item.name for item in fields(ValidationMetrics) if item.name not in ("hu_bias", "targets_noise_texture")
+    ]
     rows = []
     for step, of in told.items():
-        bias = {name[5:-3]: value for name, value in of.items() if name.startswith("bias_")}
-        found = Evidence(bias_hu=bias, **{name: of.get(name, math.nan) for name in names})
-        if not math.isnan(found.probe_rmse_hu + found.psnr_gain_db):
+        bias = {name.removeprefix("hu_bias_"): value for name, value in of.items() if name.startswith("hu_bias_")}
+        found = ValidationMetrics(hu_bias=bias, **{name: of.get(name, math.nan) for name in names})
+        if not math.isnan(found.synthetic_pair_rmse_hu + found.psnr_gain_db):
             rows.append(Validation(step, found))
     return rows
 
@@ -54,7 +56,7 @@ def main(runs: list[Path]) -> None:
     """Spearman's rho (-1 where they agree: low scores are good), and what the choice costs, in [-1024, 1024]."""
     rows = {run.name: validations(run) for run in runs}
     if without := [name for name, found in rows.items() if not found]:
-        sys.exit(f"{', '.join(without)}: no validation with both probes and held-out pairs")
+        sys.exit(f"{', '.join(without)}: no validation with both synthetic pairs and validation pairs")
     gains = {name: [row.found.psnr_gain_db for row in found] for name, found in rows.items()}
     for rule, score in RULES.items():
         rho, costs = [], []

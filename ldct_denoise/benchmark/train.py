@@ -15,14 +15,15 @@ from ldct_denoise.benchmark.memory import GIB, peak_memory
 from ldct_denoise.benchmark.results import Benchmark, Progress, Result, describe_machine, no_progress, timed
 from ldct_denoise.benchmark.synthetic import patient, write_patient
 from ldct_denoise.config import Config, load_config
-from ldct_denoise.data.patches import PatchDataset, batches
+from ldct_denoise.data.patches import PatchDataset, PatchSources, batches
 from ldct_denoise.data.slices import pool_slices
 from ldct_denoise.distributed import World, choose_device, emulates_bf16
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods.base import Batch, Losses
 from ldct_denoise.methods.lir import REPRESENTATION_MAX_GRAD_NORM, Lir
 from ldct_denoise.networks.losses import discriminator_loss
-from ldct_denoise.training.step import Stepper, begin_run
+from ldct_denoise.training.state import create_run
+from ldct_denoise.training.step import TrainingStep
 
 Step = Callable[[], None]
 
@@ -151,7 +152,7 @@ def prepare_steps(
 def training_step(loop: str, config: Config, device: torch.device) -> Step:
     """Return a function that does one training step on random images."""
     world = World(0, 1, device)
-    run, stepper = begin_run(config, world), Stepper(config, world)
+    run, one_step = create_run(config, world), TrainingStep(config, world)
     side, batch_size = config.data.patch_size, config.training.batch_size
     images = {name: torch.rand(batch_size, 1, side, side) for name in ("low", "normal")}
     if loop == "published":
@@ -161,7 +162,7 @@ def training_step(loop: str, config: Config, device: torch.device) -> Step:
         return lambda: published.step(on_device["low"], on_device["normal"])
 
     def step() -> None:
-        stepper.step(run, images, done=0.5)
+        one_step(run, images, progress=0.5)
         run.step += 1
 
     return step
@@ -262,20 +263,11 @@ def _patch_rate(
         "lir-paper",
         [f"data.cache_num={memory}", f"data.cache_dir={cache or 'null'}", f"data.num_workers={workers}"],
     )
-    dataset = PatchDataset(
-        pool_slices([low]),
-        pool_slices([normal]),
-        partners={},
-        paired=False,
-        noise=None,
-        config=config.data,
-        scale=config.scale,
-        seed=0,
-    )
+    dataset = PatchDataset(PatchSources(pool_slices([low]), pool_slices([normal])), config)
     batch_size = 16
 
     def read(first: int, last: int) -> int:
-        drawn = batches(dataset, first_step=first, last_step=last, batch=batch_size, workers=workers)
+        drawn = batches(dataset, range(first, last), batch_size, num_workers=workers)
         return sum(len(sample["low"]) for sample in drawn)
 
     steps = max(1, patches // (2 * batch_size))

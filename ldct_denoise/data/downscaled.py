@@ -1,4 +1,4 @@
-"""Normal-dose slices made smaller: the same anatomy finer, with less noise of its own (a slighter patient)."""
+"""Down-scaled copies of normal-dose slices: finer anatomy with less noise, as of a smaller patient."""
 
 from __future__ import annotations
 
@@ -14,48 +14,52 @@ from ldct_denoise.volume import Geometry, SeriesView
 
 
 @dataclass(frozen=True)
-class ShrunkSeries(SeriesView):
-    """A series with every slice shrunk in its plane; the pixel spacing stays, the body becomes smaller.
+class DownscaledSeries(SeriesView):
+    """A series with every slice resampled to fewer pixels; the pixel spacing stays, so the body becomes smaller.
 
     Parameters
     ----------
     source : SliceSource
+        The original series.
     factor : float
-        Of both sides of a slice, between 0 and 1.
+        Scale of both sides of a slice, between 0 and 1.
     """
 
     factor: float
 
     @property
     def uid(self) -> str:
-        """The source's, and the factor."""
+        """UID of the source with the factor appended."""
         return f"{self.source.uid}/shrunk/{self.factor:g}"
 
     @property
     def name(self) -> str:
-        """The source's, and the factor."""
-        return f"{self.source.name}, shrunk to {self.factor:g}"
+        """Name of the source with the factor appended."""
+        return f"{self.source.name}, scaled to {self.factor:g}"
 
     @property
     def geometry(self) -> Geometry:
-        """Fewer pixels of the same spacing."""
-        whole = self.source.geometry
-        return replace(whole, rows=round(whole.rows * self.factor), columns=round(whole.columns * self.factor))
+        """Geometry with fewer pixels of the same spacing."""
+        original = self.source.geometry
+        rows, columns = (round(side * self.factor) for side in (original.rows, original.columns))
+        return replace(original, rows=rows, columns=columns)
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice in HU, shape (rows, columns); cubic, with what the coarser grid cannot hold filtered out."""
+        """Read one slice in HU, shape (rows, columns); bicubic resampling with an anti-aliasing filter."""
         hu = torch.from_numpy(np.array(self.source.read_hu(index)))[None, None]
         _, rows, columns = self.geometry.shape
         small = torch.nn.functional.interpolate(hu, size=(rows, columns), mode="bicubic", antialias=True)
         return small[0, 0].numpy()
 
 
-def whole(item: PoolSlice) -> PoolSlice:
-    """The slice that this one is a copy of, or itself."""
-    return PoolSlice(item.source.source, item.index) if isinstance(item.source, ShrunkSeries) else item
+def original_slice(item: PoolSlice) -> PoolSlice:
+    """Return the original slice of a down-scaled copy; any other slice is returned unchanged."""
+    return PoolSlice(item.source.source, item.index) if isinstance(item.source, DownscaledSeries) else item
 
 
-def with_shrunk(slices: Sequence[PoolSlice], factors: Sequence[float]) -> tuple[PoolSlice, ...]:
-    """The slices, then each of them again at every factor."""
-    again = [PoolSlice(ShrunkSeries(item.source, factor), item.index) for factor in factors for item in slices]
-    return (*slices, *again)
+def add_downscaled(slices: Sequence[PoolSlice], factors: Sequence[float]) -> tuple[PoolSlice, ...]:
+    """Append a copy of every slice for each scale factor."""
+    copies = [
+        PoolSlice(DownscaledSeries(item.source, factor), item.index) for factor in factors for item in slices
+    ]
+    return (*slices, *copies)

@@ -1,4 +1,4 @@
-"""Noise in its own place: what simulated scans add to the very slice."""
+"""Noise of simulated scans: the difference between a simulated low-dose scan of a slice and the slice itself."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ldct_denoise.config import DataConfig
 from ldct_denoise.data.slices import PoolSlice, SliceStore, cut
 
 
-class ScannedNoise:
-    """Draws noise for patches of normal-dose slices that were scanned again by the dose simulator.
+class SimulatedNoise:
+    """Draw the noise of simulated low-dose scans for patches of normal-dose slices.
 
     Parameters
     ----------
     normal : SliceStore
         The normal-dose pool.
-    scans : dict
-        For positions in it, simulated scans of that very slice.
+    scans : mapping of int to sequence of PoolSlice
+        Simulated scans of a slice, by its position in the normal-dose pool.
     config : DataConfig
         ``patch_size`` and ``cache_num``.
-    cache : Path, optional
-        Where decoded scans are kept.
+    cache_dir : Path, optional
+        Folder that keeps decoded slices.
     """
 
     def __init__(
@@ -33,24 +33,39 @@ class ScannedNoise:
         normal: SliceStore,
         scans: Mapping[int, Sequence[PoolSlice]],
         config: DataConfig,
-        cache: Path | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
-        place = count()
-        self._normal, self._config = normal, config
-        self.scans = {normal_at: [next(place) for _ in found] for normal_at, found in scans.items()}
-        self._made = SliceStore(list(chain.from_iterable(scans.values())), config.cache_num, cache)
+        number = count()
+        self._normal, self._side = normal, config.patch_size
+        self.scans = {position: [next(number) for _ in found] for position, found in scans.items()}
+        self._scanned = SliceStore(list(chain.from_iterable(scans.values())), config.cache_num, cache_dir)
 
-    def __contains__(self, normal_at: int) -> bool:
-        return normal_at in self.scans
+    def __contains__(self, position: int) -> bool:
+        return position in self.scans
 
-    def fields(
-        self, places: Sequence[int], corner: tuple[int, int], rng: np.random.Generator
+    def sample(
+        self, positions: Sequence[int], corner: tuple[int, int], rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """What one scan of these slices adds to their patches, HU, shape (len(places), side, side)."""
-        number, side = int(rng.integers(len(self.scans[places[0]]))), self._config.patch_size
-        scans = [self._made[self.scans[place][number]] for place in places]
+        """Draw one scan, and cut what it adds to the patches of some slices.
+
+        Parameters
+        ----------
+        positions : sequence of int
+            Slices of one series, as positions in the normal-dose pool.
+        corner : tuple of 2 ints
+            First row and column of the patch.
+        rng : numpy.random.Generator
+            Selects the scan.
+
+        Returns
+        -------
+        ndarray, shape (len(positions), side, side)
+            Noise in HU.
+        """
+        number = int(rng.integers(len(self.scans[positions[0]])))
+        scans = [self._scanned[self.scans[position][number]] for position in positions]
         added = [
-            cut(scan.hu, corner, side) - cut(self._normal[place].hu, corner, side)
-            for place, scan in zip(places, scans, strict=True)
+            cut(scan.hu, corner, self._side) - cut(self._normal[position].hu, corner, self._side)
+            for position, scan in zip(positions, scans, strict=True)
         ]
         return np.stack(added)

@@ -1,7 +1,7 @@
-"""Decoded slices, held only while they are needed.
+"""Slices of a pool, decoded when they are needed.
 
-Memory stays flat however large the tree: a bounded number of slices is held, and where a folder is given
-MONAI's ``PersistentDataset`` keeps every decoded slice on disk, so that a compressed tree is decoded once.
+Memory use is bounded: the most recently used slices stay in memory. Where a folder is given, MONAI's
+``PersistentDataset`` also keeps every decoded slice on disk, so compressed files are decoded once.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from scipy import ndimage
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.volume import SliceSource
 
-#: Block side of the coarse grid on which the body is found, pixels.
+#: Side of a block of the coarse grid on which the body is found, pixels.
 GRID = 8
 
 
 @dataclass(frozen=True)
 class PoolSlice:
-    """One slice of a series of a pool."""
+    """One slice of a series in a pool."""
 
     source: SliceSource
     index: int
 
     @property
     def key(self) -> str:
-        """What tells it from every other slice."""
+        """Identifier of the slice among all pools."""
         return f"{self.source.uid}#{self.index}"
 
 
 @dataclass(frozen=True)
 class DecodedSlice:
-    """A slice's HU and where its body lies.
+    """HU of a slice and the blocks that lie in the body.
 
     Parameters
     ----------
@@ -54,9 +54,19 @@ class DecodedSlice:
 
 
 def body_blocks(hu: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Blocks of the coarse grid inside the patient: the largest object denser than −300 HU, lungs filled in.
+    """Blocks of the coarse grid inside the patient: the largest object above −300 HU with its holes filled.
 
-    Patches are centred on these, so that no step is spent on air. A slice without a body gives every block.
+    Patches are centred on these blocks, so that no training step is spent on air. This fast map on blocks decides
+    only where patches are drawn; measurements use :func:`~ldct_denoise.regions.body.body_mask`.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        Row and column of each block; all blocks for a slice without a body.
     """
     rows, columns = (side // GRID for side in hu.shape)
     means = hu[: rows * GRID, : columns * GRID].reshape(rows, GRID, columns, GRID).mean(axis=(1, 3))
@@ -75,19 +85,28 @@ def decode(item: PoolSlice) -> DecodedSlice:
     Raises
     ------
     InputError
-        If a value is no number: a loss would be none either, and say nothing of where.
+        If the slice holds NaN or infinite values.
     """
     hu = item.source.read_hu(item.index)
     if not np.isfinite(hu).all():
         raise InputError(
-            f"{item.source.name}: slice {item.index} holds values that are no numbers (NaN or infinite); "
+            f"{item.source.name}: slice {item.index} holds values that are not finite (NaN or infinite); "
             "write air (-1000 HU) there, or leave the series out"
         )
     return DecodedSlice(hu, body_blocks(hu))
 
 
 def cut(hu: NDArray[np.float32], corner: tuple[int, int], side: int) -> NDArray[np.float32]:
-    """The square of a slice that begins at ``corner``; mirrored where the slice is too small for it."""
+    """Cut a square patch; it is padded by reflection where the slice is too small.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+    corner : tuple of 2 ints
+        First row and column of the patch.
+    side : int
+        Rows and columns of the patch.
+    """
     patch = hu[corner[0] : corner[0] + side, corner[1] : corner[1] + side]
     if patch.shape != (side, side):
         patch = np.pad(patch, [(0, side - length) for length in patch.shape], mode="symmetric")
@@ -95,20 +114,26 @@ def cut(hu: NDArray[np.float32], corner: tuple[int, int], side: int) -> NDArray[
 
 
 class SliceStore:
-    """Slices by position in a pool, the last used held in memory.
+    """Decoded slices by position in a pool; the most recently used stay in memory.
 
     Parameters
     ----------
     slices : sequence of PoolSlice
+        The pool.
     cache_num : int
-        How many decoded slices are held at the most.
+        Largest number of decoded slices in memory.
     cache_dir : Path, optional
-        Where decoded slices are kept on disk.
+        Folder that keeps decoded slices on disk.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be made.
     """
 
     def __init__(self, slices: Sequence[PoolSlice], cache_num: int, cache_dir: Path | None = None) -> None:
         self.slices = tuple(slices)
-        self._held: OrderedDict[int, DecodedSlice] = OrderedDict()
+        self._cached: OrderedDict[int, DecodedSlice] = OrderedDict()
         self._cache_num = cache_num
         self._disk = _disk_cache(self.slices, cache_dir) if cache_dir else None
 
@@ -116,13 +141,13 @@ class SliceStore:
         return len(self.slices)
 
     def __getitem__(self, position: int) -> DecodedSlice:
-        if position in self._held:
-            self._held.move_to_end(position)
-            return self._held[position]
+        if position in self._cached:
+            self._cached.move_to_end(position)
+            return self._cached[position]
         decoded = self._read(position)
-        self._held[position] = decoded
-        if len(self._held) > self._cache_num:
-            self._held.popitem(last=False)
+        self._cached[position] = decoded
+        if len(self._cached) > self._cache_num:
+            self._cached.popitem(last=False)
         return decoded
 
     def _read(self, position: int) -> DecodedSlice:
@@ -136,28 +161,30 @@ def _disk_cache(slices: Sequence[PoolSlice], folder: Path) -> Any:
     from monai.data import PersistentDataset
     from monai.transforms import Transform
 
-    class Decode(Transform):  # type: ignore[misc]  # what is not a Transform, MONAI does anew at every reading
-        """From a position in the pool to tensors, which torch reads back without running code."""
+    class Decode(Transform):  # type: ignore[misc]  # MONAI caches only the results of a Transform
+        """Decode a slice to tensors, which torch loads without executing code."""
 
         def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
             decoded = decode(slices[data["position"]])
             return {"hu": torch.tensor(decoded.hu), "body_blocks": torch.tensor(decoded.body_blocks)}
 
-    items = [{"position": position, "key": _kept_as(item)} for position, item in enumerate(slices)]
+    items = [{"position": position, "key": _cache_key(item)} for position, item in enumerate(slices)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot keep slices there ({error.strerror}); see data.cache_dir") from None
+        raise OutputError(
+            f"{folder}: cannot store decoded slices ({error.strerror}); see data.cache_dir"
+        ) from None
     return PersistentDataset(items, [Decode()], cache_dir=folder, hash_func=_slice_hash)
 
 
-def _kept_as(item: PoolSlice) -> str:
-    """A slice by its series and place in the patient: an index moves when a series grows."""
+def _cache_key(item: PoolSlice) -> str:
+    """Series, index and position of a slice: the index changes its meaning when a series grows."""
     return f"{item.key} {item.source.geometry.positions_mm[item.index].round(3).tolist()}"
 
 
 def _slice_hash(item: Mapping[str, Any]) -> bytes:
-    """Wherever the slice stands in the pool (3: the form of what is kept)."""
+    """Cache file of a slice, whatever its position in the pool; 3 is the version of the stored format."""
     return hashlib.sha256(f"3/{item['key']}".encode()).hexdigest()[:32].encode()
 
 

@@ -1,4 +1,4 @@
-"""Normal-dose slices averaged with their neighbours: thicker, and with less noise of their own."""
+"""Thick slices: averages of adjacent normal-dose slices, which contain less noise."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from ldct_denoise.volume import (
 
 
 @dataclass(frozen=True)
-class SlabSeries(SeriesView):
-    """A series whose every slice is the mean of some neighbours, as from thicker slices.
+class ThickSliceSeries(SeriesView):
+    """A series whose slices are moving averages along z of the slices of another series.
 
     Parameters
     ----------
     source : SliceSource
-        Evenly spaced.
+        An evenly spaced series.
     slices : int
-        How many are averaged, from 1 to the length of the source: slice ``i`` is the mean of ``i`` and those that
-        follow it.
+        Number of slices that are averaged, from 1 to the length of the source. Slice ``i`` is the mean of the
+        slices ``i`` to ``i + slices − 1`` of the source.
     """
 
     slices: int
 
     @property
     def uid(self) -> str:
-        """The source's, and how many slices are averaged."""
+        """UID of the source with the number of averaged slices appended."""
         return f"{self.source.uid}/slab/{self.slices}"
 
     @property
     def name(self) -> str:
-        """The source's, and how many slices are averaged."""
+        """Name of the source with the number of averaged slices appended."""
         return f"{self.source.name}, mean of {self.slices} slices"
 
     @property
     def metadata(self) -> SeriesMetadata:
-        """The source's, with the thickness from the first edge to the last and the mean of the tube currents."""
+        """Metadata of the source with the increased slice thickness and the averaged tube current."""
         source = self.source
         current_ma = tube_current_ma(source)
         return replace(
@@ -63,95 +63,109 @@ class SlabSeries(SeriesView):
 
     @property
     def geometry(self) -> Geometry:
-        """Every slice in the middle of those that it is the mean of."""
-        whole = self.source.geometry
-        first, final = whole.positions_mm[: len(self)], whole.positions_mm[self.slices - 1 :]
-        return replace(whole, positions_mm=(first + final) / 2)
+        """Geometry with every slice at the center of the slices that it averages."""
+        original = self.source.geometry
+        first, last = original.positions_mm[: len(self)], original.positions_mm[self.slices - 1 :]
+        return replace(original, positions_mm=(first + last) / 2)
 
     def __len__(self) -> int:
         return len(self.source) - self.slices + 1
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
-        """One slice in HU, shape (rows, columns)."""
-        neighbours = [self.source.read_hu(index + further) for further in range(self.slices)]
-        return np.mean(neighbours, axis=0, dtype=np.float32)
+        """Read one thick slice in HU, shape (rows, columns)."""
+        adjacent = [self.source.read_hu(index + offset) for offset in range(self.slices)]
+        return np.mean(adjacent, axis=0, dtype=np.float32)
 
 
-def with_slabs(pools: Pools, slabs_mm: Sequence[float]) -> Pools:
-    """Pools whose normal-dose series are averaged to each of these thicknesses; as they are where there is none.
+def with_thick_slices(pools: Pools, thicknesses_mm: Sequence[float]) -> Pools:
+    """Replace the normal-dose series by averages of each thickness.
 
-    As many slices are averaged as lie within the thickness. A series whose slices lie too far apart or unevenly
-    stays as it is. The partner of a low-dose slice is the slab in whose middle its own partner lies.
+    The number of averaged slices is the largest that fits into the thickness. A series with uneven or too widely
+    spaced slices stays unchanged. A low-dose slice is paired with the thick slice whose center is its partner.
 
-    Slabs overlap: :func:`split_middles` keeps those to judge by apart from those to train on.
+    Thick slices overlap; :func:`split_center_block` separates those for training from those for validation.
+
+    Parameters
+    ----------
+    pools : Pools
+        Pools of the run.
+    thicknesses_mm : sequence of float
+        Slice thicknesses; empty: the pools are returned unchanged.
     """
-    if not slabs_mm:
+    if not thicknesses_mm:
         return pools
-    normal = tuple(slab for source in pools.normal for slab in _slabs(source, slabs_mm))
-    pairs = tuple(found for pair in pools.pairs for found in _pairs(pair, slabs_mm))
+    normal = tuple(thick for source in pools.normal for thick in _thick_series(source, thicknesses_mm))
+    pairs = tuple(found for pair in pools.pairs for found in _thick_pairs(pair, thicknesses_mm))
     return replace(pools, normal=normal, pairs=pairs)
 
 
-def has_slabs(slices: Iterable[PoolSlice]) -> bool:
-    """Whether any of these is averaged from several."""
-    return any(isinstance(item.source, SlabSeries) for item in slices)
+def has_thick_slices(slices: Iterable[PoolSlice]) -> bool:
+    """Whether any slice is an average of several."""
+    return any(isinstance(item.source, ThickSliceSeries) for item in slices)
 
 
-def split_middles(slices: Sequence[PoolSlice], share: int) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
-    """What lies outside the middle of every series, and what lies in it: no slice that was read is in both.
+def split_center_block(
+    slices: Sequence[PoolSlice], divisor: int
+) -> tuple[tuple[PoolSlice, ...], tuple[PoolSlice, ...]]:
+    """Split slices into training (outside) and validation (the center block of each series).
 
-    Slabs across a border are in neither.
+    No source slice contributes to both parts; thick slices that cross the border of the block are in neither.
 
     Parameters
     ----------
     slices : sequence of PoolSlice
-    share : int
-        The middle is one in so many of a series' slices, and at least its thickest slab; a series that this would
-        take more than half of has none.
+        Slices, or averages of slices, of any number of series.
+    divisor : int
+        The block has ``1 / divisor`` of the slices of a series, and at least as many as its thickest average
+        needs. A series of which this would be more than half has no block.
+
+    Returns
+    -------
+    training, validation : tuple of PoolSlice
     """
-    read = [(item, *_read_by(item)) for item in slices]
-    thickest: dict[int, int] = {}  # by the object itself: arrays need no name
-    for _, series, places in read:
-        thickest[id(series)] = max(thickest.get(id(series), 1), len(places))
+    read = [(item, *_source_slices(item)) for item in slices]
+    thickest: dict[int, int] = {}  # keyed by object: arrays may have no UID
+    for _, series, indices in read:
+        thickest[id(series)] = max(thickest.get(id(series), 1), len(indices))
     outside, inside = [], []
-    for item, series, places in read:
-        middle = _middle(len(series), max(len(series) // share, thickest[id(series)]))
-        common = sum(place in middle for place in places)
+    for item, series, indices in read:
+        block = _center_block(len(series), max(len(series) // divisor, thickest[id(series)]))
+        common = sum(index in block for index in indices)
         if common == 0:
             outside.append(item)
-        elif common == len(places):
+        elif common == len(indices):
             inside.append(item)
     return tuple(outside), tuple(inside)
 
 
-def _read_by(item: PoolSlice) -> tuple[SliceSource, range]:
-    """The series that a slice is from before averaging, and which of its slices are read for it."""
-    if isinstance(item.source, SlabSeries):
+def _source_slices(item: PoolSlice) -> tuple[SliceSource, range]:
+    """The series before averaging, and the indices of its slices that are read for this one."""
+    if isinstance(item.source, ThickSliceSeries):
         return item.source.source, range(item.index, item.index + item.source.slices)
     return item.source, range(item.index, item.index + 1)
 
 
-def _middle(length: int, wanted: int) -> range:
-    first = (length - wanted) // 2
-    return range(first, first + wanted) if 2 * wanted <= length else range(0)
+def _center_block(length: int, count: int) -> range:
+    first = (length - count) // 2
+    return range(first, first + count) if 2 * count <= length else range(0)
 
 
-def _slabs(source: SliceSource, slabs_mm: Iterable[float]) -> list[SliceSource]:
-    """Each number of slices once, whatever thicknesses ask for it."""
-    counts = sorted({_count(source, thickness_mm) for thickness_mm in slabs_mm})
-    return [SlabSeries(source, slices) if slices > 1 else source for slices in counts]
+def _thick_series(source: SliceSource, thicknesses_mm: Iterable[float]) -> list[SliceSource]:
+    """One series for each distinct number of averaged slices."""
+    counts = sorted({_slice_count(source, thickness_mm) for thickness_mm in thicknesses_mm})
+    return [ThickSliceSeries(source, slices) if slices > 1 else source for slices in counts]
 
 
-def _count(source: SliceSource, thickness_mm: float) -> int:
-    """How many neighbouring slices lie within a thickness."""
-    apart_mm = source.geometry.slice_spacing_mm
-    if not source.geometry.is_even or apart_mm < POSITION_TOLERANCE_MM:
+def _slice_count(source: SliceSource, thickness_mm: float) -> int:
+    """How many adjacent slices fit into a thickness."""
+    spacing_mm = source.geometry.slice_spacing_mm
+    if not source.geometry.is_even or spacing_mm < POSITION_TOLERANCE_MM:
         return 1
-    return min(max(int((thickness_mm + POSITION_TOLERANCE_MM) / apart_mm), 1), len(source))
+    return min(max(int((thickness_mm + POSITION_TOLERANCE_MM) / spacing_mm), 1), len(source))
 
 
-def _pairs(pair: Pair, slabs_mm: Iterable[float]) -> Iterator[Pair]:
-    for slab in _slabs(pair.normal, slabs_mm):
-        before = (len(pair.normal) - len(slab) + 1) // 2  # half of the slices that are averaged
-        indices = tuple((low, min(max(normal - before, 0), len(slab) - 1)) for low, normal in pair.indices)
-        yield replace(pair, normal=slab, indices=indices)
+def _thick_pairs(pair: Pair, thicknesses_mm: Iterable[float]) -> Iterator[Pair]:
+    for thick in _thick_series(pair.normal, thicknesses_mm):
+        half = (len(pair.normal) - len(thick) + 1) // 2  # half of the averaged slices
+        indices = tuple((low, min(max(normal - half, 0), len(thick) - 1)) for low, normal in pair.indices)
+        yield replace(pair, normal=thick, indices=indices)

@@ -25,7 +25,7 @@ from ldct_denoise.io.photos import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.regions import WholeImage
-from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView, SliceSource
+from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView, SliceSource, spread_indices
 
 #: Slices of each pair that the report shows.
 DISPLAYED_PER_PAIR = 4
@@ -321,8 +321,8 @@ def _case(pair: Pair, candidates: Sequence[Candidate]) -> SeriesImages:
     normal = SeriesSubset(pair.normal, [j for _, j in pair.indices])
     restored: dict[str, SliceSource] = {candidate.label: DisplayedSlices(low) for candidate in candidates}
     count = len(pair.indices)
-    shown = np.unique(np.linspace(0, count - 1, min(DISPLAYED_PER_PAIR, count)).round().astype(int))
-    indices = tuple(dict.fromkeys([REFERENCE, "input", *restored], int(index)) for index in shown)
+    shown = spread_indices(count, DISPLAYED_PER_PAIR)
+    indices = tuple(dict.fromkeys([REFERENCE, "input", *restored], index) for index in shown)
     return SeriesImages(pair.low.uid, pair.patient, normal, {"input": low, **restored}, indices)
 
 

@@ -130,18 +130,13 @@ def build(name: str, settings: Mapping[str, object], scale: Scale, *, for_traini
     """
     from pydantic import ValidationError
 
-    from ldct_denoise.config import known_keys
+    from ldct_denoise.config import setting_problem
 
     cls = find(name)
     try:
         validated = cls.Settings(**settings)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ["settings", *map(str, first["loc"])]
-        hint = f"{'.'.join(where[:-1])} of {name}"
-        if first["type"] == "extra_forbidden":
-            hint += f": {', '.join(known_keys(cls.Settings, first['loc']))}"
-        raise ConfigError(f"{'.'.join(where)}: {first['msg'].removeprefix('Value error, ')} ({hint})") from None
+        raise ConfigError(setting_problem(error, cls.Settings, prefix="settings", owner=name)) from None
     method = cls(validated, scale)
     if for_training:
         method.add_training_networks()

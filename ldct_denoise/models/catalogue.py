@@ -93,7 +93,8 @@ def _model(name: str, path: Path) -> ModelEntry:
     metadata = read_metadata(path)
     card: dict[str, Any] = json.loads(metadata["card"])
     pools, figures = card.get("pools", {}), card.get("validation", {})
-    gains = [f"{figures['probe_gain_db']:+.1f} dB on held-back normal dose"] if "probe_gain_db" in figures else []
+    gain = figures.get("synthetic_pair_psnr_gain_db")
+    gains = [] if gain is None else [f"{gain:+.1f} dB on synthetic pairs"]
     if "psnr_gain_abdomen_db" in figures:
         gains.append(f"{figures['psnr_gain_abdomen_db']:+.1f} dB in the abdomen window on held-out pairs")
     kernels = ", ".join(pools.get("kernels", ())) or "unknown"

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from ldct_denoise.config import setting_problem
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
@@ -22,7 +23,7 @@ from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 from ldct_denoise.node.log_privacy import suppress_library_logs
-from ldct_denoise.node.rules import DenoiseSettings, first_problem
+from ldct_denoise.node.rules import DenoiseSettings
 
 TASK_FILE = "task.json"
 
@@ -60,8 +61,7 @@ def step_settings(folder: Path, **overrides: object) -> StepSettings:
     try:
         return StepSettings(**settings)  # type: ignore[arg-type]
     except ValidationError as error:
-        known = f"known: {', '.join(StepSettings.model_fields)}"
-        raise ConfigError(f"{path}: process.settings.{first_problem(error, known)}") from None
+        raise ConfigError(f"{path}: {setting_problem(error, StepSettings, prefix='process.settings')}") from None
 
 
 @suppress_library_logs()

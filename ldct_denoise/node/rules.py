@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from ldct_denoise.config import read_mapping
+from ldct_denoise.config import read_mapping, setting_problem
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.inference.settings import Precision
 from ldct_denoise.io.dicom.instance import check_keywords
@@ -266,18 +266,9 @@ def load_rules(path: Path) -> Rules:
     try:
         return Rules(**read_mapping(path))
     except ValidationError as error:
-        raise ConfigError(f"{path}: {first_problem(error, 'docs/serve.md lists them')}") from None
+        raise ConfigError(f"{path}: {setting_problem(error, Rules)}") from None
     except TypeError:
         raise ConfigError(f"{path}: settings must have names") from None
-
-
-def first_problem(error: ValidationError, known: str) -> str:
-    """First problem of a validation in one line; ``known`` states where the known settings are found."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"{key}: no such setting ({known})"
-    return f"{key or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _as_tuple(patterns: Any) -> tuple[Any, ...]:

@@ -42,7 +42,7 @@ from ldct_denoise.physics.noise import (
 from ldct_denoise.physics.projection import back_project, fan_noise, filter_channels, resample
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, WATER_PER_MM, Image, Rays, Scanner
 from ldct_denoise.physics.texture import Texture, noise_texture
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, spread_indices
 
 #: HU of a linear attenuation of 1/mm (HU·mm).
 HU_MM = 1000 / WATER_PER_MM
@@ -145,12 +145,12 @@ class DoseSimulator:
     def _calibrate(self) -> NDArray[np.float64]:
         """Quanta per mm, radian and mA of every slice, interpolated between slices with tissue."""
         count = len(self._source)
-        chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_SLICES)).round().astype(int))
-        found = np.log([self._measure_quanta(int(index)) for index in chosen])
+        chosen = spread_indices(count, MAX_SLICES)
+        found = np.log([self._measure_quanta(index) for index in chosen])
         seen = np.isfinite(found)
         if not seen.any():
             raise InputError(f"{self._source.name}: no soft tissue with noise to measure; give a scan of the body")
-        return np.exp(np.interp(np.arange(count), chosen[seen], found[seen]))
+        return np.exp(np.interp(np.arange(count), np.array(chosen)[seen], found[seen]))
 
     def _measure_quanta(self, index: int) -> float:
         """Quanta per mm, radian and mA that explain the noise of a slice; NaN if it has too little tissue."""

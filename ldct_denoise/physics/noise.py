@@ -20,7 +20,7 @@ from scipy import ndimage
 from ldct_denoise.errors import InputError
 from ldct_denoise.metrics.noise import periodograms, ring_means
 from ldct_denoise.regions.tissues import noise_tissue_mask
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Side of the ROIs, and distance between the positions that are tried, pixels.
 ROI_SIDE_PX, ROI_STEP_PX = 32, 8
@@ -199,10 +199,10 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     """
     spacing_mm = source.geometry.pixel_spacing_mm
     count = len(source)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, MAX_SLICES)).round().astype(int))
+    chosen = spread_indices(count, MAX_SLICES)
     spectra, sigmas, is_tissue = [], [], False
     for index in chosen:
-        rois = uniform_roi_spectra(fill_with_air(source.read_hu(int(index))), spacing_mm)
+        rois = uniform_roi_spectra(fill_with_air(source.read_hu(index)), spacing_mm)
         is_tissue |= len(rois) > 0
         if len(rois) and rois.mean() > MIN_VARIANCE_HU2:
             spectra.append(rois.mean(axis=0))

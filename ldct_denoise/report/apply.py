@@ -26,7 +26,7 @@ from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
 from ldct_denoise.slice_matching import match_slices
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Largest number of slices that are measured, and that are shown.
 MEASURED_SLICES, SHOWN_SLICES = 24, 16
@@ -163,8 +163,8 @@ def _neighbouring_pairs(total: int, wanted: int) -> list[int]:
     """Indices spread along the series in pairs of neighbours, between which flicker can be measured."""
     if total <= wanted:
         return list(range(total))
-    starts = np.linspace(0, total - 2, wanted // 2).round().astype(int)
-    return sorted({int(i) + step for i in starts for step in (0, 1)})
+    starts = spread_indices(total - 1, wanted // 2)
+    return sorted({start + step for start in starts for step in (0, 1)})
 
 
 def _charts(report: NoReferenceReport) -> list[ChartSection]:

@@ -16,6 +16,7 @@ from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.noise_resolution import insert_charts, insert_tables, noise_charts, noise_tables
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Table, write_page
 from ldct_denoise.report.pictures import slice_view
+from ldct_denoise.volume import spread_indices
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation, SeriesImages
@@ -158,10 +159,9 @@ def _spread(cases: Sequence[SeriesImages]) -> Iterator[tuple[int, SeriesImages, 
     queues = []
     for case in cases:
         count = min(per_case, len(case.indices))
-        every = np.arange(len(case.indices))
-        inner = np.unique(np.linspace(0, len(every) - 1, count + 2).round().astype(int)[1:-1])
-        picks = every if count == len(every) else inner
-        queues.append([int(pick) for pick in _halving(list(picks))])
+        total = len(case.indices)
+        picks = list(range(total)) if count == total else spread_indices(total, count + 2)[1:-1]
+        queues.append(_halving(picks))
     for turn in range(per_case):
         for number, case in enumerate(cases):
             if turn < len(queues[number]):

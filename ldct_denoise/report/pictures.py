@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ldct_denoise.intensity import Window
 from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, region_masks
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, spread_indices
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
@@ -122,13 +122,13 @@ def spread_slice_views(
     """
     last = list(sources)[-1]
     geometry = sources[last].geometry
-    picks = np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int))
+    picks = spread_indices(len(indices), most)
     first, source = next(iter(sources.items()))
     size = len(sources) * len(encode_hu(source.read_hu(indices[0][first])))
     fitting = max(1, min(len(picks), budget // size))
     views = []
-    for pick in picks[np.linspace(0, len(picks) - 1, fitting).round().astype(int)]:
-        at = indices[pick]
+    for number in spread_indices(len(picks), fitting):
+        at = indices[picks[number]]
         panels = {title: source.read_hu(at[title]) for title, source in sources.items()}
         found = region_masks(regions, geometry, at[last], panels[last])
         masks = {name: mask for name, mask in found.items() if mask is not None}

@@ -1,8 +1,9 @@
-"""A run that begins with the weights of a trained model instead of random ones."""
+"""Start a run from the weights of a trained model instead of random ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,82 +14,88 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel, load_model
-from ldct_denoise.training.step import Run
+from ldct_denoise.training.state import RunState
 
 
-def warm_start(run: Run, config: Config, pools: Pools) -> str:
-    """Start a fresh run from the weights of ``training.pretrained_weights``; its other networks stay random.
+def load_pretrained(run: RunState, weights: str | Path, config: Config, pools: Pools) -> str:
+    """Load the weights that a trained model keeps for restoration; the other networks stay random.
 
-    What the model has seen counts as seen by the run: :attr:`TrainedModel.training_patients` of what it leaves.
+    The patients of the model count as training patients of the run
+    (:attr:`~ldct_denoise.models.trained.TrainedModel.training_patients`).
 
     Parameters
     ----------
-    run : Run
-        Changed: its weights, and what it says of where it started from.
+    run : RunState
+        A new run; its weights and ``started_from`` are changed.
+    weights : str or Path
+        Name, file or run folder of the model.
     config : Config
+        Settings of the run.
     pools : Pools
-        Those held out must be new to the model.
+        Images of the run; its test and validation patients must be new to the model.
 
     Returns
     -------
     str
-        What was taken, and which settings of the method are others than the model's.
+        The model, and the settings of the method that differ from its own, in one line.
 
     Raises
     ------
     ModelError
         If there is no such model.
     ConfigError
-        If it is another method's, of another shape or HU range, or has seen patients who are held out.
+        If the model has another method, shape or HU range, or was trained on a test or validation patient.
     """
-    model = load_model(str(config.training.pretrained_weights))
+    model = load_model(weights)
     where = f"training.pretrained_weights: {model.name}"
     if model.method_name != config.method:
         raise ConfigError(f"{where} is a model of {model.method_name}, not of {config.method}; give one of that")
     if model.scale != config.scale:
         low, high = model.scale.low_hu, model.scale.high_hu
         raise ConfigError(f"{where} sees {low:g} to {high:g} HU; set range_hu.low_hu and range_hu.high_hu to that")
-    differences = ", ".join(_differences(model.method, run.method))
+    differences = ", ".join(_different_settings(model.method, run.method))
     fresh = run.method.restoration_parameters()
     kept = {
-        name: _with_neighbours(weights, fresh.get(name), run.method.context_slices)
-        for name, weights in model.method.restoration_parameters().items()
+        name: _for_context(weight, fresh.get(name), run.method.context_slices)
+        for name, weight in model.method.restoration_parameters().items()
     }
     if kept.keys() != fresh.keys() or any(kept[name].shape != fresh[name].shape for name in kept):
         raise ConfigError(f"{where} has weights of another shape ({differences or 'its size'}); give its settings")
-    _require_new(where, model, config, pools)
+    _require_unseen(where, model, config, pools)
     run.method.load_state_dict(kept, strict=False)
     run.started_from = {
         "model": model.name,
         "sha256": model.checksum,
         "training_patients": sorted(model.training_patients),
     }
-    notes = [f"begins with the weights of {model.name}"]
-    if differences:
-        notes.append(f"others than there: {differences}")
-    if not pools.validation_low and model.training_patients & {*pools.patients}:
-        notes.append("slices held back to judge by may be among those that it was trained on")
-    return "; ".join(notes)
+    differing = f"; settings that differ from its own: {differences}" if differences else ""
+    return f"starting from the weights of {model.name}{differing}"
 
 
-def _with_neighbours(weights: Tensor, wanted: Tensor | None, beside: int) -> Tensor:
-    """Weights over one slice as weights over a stack, 0 for those beside it: the same images to begin with."""
-    if wanted is None or weights.ndim != 4 or (weights.shape[1], wanted.shape[1]) != (1, 2 * beside + 1):
-        return weights
-    return F.pad(weights, (0, 0, 0, 0, beside, beside))
+def may_have_seen_validation(run: RunState, pools: Pools) -> bool:
+    """Whether the pretrained model may have been trained on slices that are held back for validation."""
+    return not pools.validation_low and not {*pools.patients}.isdisjoint(run.started_from["training_patients"])
 
 
-def _differences(model: Method[Any], fresh: Method[Any]) -> Iterator[str]:
-    """Settings of one method that two of its instances do not share."""
+def _for_context(weight: Tensor, fresh: Tensor | None, context_slices: int) -> Tensor:
+    """Weights over a single slice as weights over a stack: 0 for the context slices, so the output stays equal."""
+    channels = 2 * context_slices + 1
+    if fresh is None or weight.ndim != 4 or (weight.shape[1], fresh.shape[1]) != (1, channels):
+        return weight
+    return F.pad(weight, (0, 0, 0, 0, context_slices, context_slices))
+
+
+def _different_settings(model: Method[Any], fresh: Method[Any]) -> Iterator[str]:
+    """Settings of a method that two of its instances do not share."""
     theirs: Mapping[str, Any] = model.settings.model_dump(mode="json")
     for name, ours in fresh.settings.model_dump(mode="json").items():
         if theirs.get(name) != ours:
             yield f"settings.{name} is {ours}, there {theirs.get(name)}"
 
 
-def _require_new(where: str, model: TrainedModel, config: Config, pools: Pools) -> None:
-    held_out = {source.patient for source in (*pools.validation_low, *pools.validation_normal)}
-    seen = sorted(model.training_patients & {*config.data.test_patients, *held_out})
+def _require_unseen(where: str, model: TrainedModel, config: Config, pools: Pools) -> None:
+    validation = {source.patient for source in (*pools.validation_low, *pools.validation_normal)}
+    seen = sorted(model.training_patients & {*config.data.test_patients, *validation})
     if seen:
         raise ConfigError(
             f"{where} was trained on {', '.join(seen)}, held out here (data.test_patients, "

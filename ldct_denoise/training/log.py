@@ -1,4 +1,4 @@
-"""What a training run writes while it goes: figures as CSV, figures and pictures for TensorBoard."""
+"""Log of a training run: scalars as CSV, scalars and images for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from pathlib import Path
 
 import torch
 
+from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.output import atomic_write
-from ldct_denoise.training.step import Run
+from ldct_denoise.training.state import RunState
 
 
 class TrainingLog:
-    """``training.csv`` (one row per figure) and TensorBoard; what lies after the resumed step is dropped.
+    """``training.csv`` (step, seconds, name, value) and TensorBoard events; also a context manager.
+
+    Entries after the step from which a run resumes are removed.
 
     Parameters
     ----------
     output : Path
-        The run folder.
+        Run folder.
     step : int
-        Where the run goes on from.
+        Step from which the run starts or resumes.
     """
 
     FILE = "training.csv"
@@ -31,41 +34,61 @@ class TrainingLog:
 
         path = output / self.FILE
         rows = [("step", "seconds", "name", "value"), *_rows_until(path, step)]
-        # Whole, then added to: a run that is killed before its first figure keeps those of before.
+        # Replaced atomically, then appended to: a run that is killed here keeps the earlier rows.
         atomic_write(path, lambda part: _write(part, rows))
         self._file = path.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
-        # TensorBoard drops what is at or after the step that it is told.
+        # TensorBoard drops events at or after the given step.
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=step + 1)  # type: ignore[no-untyped-call]
 
-    def scalars(self, run: Run, values: Mapping[str, float]) -> None:
-        """Named figures of this step."""
-        for name, value in values.items():
-            self._csv.writerow([run.step, f"{run.seconds:.2f}", name, f"{value:.6g}"])
-            self._board.add_scalar(name, value, run.step)  # type: ignore[no-untyped-call]
-        self._file.flush()
+    def __enter__(self) -> TrainingLog:
+        return self
 
-    @torch.no_grad()
-    def images(self, run: Run, batch: Batch, device: torch.device) -> None:
-        """Sample pictures: contrast of the middle of each, as a radiologist would window it."""
-        run.method.eval()
-        moved = Batch(
-            batch.low.to(device), None if batch.normal is None else batch.normal.to(device), None, batch.generator
-        )
-        for name, picture in run.method.summary_images(moved).items():
-            middle = run.method.scale.to_unit(40.0)
-            half = 200.0 / run.method.scale.width_hu
-            grey = ((picture.float() - middle) / (2 * half) + 0.5).clamp(0, 1)
-            self._board.add_images(f"abdomen window/{name}", grey.cpu(), run.step)  # type: ignore[no-untyped-call]
-
-    def close(self) -> None:
-        """Write out what is left."""
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
         self._board.close()  # type: ignore[no-untyped-call]
 
+    def scalars(self, run: RunState, values: Mapping[str, float], section: str = "") -> None:
+        """Log values of the current step.
+
+        Parameters
+        ----------
+        run : RunState
+            Step and training time.
+        values : mapping of str to float
+            Values by name.
+        section : str
+            Prefix of the names (``validation/``), which TensorBoard groups by.
+        """
+        for name, value in values.items():
+            self._csv.writerow([run.step, f"{run.seconds:.2f}", f"{section}{name}", f"{value:.6g}"])
+            self._board.add_scalar(f"{section}{name}", value, run.step)  # type: ignore[no-untyped-call]
+        self._file.flush()
+
+    @torch.no_grad()
+    def images(self, run: RunState, batch: Batch, device: torch.device) -> None:
+        """Log what the method makes of a batch, in the abdomen window.
+
+        Parameters
+        ----------
+        run : RunState
+            The method, on ``device``; it is left in evaluation mode.
+        batch : Batch
+            Patches on the CPU.
+        device : torch.device
+        """
+        run.method.eval()
+        normal = None if batch.normal is None else batch.normal.to(device)
+        moved = Batch(batch.low.to(device), normal, None, batch.generator)
+        window, scale = WINDOWS["abdomen"], run.method.scale
+        lowest, highest = scale.to_unit(window.low_hu), scale.to_unit(window.high_hu)
+        for name, image in run.method.summary_images(moved).items():
+            grey = ((image.float() - lowest) / (highest - lowest)).clamp(0, 1)
+            self._board.add_images(f"abdomen window/{name}", grey.cpu(), run.step)  # type: ignore[no-untyped-call]
+
 
 def _rows_until(path: Path, step: int) -> list[Sequence[str]]:
-    """Rows up to a step; what a killed run left of a row, or blank, is passed over."""
+    """Rows up to a step, without the incomplete rows of a killed run."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,7 +1,7 @@
 """The training loop: one process or many, CPU or GPU, stopped and resumed at will.
 
-What a run does is a function of its configuration, its images and its seed. The randomness of a step derives from
-(seed, step, process), so an interrupted run that is resumed ends with the weights of an unbroken one.
+A run is a function of its configuration, its images and its seed. The randomness of a step derives from (seed,
+step, process), so an interrupted run that resumes ends with the weights of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,23 +20,29 @@ import torch
 from torch import Tensor
 
 from ldct_denoise import __version__, methods
-from ldct_denoise.config import Config
-from ldct_denoise.data.patches import PatchDataset, batches
+from ldct_denoise.config import Config, TrainingConfig
+from ldct_denoise.data.patches import batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
 from ldct_denoise.distributed import World, emulates_bf16, join_world
 from ldct_denoise.errors import ConfigError, OutputError
-from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import MODEL_FILE, save_model
-from ldct_denoise.output import atomic_write
-from ldct_denoise.training.fine_tuning import warm_start
+from ldct_denoise.training.fine_tuning import load_pretrained, may_have_seen_validation
 from ldct_denoise.training.log import TrainingLog
-from ldct_denoise.training.run_folder import CONFIG_FILE, SCRATCH, changes, origin, refusal
-from ldct_denoise.training.signals import Interrupt, noted_interrupts
-from ldct_denoise.training.state import STATE_FILE, load_state, save_state
-from ldct_denoise.training.step import Run, Stepper, begin_run
-from ldct_denoise.training.validation import Evidence, diverged, measure_evidence
+from ldct_denoise.training.run_folder import (
+    FIRST_STAGE,
+    SCRATCH,
+    check_run_folder,
+    clear_results,
+    diff_settings,
+    provenance,
+    write_config,
+)
+from ldct_denoise.training.signals import defer_sigint
+from ldct_denoise.training.state import STATE_FILE, RunState, create_run, load_state, save_state
+from ldct_denoise.training.step import TrainingStep
+from ldct_denoise.training.validation import ValidationMetrics, diverged, validate
 
 #: Steps between entries of the losses in the log.
 LOG_EVERY = 20
@@ -44,18 +50,22 @@ LOG_EVERY = 20
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop tells while it runs.
+    """Progress of a run.
 
     Parameters
     ----------
-    step, steps : int
-        Steps done, and how many there will be.
+    step : int
+        Steps done in this stage.
+    steps : int
+        Steps of this stage.
     seconds : float
-        Of training so far, over all parts of a resumed run.
-    losses : dict
-        The last step's named losses.
+        Training time so far, over all parts of a resumed run.
+    losses : mapping of str to float
+        Losses of this step, where it is one that is logged.
     message : str
-        Something to say once, or nothing.
+        A note, a warning or validation metrics; otherwise empty.
+    stage : str
+        Stage of a run with several, such as ``stage 1 of 2``; otherwise empty.
     """
 
     step: int
@@ -63,9 +73,50 @@ class Progress:
     seconds: float
     losses: Mapping[str, float] = field(default_factory=dict)
     message: str = ""
+    stage: str = ""
 
 
 Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a run; a run with ``pretraining`` has two.
+
+    Parameters
+    ----------
+    config : Config
+        Settings of the stage.
+    output : Path
+        Folder of the stage.
+    title : str
+        Name for messages; empty where there is only one stage.
+    pretrained : str or Path, optional
+        Model whose weights the stage starts from.
+    replaces : tuple of Path
+        Folders whose earlier results are removed when the stage starts anew.
+    scratch : Path
+        Folder for simulated scans.
+    """
+
+    config: Config
+    output: Path
+    title: str
+    pretrained: str | Path | None
+    replaces: tuple[Path, ...]
+    scratch: Path
+
+
+def stages(config: Config, output: Path) -> list[Stage]:
+    """Stages of a run: the pretraining, if there is one, and the training that starts from its weights."""
+    first, folder, scratch = config.pretraining_config(), output / FIRST_STAGE, output / SCRATCH
+    if first is None:
+        weights = config.training.pretrained_weights
+        return [Stage(config, output, "", weights, (output, folder), scratch)]
+    return [
+        Stage(first, folder, "stage 1 of 2", first.training.pretrained_weights, (output, folder), scratch),
+        Stage(config, output, "stage 2 of 2", folder, (output,), scratch),
+    ]
 
 
 def train(
@@ -78,23 +129,26 @@ def train(
     overwrite: bool = False,
     report: Report = lambda progress: None,
 ) -> Path:
-    """Train a method and leave a run folder.
+    """Train a method.
 
     Parameters
     ----------
     config : Config
+        Settings of the run.
     pools : Pools
+        Images of the run.
     output : Path
-        Gets ``config.yaml``, ``training.csv``, TensorBoard events, ``checkpoint.pt`` and ``model.safetensors``.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
+        Run folder: gets ``config.yaml``, ``training.csv``, TensorBoard events, ``checkpoint.pt`` and
+        ``model.safetensors``; the first stage of a run with ``pretraining`` gets the same in ``stage1``.
+    device : {"auto", "cpu", "cuda"}
+        Where to compute.
     resume : bool
-        Go on from the checkpoint in ``output`` where there is one: on the same images, with the same settings but
-        for those of :data:`~ldct_denoise.training.run_folder.FREE`.
+        Continue from the checkpoint in ``output``, if there is one: with the same images, and the same settings
+        except :data:`~ldct_denoise.training.run_folder.RESUMABLE_SETTINGS`.
     overwrite : bool
-        Begin anew in a folder that holds a run.
+        Start again in a folder that holds a run.
     report : callable
-        Told the progress; called by the first process only.
+        Receives the progress, in the first process only.
 
     Returns
     -------
@@ -106,207 +160,229 @@ def train(
     OutputError
         If ``output`` holds a run and neither ``resume`` nor ``overwrite`` is given, or nothing to resume from.
     ConfigError
-        If the method needs no training or could learn nothing, a setting is not that of the run to resume, or the
-        model to start from does not fit.
+        If the method needs no training or has nothing to train by, a setting differs from that of the run to
+        resume, or the pretrained model does not fit.
     InputError
         If the images are not those of the run to resume.
     TrainingError
-        If losses, weights or restored images stop being numbers.
+        If losses, weights or restored images stop being finite.
     KeyboardInterrupt
-        After Ctrl-C, once the step is done and the run saved; at once after a second.
+        After Ctrl-C, once the step is done and the run saved; at once after a second Ctrl-C.
     """
     with join_world(device) as world:
-        parts = world.size * config.training.gradient_accumulation_steps
-        if config.training.batch_size % parts:
-            raise ConfigError(
-                f"training.batch_size: {config.training.batch_size} cannot be split over {world.size} processes "
-                f"with {config.training.gradient_accumulation_steps} parts each (gradient_accumulation_steps); "
-                f"give a multiple of {parts}"
-            )
-        return _Trainer(config, pools, output, world, report).run(resume, overwrite)
+        planned = stages(config, output)
+        for stage in planned:
+            check_batch_size(stage.config.training, world.size)
+        _check_folder(output, resume, overwrite, world)
+        report = report if world.is_first else _ignore
+        if resume and not any((stage.output / STATE_FILE).is_file() for stage in planned):
+            message = f"nothing to go on from in {output}: started anew"
+            report(Progress(0, planned[0].config.training.iterations, 0.0, message=message))
+        # A last stage that has begun needs the first no more.
+        has_begun = world.broadcast_flag(resume and (output / STATE_FILE).is_file())
+        for stage in planned[-1:] if has_begun else planned:
+            _train_stage(stage, pools, world, report, resume)
+    return output / MODEL_FILE
 
 
-class _Trainer:
-    """One process's part of a run."""
+def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resume: bool) -> None:
+    """Train one stage to its end, in one process."""
+    config, settings, output = stage.config, stage.config.training, stage.output
 
-    def __init__(self, config: Config, pools: Pools, output: Path, world: World, report: Report) -> None:
-        self.config, self.pools, self.output, self.world = config, pools, output, world
-        self.stepper = Stepper(config, world)
-        self._report = report if world.is_first else (lambda progress: None)
+    # Networks and optimizers, with the state of the checkpoint or pretrained weights. Nothing is written yet.
+    run = create_run(config, world)
 
-    def run(self, resume: bool, overwrite: bool) -> Path:
-        resumed = self._look(resume, overwrite)
-        run = begin_run(self.config, self.world)
-        if resumed is not None:
-            run.restore(resumed, changes(resumed, self.config, self.pools, self.output))
-        elif self.config.training.pretrained_weights is not None:
-            self._say_first(warm_start(run, self.config, self.pools))
-        data = make_training_set(
-            self.config,
-            self.pools,
-            supervision_of(self.config),
-            self._say_first,
-            self.output / SCRATCH,
-            run.method.context_slices,
-            run.method.uses_noise,
-        )
-        sample = data.patches[0]
-        self.stepper.require_losses(run, sample)
-        if self.config.training.precision == "bf16" and emulates_bf16(self.world.device):
-            self._say_first("this CPU has no instructions for bf16, which is slow here: training.precision=fp32")
-        for note in (*self.pools.notes, *run.method.notes("noise" in sample)):
-            self._say_first(note)
-        if resume and resumed is None:
-            self._say_first(f"nothing to go on from in {self.output}: begun anew")
-        if resumed is None or not self._is_finished(run):
-            self._begin(anew=resumed is None)
-        log = TrainingLog(self.output, run.step) if self.world.is_first else None
-        try:
-            with noted_interrupts() as interrupt:
-                self._loop(run, data, log, interrupt)
-        finally:
-            if log is not None:
-                log.close()
-        self._say(run, f"kept the weights of step {run.best_step} ({self.config.training.checkpoint})")
-        return self.output / MODEL_FILE
+    def say(message: str) -> None:
+        report(Progress(run.step, settings.iterations, run.seconds, message=message, stage=stage.title))
 
-    # ---- the loop -------------------------------------------------------------------------------------------
-
-    def _loop(self, run: Run, data: TrainingSet, log: TrainingLog | None, interrupt: Interrupt) -> None:
-        settings = self.config.training
-        if self._is_finished(run):
+    checkpoint = _load_checkpoint(output, resume, world)
+    if checkpoint is not None:
+        run.load_state_dict(checkpoint, diff_settings(checkpoint, config, pools, output))
+        if _is_finished(settings, run):
+            say(f"finished already; the weights of step {run.best_step} are kept ({settings.checkpoint})")
             return
-        if run.started_from and not run.step and math.isinf(run.best_score):
-            self._validate(run, data, log)  # what the run began with is kept unless training betters it
-            self._save(run)  # a model without a state could not be resumed
-        started, already = time.monotonic(), run.seconds
-        for sample in self._samples(data.patches, run.step):
-            losses = self.stepper.step(run, sample, self._done(run))
-            run.critics.see(losses)
+    elif stage.pretrained is not None:
+        say(load_pretrained(run, stage.pretrained, config, pools))
+
+    # Images, and a first pass: settings that leave nothing to train by end here.
+    data = make_training_set(
+        config,
+        pools,
+        methods.describe(config.method).supervision,
+        context_slices=run.method.context_slices,
+        uses_noise=run.method.uses_noise,
+        scratch=stage.scratch,
+        report=say,
+    )
+    training_step, sample = TrainingStep(config, world), data.patches[0]
+    training_step.check_losses(run, sample)
+    for note in notes(stage, run, pools, "noise" in sample, world.device):
+        say(note)
+
+    # The run is known to work: take the folder. An earlier run is removed only now, so that mistakes cost nothing.
+    if world.is_first:
+        for folder in stage.replaces if checkpoint is None else ():
+            clear_results(folder)
+        write_config(output, config)
+    samples = batches(
+        data.patches,
+        range(run.step, settings.iterations),
+        settings.batch_size,
+        num_workers=config.data.num_workers,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+    with defer_sigint() as interrupt, _open_log(output, run.step, world) as log:
+        # Step 0 of pretrained weights: they are kept unless training improves on them.
+        if log is not None and run.started_from and not run.step and math.isinf(run.best_score):
+            for line in _validate(stage, run, data, log, world):
+                say(line)
+            _save_checkpoint(stage, run, pools)
+
+        earlier, start = run.seconds, time.monotonic()
+        for sample in samples:
+            # Step: every phase of the method once.
+            losses = training_step(run, sample, _fraction_done(settings, run))
+            run.discriminators.update(losses)
             run.step += 1
-            # One clock for all: another would give each process a learning rate, and an end, of its own.
-            run.seconds, stopped = self.world.broadcast(already + time.monotonic() - started, interrupt.asked)
-            last = self._is_finished(run)
-            shown = _numbers(losses) if run.step % LOG_EVERY == 0 or last or run.step == 1 else {}
-            if log is not None and shown:
-                log.scalars(run, shown)
-            if run.step % settings.validate_every == 0 or last:
-                self._validate(run, data, log)
-            if run.step % settings.checkpoint_every == 0 or last or stopped:
-                self._save(run)
-            self._report(Progress(run.step, settings.iterations, run.seconds, shown))
+
+            # Time: all processes use the clock of the first, which decides on learning rate and end.
+            elapsed = earlier + time.monotonic() - start
+            run.seconds, stop = world.broadcast(elapsed, interrupt.requested)
+            last = _is_finished(settings, run)
+
+            # Log.
+            is_logged = run.step % LOG_EVERY == 0 or run.step == 1 or last
+            logged = {name: float(loss) for name, loss in losses.items()} if is_logged else {}
+            if log is not None and logged:
+                log.scalars(run, logged)
+
+            # Validate, and keep the best weights.
+            if log is not None and (run.step % settings.validate_every == 0 or last):
+                for line in _validate(stage, run, data, log, world):
+                    say(line)
+
+            # Checkpoint.
+            if world.is_first and (run.step % settings.checkpoint_every == 0 or last or stop):
+                _save_checkpoint(stage, run, pools)
+            report(Progress(run.step, settings.iterations, run.seconds, logged, stage=stage.title))
+
+            # Stop. On Ctrl-C all processes wait until the first has saved: torchrun stops all when one ends.
             if last:
-                return
-            if stopped:
-                self.world.broadcast_flag(
-                    True
-                )  # none leaves before the first has saved: torchrun would end that too
+                break
+            if stop:
+                world.broadcast_flag(True)
                 raise KeyboardInterrupt
+    say(f"the weights of step {run.best_step} are kept ({settings.checkpoint})")
 
-    def _done(self, run: Run) -> float:
-        """Share of the run that is done, 0…1."""
-        settings = self.config.training
-        by_steps = run.step / settings.iterations
-        by_time = run.seconds / (60 * settings.max_minutes) if settings.max_minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
 
-    def _is_finished(self, run: Run) -> bool:
-        settings = self.config.training
-        is_late = settings.max_minutes is not None and run.seconds >= 60 * settings.max_minutes
-        return is_late or run.step >= settings.iterations
+def check_batch_size(settings: TrainingConfig, processes: int) -> None:
+    """Check that a batch can be split over processes and gradient accumulation steps.
 
-    # ---- beginning ------------------------------------------------------------------------------------------
-
-    def _look(self, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-        """The checkpoint to go on from, where asked for and there; nothing is written or deleted."""
-        # The first process looks, for all: the others must not see what it writes meanwhile.
-        why_not = refusal(self.output, resume, overwrite)
-        if self.world.broadcast_flag(bool(why_not)):
-            raise OutputError(why_not or f"{self.output}: the first process may not write there")
-        checkpoint = self.output / STATE_FILE
-        return load_state(checkpoint) if self.world.broadcast_flag(resume and checkpoint.is_file()) else None
-
-    def _begin(self, anew: bool) -> None:
-        """Take the folder, once method and images are known to work: what an earlier run left goes only then."""
-        if not self.world.is_first:
-            return
-        for stale in (STATE_FILE, MODEL_FILE, TrainingLog.FILE) if anew else ():
-            (self.output / stale).unlink(missing_ok=True)
-        text = self.config.to_yaml()
-        atomic_write(self.output / CONFIG_FILE, lambda part: part.write_text(text, encoding="utf-8"))
-
-    def _samples(self, dataset: PatchDataset, first_step: int) -> Iterator[Mapping[str, Tensor]]:
-        settings = self.config.training
-        return batches(
-            dataset,
-            first_step=first_step,
-            last_step=settings.iterations,
-            batch=settings.batch_size,
-            workers=self.config.data.num_workers,
-            rank=self.world.rank,
-            world=self.world.size,
-            pin_memory=self.world.device.type == "cuda",
+    Raises
+    ------
+    ConfigError
+        If it cannot.
+    """
+    parts = processes * settings.gradient_accumulation_steps
+    if settings.batch_size % parts:
+        raise ConfigError(
+            f"training.batch_size: {settings.batch_size} cannot be split over {processes} processes "
+            f"with {settings.gradient_accumulation_steps} parts each (gradient_accumulation_steps); "
+            f"give a multiple of {parts}"
         )
 
-    # ---- what is kept ---------------------------------------------------------------------------------------
 
-    def _validate(self, run: Run, data: TrainingSet, log: TrainingLog | None) -> None:
-        """Measure what needs no pairs, keep the best weights, warn early."""
-        if not self.world.is_first or log is None:
-            return
-        with _swapped(run.method, run.average):
-            evidence = measure_evidence(run.method, data.validation, self.world.device)
-            if self.config.training.checkpoint == "last" or evidence.is_better_than(run.best_score):
-                run.best_step = run.step
-                if evidence.judges:
-                    run.best_score = evidence.score
-                save_model(
-                    self.output / MODEL_FILE, self.config.method, run.method, self._card(run, data, evidence)
-                )
-        log.scalars(run, {f"validation/{name}": value for name, value in evidence.figures().items()})
-        if data.validation.picture is not None:
-            log.images(run, data.validation.picture, self.world.device)
-        log.scalars(run, {f"balance/{name}": value for name, value in run.critics.balance().items()})
-        for warning in (*evidence.warnings(), *run.critics.warnings()):
-            self._say(run, f"warning: {warning}")
-        self._say(run, evidence.line())
+def notes(stage: Stage, run: RunState, pools: Pools, has_noise: bool, device: torch.device) -> list[str]:
+    """Notes at the start of a stage: images that are not used, losses that are off, slow arithmetic.
 
-    def _card(self, run: Run, data: TrainingSet, evidence: Evidence) -> dict[str, Any]:
-        return {
-            "config": json.loads(self.config.model_dump_json()),
-            "pools": data.pools.describe(),
-            "noise": data.noise_summary,
-            "step": run.step,
-            "seconds": round(run.seconds, 1),
-            "resumed": run.resumed,
-            "started_from": run.started_from,
-            "processes": self.world.size,
-            "device": self.world.device.type,
-            "validation": evidence.figures(),
-            "versions": {
-                "ldct_denoise": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-        }
+    Parameters
+    ----------
+    stage : Stage
+        The stage.
+    run : RunState
+        Its networks, and the model that it started from.
+    pools : Pools
+        Images of the run.
+    has_noise : bool
+        Whether noise is added to normal-dose patches.
+    device : torch.device
+        Device of the run.
+    """
+    settings, found = stage.config.training, []
+    # The first stage of this run holds back the same slices; a model that the user names may not have.
+    is_named = stage.pretrained is not None and stage.pretrained == settings.pretrained_weights
+    if is_named and may_have_seen_validation(run, pools):
+        found.append("the pretrained model may have been trained on slices that are held back for validation")
+    if settings.precision == "bf16" and emulates_bf16(device):
+        found.append("this CPU has no instructions for bf16, which is slow here: training.precision=fp32")
+    return [*found, *pools.notes, *run.method.notes(has_noise)]
 
-    def _save(self, run: Run) -> None:
-        if not self.world.is_first:
-            return
-        if not run.is_finite():
-            raise diverged(f"weights are no numbers after step {run.step}")
-        save_state(self.output / STATE_FILE, run.state() | origin(self.config, self.pools))
 
-    def _say(self, run: Run, message: str) -> None:
-        self._report(Progress(run.step, self.config.training.iterations, run.seconds, message=message))
+def _check_folder(output: Path, resume: bool, overwrite: bool, world: World) -> None:
+    """Check the run folder in the first process, for all: the others must not see what it writes meanwhile."""
+    problem: OutputError | None = None
+    if world.is_first:
+        try:
+            check_run_folder(output, resume, overwrite)
+        except OutputError as error:
+            problem = error
+    if world.broadcast_flag(problem is not None):
+        raise problem or OutputError(f"{output}: the first process may not write there")
 
-    def _say_first(self, message: str) -> None:
-        self._report(Progress(0, self.config.training.iterations, 0.0, message=message))
+
+def _load_checkpoint(output: Path, resume: bool, world: World) -> dict[str, Any] | None:
+    """The checkpoint of a folder, where the run resumes and there is one."""
+    checkpoint = output / STATE_FILE
+    return load_state(checkpoint) if world.broadcast_flag(resume and checkpoint.is_file()) else None
+
+
+def _open_log(output: Path, step: int, world: World) -> AbstractContextManager[TrainingLog | None]:
+    """The log of the first process; no other process has one."""
+    return TrainingLog(output, step) if world.is_first else nullcontext()
+
+
+def _fraction_done(settings: TrainingConfig, run: RunState) -> float:
+    """Fraction of the run that is done (0 to 1): of its steps, or of its time if that is further."""
+    by_steps = run.step / settings.iterations
+    by_time = run.seconds / (60 * settings.max_minutes) if settings.max_minutes else 0.0
+    return min(1.0, max(by_steps, by_time))
+
+
+def _is_finished(settings: TrainingConfig, run: RunState) -> bool:
+    out_of_time = settings.max_minutes is not None and run.seconds >= 60 * settings.max_minutes
+    return out_of_time or run.step >= settings.iterations
+
+
+def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, world: World) -> list[str]:
+    """Validate the averaged weights, keep them if they are the best, log the metrics; returns what to say."""
+    with _averaged_weights(run.method, run.average):
+        metrics = validate(run.method, data.validation, world.device)
+        if stage.config.training.checkpoint == "last" or metrics.is_better_than(run.best_score):
+            run.best_step = run.step
+            if metrics.has_score:
+                run.best_score = metrics.score
+            card = _model_card(stage.config, run, data, metrics, world)
+            save_model(stage.output / MODEL_FILE, stage.config.method, run.method, card)
+    log.scalars(run, metrics.as_dict(), "validation/")
+    if data.validation.sample_batch is not None:
+        log.images(run, data.validation.sample_batch, world.device)
+    log.scalars(run, run.discriminators.balance(), "balance/")
+    warnings = (*metrics.warnings(), *run.discriminators.warnings())
+    return [*(f"warning: {warning}" for warning in warnings), metrics.summary()]
+
+
+def _save_checkpoint(stage: Stage, run: RunState, pools: Pools) -> None:
+    """Write the checkpoint, unless the weights have diverged."""
+    if not run.is_finite():
+        raise diverged(f"weights are not finite after step {run.step}")
+    save_state(stage.output / STATE_FILE, run.state_dict() | provenance(stage.config, pools))
 
 
 @contextmanager
-def _swapped(method: Method[Any], average: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within: the averaged weights where there are any; afterwards the run's own again."""
+def _averaged_weights(method: Method[Any], average: Mapping[str, Tensor]) -> Iterator[None]:
+    """Context manager: the method has the averaged weights, if there are any, and then its own again."""
     own = {k: v.detach().clone() for k, v in method.restoration_parameters().items() if k in average}
     method.load_state_dict(dict(average), strict=False)
     try:
@@ -315,10 +391,28 @@ def _swapped(method: Method[Any], average: Mapping[str, Tensor]) -> Iterator[Non
         method.load_state_dict(own, strict=False)
 
 
-def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in losses.items()}
+def _model_card(
+    config: Config, run: RunState, data: TrainingSet, metrics: ValidationMetrics, world: World
+) -> dict[str, Any]:
+    """Provenance of a model, for its file's metadata."""
+    return {
+        "config": json.loads(config.model_dump_json()),
+        "pools": data.pools.describe(),
+        "noise": data.noise_summary,
+        "step": run.step,
+        "seconds": round(run.seconds, 1),
+        "resumed": run.resumed,
+        "started_from": run.started_from,
+        "processes": world.size,
+        "device": world.device.type,
+        "validation": metrics.as_dict(),
+        "versions": {
+            "ldct_denoise": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
-def supervision_of(config: Config) -> Supervision:
-    """The supervision that the configured method is trained with."""
-    return methods.describe(config.method).supervision
+def _ignore(progress: Progress) -> None:
+    """Report nothing."""

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for the end of a step, so that what is saved is whole."""
+"""Ctrl-C during training: the current step is finished first, so that a consistent state is saved."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from dataclasses import dataclass
 
 @dataclass
 class Interrupt:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed.
 
-    asked: bool = False
+    Parameters
+    ----------
+    requested : bool
+        Set by the first signal.
+    """
 
-    def note(self, *_signal: object) -> None:
-        """Remember the first; a second one stops at once."""
-        if self.asked:
+    requested: bool = False
+
+    def handle(self, *_signal: object) -> None:
+        """Remember the first signal; the second one interrupts at once."""
+        if self.requested:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
 
 
 @contextmanager
-def noted_interrupts() -> Iterator[Interrupt]:
-    """Within: Ctrl-C (SIGINT) is noted, for the block to act on when it may; at its end it takes effect.
+def defer_sigint() -> Iterator[Interrupt]:
+    """Context manager that records Ctrl-C (SIGINT); at its end a recorded signal raises KeyboardInterrupt.
 
-    Python gives signals to the main thread: in another, and where SIGINT is ignored (nohup), nothing is changed.
+    Nothing is changed outside the main thread, which alone receives signals, and where SIGINT is ignored (nohup).
     """
     interrupt, before = Interrupt(), signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
         yield interrupt
         return
-    signal.signal(signal.SIGINT, interrupt.note)
+    signal.signal(signal.SIGINT, interrupt.handle)
     try:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, before)
-    if interrupt.asked:
+    if interrupt.requested:
         raise KeyboardInterrupt
