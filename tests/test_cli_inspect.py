@@ -22,7 +22,7 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "inspect.md"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Both doses of a patient, a multi-frame file, a volume, and things that are set aside."""
+    """Both doses of a patient, a multi-frame file, a volume, and files that are skipped."""
     root = tmp_path / "tree"
     for dose in ("quarter_3mm", "full_3mm"):
         for number in range(3):

@@ -102,7 +102,7 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Inventory(Generic[S_co]):
-    """What a path contains.
+    """The series under a path and the files skipped.
 
     Parameters
     ----------

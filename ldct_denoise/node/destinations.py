@@ -141,7 +141,7 @@ class StowSender:
         self._destination = destination
         self._address = urlsplit(destination.stow)
         secure = self._address.scheme == "https"
-        self._tls = client_tls(destination.tls or ClientTLS()) if secure else None
+        self._tls = client_tls(destination.tls or ClientTLS()) if secure else None  # type: ignore[call-arg]
         self._authorization = _read_secret(destination.authorization_file)
 
     def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:

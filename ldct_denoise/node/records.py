@@ -35,7 +35,7 @@ class Delivery:
 
 @dataclass
 class Record:
-    """What is known about a batch, apart from its state.
+    """Attempts, results and deliveries of a batch.
 
     Parameters
     ----------

@@ -74,10 +74,10 @@ class Section(BaseModel):
 
 
 class Peer(Section):
-    """Who may open an association: this calling AE title, from these addresses."""
+    """An accepted caller: a calling AE title and its addresses."""
 
     ae_title: AETitle
-    hosts: tuple[Network, ...] = LOOPBACK
+    hosts: tuple[Network, ...] = Field(LOOPBACK, description="addresses or networks")
 
     def allows(self, ae_title: str, host: str) -> bool:
         """Whether a caller with this AE title and address is this peer."""
@@ -91,11 +91,11 @@ class Peer(Section):
 
 
 class ServerTLS(Section):
-    """TLS of the receiver; with ``authority``, callers must present a certificate that it signed."""
+    """TLS of the receiver."""
 
-    certificate: Path
-    key: Path
-    authority: Path | None = None
+    certificate: Path = Field(description="the node's certificate, PEM")
+    key: Path = Field(description="its private key, PEM")
+    authority: Path | None = Field(None, description="callers must present a certificate that it signed")
 
 
 class Limits(Section):
@@ -119,10 +119,10 @@ class CompletionSettings(Section):
 
 
 class Retry(Section):
-    """Retries for a destination that is down; the wait doubles from ``first_s`` to ``longest_s``."""
+    """Retries for a destination that is down; the wait doubles after each."""
 
-    first_s: float = Field(15, gt=0)
-    longest_s: float = Field(1800, gt=0)
+    first_s: float = Field(15, gt=0, description="wait after the first failure")
+    longest_s: float = Field(1800, gt=0, description="longest wait")
     give_up_h: float = Field(72, gt=0, description="time until the series becomes a dead letter")
 
     def wait_s(self, attempts: int) -> float:
@@ -131,11 +131,11 @@ class Retry(Section):
 
 
 class ClientTLS(Section):
-    """TLS towards a destination; without ``authority``, the system's authorities are used."""
+    """TLS towards a destination."""
 
-    authority: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    authority: Path | None = Field(None, description="signs the destination's certificate; default: the system's")
+    certificate: Path | None = Field(None, description="the node's certificate, PEM")
+    key: Path | None = Field(None, description="its private key, PEM")
 
 
 class DimseDestination(Section):
@@ -144,17 +144,17 @@ class DimseDestination(Section):
     host: str
     port: Port
     ae_title: AETitle
-    calling_ae_title: AETitle | None = None
-    timeout_s: float = Field(60, gt=0)
+    calling_ae_title: AETitle | None = Field(None, description="own AE title; default: the node's")
+    timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
     tls: ClientTLS | None = None
 
 
 class StowDestination(Section):
-    """A DICOMweb server; ``stow`` is the URL to which instances are posted (PS3.18 10.5)."""
+    """A DICOMweb server."""
 
-    stow: str
+    stow: str = Field(description="URL to which instances are posted (PS3.18 10.5)")
     authorization_file: Path | None = Field(None, description="file with the value of the Authorization header")
-    timeout_s: float = Field(60, gt=0)
+    timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
     tls: ClientTLS | None = None
 
     @model_validator(mode="after")
@@ -189,11 +189,13 @@ class DenoiseSettings(Section):
 class Rule(DenoiseSettings):
     """How a series is processed; the first rule whose ``match`` fits decides."""
 
-    match: dict[str, str | float | tuple[str | float, ...]] = Field(default_factory=dict)
-    ignore: bool = False
+    match: dict[str, str | float | tuple[str | float, ...]] = Field(
+        default_factory=dict, description="patterns by DICOM keyword; all must match"
+    )
+    ignore: bool = Field(False, description="do not denoise such series")
     private_tags: PrivateTags = Field("keep", description="private attributes")
     keep_manufacturer: bool = Field(False, description="for viewers that select by manufacturer")
-    send_to: tuple[str, ...] = ()
+    send_to: tuple[str, ...] = Field((), description="names of destinations")
 
     @model_validator(mode="after")
     def _consistent(self) -> Rule:
@@ -216,7 +218,7 @@ class Rule(DenoiseSettings):
 
 
 class Rules(Section):
-    """The whole file."""
+    """All settings of the node."""
 
     ae_title: AETitle = "LDCT"
     host: Address = Field("127.0.0.1", description="address to listen on")

@@ -206,7 +206,21 @@ def _locate_pixel_data(stream: BinaryIO, dataset: Dataset) -> PixelDataLocation 
 
 
 def pixel_data_value(stream: BinaryIO, tag_offset: int, implicit: bool, little: bool) -> tuple[int, int] | None:
-    """Offset and stated length of the value of the Pixel Data element at ``tag_offset`` (PS3.5 7.1)."""
+    """Find the value of a Pixel Data element (PS3.5 7.1).
+
+    Parameters
+    ----------
+    stream : binary file
+    tag_offset : int
+        Position of the element, bytes.
+    implicit, little : bool
+        Whether the data set is encoded in implicit VR, and in little endian.
+
+    Returns
+    -------
+    tuple of (int, int), or None
+        Position of the value and the length that the element states, bytes; None where no Pixel Data begins here.
+    """
     order = "<" if little else ">"
     stream.seek(tag_offset)
     start = stream.read(8)

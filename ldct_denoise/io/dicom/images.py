@@ -36,7 +36,17 @@ T = TypeVar("T", bound=Hashable)
 
 
 class SeriesAttributes(NamedTuple):
-    """Attributes that may differ within a stack; a series takes those of its first image."""
+    """Attributes that may differ within a stack; a series takes those of its first image.
+
+    Parameters
+    ----------
+    study_uid : str
+        Study Instance UID, or its replacement.
+    description, manufacturer, derivation : str
+    slice_thickness_mm : float, optional
+    has_ct_attributes : bool
+        See :func:`ldct_denoise.io.dicom.filter.has_ct_attributes`.
+    """
 
     study_uid: str
     description: str
