@@ -69,10 +69,10 @@ def test_the_place_of_the_json_is_checked_before_anything_is_measured(
     name = f"ldct_denoise.benchmark.{command}.benchmark_{command}"
     monkeypatch.setattr(name, lambda *arguments, **how: pytest.fail("measured"))
     (tmp_path / "kept.json").write_text("{}")
-    for place, told in (("kept.json", "exists"), (".", "is a folder"), ("kept.json/new.json", "takes no files")):
-        done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / place)])
+    for path, message in (("kept.json", "exists"), (".", "is a folder"), ("kept.json/new.json", "takes no files")):
+        done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / path)])
         assert isinstance(done.exception, OutputError)
-        assert told in str(done.exception)
+        assert message in str(done.exception)
     assert (tmp_path / "kept.json").read_text() == "{}"
     monkeypatch.setattr(name, measured)
     done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / "kept.json"), "--overwrite"])
@@ -97,7 +97,7 @@ def test_runs_take_turns_and_the_fastest_counts(monkeypatch: pytest.MonkeyPatch)
     assert seconds == {"a": pytest.approx(0.02), "b": pytest.approx(0.03)}  # not the unmeasured first
 
 
-def hold(mebibytes: int) -> Callable[[], int]:
+def allocate(mebibytes: int) -> Callable[[], int]:
     """Work that needs so much memory, and before it a lot more."""
     np.ones(400 * 2**17).sum()
     return lambda: int(np.ones(mebibytes * 2**17).sum())
@@ -111,7 +111,7 @@ def test_peak_memory_is_that_of_the_work(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import test_benchmark as here  # by a name that the measured process can import
 
-    result, rise = peak_memory(here.hold, 256)
+    result, rise = peak_memory(here.allocate, 256)
     assert result == 256 * 2**17
     assert rise == pytest.approx(0.25, abs=0.05)
     with pytest.raises(InputError, match="nothing here"):

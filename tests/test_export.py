@@ -77,8 +77,8 @@ def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedM
 def require_described(path: Path, model: TrainedModel) -> None:
     """An ONNX file says whose it is and that its sizes are free."""
     loaded = pytest.importorskip("onnx").load(path)
-    told = {item.key: item.value for item in loaded.metadata_props}
-    assert (told["sha256"], told["range_hu"]) == (model.checksum, "-1024 3072")
+    properties = {item.key: item.value for item in loaded.metadata_props}
+    assert (properties["sha256"], properties["range_hu"]) == (model.checksum, "-1024 3072")
     shape = [side.dim_param or side.dim_value for side in loaded.graph.input[0].type.tensor_type.shape.dim]
     assert shape[1] == 1
     assert all(isinstance(side, str) for side in (shape[0], shape[2], shape[3]))
@@ -128,8 +128,8 @@ def test_methods_without_a_network_say_so(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("added", "told"), [(0.001, "4"), (float("nan"), "inf")])
-def test_a_network_that_changes_on_the_way_is_not_written(added: float, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("added", "difference"), [(0.001, "4"), (float("nan"), "inf")])
+def test_a_network_that_changes_on_the_way_is_not_written(added: float, difference: str, tmp_path: Path) -> None:
     class Sized(methods.find("dncnn")):
         """Does with large slices what it does not do with the recorded one."""
 
@@ -137,7 +137,7 @@ def test_a_network_that_changes_on_the_way_is_not_written(added: float, told: st
             return super().restore(image, seed) + (added if image.shape[-1] > 83 else 0)
 
     method = Sized(Sized.Settings(channels=8), Scale()).eval()
-    with pytest.raises(ModelError, match=f"differs from the original by {told}"):
+    with pytest.raises(ModelError, match=f"differs from the original by {difference}"):
         export(TrainedModel("s", method, "dncnn", Scale(), {}, ""), "torchscript", tmp_path / "model.ts")
     assert not list(tmp_path.iterdir())
 

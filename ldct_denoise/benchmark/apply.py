@@ -67,6 +67,11 @@ def benchmark_apply(
     progress : callable
         Receives a line about what is being measured.
 
+    Returns
+    -------
+    Benchmark
+        The results.
+
     Raises
     ------
     ConfigError
@@ -81,18 +86,18 @@ def benchmark_apply(
         raise ModelError(f"model {model_name!r}: has no network; give a trained model")
     source = patient(slices)
     progress("networks")
-    results = network_results(model, source, rounds, chosen)
+    results = _network_results(model, source, rounds, chosen)
     if engines:
         progress("engines")
         results += engine_results(model, _batch(model, source, chosen), rounds, chosen)
     progress("bf16")
-    results += bf16_results(model, source, rounds, chosen)
+    results += _bf16_results(model, source, rounds, chosen)
     with tempfile.TemporaryDirectory() as folder:
         series = write_patient(Path(folder), source)
         progress("DICOM to DICOM")
-        results.append(pipeline_result(model, series, rounds, chosen))
+        results.append(_pipeline_result(model, series, rounds, chosen))
         progress("memory")
-        results += memory_results(model_name, series, Path(folder), device)
+        results += _memory_results(model_name, series, Path(folder), device)
     return Benchmark("apply", results, machine)
 
 
@@ -106,22 +111,10 @@ def _batch(model: TrainedModel, source: RepeatedSlices, device: torch.device) ->
     return torch.from_numpy(model.scale.to_unit(hu))[:, None].to(device)
 
 
-def network_results(
+def _network_results(
     model: TrainedModel, source: RepeatedSlices, rounds: int, device: torch.device
 ) -> list[Result]:
-    """Measure the model as ``apply`` runs it and published networks in plain PyTorch, in fp32.
-
-    Parameters
-    ----------
-    model : TrainedModel
-        The model.
-    source : RepeatedSlices
-        Slices to denoise.
-    rounds : int
-        Number of timed rounds; the fastest counts.
-    device : torch.device
-        Where the networks run.
-    """
+    """Measure the model as ``apply`` runs it and published networks in plain PyTorch, in fp32."""
     image = _batch(model, source, device)
     ours = f"{model.name}, shipped" if model.name == "lir-ct" else model.name
     networks = {name: build().eval().to(device) for name, build in PEERS.items()}
@@ -161,7 +154,7 @@ def _matrix_rate_results(model: TrainedModel, image: Tensor, seconds: float, dev
     )
     for name, dtype in precisions.items():
         each = seconds if name == "fp32" else _bf16_seconds(model, image, device)
-        rate = matrix_rate(device, dtype)
+        rate = _matrix_rate(device, dtype)
         note = f"{work / each / 1e12:.3g} of {rate / 1e12:.3g} TFLOP/s; {work / 1e9:.0f} GFLOP per slice"
         results.append(Result(f"fraction of the {name} matrix rate", work / each / rate, "", note))
     return results
@@ -173,7 +166,7 @@ def _bf16_seconds(model: TrainedModel, image: Tensor, device: torch.device) -> f
         return fastest({"bf16": run}, 3, device)["bf16"] / len(image)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Return the operations per second of a product of large square matrices."""
     side = 8192 if device.type == "cuda" else 2048
     factors = torch.randn(2, side, side, device=device, dtype=dtype)
@@ -184,20 +177,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 # ---- bf16 ---------------------------------------------------------------------------------------------------
 
 
-def bf16_results(model: TrainedModel, source: RepeatedSlices, rounds: int, device: torch.device) -> list[Result]:
-    """Measure the speed of bf16 against fp32 and the difference of the images.
-
-    Parameters
-    ----------
-    model : TrainedModel
-        The model.
-    source : RepeatedSlices
-        Slices to denoise.
-    rounds : int
-        Number of timed rounds; the fastest counts.
-    device : torch.device
-        Where the network runs.
-    """
+def _bf16_results(model: TrainedModel, source: RepeatedSlices, rounds: int, device: torch.device) -> list[Result]:
+    """Measure the speed of bf16 against fp32 and the difference of the images."""
     exact, fast = (ApplySettings(device=device.type, precision=precision) for precision in ("fp32", "bf16"))
     image = _batch(model, source, device)
 
@@ -230,20 +211,8 @@ def _matrix_unit(device: torch.device) -> str:
 # ---- DICOM to DICOM -----------------------------------------------------------------------------------------
 
 
-def pipeline_result(model: TrainedModel, series: Series, rounds: int, device: torch.device) -> Result:
-    """Compare denoising from DICOM files to DICOM files with the network alone.
-
-    Parameters
-    ----------
-    model : TrainedModel
-        The model.
-    series : Series
-        DICOM series to denoise.
-    rounds : int
-        Number of timed rounds; the fastest counts.
-    device : torch.device
-        Where the network runs.
-    """
+def _pipeline_result(model: TrainedModel, series: Series, rounds: int, device: torch.device) -> Result:
+    """Compare denoising from DICOM files to DICOM files with the network alone."""
     settings = ApplySettings(device=device.type)
     loaded = Volume.of(series)
 
@@ -268,29 +237,18 @@ def pipeline_result(model: TrainedModel, series: Series, rounds: int, device: to
 # ---- memory -------------------------------------------------------------------------------------------------
 
 
-def memory_results(model_name: str, series: Series, folder: Path, device: str) -> list[Result]:
+def _memory_results(model_name: str, series: Series, folder: Path, device: str) -> list[Result]:
     """Measure peak memory above the loaded model.
 
     Long series are only read and written (strength 0): the memory of the network does not depend on their length.
-
-    Parameters
-    ----------
-    model_name : str
-        A shipped model, a file or a run folder.
-    series : Series
-        DICOM series to denoise.
-    folder : Path
-        Folder for output.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
     """
     path = series.slices[0].path.parent
-    _, denoised = peak_memory(prepare_apply, model_name, path, folder / "denoised", device, 1.0)
+    _, denoised = peak_memory(_prepare_apply, model_name, path, folder / "denoised", device, 1.0)
     if len(series) >= LONG:
         return [Result(f"peak memory above the model, {len(series)} slices", denoised, "GiB")]
     with _long_series(folder) as long_path:
-        _, long = peak_memory(prepare_apply, model_name, long_path, folder / "long", device, 0.0)
-        _, short = peak_memory(prepare_apply, model_name, path, folder / "short", device, 0.0)
+        _, long = peak_memory(_prepare_apply, model_name, long_path, folder / "long", device, 0.0)
+        _, short = peak_memory(_prepare_apply, model_name, path, folder / "short", device, 0.0)
     growth = max(0.0, long - short)
     note = f"{denoised:.2f} GiB over {len(series)} slices, and {growth:.2f} GiB more for the files of {LONG}"
     return [Result(f"peak memory above the model, {LONG} slices", denoised + growth, "GiB", note)]
@@ -303,22 +261,8 @@ def _long_series(folder: Path) -> Iterator[Path]:
         yield write_patient(Path(path), patient(LONG), 2).slices[0].path.parent
 
 
-def prepare_apply(model_name: str, path: Path, output: Path, device: str, strength: float) -> Callable[[], float]:
-    """Load a model; return the task of denoising a series, which returns its seconds.
-
-    Parameters
-    ----------
-    model_name : str
-        A shipped model, a file or a run folder.
-    path : Path
-        Folder of the DICOM series.
-    output : Path
-        Folder for the derived series.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-    strength : float
-        Denoising strength, 0…1; 0 runs no network.
-    """
+def _prepare_apply(model_name: str, path: Path, output: Path, device: str, strength: float) -> Callable[[], float]:
+    """Load a model; return the task of denoising a series, which returns its seconds."""
     from ldct_denoise.io.dicom.scan import scan
 
     model = load_model(model_name)

@@ -34,6 +34,11 @@ def engine_results(model: TrainedModel, image: Tensor, rounds: int, device: torc
         Number of timed rounds; the fastest counts.
     device : torch.device
         Where the network runs.
+
+    Returns
+    -------
+    list of Result
+        One for each engine; NaN for an engine that failed.
     """
     network = HuModel(model).to(device)
     hu = model.scale.to_hu(repeat_slice(image, model.method.context_slices))

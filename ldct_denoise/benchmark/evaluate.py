@@ -30,10 +30,15 @@ def benchmark_evaluate(*, slices: int = SLICES, progress: Progress = no_progress
         Number of slices of the pair; results are scaled to 300.
     progress : callable
         Receives a line about what is being measured.
+
+    Returns
+    -------
+    Benchmark
+        The results.
     """
     machine = describe_machine(torch.device("cpu"))
     progress(f"{slices} slices")
-    (seconds, processor), memory = peak_memory(prepare_evaluation, slices)
+    (seconds, processor), memory = peak_memory(_prepare_evaluation, slices)
     note = "" if slices == SLICES else f"from {slices} slices"
     name = f"a pair of {SLICES} slices in {len(MEASURED_WINDOWS)} windows and {len(REGIONS)} regions"
     results = [
@@ -44,7 +49,7 @@ def benchmark_evaluate(*, slices: int = SLICES, progress: Progress = no_progress
     return Benchmark("evaluate", results, machine)
 
 
-def prepare_evaluation(slices: int) -> Callable[[], tuple[float, float]]:
+def _prepare_evaluation(slices: int) -> Callable[[], tuple[float, float]]:
     """Make the pair; return the task, which returns seconds and processor seconds."""
     low, normal = patient(slices, dose=0.25), patient(slices, dose=1.0)
     plan = MeasurementPlan(MEASURED_WINDOWS, [parse_region(name) for name in REGIONS])

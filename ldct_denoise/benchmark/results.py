@@ -102,7 +102,7 @@ def _cpu_info() -> dict[str, str]:
 def fastest(runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
     """Return the seconds of the fastest round of each run.
 
-    The runs take turns, so that other load on the machine slows all of them alike. One round before is not timed.
+    The runs take turns, so that other load on the machine slows all of them equally. A first round is not timed.
 
     Parameters
     ----------
@@ -112,6 +112,11 @@ def fastest(runs: Mapping[str, Callable[[], object]], rounds: int, device: torch
         Number of timed rounds.
     device : torch.device
         Device that the runs use; its queue is drained before and after each run.
+
+    Returns
+    -------
+    dict
+        Seconds by name.
     """
     best = dict.fromkeys(runs, float("inf"))
     for number in range(rounds + 1):

@@ -22,6 +22,11 @@ def benchmark_simulate(*, slices: int = 6, dose: float = 0.25, progress: Progres
         Fraction of the normal dose.
     progress : callable
         Receives a line about what is being measured.
+
+    Returns
+    -------
+    Benchmark
+        The results.
     """
     cpu = torch.device("cpu")
     machine, source = describe_machine(cpu), patient(max(2, slices), dose=1.0)

@@ -67,13 +67,33 @@ def patient(length: int, dose: float = 0.25, seed: int = 1) -> RepeatedSlices:
         Fraction of the normal dose.
     seed : int
         Seed of anatomy and noise.
+
+    Returns
+    -------
+    RepeatedSlices
+        The series.
     """
     truth = Patient(seed, DISTINCT, MATRIX).truth()
     return RepeatedSlices(with_noise(truth, dose, seed), length)
 
 
 def write_patient(folder: Path, source: RepeatedSlices, number: int = 1) -> Series:
-    """Write a synthetic patient as a DICOM series below a folder, and open it."""
+    """Write a synthetic patient as a DICOM series, and open it.
+
+    Parameters
+    ----------
+    folder : Path
+        The series is written to a folder inside it.
+    source : RepeatedSlices
+        The synthetic patient.
+    number : int
+        Number of the patient and the series.
+
+    Returns
+    -------
+    Series
+        The DICOM series.
+    """
     path = folder / f"series-{number}"
     write_series(
         source,

@@ -68,6 +68,11 @@ def benchmark_train(
         ``auto``, ``cpu`` or ``cuda``.
     progress : callable
         Receives a line about what is being measured.
+
+    Returns
+    -------
+    Benchmark
+        The results.
     """
     chosen = choose_device(device)
     machine = describe_machine(chosen)
@@ -75,9 +80,9 @@ def benchmark_train(
     precisions = ("fp32",) if emulates_bf16(chosen) else ("fp32", "bf16")
     for loop, precision in (("published", "fp32"), *(("our", each) for each in precisions)):
         progress(f"{loop} loop, {precision}")
-        speeds[loop, precision] = loop_speed(loop, precision, channels, batch_size, steps, device)
+        speeds[loop, precision] = _loop_speed(loop, precision, channels, batch_size, steps, device)
     results = _loop_results(speeds, f"published networks, {channels} channels, batch {batch_size}, {chosen.type}")
-    published, ours = (step_operations(loop, channels) for loop in ("published", "our"))
+    published, ours = (_step_operations(loop, channels) for loop in ("published", "our"))
     results.append(Result("operations of the published loop against ours", published / ours, "times"))
     progress("patches")
     results += loading_results()
@@ -106,38 +111,19 @@ def _loop_results(speeds: Mapping[tuple[str, str], Speed], note: str) -> list[Re
     return results
 
 
-def loop_speed(loop: str, precision: str, channels: int, batch_size: int, steps: int, device: str) -> Speed:
-    """Measure one loop in a separate process.
-
-    Parameters
-    ----------
-    loop : {"our", "published"}
-        Which training loop.
-    precision : {"fp32", "bf16"}
-        Precision of the networks.
-    channels : int
-        Channels of the networks at full resolution.
-    batch_size : int
-        Number of patches of each pool in a step.
-    steps : int
-        Number of timed steps; the fastest counts.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-    """
+def _loop_speed(loop: str, precision: str, channels: int, batch_size: int, steps: int, device: str) -> Speed:
+    """Measure one loop in a separate process."""
     arguments = (loop, precision, channels, batch_size, steps, device)
-    (seconds, gpu_gib), process_gib = peak_memory(prepare_steps, *arguments)
+    (seconds, gpu_gib), process_gib = peak_memory(_prepare_steps, *arguments)
     return Speed(1 / seconds, gpu_gib if choose_device(device).type == "cuda" else process_gib)
 
 
-def prepare_steps(
+def _prepare_steps(
     loop: str, precision: str, channels: int, batch_size: int, steps: int, device: str
 ) -> Callable[[], tuple[float, float]]:
-    """Build the published networks; return the task of training them, which returns seconds and GPU memory.
-
-    The parameters are those of :func:`loop_speed`.
-    """
+    """Build the published networks; return the task of training them, which returns seconds and GPU memory."""
     chosen = choose_device(device)
-    step = training_step(loop, steps_config(loop, precision, channels, batch_size), chosen)
+    step = _training_step(loop, _steps_config(loop, precision, channels, batch_size), chosen)
     networks = torch.cuda.memory_allocated(chosen) if chosen.type == "cuda" else 0
 
     def task() -> tuple[float, float]:
@@ -149,7 +135,7 @@ def prepare_steps(
     return task
 
 
-def training_step(loop: str, config: Config, device: torch.device) -> Step:
+def _training_step(loop: str, config: Config, device: torch.device) -> Step:
     """Return a function that does one training step on random images."""
     world = World(0, 1, device)
     run, one_step = create_run(config, world), TrainingStep(config, world)
@@ -169,7 +155,7 @@ def training_step(loop: str, config: Config, device: torch.device) -> Step:
 
 
 class PublishedLoop:
-    """The training loop of LIR as published: discriminators first, every pass anew, plain ``backward``.
+    """The training loop of LIR as published: discriminators first, every pass repeated, plain ``backward``.
 
     Each of the updates of D_R encodes both images again, and the update of D_X and D_Y generates all images again.
     ``backward`` computes the gradients of every network that the loss depends on.
@@ -207,15 +193,15 @@ class PublishedLoop:
         optimizer.step()
 
 
-def step_operations(loop: str, channels: int) -> int:
+def _step_operations(loop: str, channels: int) -> int:
     """Count the operations of one step on one patch of each pool."""
-    step = training_step(loop, steps_config(loop, "fp32", channels, 1), torch.device("cpu"))
+    step = _training_step(loop, _steps_config(loop, "fp32", channels, 1), torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
 
 
-def steps_config(loop: str, precision: str, channels: int, batch_size: int) -> Config:
+def _steps_config(loop: str, precision: str, channels: int, batch_size: int) -> Config:
     """Return the published configuration with another precision and size; our loop uses channels-last."""
     changes = {
         "settings.base_channels": channels,
@@ -241,6 +227,11 @@ def loading_results(slices: int = 24, patches: int = 256, workers: int = 0) -> l
         Number of timed patches.
     workers : int
         Number of loader processes; 0: this process.
+
+    Returns
+    -------
+    list of Result
+        Patches per second.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

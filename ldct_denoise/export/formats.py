@@ -25,7 +25,22 @@ Format = Literal["onnx", "torchscript", "monai-bundle"]
 
 
 def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None:
-    """Trace the network and write it, with its description as the extra file ``model.json``."""
+    """Trace the network and write it, with its description as the extra file ``model.json``.
+
+    Parameters
+    ----------
+    path : Path
+        Output file.
+    model : TrainedModel
+        The model, for its description.
+    network : HuModel
+        The same as one network.
+
+    Raises
+    ------
+    ModelError
+        If the network cannot be traced.
+    """
     with _tracing(model, "torchscript"):
         traced = torch.jit.trace(network, _example(model), check_trace=False)
         whole = io.BytesIO()  # torch.jit.save to a path requires a certain suffix
@@ -48,7 +63,22 @@ def read_torchscript(path: Path) -> Run:
 
 
 def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
-    """Write the network as an ONNX file with dynamic batch, rows and columns; its description is metadata."""
+    """Write the network as an ONNX file with dynamic batch, rows and columns; its description is metadata.
+
+    Parameters
+    ----------
+    path : Path
+        Output file.
+    model : TrainedModel
+        The model, for its description.
+    network : HuModel
+        The same as one network.
+
+    Raises
+    ------
+    ModelError
+        If the network cannot be exported, or a package is missing.
+    """
     onnx = _import("onnx")
     _import("onnxscript")
     sides = {2: torch.export.Dim("rows", min=SMALLEST_SIDE), 3: torch.export.Dim("columns", min=SMALLEST_SIDE)}

@@ -121,6 +121,11 @@ def build(name: str, settings: Mapping[str, object], scale: Scale, *, for_traini
     for_training : bool
         Also build the networks that only training uses.
 
+    Returns
+    -------
+    Method
+        The method, on the CPU, in training mode.
+
     Raises
     ------
     ModelError

@@ -44,6 +44,11 @@ def bm3d_filter(image: Tensor, sigma: float, settings: Bm3dSettings) -> Tensor:
         Standard deviation of its white noise, same units.
     settings : Bm3dSettings
         Parameters of both stages.
+
+    Returns
+    -------
+    Tensor, shape (height, width)
+        Denoised image.
     """
     s, search_window = settings, settings.search_window | 1
     hard = Stage(s.block_size, s.stride, search_window, 16, s.tau_match_hard, "bior1.5")

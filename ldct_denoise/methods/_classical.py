@@ -40,6 +40,11 @@ def noise_sigma(image: Tensor, settings: SigmaSettings, scale: Scale) -> float:
         How the noise level is found.
     scale : Scale
         HU range of network units.
+
+    Returns
+    -------
+    float
+        Standard deviation, network units.
     """
     if settings.sigma_hu is not None:
         return settings.sigma_factor * settings.sigma_hu / scale.width_hu

@@ -146,6 +146,11 @@ def encoder(s: UnpairedSettings, num_blocks: int | None = None, context_slices: 
         Residual blocks of the architecture ``lir``; by default ``blocks_per_level``.
     context_slices : int
         Adjacent slices on each side that a U-Net also takes as input.
+
+    Returns
+    -------
+    nn.Module
+        Maps images to codes.
     """
     if s.architecture == "lir":
         return LirEncoder(s.base_channels, s.blocks_per_level if num_blocks is None else num_blocks, s.norm)
@@ -168,6 +173,11 @@ def generator(
         Channels of each map of a second code that is concatenated to the first.
     tanh : bool
         Whether the output of the architecture ``lir`` passes through tanh.
+
+    Returns
+    -------
+    nn.Module
+        Maps codes, and the images that they are of, to images.
     """
     if s.architecture == "lir":
         channels = 4 * s.base_channels + sum(extra_channels)

@@ -45,6 +45,11 @@ class TrainableSettings(Settings):
             Step size.
         name : {"adam", "muon"}, optional
             Another optimizer than that of the settings.
+
+        Returns
+        -------
+        torch.optim.Optimizer
+            The optimizer.
         """
         betas = (self.beta1, self.beta2)
         return create_optimizer(name or self.optimizer, networks, learning_rate, betas, self.weight_decay)
@@ -211,6 +216,11 @@ class Method(nn.Module, ABC, Generic[S]):
         ----------
         has_noise : bool
             Whether batches have ``noise``.
+
+        Returns
+        -------
+        sequence of str
+            One line each.
         """
         return ()
 

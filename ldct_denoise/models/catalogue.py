@@ -94,9 +94,9 @@ def _model(name: str, path: Path) -> ModelEntry:
     card: dict[str, Any] = json.loads(metadata["card"])
     pools, figures = card.get("pools", {}), card.get("validation", {})
     gain = figures.get("synthetic_pair_psnr_gain_db")
-    gains = [] if gain is None else [f"{gain:+.1f} dB on synthetic pairs"]
+    gains = [] if gain is None else [f"{gain:+.1f} dB on synthetic validation pairs"]
     if "psnr_gain_abdomen_db" in figures:
-        gains.append(f"{figures['psnr_gain_abdomen_db']:+.1f} dB in the abdomen window on held-out pairs")
+        gains.append(f"{figures['psnr_gain_abdomen_db']:+.1f} dB in the abdomen window on validation pairs")
     kernels = ", ".join(pools.get("kernels", ())) or "unknown"
     return ModelEntry(
         name=name,

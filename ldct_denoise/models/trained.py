@@ -200,6 +200,11 @@ def model_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -
         Metadata of a model file.
     tensors : mapping
         Its weights by name.
+
+    Returns
+    -------
+    str
+        Hexadecimal digest.
     """
     digest = hashlib.sha256()
     for key in ("method", "settings", "range_hu"):

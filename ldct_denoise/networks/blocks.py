@@ -61,6 +61,11 @@ def conv(
         Makes the activation module; None: no activation.
     padding : int, optional
         Pixels of padding; by default half the kernel.
+
+    Returns
+    -------
+    nn.Sequential
+        The layers in this order.
     """
     padding = (kernel_size - 1) // 2 if padding is None else padding
     layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, padding_mode=padding_mode)
@@ -78,6 +83,11 @@ def upsample_conv(in_channels: int, out_channels: int, norm: Norm, padding_mode:
         Normalisation after the convolution.
     padding_mode : {"zeros", "reflect"}
         How the up-sampled image is continued beyond its border.
+
+    Returns
+    -------
+    nn.Sequential
+        The layers in this order.
     """
     layers = conv(in_channels, out_channels, 5, norm=norm, padding_mode=padding_mode)
     return nn.Sequential(nn.Upsample(scale_factor=2.0), *layers)
@@ -92,6 +102,11 @@ def upsample_concat_conv(fine_channels: int, coarse_channels: int, out_channels:
         Channels of the two inputs and of the output.
     norm : Norm
         Normalisation after the convolution.
+
+    Returns
+    -------
+    nn.Sequential
+        The layers in this order.
     """
     return _normalized(UpsampleConcatConv2d(fine_channels, coarse_channels, out_channels), norm, relu)
 
@@ -225,6 +240,11 @@ def reflect_pad(image: Tensor, left: int, right: int, top: int, bottom: int) -> 
         Images.
     left, right, top, bottom : int
         Pixels to add on each side.
+
+    Returns
+    -------
+    Tensor, shape (n, c, top + height + bottom, left + width + right)
+        Padded images.
     """
     height, width = image.shape[-2:]
     fits = is_tracing() or (max(left, right) < width and max(top, bottom) < height)

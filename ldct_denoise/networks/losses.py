@@ -29,6 +29,11 @@ def adversarial_loss(scores: Sequence[Tensor], target: float, form: AdversarialF
     form : {"least_squares", "bce"}
         Mean squared distance (Mao et al. 2017), or binary cross-entropy of logits: the log loss of Goodfellow et
         al. 2014 and of eq. 9, 12 and 13 of Du et al. 2020.
+
+    Returns
+    -------
+    Tensor
+        Scalar loss.
     """
     terms = []
     for score in scores:
@@ -47,6 +52,11 @@ def discriminator_loss(real: Sequence[Tensor], generated: Sequence[Tensor], form
         Maps of scores of each.
     form : {"least_squares", "bce"}
         As for :func:`adversarial_loss`.
+
+    Returns
+    -------
+    Tensor
+        Scalar loss.
     """
     return 0.5 * (adversarial_loss(real, 1.0, form) + adversarial_loss(generated, 0.0, form))
 
@@ -69,6 +79,11 @@ def background_consistency(before: Tensor, after: Tensor, kernels: Sequence[tupl
         An image and its translation.
     kernels : sequence of (λ, kernel)
         Weight and separable kernel of each blur.
+
+    Returns
+    -------
+    Tensor
+        Scalar loss.
     """
     difference = after - before  # blurring is linear
     return torch.stack([weight * blur(difference, kernel).abs().mean() for weight, kernel in kernels]).sum()
@@ -88,6 +103,11 @@ def tissue_bias(error: Tensor, image: Tensor, ranges: Sequence[tuple[float, floa
         Smooth image of the same shape, by which pixels are assigned to tissues.
     ranges : sequence of (low, high)
         Values of ``image`` that belong to each tissue.
+
+    Returns
+    -------
+    Tensor
+        Scalar loss.
     """
     means = []
     for low, high in ranges:

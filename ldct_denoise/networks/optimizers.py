@@ -37,6 +37,11 @@ def create_optimizer(
         Decay rates of Adam's running means; with Muon, of the parameters that it leaves to Adam.
     weight_decay : float
         Adam adds it to the gradient (L2), Muon shrinks the weights by it (decoupled).
+
+    Returns
+    -------
+    torch.optim.Optimizer
+        The optimizer.
     """
     parameters = chain.from_iterable(network.parameters() for network in networks)
     if name == "muon":
