@@ -235,11 +235,13 @@ def test_unknown_and_impossible_settings_are_named() -> None:
         load_config("no-such-recipe")
     with pytest.raises(ConfigError, match="key=value"):
         load_config("lir-ct", ["training.iterations"])
-    with pytest.raises(ConfigError, match=r"^settings\.widht: .*settings of lir: .*width"):
-        methods.build("lir", {"widht": 3}, Scale())
-    with pytest.raises(ConfigError, match=r"^settings\.weights\.tisue: .*settings\.weights of lir: .*tissue\)"):
+    with pytest.raises(ConfigError, match=r"^settings\.base_chanels: .*settings of lir: .*base_channels"):
+        methods.build("lir", {"base_chanels": 3}, Scale())
+    with pytest.raises(
+        ConfigError, match=r"^settings\.loss_weights\.tisue: .*settings\.loss_weights of lir: .*tissue\)"
+    ):
         methods.build("lir", {"loss_weights": {"tisue": 3}}, Scale())
-    with pytest.raises(ConfigError, match=r"^settings\.width: .*greater than"):
+    with pytest.raises(ConfigError, match=r"^settings\.base_channels: .*greater than"):
         methods.build("lir", {"base_channels": 0}, Scale())
 
 
@@ -358,8 +360,8 @@ def test_models_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
             load_model(method)
         load_config(recipe)
     with pytest.raises(ModelError, match="KEY=VALUE"):
-        load_model("nlm:strength")
-    with pytest.raises(ConfigError, match=r"^settings\.weights: .*settings of nlm: .*strength"):
+        load_model("nlm:sigma_factor")
+    with pytest.raises(ConfigError, match=r"^settings\.weights: .*settings of nlm: .*sigma_factor"):
         load_model("nlm:weights=2")
 
 

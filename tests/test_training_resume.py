@@ -269,7 +269,7 @@ def test_a_lower_learning_rate_may_go_on_and_is_recorded(pools: Pools, tmp_path:
         (changed(last(), "data", augment=False), r"data\.augment was True, is False"),
         (
             last().model_copy(update={"settings": last().settings | {"base_channels": 5}}),
-            r"settings\.width was 4, is 5",
+            r"settings\.base_channels was 4, is 5",
         ),
     ],
     ids=["seed", "augment", "base_channels"],
