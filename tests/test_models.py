@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from ldct_denoise import methods
+from ldct_denoise.config import parse_config
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
@@ -49,6 +51,15 @@ def test_renamed_settings_keep_the_checksum_and_other_weights_do_not() -> None:
     other["g_y.last.bias"][0] += 1e-7
     assert model_checksum(metadata, other) != kept
     assert model_checksum(metadata | {"range_hu": "[0.0, 1.0]"}, tensors) != kept
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_the_card_has_todays_names(name: str) -> None:
+    card = load_model(name).card
+    config = parse_config(card["config"], name)
+    assert config.settings["architecture"] == "unet"
+    methods.build(config.method, config.settings, config.scale, for_training=True)
+    assert card["validation"]["synthetic_pair_psnr_gain_db"] > 5
 
 
 def test_the_catalogue_is_listed_without_torch() -> None:
