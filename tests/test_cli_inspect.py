@@ -49,7 +49,7 @@ def test_json_has_the_fields_of_the_document(tree: Path, capsys: pytest.CaptureF
     assert list(found["pairs"][0]) == ["patient", "kernel", "slices", "low", "normal"]
 
 
-def test_what_is_told_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_fields_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
     doses = {(one["patient"], one["dose"], one["slices"]) for one in found["series"] if one["patient"] == "L096"}
     assert doses == {("L096", "low", 3), ("L096", "normal", 3)}
@@ -85,7 +85,7 @@ def test_the_table_and_every_file_by_name(tree: Path, capsys: pytest.CaptureFixt
     assert any("bad name: impossible size" in line for line in out.splitlines())
 
 
-def test_a_zip_of_the_study_tells_the_same(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_zip_of_the_study_gives_the_same(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "tree"), "zip", tree))
     there = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
     here = json.loads(run_cli(capsys, "inspect", archive, "--json")[1])
@@ -98,7 +98,7 @@ def test_a_zip_of_the_study_tells_the_same(tree: Path, tmp_path: Path, capsys: p
 
 
 @pytest.mark.parametrize("make", ["nothing", "empty", "bad.zip"])
-def test_what_cannot_be_looked_at_gets_one_line(
+def test_a_path_that_cannot_be_read_gives_one_line(
     tmp_path: Path, make: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / make

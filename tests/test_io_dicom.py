@@ -164,7 +164,7 @@ def test_late_images_join_their_own_stack(
     assert sorted(alone) == sorted(both)  # the memory changes no UID of what comes at once
 
 
-def test_a_stack_that_comes_late_as_a_whole_is_one_of_its_own(tmp_path: Path) -> None:
+def test_a_stack_that_arrives_late_is_a_stack_of_its_own(tmp_path: Path) -> None:
     one, other = {"AcquisitionNumber": 1}, {"AcquisitionNumber": 2}
     batches = [
         [(n, one) for n in range(3)],
@@ -202,7 +202,7 @@ def test_an_acquisition_number_for_each_slice_splits_nothing(tmp_path: Path) -> 
     assert len(series) == 5
 
 
-def test_what_nothing_tells_apart_is_split_by_the_order_of_taking(tmp_path: Path) -> None:
+def test_images_without_a_separating_attribute_are_split_by_acquisition_order(tmp_path: Path) -> None:
     for number in range(3):
         for time in (1, 2):
             write_ct(tmp_path / f"{number}-{time}", number, AcquisitionTime=f"12000{time}")
@@ -268,7 +268,7 @@ def test_named_folders_keep_doses_apart(tmp_path: Path) -> None:
         ([0, 1, 2.3, 3], "slices are 2.1 to 3.9 mm apart"),
     ],
 )
-def test_gaps_are_told(tmp_path: Path, places: list[float], problem: str) -> None:
+def test_gaps_are_reported(tmp_path: Path, places: list[float], problem: str) -> None:
     for number, place in enumerate(places):
         write_ct(tmp_path / str(number), number, ImagePositionPatient=[0, 0, 3 * place])
     (series,) = series_of(tmp_path)
@@ -278,7 +278,7 @@ def test_gaps_are_told(tmp_path: Path, places: list[float], problem: str) -> Non
 # Enhanced CT -------------------------------------------------------------------------------------------------
 
 
-def test_frames_have_their_own_place_and_rescale(tmp_path: Path) -> None:
+def test_frames_have_their_own_position_and_rescale(tmp_path: Path) -> None:
     path = make_enhanced(tmp_path / "in" / "enhanced")
     (series,) = series_of(tmp_path)
     stored = dcmread(path).pixel_array
@@ -499,7 +499,7 @@ def test_slices_whose_words_are_those_of_pages_are_read(tmp_path: Path, attribut
     assert "[" not in series.metadata.description
 
 
-def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:
+def test_mr_without_mr_attributes_is_recognised_by_its_values(tmp_path: Path) -> None:
     bare: dict[str, object] = dict.fromkeys(("KVP", "ConvolutionKernel", "XRayTubeCurrent", "RescaleType"))
     for number in range(3):
         write_ct(tmp_path / "mr" / str(number), number, **bare, RescaleIntercept=0, SeriesInstanceUID="1.2.3")
@@ -513,7 +513,7 @@ def test_mr_without_any_sign_is_told_by_its_values(tmp_path: Path) -> None:
 # UIDs --------------------------------------------------------------------------------------------------------
 
 
-def test_uids_that_are_missing_do_not_depend_on_where_the_files_lie(tmp_path: Path) -> None:
+def test_replaced_uids_do_not_depend_on_the_folder(tmp_path: Path) -> None:
     for number in range(3):
         image = ct_image(number, SOPInstanceUID="", SeriesInstanceUID="", StudyInstanceUID="")
         (tmp_path / "here").mkdir(exist_ok=True)
@@ -561,7 +561,7 @@ def test_every_real_ct_image_comes_back_bit_for_bit(tmp_path: Path) -> None:
             shutil.rmtree(output)
 
 
-def test_what_cannot_be_read_names_the_file(tmp_path: Path) -> None:
+def test_reading_errors_name_the_file(tmp_path: Path) -> None:
     path = write_ct(tmp_path / "a")
     (series,) = series_of(tmp_path)
     path.write_bytes(path.read_bytes()[:200])

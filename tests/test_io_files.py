@@ -35,7 +35,7 @@ from tests.dicom_files import cells, write_ct
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where extraction goes, to look at afterwards."""
+    """The folder that archives are extracted to."""
     place = tmp_path / "temporary"
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -73,7 +73,7 @@ def test_a_zip_is_read_like_its_folder_and_leaves_nothing(study: Path, temporary
     assert list(temporary.iterdir()) == []
 
 
-def test_a_zip_tells_doses_and_pairs_like_its_folder(study: Path) -> None:
+def test_a_zip_gives_the_doses_and_pairs_of_its_folder(study: Path) -> None:
     path = zipped(study)
     here, there = inspect(path), inspect(study)
     assert sorted(one["dose"] for one in here["series"]) == ["low", "normal"]
@@ -115,7 +115,7 @@ def test_a_label_volume_is_no_image_to_denoise(study: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("sides", ["10 10 99999999999", "10 10 500000000", "100000 10 10", "10 10 0"])
-def test_a_volume_of_impossible_size_is_set_aside_alone(study: Path, sides: str) -> None:
+def test_only_the_volume_of_impossible_size_is_skipped(study: Path, sides: str) -> None:
     head = f"ObjectType = Image\nNDims = 3\nDimSize = {sides}\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
     (study / "bad.mha").write_bytes(head.encode() + bytes(200))
     found = find_images(study)
@@ -171,7 +171,7 @@ def test_a_bomb_is_refused_before_it_is_extracted(tmp_path: Path, temporary: Pat
     assert list(temporary.iterdir()) == []
 
 
-def test_what_comes_out_is_counted_whatever_the_archive_says(
+def test_extracted_bytes_are_counted_whatever_the_archive_states(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
     path = tmp_path / "liar.zip"
@@ -220,7 +220,7 @@ def disc(tmp_path: Path) -> Path:
     return tmp_path / "disc" / "DICOMDIR"
 
 
-def test_a_dicomdir_stands_for_the_files_that_it_names(disc: Path) -> None:
+def test_a_dicomdir_lists_the_files_to_read(disc: Path) -> None:
     write_ct(disc.parent / "stray", 9)
     inventory = scan(disc)
     assert sorted(series.metadata.kernel for series in inventory.series) == ["B30f", "B70f"]
@@ -274,7 +274,7 @@ def test_a_volume_may_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["v.nii", "v.nrrd", "v.mha"])
-def test_a_full_disk_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, name: str) -> None:
     noise = Volume(
         np.random.default_rng(0).normal(0, 100, (2, 60, 80)), Geometry.from_affine(np.eye(4), (2, 60, 80))
     )
@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_in_one_line(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.uint32, np.int64, np.uint64])
-def test_the_ends_of_a_whole_number_type_stay(tmp_path: Path, dtype: type[np.integer]) -> None:
+def test_the_limits_of_an_integer_type_are_kept(tmp_path: Path, dtype: type[np.integer]) -> None:
     import SimpleITK as sitk
 
     ends = np.iinfo(dtype)
@@ -306,7 +306,7 @@ def test_the_ends_of_a_whole_number_type_stay(tmp_path: Path, dtype: type[np.int
 # Folders -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_regular_file_is_never_opened(tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     """A pipe would make us wait for ever, a device read without end."""
     folder = tmp_path / "in"
     write_ct(folder / "good")
@@ -402,10 +402,10 @@ def test_forked_processes_do_not_move_each_others_place_in_a_volume(tmp_path: Pa
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
 
 
-@pytest.mark.parametrize(("axis", "told"), [(0, "sagittal"), (1, "coronal"), (2, "")])
-def test_slices_that_are_not_axial_are_said(tmp_path: Path, axis: int, told: str) -> None:
+@pytest.mark.parametrize(("axis", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "")])
+def test_slices_that_are_not_axial_are_a_problem(tmp_path: Path, axis: int, plane: str) -> None:
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = np.roll(np.eye(3), -axis, axis=0)
     path = tmp_path / "v.nii"
     write_volume(path, iter(_counted(3)), Geometry.from_affine(affine, (3, 64, 64)))
-    assert [problem.split(" ")[0] for problem in open_volume_file(path).metadata.problems] == [told] * bool(told)
+    assert [problem.split(" ")[0] for problem in open_volume_file(path).metadata.problems] == [plane] * bool(plane)

@@ -76,7 +76,7 @@ def test_geometry_agrees_with_simpleitk_also_after_conversion(tmp_path: Path, ca
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
 def test_a_stack_with_a_gap_is_no_volume_file(tmp_path: Path, suffix: str) -> None:
-    """Slices at 0, 3, 9 and 12 mm would stand at 0, 4, 8 and 12 mm: 1 mm off. None is read, and no file appears."""
+    """Slices at 0, 3, 9 and 12 mm would be stored at 0, 4, 8 and 12 mm. None is read, and no file appears."""
     placed(tmp_path / "in", "axial")
     (tmp_path / "in" / "2").unlink()
     (series,) = series_of(tmp_path / "in")
@@ -98,8 +98,8 @@ def test_simpleitk_sees_a_nifti_where_the_slices_were(tmp_path: Path, case: str)
         np.testing.assert_allclose(point, series.geometry.to_lps([index, ROWS - 1, COLUMNS - 1]), atol=1e-3)
 
 
-def test_no_viewer_is_told_a_wrong_place_of_a_tilted_stack(tmp_path: Path) -> None:
-    """A qform cannot hold the shear: it is marked as unknown, so that ITK refuses instead of misplacing."""
+def test_the_qform_of_a_tilted_stack_is_marked_unknown(tmp_path: Path) -> None:
+    """A qform cannot store the shear; marked as unknown, it makes ITK refuse the file."""
     import nibabel
 
     series = placed(tmp_path / "in", "tilted gantry")

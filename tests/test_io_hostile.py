@@ -61,12 +61,12 @@ def at_image_attributes(path: Path, inserted: bytes) -> Path:
 @pytest.mark.parametrize(
     "content", [b"", b"\0", b"DICM", b"\0" * 128 + b"DICM", b"hello\n" * 100, b"\x08\0\0\0" * 5]
 )
-def test_what_is_no_dicom(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_dicom(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)
     assert reason(tmp_path / "x").startswith(("not DICOM", "not a DICOM image", "unreadable"))
 
 
-def test_a_file_cut_anywhere_is_set_aside(tmp_path: Path) -> None:
+def test_a_file_truncated_anywhere_is_skipped(tmp_path: Path) -> None:
     whole = write_ct(tmp_path / "x").read_bytes()
     for length in range(0, len(whole), 13):
         (tmp_path / "x").write_bytes(whole[:length])
@@ -181,7 +181,7 @@ def test_sequences_in_sequences(tmp_path: Path, depth: int, implicit: bool) -> N
 
 
 @pytest.mark.parametrize("depth", [60, 240, 400])
-def test_sequences_of_known_length_in_one_another(tmp_path: Path, depth: int) -> None:
+def test_nested_sequences_of_known_length(tmp_path: Path, depth: int) -> None:
     value = b""
     for _ in range(depth):
         item = struct.pack("<HHL", 0xFFFE, 0xE000, len(value)) + value
@@ -202,7 +202,7 @@ def test_elements_that_say_to_be_longer_than_the_file(tmp_path: Path, length: in
     assert reason(at_image_attributes(write_ct(tmp_path / "x"), private))
 
 
-def test_enhanced_ct_that_tells_of_other_frames_than_it_has(tmp_path: Path) -> None:
+def test_enhanced_ct_with_a_wrong_number_of_frames(tmp_path: Path) -> None:
     path = make_enhanced(tmp_path / "in" / "x")
     image = pydicom.dcmread(path)
     image.PerFrameFunctionalGroupsSequence = list(image.PerFrameFunctionalGroupsSequence)[:3]
@@ -286,7 +286,7 @@ def gdcm_breaker() -> bytes:
     return b"\xff\xd8" + frame + b"\xff\xda\0\x08\x01\x01\x77\x09\0\0" + b"\x55\xaa" * 30
 
 
-def test_a_decoder_that_breaks_down_takes_nobody_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_crashes_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GDCM ended the process on some mutated files; here the decoder process is killed, and the next frame is read."""
     decoder = decoder_process.DecoderProcess()
     monkeypatch.setattr(decoder_process, "_PROCESS", decoder)

@@ -110,7 +110,7 @@ def test_contours_of_another_plane_are_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", ["POINT", "OPEN_PLANAR", ""])
-def test_what_encloses_nothing_is_no_region(tmp_path: Path, kind: str) -> None:
+def test_open_contours_are_no_region(tmp_path: Path, kind: str) -> None:
     path = write_structures(tmp_path / "rs", {"x": [circle(geometry(), 0)]}, kind)
     with pytest.raises(InputError, match=f"{path}: .*without a closed contour"):
         read_structures(path)

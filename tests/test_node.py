@@ -237,7 +237,7 @@ def test_no_derived_image_stays_of_a_series_that_cannot_be_denoised(
     assert list((spool.root / "working").iterdir()) == []
 
 
-def test_what_cannot_be_compressed_is_a_dead_letter_at_once(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_compressed_is_a_dead_letter_at_once(tmp_path: Path) -> None:
     cells = np.full((6, 8), 0x8400, np.uint16)  # an overlay in bit 15
     spool, batch = offline(tmp_path, [write_ct(tmp_path / "a", PixelData=cells.tobytes())], compress="jpegls")
     assert "an overlay lies in the unused bits" in dead_letter(spool, batch)
@@ -255,7 +255,7 @@ def test_a_dead_letter_after_several_attempts_names_the_last_error(
     assert dead_letter(spool, batch).endswith("the last error: working: cannot be written (Read-only file system)")
 
 
-def test_an_unreadable_derived_image_holds_up_no_other_batch(archive: Receiver, tmp_path: Path) -> None:
+def test_an_unreadable_derived_image_does_not_block_other_batches(archive: Receiver, tmp_path: Path) -> None:
     rules = Rules(**settings(tmp_path / "spool", 11112, **to_archive(archive)))
     spool = Spool(rules.spool, rules.limits)
     for batch in ("k-a.1", "k-b.2", "k-c.3"):
@@ -276,7 +276,7 @@ def test_an_unreadable_derived_image_holds_up_no_other_batch(archive: Receiver, 
         assert "a derived image in the spool cannot be read" in dead_letter(spool, batch)
 
 
-def test_an_error_nobody_thought_of_holds_up_no_other_batch(
+def test_an_unexpected_error_does_not_block_other_batches(
     archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = Rules(**settings(tmp_path / "spool", 11112, **to_archive(archive), retry={"first_s": 60}))
@@ -347,7 +347,7 @@ def test_a_study_waits_until_all_of_it_is_quiet(start: Start, archive: Receiver,
     wait_for(lambda: len(archive.received) == 6)
 
 
-def test_a_destination_that_is_down_holds_up_nobody_and_gets_all_later(
+def test_a_destination_that_is_down_blocks_no_other_and_gets_all_later(
     start: Start, archive: Receiver, tmp_path: Path
 ) -> None:
     down = Receiver(free_ports(1)[0])
@@ -380,7 +380,7 @@ def test_dcmtk_s_storescp_takes_what_it_missed(start: Start, tmp_path: Path) -> 
     assert all(pydicom.dcmread(file).ImageType[0] == "DERIVED" for file in output.iterdir())
 
 
-def test_told_to_stop_it_leaves_the_series_for_the_next_start(
+def test_a_stopping_node_leaves_the_series_for_the_next_start(
     start: Start, archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = start(**to_archive(archive, strength=1))
@@ -426,7 +426,7 @@ def test_a_destination_without_room_is_tried_again(start: Start, tmp_path: Path)
     full.stop()
 
 
-def test_what_is_refused_for_good_is_a_dead_letter_that_can_be_tried_again(start: Start, tmp_path: Path) -> None:
+def test_a_final_refusal_is_a_dead_letter_that_can_be_requeued(start: Start, tmp_path: Path) -> None:
     strict = Receiver(free_ports(1)[0], status=0xA900).start()
     node = start(**to_archive(strict))
     storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1))
@@ -440,7 +440,9 @@ def test_what_is_refused_for_good_is_a_dead_letter_that_can_be_tried_again(start
     strict.stop()
 
 
-def test_an_encoding_that_is_not_taken_is_told(start: Start, archive: Receiver, tmp_path: Path) -> None:
+def test_a_transfer_syntax_that_is_not_accepted_is_reported(
+    start: Start, archive: Receiver, tmp_path: Path
+) -> None:
     node = start(**to_archive(archive, compress="jpegls"))
     storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
     wait_for(lambda: node.spool.counts()["dead-letter"] == 1)
@@ -502,7 +504,7 @@ def test_the_kind_of_an_exclusion_routes_a_series_not_its_words(
         assert dead_letter(spool, batch) == "no CT image that can be denoised: in other words"
 
 
-def test_a_series_that_cannot_be_denoised_does_not_hold_up_others(
+def test_a_series_that_cannot_be_denoised_does_not_block_others(
     start: Start, archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = start(**to_archive(archive))
@@ -516,7 +518,7 @@ def test_a_series_that_cannot_be_denoised_does_not_hold_up_others(
     assert {int(image.SeriesNumber) for image in archive.received} == {201}
 
 
-def test_a_series_that_kills_the_node_is_set_aside_in_the_end(
+def test_a_series_that_kills_the_node_becomes_a_dead_letter(
     start: Start, archive: Receiver, tmp_path: Path
 ) -> None:
     node = start(**to_archive(archive), complete={"quiet_s": 0.5, "released_s": 0.5})

@@ -64,7 +64,7 @@ def test_the_derived_series_conform(mercure: tuple[Path, Path], tmp_path: Path) 
         assert check_derived(series, alone) == []
 
 
-def test_the_command_line_goes_before_the_task(mercure: tuple[Path, Path]) -> None:
+def test_command_line_options_override_the_task(mercure: tuple[Path, Path]) -> None:
     assert step_settings(mercure[0], strength=0.25).strength == 0.25
     assert step_settings(mercure[0], strength=0.25).model == "bilateral"
 
@@ -152,7 +152,7 @@ def test_sigterm_leaves_nothing_half_done(mercure: tuple[Path, Path]) -> None:
     assert list(mercure[1].iterdir()) == []
 
 
-def test_what_a_killed_step_left_goes_at_the_next_start(mercure: tuple[Path, Path]) -> None:
+def test_the_rest_of_a_killed_step_is_deleted_at_the_next_start(mercure: tuple[Path, Path]) -> None:
     source, output = mercure
     with step_at_work(source, output) as process:
         process.kill()

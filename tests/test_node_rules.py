@@ -30,7 +30,7 @@ def load(tmp_path: Path, **changes: Any) -> Rules:
     return load_rules(file)
 
 
-def test_a_node_listens_on_loopback_unless_told_otherwise(tmp_path: Path) -> None:
+def test_a_node_listens_on_loopback_by_default(tmp_path: Path) -> None:
     rules = load(tmp_path)
     assert rules.host == "127.0.0.1"
     assert load(tmp_path, accept=[{"ae_title": "A"}]).accept[0].allows("A", "127.0.0.1")
@@ -69,7 +69,7 @@ def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path) ->
     assert "hunter2" not in str(caught.value)
 
 
-def test_no_file_and_no_yaml_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_invalid_yaml_are_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_rules(tmp_path / "absent.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")

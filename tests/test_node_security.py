@@ -102,7 +102,7 @@ def test_so_many_associations_and_no_more(start: Start) -> None:
     held[1].release()
 
 
-def test_connections_that_never_ask_take_nobody_s_place(start: Start) -> None:
+def test_silent_connections_do_not_count_as_associations(start: Start) -> None:
     node = start(**limits(associations=4))
     silent = [connect(node) for _ in range(10)]
     halves = [connect(node, b"\x01\x00\x00\x00") for _ in range(4)]
@@ -192,7 +192,7 @@ def test_an_object_beyond_the_limit_is_cut_off(start: Start, tmp_path: Path) -> 
     assert node.counters.get("images_received") == 1
 
 
-def test_a_full_spool_tells_the_sender(start: Start, tmp_path: Path) -> None:
+def test_a_full_spool_is_reported_to_the_sender(start: Start, tmp_path: Path) -> None:
     node = start(**limits(spool_gib=20_000 / 2**30))
     sent = storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=6, size=64))
     assert sent.returncode != 0

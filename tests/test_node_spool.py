@@ -102,7 +102,7 @@ def test_a_refused_image_leaves_nothing(spool: Spool, monkeypatch: pytest.Monkey
     assert contents(spool.root) == []
 
 
-def test_what_was_sent_is_known_even_after_a_torn_line(spool: Spool) -> None:
+def test_sent_images_are_known_even_after_a_torn_line(spool: Spool) -> None:
     (spool.root / "series" / "k").mkdir()
     (spool.root / "series" / "k" / "pacs.sent").write_text("1.2.3\n1.2")
     spool.mark_sent("k", "pacs", "1.2.4")
@@ -110,7 +110,7 @@ def test_what_was_sent_is_known_even_after_a_torn_line(spool: Spool) -> None:
     assert spool.sent("k", "other") == set()
 
 
-def test_a_dead_letter_tells_why_and_goes_back_where_it_came_from(spool: Spool) -> None:
+def test_a_dead_letter_has_a_reason_and_returns_to_its_former_state(spool: Spool) -> None:
     batch = spool.complete(spool.receive(identity(1), b"1"))
     with spool.update_record(batch) as record:
         record.attempts = 3
@@ -134,7 +134,7 @@ def test_old_memories_go_but_not_those_of_series_at_work(spool: Spool) -> None:
     assert [folder.name for folder in (spool.root / "series").iterdir()] == [busy]
 
 
-def test_paths_tell_nothing_and_are_for_the_node_alone(spool: Spool) -> None:
+def test_paths_are_anonymous_and_private(spool: Spool) -> None:
     spool.receive(InstanceUIDs("1.2.3.4.5", "../../etc/passwd", "1.2"), b"x")
     names = [path.name for path in spool.root.rglob("*")]
     assert not [name for name in names if "1.2.3" in name or "passwd" in name]

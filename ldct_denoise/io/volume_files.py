@@ -60,7 +60,7 @@ class VolumeFile:
     geometry: Geometry
     patient: str
     metadata: SeriesMetadata
-    archive: Any = field(default=None, compare=False, repr=False)
+    archive: ExtractedArchive | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def uid(self) -> str:

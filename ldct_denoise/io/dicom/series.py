@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from ldct_denoise.io.dicom.archive import ExtractedArchive
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.dicom.header import read_header, read_shared_header
 from ldct_denoise.io.dicom.pixel_data import read_frame
@@ -83,7 +84,7 @@ class Series:
     slices: tuple[SliceRef, ...]
     geometry: Geometry
     metadata: SeriesMetadata
-    archive: Any = field(default=None, compare=False, repr=False)
+    archive: ExtractedArchive | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
