@@ -148,10 +148,11 @@ def progress_bar(label: str) -> Iterator[Bar]:
 
 def show_training(progress: Progress, bar: Bar) -> None:
     """Show a training run's messages as lines, and its steps and losses in the bar."""
+    stage = f"{progress.stage}, " if progress.stage else ""
     if progress.message:
-        click.echo(f"step {progress.step}: {progress.message}", err=True)
+        click.echo(f"{stage}step {progress.step}: {progress.message}", err=True)
     losses = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
-    bar(progress.step, progress.steps, losses)
+    bar(progress.step, progress.steps, f"{stage}{losses}")
 
 
 def plain(text: str) -> str:

@@ -16,48 +16,80 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train a method on a low-dose and a normal-dose pool.")
 @click.option(
-    "--dicom-root", type=options.EXISTING, help="One tree whose series tell their dose (Mayo 2016, TCIA)."
+    "--dicom-root", type=options.EXISTING, help="One tree with series of both doses (Mayo 2016, TCIA layout)."
 )
 @click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
 @click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
-@click.option("--images", type=options.EXISTING, help="Instead: a folder of grey images (configs/natural-*.yaml).")
-@options.output
-@click.option("--config", default="lir-ct", show_default=True, help="A recipe's name, or a YAML file.")
+@click.option(
+    "--images", type=options.EXISTING, help="Instead: a folder of grey photographs (--config natural-lir)."
+)
+@click.option("--output", "-o", type=options.PATH, help="Run folder. Required, except with --explain.")
+@click.option("--config", default="lir-quick", show_default=True, help="A recipe's name, or a YAML file.")
 @click.option(
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change any setting, as training.iterations=500; repeatable.",
+    help="Change a setting, as training.iterations=500; repeatable. Of a recipe with two stages this is the last "
+    "stage, where the first has a value of its own; change that by pretraining.training.iterations=500.",
 )
 @options.device
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with an interrupted run in --output: same images; same settings but for length and learning rate.",
+    help="Continue the interrupted run in --output: same images; same settings except length and learning rate.",
 )
 @options.overwrite
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check everything; print the resolved configuration (YAML) and, as comments, what would be done. Nothing "
+    "is written.",
+)
+@click.option(
+    "--explain",
+    is_flag=False,
+    flag_value="",
+    metavar="[KEY]",
+    help="List the settings of the recipe and its method with type, default and meaning. KEY narrows the list "
+    "to a section (data) or a setting (patch_size).",
+)
 def command(
     dicom_root: Path | None,
     low: tuple[Path, ...],
     normal: tuple[Path, ...],
     images: Path | None,
-    output: Path,
+    output: Path | None,
     config: str,
     changes: tuple[str, ...],
     device: str,
     resume: bool,
     overwrite: bool,
+    dry_run: bool,
+    explain: str | None,
 ) -> None:
     """Train a denoiser; RUN (--output) holds config.yaml, training.csv, TensorBoard events and model.safetensors.
 
-    No pair is ever shown to an unpaired method. Use `ldct-denoise inspect` first to see how doses were told. To
-    begin with a trained model's weights and go on with your own images: --set training.pretrained_weights=lir-ct.
+    An unpaired method is never shown a pair. `ldct-denoise inspect` shows the dose of every series first. To start
+    from the weights of a trained model, with your own images: --set training.pretrained_weights=lir-ct.
     """
     from ldct_denoise.config import load_config
 
     settings = load_config(config, changes)
+    if explain is not None:
+        from ldct_denoise.training.explain import explain_settings
+
+        click.echo("\n\n".join(setting.describe() for setting in explain_settings(settings, explain)))
+        return
+    if output is None:
+        raise click.UsageError("Missing option '--output' / '-o'.")
     pools = _pools(settings, dicom_root, low, normal, images)
+    if dry_run:
+        from ldct_denoise.training.plan import plan_training
+
+        plan = plan_training(settings, pools, output, device=device, resume=resume, overwrite=overwrite)
+        click.echo(settings.to_yaml() + "\n".join(f"# {options.plain(line)}" for line in plan))
+        return
     from ldct_denoise.training.loop import train
 
     with options.progress_bar("training") as bar:
@@ -68,7 +100,7 @@ def command(
             device=device,
             resume=resume,
             overwrite=overwrite,
-            report=lambda p: options.show_training(p, bar),
+            report=lambda progress: options.show_training(progress, bar),
         )
     click.echo(model)
 

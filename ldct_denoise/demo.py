@@ -86,7 +86,7 @@ def run_demo(
     patients = output / "patients"
     write_patients(patients, patients=len(PATIENTS), slices=6, size=256, seed=1, dose=0.25)
     config = load_config(
-        "lir-ct",
+        "lir-quick",
         [f"data.test_patients=[{TEST_PATIENT}]", f"training.iterations={iterations}", "settings.base_channels=16",
          f"training.validate_every={iterations // 2}"],
     )  # fmt: skip

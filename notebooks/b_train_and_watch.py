@@ -42,7 +42,7 @@ changes = [
     "settings.base_channels=8",
     f"data.test_patients=[{pair.patient}]",
 ]
-config = load_config("lir-ct", changes)
+config = load_config("lir-quick", changes)
 
 # %%
 history = []
@@ -52,7 +52,7 @@ model_file = train(
 print(*(f"step {p.step}: {p.message}" for p in history if p.message), sep="\n")
 
 # %% [markdown]
-# The losses. `lir-ct` trains the restoration path alone (`settings.adversarial_start: 1`); with `lir-paper` all terms of the
+# The losses. `lir-quick` trains the restoration path alone (`settings.adversarial_start: 1`); with `lir-paper` all terms of the
 # paper appear here by name.
 
 # %%

@@ -68,7 +68,7 @@ def test_photographs_without_noise_or_number_teach_nothing(folder: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"data\.noise_model"):
         make_training_set(config, pools_from_images(folder, Supervision.SUPERVISED), Supervision.SUPERVISED)
     with pytest.raises(ConfigError, match="needs CT noise"):
-        load_config("lir-ct", ["data.noise_model=gaussian", "data.simulated_dose=[0.2,0.3]"])
+        load_config("lir-quick", ["data.noise_model=gaussian", "data.simulated_dose=[0.2,0.3]"])
     alone = tmp_path / "one"
     alone.mkdir()
     shutil.copy(next(folder.iterdir()), alone)

@@ -406,7 +406,7 @@ def test_a_value_that_is_no_number_is_named(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_work_are_refused_by_name(setting: str) -> None:
     with pytest.raises(ConfigError, match=setting.split("=")[0].split(".")[1]):
-        load_config("lir-ct", [setting])
+        load_config("lir-quick", [setting])
 
 
 def test_arrays_without_names_can_be_held_back() -> None:

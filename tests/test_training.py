@@ -228,13 +228,13 @@ def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
 
 def test_unknown_and_impossible_settings_are_named() -> None:
     with pytest.raises(ConfigError, match=r"training\.iteration: .*known: iterations"):
-        load_config("lir-ct", ["training.iteration=5"])
+        load_config("lir-quick", ["training.iteration=5"])
     with pytest.raises(ConfigError, match=r"training\.iterations"):
-        load_config("lir-ct", ["training.iterations=0"])
-    with pytest.raises(ConfigError, match="lir-ct"):
+        load_config("lir-quick", ["training.iterations=0"])
+    with pytest.raises(ConfigError, match="lir-quick"):
         load_config("no-such-recipe")
     with pytest.raises(ConfigError, match="key=value"):
-        load_config("lir-ct", ["training.iterations"])
+        load_config("lir-quick", ["training.iterations"])
     with pytest.raises(ConfigError, match=r"^settings\.base_chanels: .*settings of lir: .*base_channels"):
         methods.build("lir", {"base_chanels": 3}, Scale())
     with pytest.raises(
@@ -247,10 +247,10 @@ def test_unknown_and_impossible_settings_are_named() -> None:
 
 def test_a_recipe_says_only_what_differs_from_its_base(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text(
-        "base: lir-ct\nsettings: {loss_weights: {tissue: 3.0}}\ndata: {patch_size: 96}\n"
+        "base: lir-quick\nsettings: {loss_weights: {tissue: 3.0}}\ndata: {patch_size: 96}\n"
     )
     (tmp_path / "mine.yaml").write_text("base: site.yaml\ndata: {noise_model: nps}\n")
-    mine, theirs = load_config(str(tmp_path / "mine.yaml")), load_config("lir-ct")
+    mine, theirs = load_config(str(tmp_path / "mine.yaml")), load_config("lir-quick")
     assert (mine.data.patch_size, mine.data.noise_model) == (96, "nps")
     assert mine.settings["loss_weights"] == theirs.settings["loss_weights"] | {"tissue": 3.0}
     assert mine.training == theirs.training

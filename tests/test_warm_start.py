@@ -202,7 +202,7 @@ def test_the_shipped_model_goes_on_by_its_own_recipe(pools: Pools, tmp_path: Pat
         "training.batch_size=2",
         "data.patch_size=32",
     ]
-    config = load_config("lir-ct", quick)
+    config = load_config("lir-quick", quick)
     train(config, pools, tmp_path / "mine", device="cpu")
     card = load_model(tmp_path / "mine").card
     assert card["started_from"]["sha256"] == load_model("lir-ct").checksum

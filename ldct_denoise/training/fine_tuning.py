@@ -74,7 +74,9 @@ def load_pretrained(run: RunState, weights: str | Path, config: Config, pools: P
 
 def may_have_seen_validation(run: RunState, pools: Pools) -> bool:
     """Whether the pretrained model may have been trained on slices that are held back for validation."""
-    return not pools.validation_low and not {*pools.patients}.isdisjoint(run.started_from["training_patients"])
+    return not pools.validation_low and not {*pools.patients}.isdisjoint(
+        run.started_from.get("training_patients", ())
+    )
 
 
 def _for_context(weight: Tensor, fresh: Tensor | None, context_slices: int) -> Tensor:
