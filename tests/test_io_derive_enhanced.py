@@ -40,7 +40,7 @@ class Frames:
         )
         sop_uid = str(self.image.SOPInstanceUID)
         self.slices = tuple(
-            SimpleNamespace(path=path, frame=k, sop_uid=sop_uid, slope=1 + k / 4, intercept=-1024 - k)
+            SimpleNamespace(path=path, frame=k, sop_uid=sop_uid, copy_id="", slope=1 + k / 4, intercept=-1024 - k)
             for k in range(FRAMES)
         )
 

@@ -245,7 +245,10 @@ def test_duplicates_are_skipped(tmp_path: Path) -> None:
         write_ct(tmp_path / "b" / str(number), number)
     inventory = scan(tmp_path)
     assert len(inventory.series[0]) == 3
-    assert reasons(inventory) == ["duplicate of an image already found (same SOP Instance UID)"] * 3
+    assert (
+        reasons(inventory)
+        == ["duplicate of an image already found (same SOP Instance UID, position and pixels)"] * 3
+    )
     assert {item.path.parent.name for item in inventory.skipped} == {"b"}
 
 

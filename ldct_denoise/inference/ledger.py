@@ -75,7 +75,7 @@ def job_key(source: SliceSource, checksum: str, settings: Mapping[str, Any]) -> 
     str
         SHA-256, hexadecimal.
     """
-    images = [ref.sop_uid for ref in source.slices] if isinstance(source, Series) else []
+    images = [ref.unique_uid for ref in source.slices] if isinstance(source, Series) else []
     return hashlib.sha256(
         json.dumps([source.uid, images, checksum, settings], sort_keys=True).encode()
     ).hexdigest()

@@ -50,7 +50,7 @@ from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 
 if TYPE_CHECKING:
-    from ldct_denoise.io.dicom.series import Series
+    from ldct_denoise.io.dicom.series import Series, SliceRef
 
 
 #: Creation time of de-identified images: the profile forbids real dates.
@@ -195,7 +195,7 @@ class DerivedWriter:
         if source.frame is not None:
             image = classic_header(image, source.frame)
         sources = self._sources(index)
-        self._describe(image, "+".join(uid if frame is None else f"{uid}/{frame}" for uid, frame in sources))
+        self._describe(image, self._source_identity(index))
         kind = as_list(image.get("ImageType"))
         image.ImageType = ["DERIVED", "SECONDARY", *(kind[2:] or ["AXIAL"])]
         set_source_images(image, header.SOPClassUID, sources)
@@ -208,10 +208,19 @@ class DerivedWriter:
 
     def _sources(self, index: int) -> list[tuple[str, int | None]]:
         """Source images of a slice as (SOP Instance UID, frame): its own image, then its context slices."""
+        return [(self._uid(slice_), slice_.frame) for slice_ in self._contributing(index)]
+
+    def _source_identity(self, index: int) -> str:
+        """Identity of the source images of a slice, as input of its UID; different images have different ones."""
+        uids = [(self._uid(slice_) + _copy_suffix(slice_), slice_.frame) for slice_ in self._contributing(index)]
+        return "+".join(uid if frame is None else f"{uid}/{frame}" for uid, frame in uids)
+
+    def _contributing(self, index: int) -> list[SliceRef]:
         indices = contributing_slices(self._series.geometry, index, self._derivation.context_slices)
-        slices = [self._series.slices[i] for i in indices]
-        rename = public_uid if self._settings.deidentify else str
-        return [(rename(slice_.sop_uid), slice_.frame) for slice_ in slices]
+        return [self._series.slices[i] for i in indices]
+
+    def _uid(self, source: SliceRef) -> str:
+        return public_uid(source.sop_uid) if self._settings.deidentify else source.sop_uid
 
     def _stack(self, path: Path, header: Dataset, cells: NDArray[np.integer]) -> FrameStack:
         """The frames of a multi-frame file, collected since its first frame was written."""
@@ -225,7 +234,8 @@ class DerivedWriter:
     def _write_stack(self, path: Path, stack: FrameStack, number: int) -> None:
         """Write one Enhanced CT image with all frames that derive from one source file."""
         image = explicit_little_endian(stack.header, keep_private=self._settings.private_tags == "keep")
-        self._describe(image, stack.identity)
+        copy = next(_copy_suffix(slice_) for slice_ in self._series.slices if Path(slice_.path) == path)
+        self._describe(image, stack.identity + copy)
         set_frame_attributes(image, stack.header, stack.frames, self._derivation, self._frame_sources(path))
         self._save(image, stack.cells, f"{number:04d}.dcm")
         stack.close()
@@ -285,6 +295,11 @@ def _naming(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: no image can be derived from it ({reason}); leave it out") from error
+
+
+def _copy_suffix(source: SliceRef) -> str:
+    """Text that separates images with the same SOP Instance UID; empty where the UID is unique."""
+    return f"#{source.copy_id}" if source.copy_id else ""
 
 
 def _system_reason(error: BaseException | None) -> str | None:

@@ -84,7 +84,7 @@ class Image:
     @property
     def image_id(self) -> ImageId:
         """Identity of the image."""
-        return self.ref.sop_uid, self.ref.frame or 0
+        return self.ref.unique_uid, self.ref.frame or 0
 
 
 class ImageFactory:

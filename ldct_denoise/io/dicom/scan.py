@@ -16,6 +16,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.archive import FileListing, is_archive, list_files
+from ldct_denoise.io.dicom.duplicates import resolve_shared_uids
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.dicom.filter import MULTIFRAME_CLASSES, TAGS, file_exclusion, image_exclusion
 from ldct_denoise.io.dicom.header import Header, read_header
@@ -89,16 +90,19 @@ def scan_files(
     -------
     Inventory
     """
-    factory, seen = ImageFactory(), set[str]()
+    factory = ImageFactory()
     images: list[Image] = []
     skipped = list(listing.skipped)
     for count, path in enumerate(listing.files, start=1):
         if progress:
             progress(count, len(listing.files))
         with suppress_warnings():
-            found, exclusions = _read_file(path, factory, seen, include_derived)
+            found, exclusions = _read_file(path, factory, include_derived)
         images += found
         skipped += [SkippedFile(Path(path), exclusion) for exclusion in exclusions]
+    with suppress_warnings():
+        images, duplicates = resolve_shared_uids(images)
+    skipped += duplicates
     series = []
     for one, is_ct in build_series(images, listing.by_folder, listing.archive, registry):
         doubt = None if is_ct else _doubt_from_values(one)
@@ -110,9 +114,7 @@ def scan_files(
     return Inventory(tuple(series), shown)
 
 
-def _read_file(
-    path: str, factory: ImageFactory, seen: set[str], include_derived: bool
-) -> tuple[list[Image], list[Exclusion]]:
+def _read_file(path: str, factory: ImageFactory, include_derived: bool) -> tuple[list[Image], list[Exclusion]]:
     """Images of a file, and the reasons why the file or some of its frames are excluded."""
     try:
         header = _read_header(path)
@@ -122,7 +124,7 @@ def _read_file(
     if exclusion is not None:
         return [], [exclusion]
     try:
-        return _read_images(path, header, factory, seen)
+        return _read_images(path, header, factory)
     except Exception as error:
         return [], [Exclusion(ExclusionKind.LOST_SLICE, _reason(path, error))]
 
@@ -148,14 +150,9 @@ def _reason(path: str, error: Exception) -> str:
     return f"broken header ({short_message(error)})"
 
 
-def _read_images(
-    path: str, header: Header, factory: ImageFactory, seen: set[str]
-) -> tuple[list[Image], list[Exclusion]]:
+def _read_images(path: str, header: Header, factory: ImageFactory) -> tuple[list[Image], list[Exclusion]]:
     """Images of a CT file, one per frame, and the reasons why some are excluded."""
     sop_uid = _sop_instance_uid(path, header.dataset)
-    if sop_uid in seen:
-        reason = "duplicate of an image already found (same SOP Instance UID)"
-        return [], [Exclusion(ExclusionKind.DUPLICATE, reason)]
     is_multiframe = header.dataset.SOPClassUID in MULTIFRAME_CLASSES
     pixel_offset = header.pixel_data.tag_offset if header.pixel_data else 0
     images: list[Image] = []
@@ -171,7 +168,6 @@ def _read_images(
         else:
             excluded.setdefault(_of_truncated_header(exclusion, header), []).append(frame + 1)
     if images:
-        seen.add(sop_uid)
         return images, [replace(one, text=f"{one.text} ({_frames(at)})") for one, at in excluded.items()]
     return [], list(excluded)
 

@@ -38,6 +38,8 @@ class SliceRef:
         Position of the Pixel Data element in the file, bytes.
     tube_current_ma : float, optional
         X-Ray Tube Current (0018,1151).
+    copy_id : str
+        Digest of the content where another file has the same SOP Instance UID but other pixels; else empty.
     """
 
     folder: str
@@ -49,6 +51,12 @@ class SliceRef:
     encoding: Encoding
     pixel_offset: int
     tube_current_ma: float | None = None
+    copy_id: str = ""
+
+    @property
+    def unique_uid(self) -> str:
+        """The SOP Instance UID; made unique where several files share it."""
+        return f"{self.sop_uid}#{self.copy_id}" if self.copy_id else self.sop_uid
 
     @property
     def path(self) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 #: Planes are equal within these tolerances: of direction cosines (difference) and pixel spacings (ratio).
 DIRECTION_TOLERANCE = 1e-3
 SPACING_TOLERANCE = 1e-4
-#: SOP Instance UID, and index of the frame from 0.
+#: SOP Instance UID (made unique where several files share it), and index of the frame from 0.
 ImageId = tuple[str, int]
 
 

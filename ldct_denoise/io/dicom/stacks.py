@@ -12,7 +12,7 @@ from pydicom.uid import UID
 
 from ldct_denoise.io.dicom.archive import ExtractedArchive
 from ldct_denoise.io.dicom.images import SPLIT_ATTRIBUTES, Image
-from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.io.dicom.series import Series, SliceRef
 from ldct_denoise.io.dicom.stack_identity import ImageId, StackKey, StackMember, StackRegistry
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SeriesMetadata
@@ -227,10 +227,17 @@ def _series(images: Sequence[Image], uid: str, note: str, archive: ExtractedArch
         multiframe=any(ref.frame is not None for ref in refs),
         path=archive.original_path(folder) if archive else folder,
         first_file=archive.original_path(first_file) if archive else first_file,
-        problems=(*([note] if note else []), *_geometry_problems(geometry)),
+        problems=(*([note] if note else []), *_shared_uid_problem(refs), *_geometry_problems(geometry)),
     )
     study_uid = attributes.study_uid or derived_uid("study", uid)
     return Series(uid, key.patient, study_uid, refs, geometry, metadata, archive)
+
+
+def _shared_uid_problem(refs: Sequence[SliceRef]) -> Iterator[str]:
+    """Slices whose SOP Instance UID is not unique, in words."""
+    count = sum(bool(ref.copy_id) for ref in refs)
+    if count:
+        yield f"{count} of {len(refs)} slices have the SOP Instance UID of another image with other pixels"
 
 
 def _geometry_problems(geometry: Geometry) -> Iterator[str]:
