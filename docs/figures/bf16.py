@@ -1,4 +1,4 @@
-"""Prints how far bf16 is from fp32 on every low-dose slice of a root (docs/speed.md).
+"""Print the difference between bf16 and fp32 on every low-dose slice of a folder (docs/speed.md).
 
 python docs/figures/bf16.py ../shared/data/mayo2016 lir-ct
 """
@@ -18,7 +18,7 @@ from ldct_denoise.models.trained import load_model
 
 
 def main(root: Path, name: str) -> None:
-    """Mean absolute difference, of all slices of a series and of the worst."""
+    """Print the mean absolute difference over all slices of a series, and that of the worst slice."""
     model = load_model(name)
     for pair in find_pairs(label_series(find_images(root).series, root)):
         exact, fast = (

@@ -1,4 +1,4 @@
-"""Draws bsd68.png: PSNR on BSD68 over training time, as measured for docs/experiments.md."""
+"""Draw bsd68.png: PSNR on BSD68 over training time, as measured for docs/experiments.md."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-#: Recipe → (steps, seconds of one core, PSNR dB) of its checkpoints.
+#: Checkpoints of each recipe: (steps, seconds of one core, PSNR in dB).
 CURVES = {
     "natural-lir now: width 48, Muon": [
         (450, 129, 28.139),
@@ -51,17 +51,17 @@ CURVES = {
         (8000, 6428, 22.720),
     ],
 }
-#: Name → (PSNR dB, where it is written: above or below).
+#: Reference levels: (PSNR in dB, offset of the label).
 LEVELS = {"LIR in the paper": (29.02, 0.06), "BM3D here": (28.52, -0.4), "noisy": (20.48, 0.06)}
 
 figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=110, layout="constrained")
 for name, points in CURVES.items():
     steps, seconds, psnr = zip(*points, strict=True)
     (line,) = axes.plot([second / 60 for second in seconds], psnr, "o-", label=name)
-    for place in (0, -1):
+    for point in (0, -1):
         axes.annotate(
-            f"{steps[place]}",
-            (seconds[place] / 60, psnr[place]),
+            f"{steps[point]}",
+            (seconds[point] / 60, psnr[point]),
             (-4, 7 if "Muon" in name or "then" in name else -13),
             textcoords="offset points",
             fontsize=7,

@@ -1,8 +1,8 @@
-"""Prints what docs/experiments.md says of air and of the noise that low dose keeps, from the Mayo 2016 pairs.
+"""Print the numbers of docs/experiments.md on air, and on noise that both doses share, from the Mayo 2016 pairs.
 
 python docs/figures/low_dose_noise.py ../shared/data/mayo2016 [MODEL ...]
 
-With models also what each gains in those squares, beside the most that can be gained where nothing but noise is.
+With models, also print the gain of each in those ROIs, and the upper limit where there is only noise.
 """
 
 from __future__ import annotations
@@ -22,67 +22,74 @@ from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.physics.simulated_cache import simulated_pool
-from ldct_denoise.regions.body import body_mask
+from ldct_denoise.regions import NOISE_TISSUE_HU, body_mask
 
-SIDE = 32  # of the squares whose spectra are averaged, pixels
+#: Side of the ROIs whose spectra are averaged, pixels.
+ROI_PX = 32
 
 Restored = Mapping[int, NDArray[np.float32]]
 
 
 def air(pair: Pair, cache: Path) -> None:
-    """How noise lies on the scanner's floor beside the patient, against simulated noise cut off, folded, averaged.
+    """Compare noise in air, where stored values are clipped, with simulated noise: clipped, folded or averaged.
 
-    Averaged: the slice is the mean of two thinner ones, each of √2 times the noise and cut off by itself.
+    Averaged: the slice is the mean of two thinner ones with √2 times the noise, each clipped.
     """
     scans = [simulated_pool([pair.normal], (0.25, 0.25), seed, cache)[0] for seed in (0, 1)]
     found: dict[str, list[NDArray[np.float32]]] = {}
-    for low_at, normal_at in pair.indices:
-        low, normal = pair.low.read_hu(low_at), pair.normal.read_hu(normal_at)
-        beside = ndimage.distance_transform_edt(~body_mask(normal, pair.normal.geometry.pixel_spacing_mm)) > 4
-        smooth = ndimage.gaussian_filter(np.where(beside, normal, -1000), 4)
-        mask = beside & (np.abs(smooth + 985) < 40) & (normal > -1024)  # air that was reconstructed, not the table
-        simulated, other = (scan.read_hu(normal_at) for scan in scans)
+    for low_index, normal_index in pair.indices:
+        low, normal = pair.low.read_hu(low_index), pair.normal.read_hu(normal_index)
+        outside = ndimage.distance_transform_edt(~body_mask(normal, pair.normal.geometry.pixel_spacing_mm)) > 4
+        smooth = ndimage.gaussian_filter(np.where(outside, normal, -1000), 4)
+        mask = outside & (np.abs(smooth + 985) < 40) & (normal > -1024)  # reconstructed air, not the table
+        simulated, other = (scan.read_hu(normal_index) for scan in scans)
         thin = [np.maximum(normal + np.sqrt(2) * (scan - normal), -1024) for scan in (simulated, other)]
         images = {
             "quarter dose": low,
-            "simulated, cut": np.maximum(simulated, -1024),
+            "simulated, clipped": np.maximum(simulated, -1024),
             "simulated, folded": np.abs(simulated + 1024) - 1024,
-            "simulated, mean of two cut": np.mean(thin, axis=0),
+            "simulated, mean of two clipped": np.mean(thin, axis=0),
         }
         for name, image in images.items():
             found.setdefault(name, []).append(np.stack([(image - normal)[mask], image[mask]]))
     for name, parts in found.items():
         shift, hu = np.concatenate(parts, axis=1)
-        shares = f"{np.mean(hu < -1023):.1%} on the floor, {np.mean(hu < -1010):.1%} below -1010 HU"
+        shares = f"{np.mean(hu < -1023):.1%} at the lower limit, {np.mean(hu < -1010):.1%} below -1010 HU"
         print(f"  air, {name}: shift {shift.mean():+.1f} HU, spread {hu.std():.1f} HU, {shares}")
 
 
-def squares(pair: Pair, restored: Sequence[Restored]) -> Iterator[tuple[str, NDArray[np.complex128]]]:
-    """Spectra of squares of quarter, full and restored dose: ``structure``, or ``uniform`` soft tissue and fat."""
-    window = np.hanning(SIDE + 2)[1:-1]
-    for low_at, normal_at in pair.indices:
-        low, normal = pair.low.read_hu(low_at), pair.normal.read_hu(normal_at)
-        images = np.stack([low, normal, *(slices[low_at] for slices in restored)])
+def roi_spectra(pair: Pair, restored: Sequence[Restored]) -> Iterator[tuple[str, NDArray[np.complex128]]]:
+    """Spectra of ROIs of quarter, full and restored dose: ``structure``, or ``uniform`` soft tissue and fat."""
+    window = np.hanning(ROI_PX + 2)[1:-1]
+    for low_index, normal_index in pair.indices:
+        low, normal = pair.low.read_hu(low_index), pair.normal.read_hu(normal_index)
+        images = np.stack([low, normal, *(slices[low_index] for slices in restored)])
         body = body_mask(normal, pair.normal.geometry.pixel_spacing_mm)
         smooth = ndimage.gaussian_filter(normal, 2)
         edges = ndimage.gaussian_gradient_magnitude(smooth, 1)
-        for row in range(0, body.shape[0] - SIDE, SIDE // 2):
-            for column in range(0, body.shape[1] - SIDE, SIDE // 2):
-                at = np.s_[..., row : row + SIDE, column : column + SIDE]
+        for row in range(0, body.shape[0] - ROI_PX, ROI_PX // 2):
+            for column in range(0, body.shape[1] - ROI_PX, ROI_PX // 2):
+                at = np.s_[..., row : row + ROI_PX, column : column + ROI_PX]
                 edge, level = edges[at].mean(), smooth[at].mean()
-                kind = "structure" if edge > 12 else "uniform" if edge < 5 and abs(level) < 150 else None
+                kind = (
+                    "structure"
+                    if edge > 12
+                    else "uniform"
+                    if edge < 5 and NOISE_TISSUE_HU[0] < level < NOISE_TISSUE_HU[1]
+                    else None
+                )
                 if kind and level > -600 and body[at].mean() > 0.95:
                     centred = images[at] - images[at].mean(axis=(1, 2), keepdims=True)
                     yield kind, np.fft.fft2(centred * np.outer(window, window))
 
 
 def noise_kept(pair: Pair, restored: Sequence[Restored]) -> None:
-    """S_qf/S_ff (what quarter dose has of full dose) and S_qf/S_qq (what of it to keep) by frequency; gains."""
+    """Print S_qf/S_ff (share of full-dose noise in quarter dose), S_qf/S_qq (share to keep) and gains."""
     sums: dict[str, NDArray[np.float64]] = {}
-    for kind, (low, normal, *made) in squares(pair, restored):
+    for kind, (low, normal, *outputs) in roi_spectra(pair, restored):
         spectra = [(low * normal.conj()).real, np.abs(normal) ** 2, np.abs(low) ** 2]
-        sums[kind] = sums.get(kind, 0.0) + np.stack([*spectra, *(np.abs(each - normal) ** 2 for each in made)])
-    frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.fftfreq(SIDE)[None])
+        sums[kind] = sums.get(kind, 0.0) + np.stack([*spectra, *(np.abs(each - normal) ** 2 for each in outputs)])
+    frequency = np.hypot(np.fft.fftfreq(ROI_PX)[:, None], np.fft.fftfreq(ROI_PX)[None])
     for kind, spectra in sums.items():
         for low_end, high_end in ((0.05, 0.2), (0.3, 0.5)):
             band = (frequency >= low_end) & (frequency < high_end)
@@ -94,16 +101,16 @@ def noise_kept(pair: Pair, restored: Sequence[Restored]) -> None:
 
 
 def gains(spectra: NDArray[np.float64], frequency: NDArray[np.float64]) -> str:
-    """In dB: the most that a linear filter can gain who knows the spectra, then what each model gains.
+    """Upper limit of the gain of a linear filter that knows the spectra, and the gain of each model, dB.
 
-    The spectra are averaged over rings of one frequency, as the filter would have to be told them. For Gaussian
-    noise alone no filter is better than the linear one (Wiener): what is left is full dose's own noise, of which
-    quarter dose knows nothing. More is gained only where anatomy is known better than by its spectrum.
+    The spectra are averaged over rings of equal frequency. For Gaussian noise alone no filter is better than the
+    linear one (Wiener): the remaining error is noise of full dose that is not in quarter dose. A larger gain is
+    possible only with knowledge of anatomy beyond its spectrum.
     """
-    ring = np.rint(frequency * SIDE).astype(int).ravel()
+    ring = np.rint(frequency * ROI_PX).astype(int).ravel()
     cross, full, quarter, *left = (np.bincount(ring, each.ravel()) for each in spectra)
-    there = (quarter + full - 2 * cross).sum()
-    most, *ours = (10 * np.log10(there / each.sum()) for each in (full - cross**2 / quarter, *left))
+    before = (quarter + full - 2 * cross).sum()
+    most, *ours = (10 * np.log10(before / each.sum()) for each in (full - cross**2 / quarter, *left))
     return f"a linear filter at most {most:.2f} dB, models {', '.join(f'{each:.2f}' for each in ours)}"
 
 

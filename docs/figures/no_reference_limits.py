@@ -1,4 +1,4 @@
-"""Prints what `apply --report` tells of "denoisers" whose worth is known, by real pairs (docs/measurements.md).
+"""Print the checks of `apply --report` for "denoisers" of known quality, on real pairs (docs/measurements.md).
 
 python docs/figures/no_reference_limits.py ../shared/data/mayo2016
 """
@@ -18,7 +18,8 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.no_reference import CHECKED_TISSUES, no_reference_report
 
 Image = NDArray[np.float32]
-SLICES = 4  # the first of each pair of series
+#: Slices of each pair of series that are measured, the first ones.
+SLICES = 4
 
 DENOISERS: dict[str, Callable[[Image, Image], Image]] = {
     "full dose": lambda low, full: full,
@@ -27,7 +28,7 @@ DENOISERS: dict[str, Callable[[Image, Image], Image]] = {
     "Gaussian, 1 px": lambda low, full: ndimage.gaussian_filter(low, 1.0),
     "median 5×5": lambda low, full: ndimage.median_filter(low, 5),
     "median 9×9 of the full dose": lambda low, full: ndimage.median_filter(full, 9),
-    "full dose less 30 % of its detail (finer than 1.5 px)": lambda low, full: (
+    "full dose with 30 % of its detail (finer than 1.5 px) removed": lambda low, full: (
         0.7 * full + 0.3 * ndimage.gaussian_filter(full, 1.5)
     ),
     "full dose + 4 HU": lambda low, full: full + 4,
@@ -35,10 +36,10 @@ DENOISERS: dict[str, Callable[[Image, Image], Image]] = {
 
 
 def main(root: Path) -> None:
-    """Least and greatest of the pairs of series; of the shift of fat and soft tissue the greatest."""
+    """Print the range over the pairs of series, and the largest shift of fat and soft tissue."""
     pairs = find_pairs(label_series(find_images(root).series, root))
     for name, denoiser in DENOISERS.items():
-        edges, structure, shifts = [], [], []
+        edges, correlations, shifts = [], [], []
         for pair in pairs:
             images = (
                 (pair.low.read_hu(low), pair.normal.read_hu(normal)) for low, normal in pair.indices[:SLICES]
@@ -48,11 +49,11 @@ def main(root: Path) -> None:
             )
             values = {check.name: check.value for check in report.checks}
             edges.append(values["edge sharpness"])
-            structure.append(values["removed anatomy"])
+            correlations.append(values["removed anatomy"])
             shifts += [abs(report.shift_hu[tissue]) for tissue in CHECKED_TISSUES]
         print(
-            f"{name}: edges {min(edges):.3f} … {max(edges):.3f}, structure {min(structure):+.2f} … "
-            f"{max(structure):+.2f}, largest shift {max(shifts):.2f} HU"
+            f"{name}: edges {min(edges):.3f} … {max(edges):.3f}, edge correlation {min(correlations):+.2f} … "
+            f"{max(correlations):+.2f}, largest shift {max(shifts):.2f} HU"
         )
 
 

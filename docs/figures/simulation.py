@@ -30,36 +30,36 @@ Grid = NDArray[np.float64]
 
 
 def peak_per_mm(f: Grid, nps: Grid) -> float:
-    """Top of the parabola through the largest bin and its neighbours."""
+    """Peak of the parabola through the largest bin and its neighbours, 1/mm."""
     top = slice(max(int(np.argmax(nps)) - 1, 0), int(np.argmax(nps)) + 2)
     a, b, _ = np.polyfit(f[top], nps[top], 2)
     return float(-b / (2 * a))
 
 
 def spectra(image: Grid, corners: NDArray[np.int_]) -> Grid:
-    """Periodograms of squares of an image."""
+    """Periodograms of the ROIs of an image."""
     return periodograms(np.stack([image[r : r + 32, c : c + 32] for r, c in corners]), hann_window=True)
 
 
 def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:
-    """One row of the table, and the group's curves."""
+    """Print one row of the table, and draw the curves of the group."""
     pattern = GROUPS[name]
     low, full = (find_images(folder / pattern.format(dose)).series[0] for dose in ("quarter", "full"))
     started = time.perf_counter()
     simulator = DoseSimulator(full)
     prepared = time.perf_counter() - started
-    sigmas, regions, chance, curves, taken = [], [], [], ([], []), []
+    sigmas, regions, chance, curves, seconds = [], [], [], ([], []), []
     for index in range(len(full)):
         hu = full.read_hu(index)
         corners, _ = soft_tissue_rois(hu, 16)
         real = spectra(low.read_hu(index) - hu, corners)
         started = time.perf_counter()
         drawn = [simulator.simulate(index, 0.25, seed) - hu for seed in range(SEEDS)]
-        taken.append((time.perf_counter() - started) / SEEDS)
+        seconds.append((time.perf_counter() - started) / SEEDS)
         simulated = np.mean([spectra(image, corners) for image in drawn], axis=0)
         another = spectra(simulator.simulate(index, 0.25, SEEDS) - hu, corners)
         sigmas.append([np.sqrt(part.mean()) for part in (real, simulated)])
-        # Regions: the mean of up to 4 neighbouring squares, about 3 × 3 cm, so that chance counts less.
+        # Regions are means of up to 4 neighbouring ROIs, about 3 × 3 cm, to reduce the statistical scatter.
         blocks = (corners // 48) @ np.array([1000, 1])
         for block in np.unique(blocks):
             part = blocks == block
@@ -70,10 +70,10 @@ def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:
             curve.append(part.mean(axis=0) / part.mean())
     sigma = np.array(sigmas)
     ratio = sigma[:, 1] / sigma[:, 0]
-    tell = []
+    frequencies = []
     for curve, label, style in zip(curves, ("real", "simulated"), ("-", "--"), strict=True):
         f, nps = radial_nps(np.mean(curve, axis=0), full.geometry.pixel_spacing_mm)
-        tell.append((np.sum(f * nps) / np.sum(nps), peak_per_mm(f, nps)))
+        frequencies.append((np.sum(f * nps) / np.sum(nps), peak_per_mm(f, nps)))
         axis.plot(f, nps / nps.max(), style, label=f"{name} {label}")
     current = np.array(full.metadata.tube_current_ma, float)
     dots.plot(sigma[:, 0], sigma[:, 1], "o", label=name)
@@ -84,13 +84,13 @@ def compare(name: str, folder: Path, axis: plt.Axes, dots: plt.Axes) -> None:
         f"{ratio.min():.3f}–{ratio.max():.3f} | {len(regions)} | {np.median(regions):.3f} | "
         f"{100 * np.mean(np.abs(regions - 1) < 0.1):.0f} % ({100 * np.mean(np.abs(chance - 1) < 0.1):.0f} %) | "
         f"{regions.min():.2f}–{regions.max():.2f} ({chance.min():.2f}–{chance.max():.2f}) | "
-        f"{tell[0][0]:.3f} / {tell[1][0]:.3f} | {tell[0][1]:.3f} / {tell[1][1]:.3f} | "
-        f"{rank[0]:+.2f} / {rank[1]:+.2f} | {prepared:.1f} | {np.mean(taken):.2f} |"
+        f"{frequencies[0][0]:.3f} / {frequencies[1][0]:.3f} | {frequencies[0][1]:.3f} / {frequencies[1][1]:.3f} | "
+        f"{rank[0]:+.2f} / {rank[1]:+.2f} | {prepared:.1f} | {np.mean(seconds):.2f} |"
     )
 
 
 def water(axis: plt.Axes) -> None:
-    """Variance in the middle of a 300 mm water cylinder against dose."""
+    """Print and draw the variance in the centre of a 300 mm water cylinder against dose."""
     side, spacing = 256, (1.5, 1.5)
     y, x = (np.mgrid[:side, :side] - (side - 1) / 2) * spacing[0]
     hu = np.where(np.hypot(x, y) < 150, 0, -1000).astype(np.float32)
@@ -122,7 +122,7 @@ def water(axis: plt.Axes) -> None:
 
 
 def main(data: Path, output: Path) -> None:
-    """Everything."""
+    """Draw both figures and print the table."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for name in GROUPS:
         compare(name, data, left, right)
