@@ -452,7 +452,7 @@ def test_a_demo_removes_only_what_a_demo_made(tmp_path: Path, strange: str) -> N
     for name in ("patients/L001/1.dcm", "run/model.safetensors", killed, strange):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    with pytest.raises(OutputError, match="which no demo made"):
+    with pytest.raises(OutputError, match="which no demo writes"):
         run_demo(tmp_path, overwrite=True)
     assert all((tmp_path / name).is_file() for name in ("patients/L001/1.dcm", "run/model.safetensors", strange))
     (tmp_path / strange).unlink()
