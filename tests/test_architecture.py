@@ -64,7 +64,6 @@ def offences(modules: Iterable[str], forbidden: str) -> Iterator[str]:
     [
         ("evaluation", "report"),
         ("inference", "report"),
-        ("inference", "report"),
         ("networks", "methods"),
         ("io.dicom", "io.derived"),
         ("training", "inference"),
