@@ -105,7 +105,17 @@ class Window:
 
     @classmethod
     def between(cls, name: str, low_hu: float, high_hu: float) -> Window:
-        """The window from ``low_hu`` to ``high_hu``."""
+        """The window between two values.
+
+        Parameters
+        ----------
+        name : str
+        low_hu, high_hu : float
+
+        Returns
+        -------
+        Window
+        """
         return cls(name, (low_hu + high_hu) / 2, high_hu - low_hu)
 
     @classmethod

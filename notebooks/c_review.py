@@ -24,7 +24,8 @@ import numpy as np
 
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.models.trained import load_model
-from ldct_denoise.phantoms.patients import Patient, with_noise
+from ldct_denoise.phantoms.patients import Patient
+from ldct_denoise.phantoms.scan import with_noise
 from ldct_denoise.regions.regions import Sphere
 from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 

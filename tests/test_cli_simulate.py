@@ -16,7 +16,8 @@ from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
-from ldct_denoise.phantoms.patients import Patient, stack_geometry, with_noise
+from ldct_denoise.phantoms.patients import Patient
+from ldct_denoise.phantoms.scan import stack_geometry, with_noise
 from ldct_denoise.volume import Volume
 
 

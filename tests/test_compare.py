@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.evaluation import candidates
 from ldct_denoise.evaluation import compare as module
 from ldct_denoise.evaluation.compare import compare
 from ldct_denoise.evaluation.plan import DEFAULT_REGIONS, MeasurementPlan
@@ -108,7 +109,7 @@ def test_a_slice_costs_its_share_of_the_group_it_is_restored_in(monkeypatch, bil
     whole = replace(pair("A", slices=16), indices=tuple((index, index) for index in range(16)))
     monkeypatch.setattr(module, "_pairs_of", lambda root: [whole])
     monkeypatch.setattr(module, "restore_slices", restore)
-    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     result = compare(tmp_path, [bilateral], plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
     assert result.extra["seconds_per_slice"] == {"bilateral": pytest.approx(0.1)}
 
@@ -128,7 +129,7 @@ def test_in_bf16_the_numbers_are_close_and_the_notes_tell(two_patients, tmp_path
 
 def test_a_fit_to_each_slice_is_told_of_while_models_are_compared(two_patients, bilateral, tmp_path):
     told = []
-    fitted = load_model("dip:iterations=2,stop=never,width=4,scales=1")
+    fitted = load_model("dip:iterations=2,stop=never,base_channels=4,num_levels=1")
     compare(tmp_path, [bilateral, fitted], progress=lambda *step: told.append(step))
     fits = [(total, note) for _, total, note in told if "fit" in note]
     assert fits == [(4, f"{fitted.name}: fit {n}/2") for n in (1, 2)] * 4
@@ -150,9 +151,9 @@ def test_labels_differ_and_random_methods_repeat():
     def model(name, is_random=False):
         return SimpleNamespace(name=name, method=SimpleNamespace(is_random=is_random))
 
-    labels = [c.label for c in module._candidates([model("run"), model("run"), model("dip", True)], 2)]
+    labels = [c.label for c in candidates.make_candidates([model("run"), model("run"), model("dip", True)], 2)]
     assert labels == ["run", "run-2", "dip-seed0", "dip-seed1"]
-    assert [c.label for c in module._candidates([model("input")], 1)] == ["input-2"]
+    assert [c.label for c in candidates.make_candidates([model("input")], 1)] == ["input-2"]
 
 
 def test_nothing_to_compare_is_said(bilateral, tmp_path):

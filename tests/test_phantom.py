@@ -14,7 +14,7 @@ from scipy import ndimage
 from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_volume_file
-from ldct_denoise.phantoms.patients import SLICE_MM, SYSTEM_BLUR_PX, Patient, scan, stack_geometry, write_patients
+from ldct_denoise.phantoms.patients import Patient, write_patients
 from ldct_denoise.phantoms.quality import (
     FIELD_MM,
     MATERIALS_HU,
@@ -23,6 +23,7 @@ from ldct_denoise.phantoms.quality import (
     WIRE_RADIUS_MM,
     QualityPhantom,
 )
+from ldct_denoise.phantoms.scan import SLICE_MM, SYSTEM_BLUR_PX, scan, stack_geometry
 from ldct_denoise.volume import Volume
 
 

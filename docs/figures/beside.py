@@ -24,7 +24,8 @@ from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.models.trained import TrainedModel, load_model
-from ldct_denoise.phantoms.patients import Patient, with_noise
+from ldct_denoise.phantoms.patients import Patient
+from ldct_denoise.phantoms.scan import with_noise
 from ldct_denoise.physics.simulated_cache import simulated_pool
 from ldct_denoise.volume import SliceSource, Volume, slice_thickness_mm
 

@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from ldct_denoise.io.dose_labels import find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.metrics.no_reference import CHECKED_TISSUES, no_reference_report
+from ldct_denoise.metrics.checks import CHECKED_TISSUES
+from ldct_denoise.metrics.no_reference import no_reference_report
 
 Image = NDArray[np.float32]
 #: Slices of each pair of series that are measured, the first ones.

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.phantoms.patients import Patient, with_noise
+from ldct_denoise.phantoms.patients import Patient
+from ldct_denoise.phantoms.scan import with_noise
 from ldct_denoise.volume import Geometry, SeriesView
 
 #: Number of different slices.

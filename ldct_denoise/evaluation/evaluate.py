@@ -135,7 +135,7 @@ def _match_series(
     reference: SliceSource | Sequence[SliceSource],
     input: SliceSource | Sequence[SliceSource] | None,
 ) -> tuple[list[SeriesImages], list[str]]:
-    """Pair every candidate with its reference and input, and describe what has no partner."""
+    """Pair every candidate with its reference and input, and note slices without a partner."""
     cases: list[SeriesImages] = []
     notes: list[str] = []
     unmatched: list[InputError] = []
@@ -185,7 +185,7 @@ def _samples_near(cases: Iterable[SeriesImages], inserts: Sequence[Insert]) -> I
 
 
 def _swapped_notes(noise: Mapping[str, SeriesNoise]) -> Iterator[str]:
-    """A note for every series whose reference is noisier than its input."""
+    """Notes on series whose reference is noisier than their input."""
     for series, gathered in noise.items():
         found = gathered.results()
         if "input" in found and REFERENCE in found:

@@ -33,7 +33,7 @@ from ldct_denoise.metrics.noise import NoisePowerSpectrum, RadialSpectrum, noise
 from ldct_denoise.metrics.series_noise import RING_PER_MM
 from ldct_denoise.metrics.sharpness import TaskTransfer, ttf_of_disk
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.phantoms.patients import with_noise
+from ldct_denoise.phantoms.scan import with_noise
 from ldct_denoise.volume import Geometry, SliceSource, Volume
 
 #: Matrix size and pixel spacing.
@@ -50,7 +50,7 @@ ROI_PX, ROIS_PER_SIDE = 32, 4
 #: Number of Laguerre–Gauss channels of the Hotelling observer.
 CHANNELS = 5
 BOOTSTRAP_REPEATS = 300
-#: The scanner's own transfer function is divided out only down to this value.
+#: The scanner's transfer function is divided out, but not below this value.
 MIN_SCANNER_TRANSFER = 0.05
 
 Stack = NDArray[np.floating]
@@ -185,7 +185,7 @@ def measure_image_quality(
 
 
 def slice_restorer(model: TrainedModel, settings: ApplySettings) -> Restore:
-    """A function that denoises a series with ``model``, as :func:`measure_image_quality` takes it."""
+    """The ``restore`` argument of :func:`measure_image_quality` for a model."""
     return lambda source: [hu for _, hu in restore_slices(source, model, settings)]
 
 
@@ -295,7 +295,7 @@ def _core_mean(mean: Stack, centre: tuple[float, float]) -> float:
 def _eye_observer(absent: Stack, transfer: TaskTransfer, settings: ImageQualitySettings) -> Detectability:
     """NPWE d′ of the lesion, with an interval by a bootstrap over the ROIs of the noise spectrum.
 
-    The scanner's own transfer function is divided out, because the lesion is added after the scanner's blur.
+    The scanner's transfer function is divided out, because the lesion is added after the scanner's blur.
     """
     spacing = (SPACING_MM, SPACING_MM)
     single = [noise_power_spectrum(roi[None], spacing) for roi in absent]

@@ -129,7 +129,7 @@ def measure_inserts(samples: Iterable[SliceSample], inserts: Sequence[Insert]) -
     Raises
     ------
     InputError
-        If no slice lies near an insert, or an insert lies outside the image.
+        If no slice is near an insert, or an insert is outside the image.
     """
     found: dict[tuple[str, int], _InsertSlices] = {}
     for sample in samples:
@@ -150,7 +150,19 @@ def measure_inserts(samples: Iterable[SliceSample], inserts: Sequence[Insert]) -
 
 
 def is_near_insert(geometry: Geometry, index: int, inserts: Sequence[Insert]) -> bool:
-    """Whether slice ``index`` of ``geometry`` is averaged for any of the inserts."""
+    """Whether a slice is close enough to any of the inserts to be averaged.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    index : int
+        Slice.
+    inserts : sequence of Insert
+
+    Returns
+    -------
+    bool
+    """
     return any(abs(in_plane_mm(geometry, index, insert.centre_mm)[2]) <= HALF_LENGTH_MM for insert in inserts)
 
 

@@ -20,6 +20,7 @@ from ldct_denoise.evaluation.tables import Measurement
 from ldct_denoise.metrics import fidelity, perceptual, protocols
 from ldct_denoise.metrics.contrast import cnr
 from ldct_denoise.metrics.series_noise import SeriesNoise, SliceNoise, measure_slice_noise
+from ldct_denoise.metrics.ssim import LocalMean, SsimForm
 from ldct_denoise.regions.regions import Body, Region, region_masks
 from ldct_denoise.volume import Geometry
 
@@ -141,7 +142,7 @@ def measure_slice(sample: SliceSample, plan: MeasurementPlan) -> SliceResult:
         for (region, metric), value in values.items():
             rows.append(Measurement(sample.series, sample.position_mm, model, window, region, metric, value))
 
-    means: dict[tuple[str, fidelity.SsimForm], fidelity.LocalMean] = {}
+    means: dict[tuple[str, SsimForm], LocalMean] = {}
     for model, image in sample.images.items():
         for window in plan.windows:
             form = protocols.ssim_form(window)

@@ -18,7 +18,7 @@ DEFAULT_REGIONS: tuple[Region, ...] = (WholeImage(), Body())
 
 @dataclass(frozen=True)
 class MeasurementPlan:
-    """Settings of :func:`~ldct_denoise.evaluation.evaluate.evaluate` and ``compare``: what is measured, and where.
+    """Settings of :func:`~ldct_denoise.evaluation.evaluate.evaluate` and ``compare``.
 
     Windows, regions and contrasts that are given twice are measured once.
 

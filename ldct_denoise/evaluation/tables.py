@@ -30,7 +30,7 @@ class Measurement(NamedTuple):
 
 
 class MetricKey(NamedTuple):
-    """The columns that identify a mean; it is taken over the slices."""
+    """The columns that identify a mean over the slices."""
 
     model: str
     window: str

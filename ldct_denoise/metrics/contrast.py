@@ -21,7 +21,16 @@ MAX_NEIGHBOUR_MM = 12.0
 
 @dataclass(frozen=True)
 class Linearity:
-    """Least-squares line ``measured = slope·nominal + intercept_hu``, and the largest deviation from it, HU."""
+    """HU linearity: least-squares line ``measured = slope·nominal + intercept``.
+
+    Parameters
+    ----------
+    slope : float
+        Dimensionless.
+    intercept_hu : float
+    largest_deviation_hu : float
+        Largest absolute deviation from the line, HU.
+    """
 
     slope: float
     intercept_hu: float

@@ -14,6 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldct_denoise.metrics.checks import (
+    Check,
+    check_flicker,
+    check_noise,
+    check_removed_anatomy,
+    check_sharpness,
+    check_shift,
+    check_texture,
+)
 from ldct_denoise.metrics.contrast import Flicker
 from ldct_denoise.metrics.noise import (
     RadialSpectrum,
@@ -37,39 +46,8 @@ DETAIL_SIGMA_PX = (2.0, 4.0)
 STRONG_EDGE_PERCENTILE, DETAIL_EDGE_PERCENTILE = 98, 95
 #: Fewest pixels of a tissue in a slice.
 MIN_TISSUE_PX = 400
-#: Limits of the checks (amber, red), calibrated as docs/measurements.md describes.
-MAX_NOISE_RISE, MAX_NOISE_REDUCTION = 0.02, 0.9
-MAX_HU_SHIFT = (1.0, 3.0)
-MIN_EDGE_SHARPNESS = (0.95, 0.85)
-MAX_EDGE_CORRELATION = (0.2, 0.4)
-MAX_FLICKER_RISE = (0.10, 0.30)
-MAX_FREQUENCY_DROP = 0.4
 #: Side of the neighbourhood of the correlation map, pixels.
 BLOCK_PX = 32
-#: Tissues whose HU shift and noise are checked. Bone and lung are not flat: their shift depends on the mask's
-#: border.
-CHECKED_TISSUES = ("fat", "soft-tissue")
-
-
-@dataclass(frozen=True)
-class Check:
-    """Result of one check of a denoised series.
-
-    Parameters
-    ----------
-    name : str
-    status : {"green", "amber", "red"}
-        Within the limits, to be reviewed, or failed.
-    reason : str
-        The measured values in words.
-    value : float
-        The value that is compared with the limits.
-    """
-
-    name: str
-    status: str
-    reason: str
-    value: float
 
 
 @dataclass(frozen=True)
@@ -149,13 +127,16 @@ def no_reference_report(
     noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
     before_nps, after_nps, profile = _spectra(sums.rois, pixel_spacing_mm)
+    product, square = (sum(item[part] for item in sums.gradients) for part in (0, 1))
+    totals = (sum(item[part] for item in sums.residuals) for part in range(3))
+    frequencies = [float("nan") if nps is None else nps.mean_frequency for nps in (before_nps, after_nps)]
     checks = (
-        _check_noise(noise_hu),
-        _check_shift(shift_hu),
-        _check_sharpness(sums.gradients),
-        _check_removed_anatomy(sums.residuals),
-        _check_flicker(*sums.flicker),
-        _check_texture(before_nps, after_nps),
+        check_noise(noise_hu),
+        check_shift(shift_hu),
+        check_sharpness(product / square if square > 0 else float("nan")),
+        check_removed_anatomy(correlation_of_sums(*totals)),
+        check_flicker(*(flicker.value_hu for flicker in sums.flicker)),
+        check_texture(*frequencies),
     )
     found = tuple(check for check in checks if check is not None)
     return NoReferenceReport(found, noise_hu, shift_hu, before_nps, after_nps, profile, done)
@@ -215,7 +196,18 @@ def residual_edge_sums(before: Image, after: Image, body: Mask) -> tuple[float, 
 
 
 def correlation_of_sums(product: float, first: float, second: float) -> float:
-    """``product / √(first · second)``; NaN where one of the two powers is 0."""
+    """Correlation from sums: ``product / √(first · second)``.
+
+    Parameters
+    ----------
+    product, first, second : float
+        Totals of the sums of :func:`residual_edge_sums`.
+
+    Returns
+    -------
+    float
+        −1 to 1; NaN if ``first`` or ``second`` is 0.
+    """
     return product / float(np.sqrt(first * second)) if first > 0 and second > 0 else float("nan")
 
 
@@ -321,82 +313,6 @@ def _spectra(
         noise_power_spectrum(np.array(stack), spacing).radial(RING_PER_MM) for stack in zip(*rois, strict=True)
     )
     return before, after, noise_reduction_profile(before, after)
-
-
-def _status(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
-    sign = 1 if above_is_bad else -1
-    amber, red = limits
-    if sign * value > sign * red:
-        return "red"
-    return "amber" if sign * value > sign * amber else "green"
-
-
-def _check_noise(noise_hu: Mapping[str, tuple[float, float]]) -> Check | None:
-    if not noise_hu:
-        return None
-    tissue = "soft-tissue" if "soft-tissue" in noise_hu else next(iter(noise_hu))
-    before, after = noise_hu[tissue]
-    change = after / before - 1 if before > 0 else 0.0
-    words = f"global noise level in {tissue}: {before:.1f} HU before, {after:.1f} HU after ({100 * change:+.0f} %)"
-    if change > MAX_NOISE_RISE:
-        return Check("noise", "red", f"{words}; the output is noisier than the input", change)
-    if change < -MAX_NOISE_REDUCTION:
-        return Check("noise", "amber", f"{words}; so little noise is left that texture may be lost", change)
-    return Check("noise", "green", words, change)
-
-
-def _check_shift(shift_hu: Mapping[str, float]) -> Check | None:
-    if not shift_hu:
-        return None
-    checked = [tissue for tissue in CHECKED_TISSUES if tissue in shift_hu] or list(shift_hu)
-    worst = max(checked, key=lambda tissue: abs(shift_hu[tissue]))
-    words = ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in shift_hu.items())
-    status = _status(abs(shift_hu[worst]), MAX_HU_SHIFT)
-    tail = "" if status == "green" else f"; {worst} shifted by more than {MAX_HU_SHIFT[0]:g} HU"
-    return Check("mean HU", status, f"mean HU after − before: {words}{tail}", shift_hu[worst])
-
-
-def _check_sharpness(gradients: list[tuple[float, float]]) -> Check | None:
-    square = sum(item[1] for item in gradients)
-    if square <= 0:
-        return None
-    ratio = sum(item[0] for item in gradients) / square
-    status = _status(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
-    tail = "" if status == "green" else "; strong edges are blurred compared with the input"
-    return Check("edge sharpness", status, f"strong edges keep {100 * ratio:.1f} % of their gradient{tail}", ratio)
-
-
-def _check_removed_anatomy(residuals: list[tuple[float, float, float]]) -> Check | None:
-    product, first, second = (sum(item[part] for item in residuals) for part in range(3))
-    value = correlation_of_sums(product, first, second)
-    if np.isnan(value):
-        return None
-    status = _status(abs(value), MAX_EDGE_CORRELATION)
-    words = "little anatomy was removed with the noise"
-    if status != "green":
-        words = "anatomy may have been removed with the noise; look at the difference image"
-    reason = f"{words} (edge correlation {value:.2f}; limit {MAX_EDGE_CORRELATION[0]:.2f})"
-    return Check("removed anatomy", status, reason, float(value))
-
-
-def _check_flicker(before: Flicker, after: Flicker) -> Check | None:
-    if not np.isfinite(before.value_hu) or before.value_hu <= 0:
-        return None
-    rise = after.value_hu / before.value_hu - 1
-    status = _status(rise, MAX_FLICKER_RISE)
-    words = f"neighbouring slices differ by {before.value_hu:.1f} HU before and {after.value_hu:.1f} HU after"
-    tail = "" if status == "green" else "; the output varies more from slice to slice than the input"
-    return Check("flicker", status, f"{words} (block means, rms){tail}", rise)
-
-
-def _check_texture(before: RadialSpectrum | None, after: RadialSpectrum | None) -> Check | None:
-    if before is None or after is None or not after.power.sum() > 0:
-        return None
-    change = after.mean_frequency / before.mean_frequency - 1
-    status = "amber" if change < -MAX_FREQUENCY_DROP else "green"
-    words = f"mean noise frequency {before.mean_frequency:.2f} /mm before, {after.mean_frequency:.2f} /mm after"
-    tail = "; the remaining noise is much coarser (blotchy)" if status == "amber" else ""
-    return Check("noise texture", status, words + tail, change)
 
 
 def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:

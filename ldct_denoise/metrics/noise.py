@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 #: Side of the neighbourhood of the noise map, mm (Christianson et al. 2015).
 NOISE_MAP_MM = 6.0
-#: Its fewest pixels along a side: the mode of standard deviations of 3×3 pixels lies far below the noise.
+#: Its smallest side, pixels: the mode of standard deviations of 3×3 pixels is far below the noise level.
 NOISE_MAP_MIN_PX = 5
 
 

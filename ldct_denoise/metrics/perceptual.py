@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Window
-from ldct_denoise.metrics.fidelity import ssim_terms
+from ldct_denoise.metrics.ssim import ssim_terms
 
 Image = NDArray[np.floating]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.intensity import Window
-from ldct_denoise.metrics.fidelity import SsimForm
+from ldct_denoise.metrics.ssim import SsimForm
 
 
 @dataclass(frozen=True)

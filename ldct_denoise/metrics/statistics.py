@@ -23,7 +23,14 @@ MIN_PATIENTS_FOR_TEST = 6
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean with equal weight of patients, and its 95 % percentile bootstrap interval."""
+    """Mean with equal weight of patients, and its 95 % percentile bootstrap interval.
+
+    Parameters
+    ----------
+    mean : float
+    low, high : float
+        Limits of the interval.
+    """
 
     mean: float
     low: float

@@ -293,13 +293,43 @@ class _Vessel:
     def draw(
         cls, rng: np.random.Generator, root: tuple[float, float, float], spread: float, wide: float
     ) -> _Vessel:
-        """Draw a vessel with a random start near the root and a random direction."""
+        """Draw a vessel with a random start near a root and a random direction.
+
+        Parameters
+        ----------
+        rng : Generator
+        root : tuple of 3 floats
+            Position in fractions of the body.
+        spread : float
+            Scatter of the start around the root.
+        wide : float
+            Scale of the radius, mm.
+
+        Returns
+        -------
+        _Vessel
+        """
         start = np.array(root) + rng.normal(0, 0.35, 3) * spread * np.array([1, 1, 0.4])
         step = rng.normal(0, 1, 3) * np.array([1.2, 1.2, 0.25])
         return cls(tuple(start), tuple(step), float(wide * (0.7 + rng.gamma(1.5, 0.6))))
 
     def section(self, along: float, organ: Shape, cavity_mm: tuple[float, float], hu: float) -> Iterator[Shape]:
-        """Cross-section in a slice: an ellipse elongated along the vessel; none outside the organ."""
+        """Cross-section in a slice: an ellipse elongated along the vessel; none outside the organ.
+
+        Parameters
+        ----------
+        along : float
+            Position of the slice along the body.
+        organ : Shape
+            The organ that contains the vessel.
+        cavity_mm : tuple of 2 floats
+            Half width and half depth of the body cavity, mm.
+        hu : float
+
+        Yields
+        ------
+        Shape
+        """
         rise = self.step[2] if abs(self.step[2]) > 0.02 else 0.02
         share = (along - self.start[2]) / rise
         if abs(share) > 0.5:

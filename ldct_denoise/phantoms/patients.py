@@ -1,15 +1,12 @@
 """Synthetic patients with known truth, scanned at normal and low dose.
 
-The truth is sampled finely and averaged, as detector pixels average over their area. Patients are scanned by the
-simulator of ``ldct_denoise.physics.dose``; :func:`with_noise` is a faster approximation whose noise depends only
-on the thickness of the body.
+The truth is sampled finely and averaged, as detector pixels average over their area.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,32 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ldct_denoise.io.derived.create import SeriesAttributes, write_series
-from ldct_denoise.io.dicom.uids import derived_uid
-from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.phantoms.anatomy import Anatomy, paint
 from ldct_denoise.phantoms.folder import replace_phantoms
-from ldct_denoise.physics.dose import require_dose, scan_noise
-from ldct_denoise.physics.noise import NoiseModel, filtered_noise
-from ldct_denoise.physics.scanner import DEFAULT_SCANNER
-from ldct_denoise.physics.texture import Texture
+from ldct_denoise.phantoms.scan import SLICE_MM, detect, fine_axis_mm, stack_geometry
+from ldct_denoise.phantoms.study import GroundTruth, write_study
+from ldct_denoise.physics.dose import require_dose
 from ldct_denoise.volume import Geometry, Volume
 
-#: Field of view and slice spacing, mm.
+#: Field of view, mm.
 FIELD_MM = 400.0
-SLICE_MM = 3.0
 #: Samples of the truth per pixel, along rows and columns.
 OVERSAMPLING = 2
-#: Noise in the centre of an average patient at normal dose, HU.
-NORMAL_NOISE_HU = 14.0
-#: Kernel of the synthetic scanner, and the peak of its noise power spectrum, 1/mm.
-KERNEL = "Sim35"
-KERNEL_PEAK_PER_MM = 0.35
-#: Normal dose: mean tube current, and quanta per mm, radian and mA (a Siemens Definition AS+ has about a million).
-NORMAL_MA = 200.0
-QUANTA_PER_MA = 1.0e6
-#: Resolution of the synthetic scanner: σ of a Gaussian, pixels.
-SYSTEM_BLUR_PX = 0.6
 #: Number of lesions of a patient, and the radii and contrasts they are drawn from.
 LESIONS = 4
 LESION_RADII_MM = (3.0, 5.0, 8.0)
@@ -71,59 +53,21 @@ class Lesion:
     contrast_hu: float
 
     def inside(self, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64], z_mm: float) -> NDArray[np.bool_]:
-        """Mask of the points of the slice at ``z_mm`` inside the lesion."""
+        """Mask of the points of a slice inside the lesion.
+
+        Parameters
+        ----------
+        x_mm, y_mm : ndarray
+            Coordinates of the points, which broadcast against each other, mm.
+        z_mm : float
+            Position of the slice, mm.
+
+        Returns
+        -------
+        ndarray of bool
+        """
         away = (x_mm - self.x_mm) ** 2 + (y_mm - self.y_mm) ** 2 + (z_mm - self.z_mm) ** 2
         return np.asarray(away <= self.radius_mm**2)
-
-
-def fine_axis_mm(size: int, field_mm: float, oversampling: int) -> NDArray[np.float64]:
-    """Centres of the fine samples along a side.
-
-    Parameters
-    ----------
-    size : int
-        Pixels along the side.
-    field_mm : float
-        Field of view.
-    oversampling : int
-        Samples per pixel.
-
-    Returns
-    -------
-    ndarray, shape (size · oversampling,)
-        mm from the centre.
-    """
-    fine = size * oversampling
-    return (np.arange(fine) + 0.5) / fine * field_mm - field_mm / 2
-
-
-def detect(fine_hu: NDArray[np.float64], oversampling: int) -> NDArray[np.float32]:
-    """Average fine samples to pixels, and blur them by the scanner's resolution (a Gaussian of 0.6 pixels)."""
-    size = len(fine_hu) // oversampling
-    coarse = fine_hu.reshape(size, oversampling, size, oversampling).mean(axis=(1, 3))
-    return ndimage.gaussian_filter(coarse, SYSTEM_BLUR_PX).astype(np.float32)
-
-
-def stack_geometry(slices: int, size: int, field_mm: float) -> Geometry:
-    """Geometry of square axial slices, centred, 3 mm apart.
-
-    Parameters
-    ----------
-    slices : int
-        Number of slices.
-    size : int
-        Matrix size, pixels.
-    field_mm : float
-        Field of view.
-
-    Returns
-    -------
-    Geometry
-    """
-    spacing = field_mm / size
-    corner = -(field_mm - spacing) / 2
-    positions = np.array([[corner, corner, number * SLICE_MM] for number in range(slices)])
-    return Geometry(positions, (1, 0, 0), (0, 1, 0), (spacing, spacing), size, size)
 
 
 class Patient:
@@ -200,78 +144,6 @@ class Patient:
         return Volume(np.stack([self.truth_hu(index) for index in range(self.slices)]), self.geometry)
 
 
-def with_noise(truth: Volume, dose: float, seed: int) -> Volume:
-    """Add stationary-spectrum noise to a noise-free volume: variance ∝ 1/dose, strongest in the centre of the
-    body.
-
-    Parameters
-    ----------
-    truth : Volume
-        Noise-free volume.
-    dose : float
-        Fraction of the normal dose, > 0.
-    seed : int
-        Another seed gives another noise realisation.
-
-    Returns
-    -------
-    Volume
-    """
-    geometry = truth.geometry
-    side = geometry.rows
-    spacing = geometry.pixel_spacing_mm[0]
-    down, along = np.fft.fftfreq(2 * side, spacing), np.fft.rfftfreq(2 * side, spacing)
-    radius = np.hypot(down[:, None], along[None])
-    power = radius * np.exp(-((radius / (KERNEL_PEAK_PER_MM * 2**0.5)) ** 2))  # a ramp, rolled off by the kernel
-    noisy = np.empty(truth.hu.shape, np.float32)
-    for index, hu in enumerate(truth.hu):
-        rng = np.random.default_rng([13, seed, index, round(dose * 1e6)])
-        field = filtered_noise(power, (1, side, side), rng)[0]
-        body = ndimage.gaussian_filter(np.clip(hu + 1000, 0, 1500), side / 12) / 1000
-        noisy[index] = hu + field * NORMAL_NOISE_HU / math.sqrt(dose) * np.clip(body, 0.25, None)
-    return truth.with_hu(noisy)
-
-
-def scan(
-    truth: Volume, dose: float, seed: int, progress: Callable[[int, int, str], None] = lambda d, t, n: None
-) -> Volume:
-    """Scan a noise-free volume with the simulated scanner: quantum and electronic noise of its projections.
-
-    Parameters
-    ----------
-    truth : Volume
-        Noise-free volume.
-    dose : float
-        Fraction of the normal dose (200 mA), > 0.
-    seed : int
-        Another seed gives another noise realisation.
-    progress : callable
-        Called with (slices done, slices in all, note).
-
-    Returns
-    -------
-    Volume
-    """
-    spacing_mm = truth.geometry.pixel_spacing_mm
-    texture = Texture.of(synthetic_kernel(spacing_mm), spacing_mm)
-    noisy = np.empty(truth.hu.shape, np.float32)
-    for index, hu in enumerate(truth.hu):
-        rng = np.random.default_rng([29, seed, index, round(dose * 1e6)])
-        noisy[index] = hu + scan_noise(
-            hu, spacing_mm, texture, quanta_per_ma=QUANTA_PER_MA, current_ma=NORMAL_MA * dose,
-            scanner=DEFAULT_SCANNER, rng=rng,
-        )  # fmt: skip
-        progress(index + 1, len(noisy), truth.name)
-    return truth.with_hu(noisy)
-
-
-def synthetic_kernel(spacing_mm: tuple[float, float]) -> NoiseModel:
-    """Noise power spectrum of the synthetic scanner's kernel: a ramp, rolled off by a Gaussian."""
-    frequency = np.arange(0.025, 0.72 / min(spacing_mm), 0.025)
-    nps = frequency * np.exp(-((frequency / (KERNEL_PEAK_PER_MM * 2**0.5)) ** 2))
-    return NoiseModel(KERNEL, frequency, nps / nps.max(), np.ones(1))
-
-
 def write_patients(
     output: Path,
     *,
@@ -333,74 +205,3 @@ def write_patients(
                 progress=progress,
             )
     return names
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """A noise-free object, to be scanned.
-
-    Parameters
-    ----------
-    name : str
-        Patient ID of the scans.
-    volume : Volume
-        The object without noise, HU.
-    labels : Volume
-        Label volume of the same geometry.
-    table : sequence of mapping
-        Meaning of the labels, one row for each.
-    labels_name : str
-        File name of labels and table, without extension.
-    """
-
-    name: str
-    volume: Volume
-    labels: Volume
-    table: Sequence[Mapping[str, object]]
-    labels_name: str
-
-
-def write_study(
-    study: Path,
-    truth: GroundTruth,
-    *,
-    dose: float,
-    seed: int,
-    progress: Callable[[int, int, str], None] = lambda d, t, n: None,
-) -> None:
-    """Write scans of an object at normal and low dose (DICOM), its truth and labels (NIfTI) and their table (CSV).
-
-    Parameters
-    ----------
-    study : Path
-        Folder of the study.
-    truth : GroundTruth
-    dose : float
-        Low dose as a fraction of the normal dose.
-    seed : int
-        Seed of the noise.
-    progress : callable
-        Called with (slices done, slices in all, note).
-    """
-    name, volume = truth.name, truth.volume
-    study_uid = derived_uid("phantom", name, seed, *volume.geometry.shape, dose)
-    for series_number, (label, fraction) in enumerate((("Full", 1.0), ("Low", dose)), 1):
-        named = Volume(volume.hu, volume.geometry, name=f"{name}, {label.lower()} dose")
-        write_series(
-            scan(named, fraction, seed, progress),
-            study / f"{series_number}.000000-{label} Dose Images-{seed:05d}",
-            SeriesAttributes(
-                patient_id=name,
-                study_uid=study_uid,
-                series_number=series_number,
-                description=f"{label} Dose Images",
-                kernel=KERNEL,
-                tube_current_ma=[NORMAL_MA * fraction] * len(volume),
-            ),
-        )
-    write_volume(study / "truth.nii.gz", volume, volume.geometry)
-    write_volume(study / f"{truth.labels_name}.nii.gz", truth.labels, volume.geometry, labels=True)
-    with (study / f"{truth.labels_name}.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(truth.table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(truth.table)

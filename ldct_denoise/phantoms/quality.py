@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.phantoms.folder import replace_phantoms
-from ldct_denoise.phantoms.patients import GroundTruth, detect, fine_axis_mm, stack_geometry, write_study
+from ldct_denoise.phantoms.scan import detect, fine_axis_mm, stack_geometry
+from ldct_denoise.phantoms.study import GroundTruth, write_study
 from ldct_denoise.physics.dose import require_dose
 from ldct_denoise.volume import Volume
 

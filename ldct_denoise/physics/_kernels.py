@@ -16,7 +16,24 @@ except ImportError:
 
 
 def project(image, angles, s, dy, dx, step):
-    """Sum of bilinear samples along each ray; see :func:`ldct_denoise.physics.projection.project`."""
+    """Sum of bilinear samples along each ray; see :func:`ldct_denoise.physics.projection.project`.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+    angles : ndarray, shape (views,)
+        rad.
+    s : ndarray, shape (channels,)
+        Positions of the channels, mm.
+    dy, dx : float
+        Row and column spacing, mm.
+    step : float
+        Distance of the samples, mm.
+
+    Returns
+    -------
+    ndarray, shape (views, channels), float32
+    """
     rows, columns = image.shape
     half = int(math.hypot(rows * dy, columns * dx) / 2 / step) + 1
     sinogram = np.empty((len(angles), len(s)), np.float32)
@@ -41,7 +58,23 @@ def project(image, angles, s, dy, dx, step):
 
 
 def back_project(sinogram, angles, first_mm, channel_mm, rows, columns, dy, dx):
-    """Sum over the views, interpolated between channels; see ``projection.back_project``."""
+    """Sum over the views, interpolated between channels; see ``projection.back_project``.
+
+    Parameters
+    ----------
+    sinogram : ndarray, shape (views, channels)
+    angles : ndarray, shape (views,)
+        rad.
+    first_mm, channel_mm : float
+        Position of the first channel, and distance of the channels, mm.
+    rows, columns : int
+    dy, dx : float
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns), float32
+    """
     total = np.empty((rows, columns), np.float32)
     cos, sin = np.cos(angles) / channel_mm, np.sin(angles) / channel_mm
     for row in prange(rows):

@@ -1,4 +1,4 @@
-"""Noise level of a slice, and its deviation from what attenuation explains, measured in the slice itself.
+"""Noise level of a slice and its deviation from the attenuation model, measured in the slice itself.
 
 Helical view weighting, which no header describes, and a tube current that lags behind the patient's shape make
 noise stronger on one side of a slice; the side changes along z. A smooth surface describes this asymmetry.

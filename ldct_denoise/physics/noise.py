@@ -24,7 +24,7 @@ from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Side of the ROIs, and distance between the positions that are tried, pixels.
 ROI_SIDE_PX, ROI_STEP_PX = 32, 8
-#: Fraction of the ROIs that counts as uniform, and the fewest that are used.
+#: Fraction of the ROIs that are used, the most uniform ones, and their smallest number.
 UNIFORM_FRACTION, MIN_UNIFORM_ROIS = 0.2, 10
 #: Width of a frequency bin, 1/mm.
 BIN_PER_MM = 0.05

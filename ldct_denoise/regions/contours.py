@@ -45,7 +45,7 @@ class ContourRegion:
         return ContourRegion(name, self._contours)
 
     def mask(self, geometry: Geometry, index: int, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
-        """Pixels whose centre lies inside the contours.
+        """Mask of pixels whose centre is inside the contours.
 
         Parameters
         ----------

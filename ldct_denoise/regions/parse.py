@@ -14,7 +14,7 @@ from ldct_denoise.regions.regions import Body, LabelRegion, Region, Sphere, Tiss
 from ldct_denoise.regions.tissues import TISSUES
 from ldct_denoise.volume import SliceSource, Volume
 
-#: A volume with more different values is taken for an image.
+#: A volume with more different values must be an image.
 MAX_LABELS = 200
 
 

@@ -91,7 +91,21 @@ class WholeImage:
     name: str = "image"
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """None: the whole slice."""
+        """Return None, meaning the whole slice.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            Not used.
+
+        Returns
+        -------
+        None
+        """
         return None
 
     def renamed(self, name: str) -> WholeImage:
@@ -106,7 +120,21 @@ class Body:
     name: str = "body"
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """Body mask of the slice; see :func:`body_mask`."""
+        """Body mask of the slice; see :func:`body_mask`.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            The slice of the reference, HU.
+
+        Returns
+        -------
+        ndarray of bool, shape (rows, columns)
+        """
         return body_mask(hu, geometry.pixel_spacing_mm)
 
     def renamed(self, name: str) -> Body:
@@ -133,7 +161,21 @@ class Tissue:
         object.__setattr__(self, "name", self.name or self.tissue)
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """Mask of the tissue; see :func:`tissue_mask`."""
+        """Mask of the tissue; see :func:`tissue_mask`.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            The slice of the reference, HU.
+
+        Returns
+        -------
+        ndarray of bool, shape (rows, columns)
+        """
         body = body_mask(hu, geometry.pixel_spacing_mm)
         return tissue_mask(hu, self.tissue, geometry.pixel_spacing_mm, body)
 
@@ -160,7 +202,21 @@ class Sphere:
     radius_mm: float
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """Pixels whose centre lies inside the sphere."""
+        """Mask of pixels whose centre is inside the sphere.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            Not used.
+
+        Returns
+        -------
+        ndarray of bool, shape (rows, columns)
+        """
         along, down, across = in_plane_mm(geometry, index, self.centre_mm)
         row_mm, column_mm = geometry.pixel_spacing_mm
         rows = (np.arange(geometry.rows) * row_mm - down)[:, None]
@@ -204,7 +260,21 @@ class LabelRegion:
         return LabelRegion(name, self._labels, self._value)
 
     def mask(self, geometry: Geometry, index: int, hu: Image) -> Mask | None:
-        """Pixels whose nearest label voxel has this label."""
+        """Mask of pixels whose nearest label voxel has this label.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Geometry of the series.
+        index : int
+            Slice of the series.
+        hu : ndarray, shape (rows, columns)
+            Not used.
+
+        Returns
+        -------
+        ndarray of bool, shape (rows, columns)
+        """
         here = geometry.positions_mm[index]
         start = self._to_index[:3, :3] @ here + self._to_index[:3, 3]
         down = self._to_index[:3, :3] @ np.asarray(geometry.column_direction) * geometry.pixel_spacing_mm[0]

@@ -47,7 +47,7 @@ NOISE_TISSUE_SMOOTHING_PX = 2.5
 def noise_tissue_mask(hu: Image) -> Mask:
     """Pixels of fat, organs and muscle, in which noise can be measured.
 
-    The smoothed image lies within :data:`NOISE_TISSUE_HU` there. Unlike in :func:`tissue_masks` no border is
+    Their smoothed value is within :data:`NOISE_TISSUE_HU`. Unlike in :func:`tissue_masks` no border is
     removed, because the noise estimators choose the most uniform regions of interest inside the mask.
     """
     smooth = ndimage.gaussian_filter(hu, NOISE_TISSUE_SMOOTHING_PX)
@@ -79,7 +79,7 @@ def tissue_mask(hu: Image, tissue: str, pixel_spacing_mm: tuple[float, float], b
 def tissue_masks(
     hu: Image, tissues: Collection[str], pixel_spacing_mm: tuple[float, float], body: Mask
 ) -> dict[str, Mask]:
-    """Masks of tissues: where the smoothed image lies in the tissue's HU range, without the border.
+    """Masks of tissues: pixels whose smoothed value is in the tissue's HU range, without the border.
 
     The border is left out for two reasons: it holds partial volume, and there the noise of the image itself
     decides which pixels belong to the mask, so that another image of the same anatomy would seem to be shifted.

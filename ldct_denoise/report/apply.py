@@ -12,9 +12,9 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.inference.series import derivation_of
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.find import find_images
+from ldct_denoise.metrics.checks import CHECKED_TISSUES
 from ldct_denoise.metrics.contrast import finest_spacing_mm
 from ldct_denoise.metrics.no_reference import (
-    CHECKED_TISSUES,
     NoReferenceReport,
     no_reference_report,
     residual_edge_map,

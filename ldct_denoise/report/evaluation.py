@@ -130,6 +130,17 @@ def mean_hu_offset(evaluation: Evaluation, model: str, region: str) -> float:
     """Mean HU of a model's images minus that of the reference, with equal weight of patients; NaN without any.
 
     The images are not clipped to a window, because clipping would hide shifts outside it.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    model, region : str
+        Entries of the columns of ``metrics.csv``.
+
+    Returns
+    -------
+    float
+        HU.
     """
     ours, theirs = (evaluation.values(who, UNCLIPPED, region, "hu_mean") for who in (model, REFERENCE))
     return _mean(evaluation, {key: ours[key] - theirs[key] for key in ours.keys() & theirs.keys()})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ldct_denoise import __version__
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.metrics.no_reference import Check
+from ldct_denoise.metrics.checks import Check
 from ldct_denoise.output import atomic_write
 
 #: Total size of the pictures in a report, bytes: mail servers commonly accept 10 MB, and base64 adds a third.

@@ -33,7 +33,19 @@ def encode_hu(hu: Image) -> str:
 
 
 def decode_hu(text: str, rows: int, columns: int) -> NDArray[np.int16]:
-    """Decode what :func:`encode_hu` returned, shape (rows, columns)."""
+    """Decode a slice that :func:`encode_hu` encoded.
+
+    Parameters
+    ----------
+    text : str
+    rows, columns : int
+        Size of the slice.
+
+    Returns
+    -------
+    ndarray of int16, shape (rows, columns)
+        HU.
+    """
     planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=np.uint8).reshape(2, -1)
     steps = np.ascontiguousarray(planes.T).view("<i2").reshape(rows, columns)
     return np.cumsum(steps, axis=1, dtype=np.int16)
@@ -111,7 +123,7 @@ def spread_slice_views(
     most : int
         Largest number of slices.
     budget : int
-        Size limit in bytes; the size of the first slice is taken for all.
+        Size limit in bytes; all slices are assumed to have the size of the first.
     regions : sequence of Region
         Regions that are outlined.
 

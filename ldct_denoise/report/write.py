@@ -82,7 +82,16 @@ def write_evaluation(
 
 
 def write_tables(evaluation: Evaluation, output: Path, *, include_patient_ids: bool = False) -> None:
-    """Write ``metrics.csv`` and ``summary.json`` into an existing folder."""
+    """Write ``metrics.csv`` and ``summary.json``.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    output : Path
+        Existing folder.
+    include_patient_ids : bool
+        Use patient IDs; otherwise patients are numbered.
+    """
     atomic_write(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
     names = pseudonyms(evaluation.patients, include_patient_ids)
     summary = {

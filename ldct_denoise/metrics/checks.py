@@ -1,0 +1,122 @@
+"""Checks of a denoised series against its input: each has a status (green, amber, red) and a reason in words.
+
+The limits are this project's own, calibrated as described in ``docs/measurements.md``. They warn; they do not
+certify.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Limits of the checks; pairs are (amber, red).
+MAX_NOISE_RISE, MAX_NOISE_REDUCTION = 0.02, 0.9
+MAX_HU_SHIFT = (1.0, 3.0)
+MIN_EDGE_SHARPNESS = (0.95, 0.85)
+MAX_EDGE_CORRELATION = (0.2, 0.4)
+MAX_FLICKER_RISE = (0.10, 0.30)
+MAX_FREQUENCY_DROP = 0.4
+#: Tissues whose HU shift and noise are checked. Bone and lung are not flat: their shift depends on the mask's
+#: border.
+CHECKED_TISSUES = ("fat", "soft-tissue")
+
+
+@dataclass(frozen=True)
+class Check:
+    """Result of one check of a denoised series.
+
+    Parameters
+    ----------
+    name : str
+    status : {"green", "amber", "red"}
+        Within the limits, to be reviewed, or failed.
+    reason : str
+        The measured values in words.
+    value : float
+        The value that is compared with the limits.
+    """
+
+    name: str
+    status: str
+    reason: str
+    value: float
+
+
+def _status(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
+    sign = 1 if above_is_bad else -1
+    amber, red = limits
+    if sign * value > sign * red:
+        return "red"
+    return "amber" if sign * value > sign * amber else "green"
+
+
+def check_noise(noise_hu: Mapping[str, tuple[float, float]]) -> Check | None:
+    """Check the change of the noise level; ``noise_hu`` maps tissues to the level before and after, HU."""
+    if not noise_hu:
+        return None
+    tissue = "soft-tissue" if "soft-tissue" in noise_hu else next(iter(noise_hu))
+    before, after = noise_hu[tissue]
+    change = after / before - 1 if before > 0 else 0.0
+    words = f"global noise level in {tissue}: {before:.1f} HU before, {after:.1f} HU after ({100 * change:+.0f} %)"
+    if change > MAX_NOISE_RISE:
+        return Check("noise", "red", f"{words}; the output is noisier than the input", change)
+    if change < -MAX_NOISE_REDUCTION:
+        return Check("noise", "amber", f"{words}; so little noise is left that texture may be lost", change)
+    return Check("noise", "green", words, change)
+
+
+def check_shift(shift_hu: Mapping[str, float]) -> Check | None:
+    """Check the shift of mean HU; ``shift_hu`` maps tissues to the mean of after − before, HU."""
+    if not shift_hu:
+        return None
+    checked = [tissue for tissue in CHECKED_TISSUES if tissue in shift_hu] or list(shift_hu)
+    worst = max(checked, key=lambda tissue: abs(shift_hu[tissue]))
+    words = ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in shift_hu.items())
+    status = _status(abs(shift_hu[worst]), MAX_HU_SHIFT)
+    tail = "" if status == "green" else f"; {worst} shifted by more than {MAX_HU_SHIFT[0]:g} HU"
+    return Check("mean HU", status, f"mean HU after − before: {words}{tail}", shift_hu[worst])
+
+
+def check_sharpness(ratio: float) -> Check | None:
+    """Check the ratio of edge gradients after/before; none if it is NaN."""
+    if np.isnan(ratio):
+        return None
+    status = _status(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
+    tail = "" if status == "green" else "; strong edges are blurred compared with the input"
+    return Check("edge sharpness", status, f"strong edges keep {100 * ratio:.1f} % of their gradient{tail}", ratio)
+
+
+def check_removed_anatomy(correlation: float) -> Check | None:
+    """Check the edge correlation of the removed signal; none if it is NaN."""
+    if np.isnan(correlation):
+        return None
+    status = _status(abs(correlation), MAX_EDGE_CORRELATION)
+    words = "little anatomy was removed with the noise"
+    if status != "green":
+        words = "anatomy may have been removed with the noise; look at the difference image"
+    reason = f"{words} (edge correlation {correlation:.2f}; limit {MAX_EDGE_CORRELATION[0]:.2f})"
+    return Check("removed anatomy", status, reason, correlation)
+
+
+def check_flicker(before_hu: float, after_hu: float) -> Check | None:
+    """Check the rise of the slice-to-slice change, HU; none if the input has none."""
+    if not before_hu > 0:
+        return None
+    rise = after_hu / before_hu - 1
+    status = _status(rise, MAX_FLICKER_RISE)
+    words = f"neighbouring slices differ by {before_hu:.1f} HU before and {after_hu:.1f} HU after"
+    tail = "" if status == "green" else "; the output varies more from slice to slice than the input"
+    return Check("flicker", status, f"{words} (block means, rms){tail}", rise)
+
+
+def check_texture(before_per_mm: float, after_per_mm: float) -> Check | None:
+    """Check the change of the mean noise frequency, 1/mm; none if one of them is NaN."""
+    change = after_per_mm / before_per_mm - 1
+    if np.isnan(change):
+        return None
+    status = "amber" if change < -MAX_FREQUENCY_DROP else "green"
+    words = f"mean noise frequency {before_per_mm:.2f} /mm before, {after_per_mm:.2f} /mm after"
+    tail = "; the remaining noise is much coarser (blotchy)" if status == "amber" else ""
+    return Check("noise texture", status, words + tail, change)
