@@ -9,10 +9,10 @@
 # ---
 
 # %% [markdown]
-# # A first look at a series and its pools
+# # A first look at a folder of series
 #
-# What is in a folder, which series are low and which are normal dose, and how each was told. Replace `root` by a
-# folder of your own; without one, two synthetic patients are made.
+# List the series of a folder, their dose labels, and the pairs of low and normal dose. Replace `root` by a folder of
+# your own; here two synthetic patients are created.
 
 # %%
 import tempfile
@@ -27,8 +27,8 @@ root = Path(tempfile.mkdtemp()) / "patients"
 write_patients(root, patients=2, slices=4, size=256);  # two scans of each: normal and quarter dose
 
 # %% [markdown]
-# Every series, its dose and the source of the dose label. `unknown` series (here: the truth and the lesion labels
-# that come with synthetic patients) go into no pool.
+# Every series, its dose and the source of the dose label. Series with an `unknown` dose (here the truth and the lesion
+# labels of the synthetic patients) are not used for training.
 
 # %%
 inventory = find_images(root)
@@ -46,16 +46,16 @@ for item in inventory.skipped:
 print(len(inventory.skipped), "files skipped")
 
 # %% [markdown]
-# The pairs, for measuring only: training never sees them.
+# Pairs of series with the same slice positions. They are used for evaluation only, not for unpaired training.
 
 # %%
 pairs = find_pairs(labelled)
 for pair in pairs:
-    print(pair.patient, pair.kernel, len(pair.indices), "slices at the same place")
+    print(pair.patient, pair.kernel, len(pair.indices), "paired slices")
 
 # %% [markdown]
-# Scroll both doses together with the wheel; choose a window, or drag with the shift key; tick *draw a circle* and drag
-# from its middle to read mean and standard deviation in both.
+# Scroll both series with the mouse wheel. Choose a window, or drag with the shift key. Tick *draw a circle* and drag
+# from its centre to read mean and standard deviation in both images.
 
 # %%
 review({"low dose": pairs[0].low, "normal dose": pairs[0].normal})

@@ -9,11 +9,11 @@
 # ---
 
 # %% [markdown]
-# # Train, and watch
+# # Train and monitor
 #
-# A short unpaired training on synthetic patients: what is found out at the start, the losses by name, what each
-# validation says without pairs, and a slice of a patient who was in neither pool. A real training is the same call with more
-# patients and iterations; `tensorboard --logdir RUN` shows it live.
+# A short unpaired training on synthetic patients: the messages at the start, the losses by name, the results of each
+# validation without pairs, and a slice of a patient who is in neither pool. A real training is the same call with more
+# patients and iterations; `tensorboard --logdir RUN` shows its progress.
 
 # %%
 import tempfile
@@ -65,7 +65,7 @@ axis.legend(fontsize=7, ncols=2)
 plt.show()
 
 # %% [markdown]
-# A slice of the patient who was kept out, after so few steps:
+# A slice of the held-out patient after these few steps:
 
 # %%
 low_index, normal_index = pair.indices[len(pair.indices) // 2]
@@ -74,7 +74,7 @@ images = {"quarter dose": pair.low.read_hu(low_index), "output": output, "normal
 slice_figure(images, WINDOWS["abdomen"])
 
 # %% [markdown]
-# What the run left:
+# Files of the run:
 
 # %%
 print(*sorted(path.name for path in (work / "run").iterdir()), sep="\n")

@@ -11,19 +11,15 @@
 # %% [markdown]
 # # Review: input, output, reference
 #
-# Look at a denoised series beside its input and, where there is one, its reference; read a region's numbers; and read
-# blinded: which of two images is better? Here a synthetic patient is scanned at normal and at quarter dose and denoised
-# by a simple filter. For your own, replace `low`, `normal` and `output` by series of
-# `ldct_denoise.io.find.find_images(folder).series`.
+# View a denoised series side by side with its input and reference, measure a region of interest, and rate images in a
+# blinded reading. Here a synthetic patient is scanned at normal and at quarter dose and denoised by a simple filter. For
+# your own images, replace `low`, `normal` and `output` by series of `ldct_denoise.read_series(folder)`.
 
 # %%
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-from ldct_denoise.inference.slices import restore_slices
-from ldct_denoise.models.trained import load_model
+import ldct_denoise
 from ldct_denoise.phantoms.patients import Patient
 from ldct_denoise.phantoms.scan import with_noise
 from ldct_denoise.regions.regions import Sphere
@@ -31,28 +27,28 @@ from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 
 truth = Patient(seed=3, slices=8, size=256).truth()
 normal, low = with_noise(truth, 1.0, seed=1), with_noise(truth, 0.25, seed=2)
-output = low.with_hu(np.stack([hu for _, hu in restore_slices(low, load_model("bilateral"))]))
+output = ldct_denoise.denoise(low, model="bilateral")
 sources = {"input": low, "output": output, "reference": normal}
 
 # %% [markdown]
-# The wheel scrolls all images together, Ctrl + wheel zooms them, dragging moves them, Shift + dragging changes level and
-# width. Tick *draw a circle* and drag from its middle: mean ± standard deviation in every image, on real HU.
-# A region given in code is outlined too, here a sphere in the liver (patient coordinates, LPS mm).
+# The mouse wheel scrolls all images together, Ctrl + wheel zooms, dragging moves, Shift + dragging changes level and
+# width. Tick *draw a circle* and drag from its centre to read mean ± standard deviation in HU in every image. Regions
+# given in code are outlined, here a sphere in the liver (patient coordinates, LPS mm).
 
 # %%
 liver = Sphere("liver", (-104.0, -5.5, 7.5), 4.4)
 review(sources, [liver])
 
 # %% [markdown]
-# The same sphere's numbers over all its slices. A good denoiser lowers the standard deviation and leaves the mean:
+# Statistics of the sphere over all its slices. A good denoiser lowers the standard deviation and preserves the mean:
 
 # %%
 for name, numbers in roi_numbers(sources, liver).items():
     print(f"{name:10} {numbers['mean_hu']:6.1f} ± {numbers['std_hu']:.1f} HU in {numbers['pixels']:.0f} pixels")
 
 # %% [markdown]
-# Blinded reading: input and output side by side as A and B, in an order that chance decides anew for every slice. Press
-# a button; *export* saves the ratings. The key is not in the page; `reading.write_page(path)` writes it for a reader
+# Blinded reading: input and output side by side as A and B, in a random order for every slice. Press a button to rate;
+# *export* saves the ratings. The key is not in the page. `reading.write_page(path)` writes the page for a reader
 # elsewhere.
 
 # %%
@@ -60,7 +56,7 @@ reading = BlindedReading(low, output, ("input", "output"), indices=range(len(low
 reading.viewer()
 
 # %% [markdown]
-# The exported ratings are read back and the key is opened. (Here two lines stand in for a reader's file.)
+# Import the exported ratings and unblind them. (Here two lines replace a reader's file.)
 
 # %%
 exported = Path(tempfile.mkdtemp()) / "ratings.csv"

@@ -11,25 +11,23 @@
 # %% [markdown]
 # # Compare methods
 #
-# Several denoisers on the same slices, with paired statistics. The command line does the same:
+# Measure several denoisers on the same slices, with paired statistics. The command line does the same:
 # `ldct-denoise compare --dicom-root … --model lir-ct-small --model bilateral --output …`
 
 # %%
 import tempfile
 from pathlib import Path
 
-from ldct_denoise.models.trained import load_model
-from ldct_denoise.evaluation.compare import compare
-from ldct_denoise.evaluation.plan import MeasurementPlan
-from ldct_denoise.report.write import write_comparison
+import ldct_denoise
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.report.interactive import slice_figure
 
 work = Path(tempfile.mkdtemp())
 write_patients(work / "patients", patients=2, slices=3, size=256)
-models = [load_model("lir-ct-small"), load_model("bilateral")]
-result = compare(work / "patients", models, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
+result = ldct_denoise.compare(
+    work / "patients", ["lir-ct-small", "bilateral"], windows=["abdomen"], output=work / "comparison"
+)
 
 # %%
 print("\n".join(result.lines()))
@@ -46,5 +44,4 @@ sample = case.sample(case.indices[0])
 slice_figure({**sample.images, "reference": sample.reference}, WINDOWS["abdomen"])
 
 # %%
-write_comparison(result, work / "comparison")
 print("open in a browser:", work / "comparison" / "report.html")

@@ -9,12 +9,12 @@
 # ---
 
 # %% [markdown]
-# # Physics of a phantom
+# # Image quality on a phantom
 #
-# What a denoiser does to noise, resolution, HU and detectability, on a simulated phantom whose truth is known: a disk of
-# 50 HU with four rods, scanned again and again at several doses. `ldct-denoise image-quality --model NAME --output DIR` writes
-# the same as a report; for scans of your own phantom give its rods to `ldct-denoise evaluate --insert`. Definitions:
-# `docs/measurements.md`.
+# Effect of a denoiser on noise, resolution, HU and detectability, measured on a simulated phantom with known truth: a disk
+# of 50 HU with four rods, scanned repeatedly at several doses. `ldct-denoise image-quality --model NAME --output DIR`
+# writes the same as a report. For scans of your own phantom, give its rods to `ldct-denoise evaluate --insert`.
+# Definitions: `docs/measurements.md`.
 
 # %%
 import matplotlib.pyplot as plt
@@ -41,8 +41,8 @@ for axis, (name, hu) in zip(axes, study.example.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# **Noise.** Which frequencies does it remove? Noise of which only low frequencies are left looks blotchy, however small
-# its standard deviation.
+# **Noise.** Which frequencies are removed? Noise with only low frequencies looks blotchy, however small its standard
+# deviation is.
 
 # %%
 profile = noise_reduction_profile(before.spectrum, after.spectrum)
@@ -72,7 +72,7 @@ axis.legend(fontsize=8)
 plt.show()
 
 # %% [markdown]
-# **HU**: do the rods still measure what they should?
+# **HU**: do the rods keep their HU?
 
 # %%
 for contrast_hu, measured in after.rod_hu.items():
@@ -80,9 +80,10 @@ for contrast_hu, measured in after.rod_hu.items():
 print(f"slope {after.linearity.slope:.4f}, uniform part {after.body_hu - before.body_hu:+.2f} HU against the input")
 
 # %% [markdown]
-# **Detectability** of a faint lesion. Less noise need not mean that a lesion is easier to see: the channelised Hotelling
-# observer (CHO) undoes a blur by itself and gains little; the observer with a human eye filter (NPWE) is disturbed by fine
-# noise and gains more. Each says which dose of unprocessed images is as good.
+# **Detectability** of a faint lesion. Less noise does not necessarily make a lesion easier to see: the channelised
+# Hotelling observer (CHO) can undo a blur and gains little; the observer with a human eye filter (NPWE) is disturbed by
+# fine noise and gains more. For each observer, the equivalent dose is the dose at which unprocessed images reach the same
+# d′.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
