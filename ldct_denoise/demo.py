@@ -1,4 +1,4 @@
-"""End-to-end demo on synthetic patients: training, a denoised series, its evaluation, a picture."""
+"""The whole story without a download: synthetic patients, training, a denoised series, figures, a picture."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.volume import SliceSource
 
 PATIENTS = ("L001", "L002", "L003")
-#: Patient who is not trained on.
+#: The patient who is in neither pool.
 TEST_PATIENT = PATIENTS[-1]
-#: Everything that a demo writes into its folder.
-RESULTS = ("patients", "run", "denoised", "evaluation", "comparison.png")
+#: All that a demo puts into its folder.
+MADE = ("patients", "run", "denoised", "evaluation", "comparison.png")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Result of the demo.
+    """What the demo left, and its main figures.
 
     Parameters
     ----------
     output : Path
-        Folder of all results.
     picture : Path
-        Input, output, reference and ground truth in the abdomen window.
+        Input, output, reference and truth in the abdomen window.
     evaluation : Evaluation
-        The test patient's denoised series compared with normal dose.
+        Of the test patient's denoised series against the normal dose.
     """
 
     output: Path
@@ -63,29 +62,23 @@ def run_demo(
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Demo:
-    """Create synthetic patients, train on two of them, denoise, evaluate and draw the third.
+    """Make patients, train, apply, evaluate, draw.
 
     Parameters
     ----------
     output : Path
         Gets ``patients/``, ``run/``, ``denoised/``, ``evaluation/`` and ``comparison.png``.
     overwrite : bool
-        Replace the results of an earlier demo.
+        Replace what an earlier demo left.
     iterations : int
-        Training steps.
-    say : callable
-        Receives a line at the start of each part.
-    progress : callable
-        Receives the progress of the training.
-
-    Returns
-    -------
-    Demo
+        Of the training.
+    say, progress : callable
+        Told each step in a line, and the training's progress.
 
     Raises
     ------
     OutputError
-        If ``output`` holds files and ``overwrite`` is not given, or files that no demo writes.
+        If ``output`` holds files and ``overwrite`` is not given, or anything that no demo makes.
     """
     make_output_folder(output, overwrite)
     _remove_earlier(output)
@@ -118,13 +111,13 @@ def run_demo(
 
 
 def _remove_earlier(output: Path) -> None:
-    """Remove the results of an earlier demo; refuse if there are other files."""
-    patients = output / RESULTS[0]
-    unknown = [item for item in output.iterdir() if item.name not in RESULTS or item.is_symlink()]
+    """Remove what an earlier demo left, and nothing where something else lies there too."""
+    patients = output / MADE[0]
+    strange = [item for item in output.iterdir() if item.name not in MADE or item.is_symlink()]
     inside = patients.iterdir() if patients.is_dir() else ()
-    unknown += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL_PREFIX)]
-    if unknown:
-        raise OutputError(f"{output}: holds {unknown[0].name}, which no demo writes; give another folder")
+    strange += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL_PREFIX)]
+    if strange:
+        raise OutputError(f"{output}: holds {strange[0].name}, which no demo made; give another folder")
     for item in output.iterdir():
         if item.is_dir():
             shutil.rmtree(item)

@@ -16,7 +16,7 @@ def modules(folder: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "folder", ["", "io", "data", "physics", "networks", "metrics", "report", "node", "benchmark"]
+    "folder", ["", "io", "data", "physics", "networks", "metrics", "report", "view", "node", "benchmark"]
 )
 def test_the_map_names_every_module(folder):
     text = MAP.read_text(encoding="utf-8")

@@ -1,0 +1,93 @@
+"""``ldct-denoise view``: whole series side by side in the browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from ldct_denoise.volume import SliceSource
+
+
+@click.command(short_help="Look at whole series side by side in the browser.")
+@click.argument("input_path", metavar="INPUT", type=options.EXISTING)
+@click.argument("output_path", metavar="[OUTPUT]", required=False, type=options.EXISTING)
+@click.argument("reference_path", metavar="[REFERENCE]", required=False, type=options.EXISTING)
+@click.option("--input-series", type=click.IntRange(1), help="Which series of INPUT, if it holds several: 1, 2, …")
+@click.option("--output-series", type=click.IntRange(1), help="Which series of OUTPUT.")
+@click.option("--reference-series", type=click.IntRange(1), help="Which series of REFERENCE.")
+@click.option("--open/--no-open", "open_browser", default=True, help="Open the browser or only print the address.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="Port on 127.0.0.1. Default: a free one. Give one to reach it through ssh -L N:127.0.0.1:N.",
+)
+@click.option("--include-patient-ids", is_flag=True, help="Show patient IDs and folder names on the page.")
+def command(
+    input_path: Path,
+    output_path: Path | None,
+    reference_path: Path | None,
+    input_series: int | None,
+    output_series: int | None,
+    reference_series: int | None,
+    open_browser: bool,
+    port: int,
+    include_patient_ids: bool,
+) -> None:
+    """Show one to three CT series in the browser: linked planes, side by side, swipe, flicker, difference, HU.
+
+    INPUT, OUTPUT and REFERENCE are each a DICOM series (folder, file, zip) or a NIfTI, NRRD or MHA volume. The
+    page is served to this machine only (127.0.0.1, at an address that cannot be guessed). Ctrl-C ends it.
+    """
+    from ldct_denoise.view import serve_view
+
+    asked = [
+        ("INPUT", input_path, input_series),
+        ("OUTPUT", output_path, output_series),
+        ("REFERENCE", reference_path, reference_series),
+    ]
+    for name, path, number in asked:
+        if path is None and number is not None:
+            raise click.UsageError(f"--{name.lower()}-series {number}: {name} is not given")
+    given = [(name, path, number) for name, path, number in asked if path is not None]
+    serve_view(
+        [_one_series(name, path, number) for name, path, number in given],
+        [name for name, _, _ in given],
+        port=port,
+        open_browser=open_browser,
+        include_patient_ids=include_patient_ids,
+        announce=_announce,
+    )
+
+
+def _one_series(name: str, path: Path, number: int | None) -> SliceSource:
+    """The only series under ``path``, or the one with this number (from 1)."""
+    from ldct_denoise.errors import InputError
+    from ldct_denoise.io.find import find_images
+
+    with options.progress_bar(f"looking for {name}") as bar:
+        found = find_images(path, lambda done, total: bar(done, total, ""), include_derived=True)
+    option = f"--{name.lower()}-series"
+    if not found.series:
+        raise InputError(f"{path}: no CT series; `ldct-denoise inspect {path}` says why")
+    if number is not None and number > len(found.series):
+        raise InputError(f"{path}: {option} {number}, but there are only {len(found.series)} series")
+    if number is None and len(found.series) > 1:
+        described = [
+            f"{len(one)} slices every {one.geometry.slice_spacing_mm:g} mm, {one.metadata.kernel or one.name}"
+            for one in found.series
+        ]
+        listed = "; ".join(f"{index}: {text}" for index, text in enumerate(described, 1))
+        raise InputError(f"{path}: {len(found.series)} series; give {option} with one of: {listed}")
+    return found.series[(number or 1) - 1]
+
+
+def _announce(url: str) -> None:
+    click.echo(url)
+    click.echo("serving to this machine only; Ctrl-C ends it", err=True)
