@@ -1,4 +1,4 @@
-"""The whole story without a download: synthetic patients, training, a denoised series, figures, a picture."""
+"""End-to-end demo on synthetic patients: training, a denoised series, its evaluation, a picture."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.volume import SliceSource
 
 PATIENTS = ("L001", "L002", "L003")
-#: The patient who is in neither pool.
+#: Patient who is not trained on.
 TEST_PATIENT = PATIENTS[-1]
-#: All that a demo puts into its folder.
-MADE = ("patients", "run", "denoised", "evaluation", "comparison.png")
+#: Everything that a demo writes into its folder.
+RESULTS = ("patients", "run", "denoised", "evaluation", "comparison.png")
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo left, and its main figures.
+    """Result of the demo.
 
     Parameters
     ----------
     output : Path
+        Folder of all results.
     picture : Path
-        Input, output, reference and truth in the abdomen window.
+        Input, output, reference and ground truth in the abdomen window.
     evaluation : Evaluation
-        Of the test patient's denoised series against the normal dose.
+        The test patient's denoised series compared with normal dose.
     """
 
     output: Path
@@ -62,23 +63,29 @@ def run_demo(
     say: Callable[[str], None] = lambda line: None,
     progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Demo:
-    """Make patients, train, apply, evaluate, draw.
+    """Create synthetic patients, train on two of them, denoise, evaluate and draw the third.
 
     Parameters
     ----------
     output : Path
         Gets ``patients/``, ``run/``, ``denoised/``, ``evaluation/`` and ``comparison.png``.
     overwrite : bool
-        Replace what an earlier demo left.
+        Replace the results of an earlier demo.
     iterations : int
-        Of the training.
-    say, progress : callable
-        Told each step in a line, and the training's progress.
+        Training steps.
+    say : callable
+        Receives a line at the start of each part.
+    progress : callable
+        Receives the progress of the training.
+
+    Returns
+    -------
+    Demo
 
     Raises
     ------
     OutputError
-        If ``output`` holds files and ``overwrite`` is not given, or anything that no demo makes.
+        If ``output`` holds files and ``overwrite`` is not given, or files that no demo writes.
     """
     make_output_folder(output, overwrite)
     _remove_earlier(output)
@@ -111,13 +118,13 @@ def run_demo(
 
 
 def _remove_earlier(output: Path) -> None:
-    """Remove what an earlier demo left, and nothing where something else lies there too."""
-    patients = output / MADE[0]
-    strange = [item for item in output.iterdir() if item.name not in MADE or item.is_symlink()]
+    """Remove the results of an earlier demo; refuse if there are other files."""
+    patients = output / RESULTS[0]
+    unknown = [item for item in output.iterdir() if item.name not in RESULTS or item.is_symlink()]
     inside = patients.iterdir() if patients.is_dir() else ()
-    strange += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL_PREFIX)]
-    if strange:
-        raise OutputError(f"{output}: holds {strange[0].name}, which no demo made; give another folder")
+    unknown += [item for item in inside if item.name not in PATIENTS and not item.name.startswith(PARTIAL_PREFIX)]
+    if unknown:
+        raise OutputError(f"{output}: holds {unknown[0].name}, which no demo writes; give another folder")
     for item in output.iterdir():
         if item.is_dir():
             shutil.rmtree(item)

@@ -201,6 +201,15 @@ def gather(item: T) -> list[T]:
 def join_world(device: str = "auto") -> Iterator[World]:
     """Context manager: join the process group that torchrun started; without torchrun, a world of one process.
 
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"}
+        See :func:`choose_device`.
+
+    Yields
+    ------
+    World
+
     Raises
     ------
     ConfigError

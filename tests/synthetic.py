@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import subprocess
 import sys
@@ -85,6 +86,12 @@ def tiny_config(**training: object) -> Config:
 def saved_weights(run: Path) -> dict[str, torch.Tensor]:
     """The weights of the model that a training run left."""
     return load_file(run / "model.safetensors")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table with a header."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def run_cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -69,7 +69,11 @@ def test_the_place_of_the_json_is_checked_before_anything_is_measured(
     name = f"ldct_denoise.benchmark.{command}.benchmark_{command}"
     monkeypatch.setattr(name, lambda *arguments, **how: pytest.fail("measured"))
     (tmp_path / "kept.json").write_text("{}")
-    for path, message in (("kept.json", "exists"), (".", "is a folder"), ("kept.json/new.json", "takes no files")):
+    for path, message in (
+        ("kept.json", "exists"),
+        (".", "is a folder"),
+        ("kept.json/new.json", "is not writable"),
+    ):
         done = CliRunner().invoke(cli, ["benchmark", command, "--json", str(tmp_path / path)])
         assert isinstance(done.exception, OutputError)
         assert message in str(done.exception)
@@ -107,6 +111,7 @@ def fail() -> Callable[[], int]:
     raise InputError("nothing here")
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import test_benchmark as here  # by a name that the measured process can import
@@ -207,6 +212,7 @@ def test_engines_say_how_long_they_take_to_start() -> None:
     assert "s to start" in results["ONNX Runtime"].note
 
 
+@pytest.mark.slow
 def test_patches_come_from_dicom_the_cache_and_memory() -> None:
     results = loading_results(slices=4, patches=32)
     assert [result.name for result in results] == [

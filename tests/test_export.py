@@ -48,7 +48,10 @@ def shipped() -> TrainedModel:
     return load_model(DEFAULT_MODEL)
 
 
-@pytest.mark.parametrize(("format", "read"), [("torchscript", read_torchscript), ("onnx", read_onnx)])
+@pytest.mark.parametrize(
+    ("format", "read"),
+    [("torchscript", read_torchscript), pytest.param("onnx", read_onnx, marks=pytest.mark.slow)],
+)
 def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedModel, tmp_path: Path) -> None:
     if format == "onnx":
         pytest.importorskip("onnxruntime")
@@ -142,7 +145,7 @@ def test_a_network_that_changes_on_the_way_is_not_written(added: float, differen
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("format", ["torchscript", "onnx"])
+@pytest.mark.parametrize("format", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sigma_px", [12.4, 13.0])
 def test_the_smallest_promised_slices_are_tried(
     format: str, sigma_px: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -34,6 +34,12 @@ from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
 from tests.enhanced_file import make_enhanced
 from tests.fuzz_dicom import nested_sequence, try_file
 
+# Pydicom remarks on the broken values that these tests write.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{remark}:UserWarning")
+    for remark in ("Invalid value for VR", "With tag .* got exception", "Unknown encoding")
+]
+
 
 def reason(path: Path) -> str:
     """Reason why the file is skipped, found without a hang."""

@@ -116,6 +116,7 @@ def test_open_contours_are_no_region(tmp_path: Path, kind: str) -> None:
         read_structures(path)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # which the test itself writes
 @pytest.mark.parametrize("points", [np.full((4, 3), np.nan), np.zeros(7)])
 def test_broken_contours_are_refused(tmp_path: Path, points: np.ndarray) -> None:
     path = write_structures(tmp_path / "rs", {"x": [points]})

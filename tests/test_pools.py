@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from dataclasses import replace
@@ -30,6 +29,7 @@ from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
+from tests.synthetic import read_csv
 
 
 def _even(slices: int, side: int = 8) -> Geometry:
@@ -438,7 +438,7 @@ def test_pool_noise_is_measured_and_told() -> None:
 def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     demo = run_demo(tmp_path / "demo", iterations=30)
     assert demo.picture.stat().st_size > 10_000
-    rows = list(csv.DictReader((tmp_path / "demo" / "evaluation" / "metrics.csv").open()))
+    rows = read_csv(tmp_path / "demo" / "evaluation" / "metrics.csv")
     assert {row["model"] for row in rows} >= {"input", "candidate"}
     assert json.loads((tmp_path / "demo" / "evaluation" / "summary.json").read_text())
     assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 6
@@ -452,7 +452,7 @@ def test_a_demo_removes_only_what_a_demo_made(tmp_path: Path, strange: str) -> N
     for name in ("patients/L001/1.dcm", "run/model.safetensors", killed, strange):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
-    with pytest.raises(OutputError, match="which no demo made"):
+    with pytest.raises(OutputError, match="which no demo writes"):
         run_demo(tmp_path, overwrite=True)
     assert all((tmp_path / name).is_file() for name in ("patients/L001/1.dcm", "run/model.safetensors", strange))
     (tmp_path / strange).unlink()

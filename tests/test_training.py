@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.training.step import learning_rate_factor
 from tests.conftest import ROOT
-from tests.synthetic import saved_weights, tiny_config, water_disc
+from tests.synthetic import read_csv, saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture(autouse=True)
@@ -57,9 +56,7 @@ def test_a_stopped_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Pa
     expected, got = saved_weights(whole), saved_weights(broken)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
-    rows = [
-        [(r["step"], r["name"]) for r in csv.DictReader((run / "training.csv").open())] for run in (whole, broken)
-    ]
+    rows = [[(r["step"], r["name"]) for r in read_csv(run / "training.csv")] for run in (whole, broken)]
     assert rows[0] == rows[1]
 
 
@@ -122,7 +119,7 @@ def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
         path.name for path in run.iterdir()
     }
     assert load_config(str(run / "config.yaml")) == tiny_config()
-    names = {row["name"] for row in csv.DictReader((run / "training.csv").open())}
+    names = {row["name"] for row in read_csv(run / "training.csv")}
     assert {
         "adversarial_x",
         "adversarial_y",
@@ -163,7 +160,7 @@ def test_normal_dose_without_noise_is_nothing_to_compare_with(pools: Pools, tmp_
     water = water_disc("P2normal", 0)
     for name, hu in (("zero", np.zeros_like(water.hu)), ("forty", np.full_like(water.hu, 40))):
         train(tiny_config(), Pools(pools.low, (water.with_hu(hu),)), tmp_path / name, device="cpu")
-        names = {row["name"] for row in csv.DictReader((tmp_path / name / "training.csv").open())}
+        names = {row["name"] for row in read_csv(tmp_path / name / "training.csv")}
         assert "validation/noise_ratio" not in names
         assert "validation/score" in names
 
@@ -181,11 +178,7 @@ def test_a_method_that_draws_no_noise_is_judged_by_that_of_the_pool(pools: Pools
     )  # what the target keeps, less what it has (data/noise.py)
     assert added == pytest.approx(excess_hu * 0.75**0.5 * (1 - share), rel=0.1)  # level: middle of 0.5 to 1.5
     train(tiny_config(), pools, tmp_path, device="cpu")
-    gains = [
-        row
-        for row in csv.DictReader((tmp_path / "training.csv").open())
-        if "synthetic_pair_psnr_gain" in row["name"]
-    ]
+    gains = [row for row in read_csv(tmp_path / "training.csv") if "synthetic_pair_psnr_gain" in row["name"]]
     assert len(gains) == 2
 
 

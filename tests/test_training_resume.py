@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from ldct_denoise.training.signals import defer_sigint
 from ldct_denoise.training.state import load_state, save_state
 from ldct_denoise.training.step import TrainingStep
 from tests.conftest import ROOT
-from tests.synthetic import saved_weights, tiny_config, water_disc
+from tests.synthetic import read_csv, saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +52,7 @@ def files(run: Path) -> set[str]:
 
 
 def rows(run: Path) -> list[tuple[str, ...]]:
-    return [(r["step"], r["name"], r["value"]) for r in csv.DictReader((run / "training.csv").open())]
+    return [(r["step"], r["name"], r["value"]) for r in read_csv(run / "training.csv")]
 
 
 def interrupt_in_step(monkeypatch: pytest.MonkeyPatch, step: int, times: int = 1) -> None:

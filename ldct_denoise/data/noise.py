@@ -109,7 +109,23 @@ class NoiseSampler:
     def sample_reference_level(
         self, normal: SliceSource, side: int, rng: np.random.Generator, count: int = 1
     ) -> NoiseSample:
-        """Draw fields of the geometric mean level with a measured spectrum, for validation; see :meth:`sample`."""
+        """Draw fields of the geometric mean level with a measured spectrum, for validation.
+
+        Parameters
+        ----------
+        normal : SliceSource
+            Normal-dose series that the noise is added to; see :meth:`sample`.
+        side : int
+            Rows and columns of a field.
+        rng : numpy.random.Generator
+        count : int
+            Number of independent fields.
+
+        Returns
+        -------
+        NoiseSample
+            Fields of shape (count, side, side).
+        """
         return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng, count)
 
     def _measured(

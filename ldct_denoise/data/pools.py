@@ -1,4 +1,4 @@
-"""The two unpaired pools, the pairs kept for evaluation, and the split by patient."""
+"""The low-dose and the normal-dose pool, pairs, and the split by patient."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ldct_denoise.volume import SliceSource
 
 @dataclass(frozen=True)
 class Pools:
-    """What a run trains and validates on.
+    """Series that a run trains and validates on.
 
     Parameters
     ----------
     low, normal : tuple of SliceSource
-        The unpaired pools of the training patients.
+        Low- and normal-dose series of the training patients.
     pairs : tuple of Pair
-        Pairs among the training patients: for supervised methods, and to keep partners out of one unpaired draw.
+        Pairs of the training patients: targets of supervised methods, never drawn together by unpaired ones.
     validation_low : tuple of SliceSource
-        Low-dose series of patients who are in neither pool.
+        Low-dose series of the validation patients, who are in neither pool.
     validation_pairs : tuple of Pair
-        Their pairs, where there are any: measured and logged, never trained on.
+        Pairs of the validation patients; they are measured, never trained on.
     validation_normal : tuple of SliceSource
-        Their normal-dose series.
+        Normal-dose series of the validation patients.
     notes : tuple of str
-        What was found and is in no pool, a line each.
+        Files and series that are in no pool, a line each.
     """
 
     low: tuple[SliceSource, ...]
@@ -47,11 +47,11 @@ class Pools:
 
     @property
     def patients(self) -> tuple[str, ...]:
-        """Patients whose images are trained on, sorted."""
+        """IDs of the training patients, sorted."""
         return tuple(sorted({source.patient for source in (*self.low, *self.normal)}))
 
     def describe(self) -> dict[str, object]:
-        """Counts and patients, for the log and the model card."""
+        """Numbers of series and slices, kernels and patients, for the model's card."""
         return {
             "low_series": len(self.low),
             "low_slices": sum(len(source) for source in self.low),
@@ -66,15 +66,26 @@ class Pools:
 def pools_from_root(
     root: Path, config: DataConfig, seed: int = 0, supervision: Supervision = Supervision.UNPAIRED
 ) -> Pools:
-    """Pools from one tree whose series tell their dose (Mayo 2016, TCIA, or folders named low/normal).
+    """Build pools from one tree with series of both doses (Mayo 2016, TCIA, or folders named low and normal).
+
+    Parameters
+    ----------
+    root : Path
+        The tree.
+    config : DataConfig
+        Kernels, test and validation patients.
+    seed : int
+        Decides on the validation patients, where none are named.
+    supervision : Supervision
+        Kind of images that the method is trained on.
 
     Raises
     ------
     InputError
-        If a pool that the method needs would be empty, or a patient is named who is not there.
+        If a pool that the method needs would be empty, or the settings name a patient who is not in the tree.
     """
     inventory = find_images(root)
-    labelled = [item for item in label_series(inventory.series, root) if _wanted(item.series, config)]
+    labelled = [item for item in label_series(inventory.series, root) if _has_kernel(item.series, config)]
     unknown = sum(item.dose is Dose.UNKNOWN for item in labelled)
     notes = inventory.notes(root)
     if unknown:
@@ -89,12 +100,24 @@ def pools_from_paths(
     seed: int = 0,
     supervision: Supervision = Supervision.UNPAIRED,
 ) -> Pools:
-    """Pools from explicit low-dose and normal-dose paths; what a path is called does not matter.
+    """Build pools from low-dose and normal-dose paths; the names of the paths have no meaning.
+
+    Parameters
+    ----------
+    low, normal : sequence of Path
+        Files, folders or trees with the series of one dose.
+    config : DataConfig
+        Kernels, test and validation patients.
+    seed : int
+        Decides on the validation patients, where none are named.
+    supervision : Supervision
+        Kind of images that the method is trained on.
 
     Raises
     ------
     InputError
-        If a path holds no CT, a pool that the method needs would be empty, or a patient is named who is not there.
+        If a path holds no CT, a pool that the method needs would be empty, or the settings name a patient who is
+        not there.
     """
     notes: list[str] = []
     labelled = [*_label_all(low, Dose.LOW, config, notes), *_label_all(normal, Dose.NORMAL, config, notes)]
@@ -103,18 +126,26 @@ def pools_from_paths(
 
 
 def pools_from_images(folder: Path, supervision: Supervision, seed: int = 0) -> Pools:
-    """Pools of grey images; noise is added to the low pool's patches when they are cut.
+    """Build pools of grey photographs; noise is added when patches of the low-dose pool are cut.
 
-    For unpaired methods the images fall at random into two halves, as in the paper; for others all are in both.
+    Parameters
+    ----------
+    folder : Path
+        Folder with image files.
+    supervision : Supervision
+        Kind of images that the method is trained on. For an unpaired method the images are split at random into
+        two halves, as in the paper; for the others both pools hold all images.
+    seed : int
+        Seed of the split.
 
     Raises
     ------
     InputError
-        If there is none, or one alone for two pools.
+        If there is no image, or a single one for two pools.
     """
     images = open_images(folder)
     if supervision is Supervision.UNPAIRED and len(images) < 2:
-        raise InputError(f"{folder}: one image; an unpaired method needs some for each of its two pools")
+        raise InputError(f"{folder}: one image; an unpaired method needs images for each of its two pools")
     if supervision is not Supervision.UNPAIRED:
         pairs = tuple(Pair(image.patient, "", image, image, ((0, 0),)) for image in images)
         return Pools(images, images, pairs)
@@ -130,7 +161,7 @@ def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: lis
         inventory = find_images(path)
         notes += inventory.notes(path)
         for item in label_series(inventory.series, path):
-            if _wanted(item.series, config):
+            if _has_kernel(item.series, config):
                 found.append(item.relabelled(dose, f"given as --{'low' if dose is Dose.LOW else 'normal'}"))
     return found
 
@@ -143,7 +174,9 @@ def _split(
         for name in sorted({*getattr(config, setting)} - {*everyone}):
             raise InputError(f"{where}: data.{setting}: no patient {name!r}; there are {', '.join(everyone)}")
     labelled = [item for item in labelled if item.patient not in config.test_patients]
-    held_out = {*config.validation_patients} or _draw(labelled, config.validation_fraction, seed, supervision)
+    held_out = {*config.validation_patients} or _draw_validation_patients(
+        labelled, config.validation_fraction, seed, supervision
+    )
     training = [item for item in labelled if item.patient not in held_out]
     validation = [item for item in labelled if item.patient in held_out]
     pools = Pools(
@@ -164,15 +197,17 @@ def _split(
 
 
 def _hint(config: DataConfig) -> str:
-    """What to look at where a pool is empty."""
+    """Possible causes of an empty pool."""
     settings = ("kernels", "test_patients", "validation_patients")
-    told = [f"data.{name}" for name in settings if getattr(config, name)]
-    left_out = f" and {' and '.join(told)} leave series out" if told else ""
-    return f"`ldct-denoise inspect` shows how each dose was told{left_out}"
+    given = [f"data.{name}" for name in settings if getattr(config, name)]
+    excluding = f", and {' and '.join(given)} exclude series" if given else ""
+    return f"`ldct-denoise inspect` shows the dose label of each series{excluding}"
 
 
-def _draw(labelled: Sequence[LabelledSeries], fraction: float, seed: int, supervision: Supervision) -> set[str]:
-    """Patients to hold out, none of whom a pool is alone from; none of fewer than five."""
+def _draw_validation_patients(
+    labelled: Sequence[LabelledSeries], fraction: float, seed: int, supervision: Supervision
+) -> set[str]:
+    """Draw validation patients; never empties a pool, and draws none from fewer than five patients."""
     patients = sorted({item.patient for item in labelled})
     if len(patients) < 5 or not fraction:
         return set()
@@ -190,5 +225,5 @@ def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ..
     return tuple(item.series for item in labelled if item.dose is dose)
 
 
-def _wanted(source: SliceSource, config: DataConfig) -> bool:
+def _has_kernel(source: SliceSource, config: DataConfig) -> bool:
     return not config.kernels or source.metadata.kernel in config.kernels

@@ -6,9 +6,7 @@ step, process), so an interrupted run that resumes ends with the weights of an u
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,23 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ldct_denoise import __version__, methods
+from ldct_denoise import methods
 from ldct_denoise.config import Config, TrainingConfig
 from ldct_denoise.data.patches import batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
-from ldct_denoise.distributed import World, emulates_bf16, join_world
-from ldct_denoise.errors import ConfigError, OutputError
+from ldct_denoise.distributed import World, join_world
+from ldct_denoise.errors import OutputError
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import MODEL_FILE, save_model
-from ldct_denoise.training.fine_tuning import load_pretrained, may_have_seen_validation
+from ldct_denoise.training.card import model_card
+from ldct_denoise.training.fine_tuning import load_pretrained
 from ldct_denoise.training.log import TrainingLog
 from ldct_denoise.training.run_folder import (
-    FIRST_STAGE,
-    SCRATCH,
     check_run_folder,
     clear_results,
     diff_settings,
@@ -40,9 +36,10 @@ from ldct_denoise.training.run_folder import (
     write_config,
 )
 from ldct_denoise.training.signals import defer_sigint
+from ldct_denoise.training.stages import Stage, check_batch_size, notes, stages
 from ldct_denoise.training.state import STATE_FILE, RunState, create_run, load_state, save_state
 from ldct_denoise.training.step import TrainingStep
-from ldct_denoise.training.validation import ValidationMetrics, diverged, validate
+from ldct_denoise.training.validation import diverged, validate
 
 #: Steps between entries of the losses in the log.
 LOG_EVERY = 20
@@ -77,46 +74,6 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One training of a run; a run with ``pretraining`` has two.
-
-    Parameters
-    ----------
-    config : Config
-        Settings of the stage.
-    output : Path
-        Folder of the stage.
-    title : str
-        Name for messages; empty where there is only one stage.
-    pretrained : str or Path, optional
-        Model whose weights the stage starts from.
-    replaces : tuple of Path
-        Folders whose earlier results are removed when the stage starts anew.
-    scratch : Path
-        Folder for simulated scans.
-    """
-
-    config: Config
-    output: Path
-    title: str
-    pretrained: str | Path | None
-    replaces: tuple[Path, ...]
-    scratch: Path
-
-
-def stages(config: Config, output: Path) -> list[Stage]:
-    """Stages of a run: the pretraining, if there is one, and the training that starts from its weights."""
-    first, folder, scratch = config.pretraining_config(), output / FIRST_STAGE, output / SCRATCH
-    if first is None:
-        weights = config.training.pretrained_weights
-        return [Stage(config, output, "", weights, (output, folder), scratch)]
-    return [
-        Stage(first, folder, "stage 1 of 2", first.training.pretrained_weights, (output, folder), scratch),
-        Stage(config, output, "stage 2 of 2", folder, (output,), scratch),
-    ]
 
 
 def train(
@@ -277,49 +234,6 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
     say(f"the weights of step {run.best_step} are kept ({settings.checkpoint})")
 
 
-def check_batch_size(settings: TrainingConfig, processes: int) -> None:
-    """Check that a batch can be split over processes and gradient accumulation steps.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot.
-    """
-    parts = processes * settings.gradient_accumulation_steps
-    if settings.batch_size % parts:
-        raise ConfigError(
-            f"training.batch_size: {settings.batch_size} cannot be split over {processes} processes "
-            f"with {settings.gradient_accumulation_steps} parts each (gradient_accumulation_steps); "
-            f"give a multiple of {parts}"
-        )
-
-
-def notes(stage: Stage, run: RunState, pools: Pools, has_noise: bool, device: torch.device) -> list[str]:
-    """Notes at the start of a stage: images that are not used, losses that are off, slow arithmetic.
-
-    Parameters
-    ----------
-    stage : Stage
-        The stage.
-    run : RunState
-        Its networks, and the model that it started from.
-    pools : Pools
-        Images of the run.
-    has_noise : bool
-        Whether noise is added to normal-dose patches.
-    device : torch.device
-        Device of the run.
-    """
-    settings, found = stage.config.training, []
-    # The first stage of this run holds back the same slices; a model that the user names may not have.
-    is_named = stage.pretrained is not None and stage.pretrained == settings.pretrained_weights
-    if is_named and may_have_seen_validation(run, pools):
-        found.append("the pretrained model may have been trained on slices that are held back for validation")
-    if settings.precision == "bf16" and emulates_bf16(device):
-        found.append("this CPU has no instructions for bf16, which is slow here: training.precision=fp32")
-    return [*found, *pools.notes, *run.method.notes(has_noise)]
-
-
 def _check_folder(output: Path, resume: bool, overwrite: bool, world: World) -> None:
     """Check the run folder in the first process, for all: the others must not see what it writes meanwhile."""
     problem: OutputError | None = None
@@ -363,7 +277,7 @@ def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, 
             run.best_step = run.step
             if metrics.has_score:
                 run.best_score = metrics.score
-            card = _model_card(stage.config, run, data, metrics, world)
+            card = model_card(stage.config, run, data, metrics, world)
             save_model(stage.output / MODEL_FILE, stage.config.method, run.method, card)
     log.scalars(run, metrics.as_dict(), "validation/")
     if data.validation.sample_batch is not None:
@@ -389,29 +303,6 @@ def _averaged_weights(method: Method[Any], average: Mapping[str, Tensor]) -> Ite
         yield
     finally:
         method.load_state_dict(own, strict=False)
-
-
-def _model_card(
-    config: Config, run: RunState, data: TrainingSet, metrics: ValidationMetrics, world: World
-) -> dict[str, Any]:
-    """Provenance of a model, for its file's metadata."""
-    return {
-        "config": json.loads(config.model_dump_json()),
-        "pools": data.pools.describe(),
-        "noise": data.noise_summary,
-        "step": run.step,
-        "seconds": round(run.seconds, 1),
-        "resumed": run.resumed,
-        "started_from": run.started_from,
-        "processes": world.size,
-        "device": world.device.type,
-        "validation": metrics.as_dict(),
-        "versions": {
-            "ldct_denoise": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
 
 
 def _ignore(progress: Progress) -> None:

@@ -12,8 +12,8 @@ from ldct_denoise.config import Config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.distributed import World, join_world
 from ldct_denoise.training.fine_tuning import load_pretrained
-from ldct_denoise.training.loop import Stage, check_batch_size, notes, stages
 from ldct_denoise.training.run_folder import check_run_folder
+from ldct_denoise.training.stages import Stage, check_batch_size, notes, stages
 from ldct_denoise.training.state import STATE_FILE, RunState, create_run
 from ldct_denoise.training.step import TrainingStep
 from ldct_denoise.volume import SliceSource

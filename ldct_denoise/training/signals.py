@@ -33,6 +33,10 @@ def defer_sigint() -> Iterator[Interrupt]:
     """Context manager that records Ctrl-C (SIGINT); at its end a recorded signal raises KeyboardInterrupt.
 
     Nothing is changed outside the main thread, which alone receives signals, and where SIGINT is ignored (nohup).
+
+    Yields
+    ------
+    Interrupt
     """
     interrupt, before = Interrupt(), signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
