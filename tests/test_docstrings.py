@@ -1,0 +1,87 @@
+"""Docstrings name their parameters rightly (numpydoc's own validation) and begin with the thing they describe."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from enum import Enum
+from types import ModuleType
+
+import pytest
+from pydantic import BaseModel
+
+from tests.conftest import ROOT
+
+validate = pytest.importorskip(
+    "numpydoc.validate", reason="numpydoc checks docstrings; it is not installed"
+).validate
+
+#: Missing or unknown parameters, another order, no docstring at all.
+CODES = {"PR01": "parameters missing", "PR02": "unknown parameters", "PR03": "wrong order", "GL08": "no docstring"}
+#: From so many parameters on, a Parameters section is required; below, one that is there must be right.
+FEW = 3
+
+
+MODULES = [
+    found.name
+    for found in pkgutil.walk_packages([str(ROOT / "ldct_denoise")], "ldct_denoise.")
+    if not found.name.endswith("__main__")
+]
+
+
+def public_objects(module: ModuleType) -> Iterator[tuple[str, object]]:
+    """Public functions, classes and methods that are defined in the module, by dotted name."""
+    for name, item in vars(module).items():
+        if name.startswith("_") or getattr(item, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(item):
+            yield f"{module.__name__}.{name}", item
+        elif inspect.isclass(item):
+            yield f"{module.__name__}.{name}", item
+            for attribute, method in vars(item).items():
+                function = getattr(method, "__func__", method)
+                if inspect.isfunction(function) and not attribute.startswith("_"):
+                    yield f"{module.__name__}.{name}.{attribute}", function
+
+
+def parameters(item: object) -> list[str]:
+    """Names as a caller sees them."""
+    try:
+        signature = inspect.signature(item)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return []
+    return [name for name in signature.parameters if name not in ("self", "cls")]
+
+
+def complaints(name: str, item: object) -> list[str]:
+    if inspect.isclass(item) and issubclass(item, BaseException | Enum):
+        return []
+    if inspect.isclass(item) and issubclass(item, BaseModel):  # settings: each field has its description
+        return [f"{field} has no description" for field, info in item.model_fields.items() if not info.description]
+    found = {code: text for code, text in validate(name)["errors"] if code in CODES}
+    documented = "Parameters\n" in (inspect.getdoc(item) or "")
+    if len(parameters(item)) < FEW and not documented:
+        found.pop("PR01", None)
+    return [f"{code} {text}" for code, text in found.items()]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_parameters_are_documented(module: str) -> None:
+    found = {
+        name: lines
+        for name, item in public_objects(importlib.import_module(module))
+        if (lines := complaints(name, item))
+    }
+    assert found == {}, "\n" + "\n".join(f"{name}: {line}" for name, lines in found.items() for line in lines)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_summary_begins_with_what(module: str) -> None:
+    imported = importlib.import_module(module)
+    described = [(module, imported), *public_objects(imported)]
+    begun = [
+        name for name, item in described if (inspect.getdoc(item) or "").startswith(("What ", "Whether what "))
+    ]
+    assert begun == []
