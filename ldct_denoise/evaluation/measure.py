@@ -73,7 +73,17 @@ class SliceSample:
 
 
 class SliceResult(NamedTuple):
-    """Measurements of one slice."""
+    """Measurements of one slice.
+
+    Parameters
+    ----------
+    series : str
+        UID of the measured series.
+    slice_spacing_mm : float
+    rows : list of Measurement
+    noise : SliceNoise or None
+        Noise spectra; None where the slice is not chosen for them.
+    """
 
     series: str
     slice_spacing_mm: float

@@ -102,7 +102,17 @@ class LirSettings(UnpairedSettings):
 
 
 class Translation(NamedTuple):
-    """Codes and translations of a batch, eq. 3 and 4."""
+    """Codes and translations of a batch, eq. 3 and 4.
+
+    Parameters
+    ----------
+    z_x, z_y : list of Tensor
+        Content codes of the low-dose images x and the normal-dose images y.
+    n_x : list of Tensor
+        Noise code of x.
+    x_to_y, y_to_x : Tensor, shape (n, 1, height, width)
+        Restored low-dose images and degraded normal-dose images.
+    """
 
     z_x: Code
     z_y: Code

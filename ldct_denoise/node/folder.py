@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ldct_denoise.config import setting_problem
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
@@ -31,7 +31,7 @@ TASK_FILE = "task.json"
 class StepSettings(DenoiseSettings):
     """Settings that a router's administrator may give."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
 
 
 def step_settings(folder: Path, **overrides: object) -> StepSettings:

@@ -76,7 +76,7 @@ class Section(BaseModel):
 class Peer(Section):
     """An accepted caller: a calling AE title and its addresses."""
 
-    ae_title: AETitle
+    ae_title: AETitle = Field(description="its calling AE title")
     hosts: tuple[Network, ...] = Field(LOOPBACK, description="addresses or networks")
 
     def allows(self, ae_title: str, host: str) -> bool:
@@ -141,12 +141,12 @@ class ClientTLS(Section):
 class DimseDestination(Section):
     """A C-STORE peer."""
 
-    host: str
-    port: Port
-    ae_title: AETitle
+    host: str = Field(description="name or address")
+    port: Port = Field(description="TCP port")
+    ae_title: AETitle = Field(description="called AE title")
     calling_ae_title: AETitle | None = Field(None, description="own AE title; default: the node's")
     timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
-    tls: ClientTLS | None = None
+    tls: ClientTLS | None = Field(None, description="TLS; null for none")
 
 
 class StowDestination(Section):
@@ -155,7 +155,7 @@ class StowDestination(Section):
     stow: str = Field(description="URL to which instances are posted (PS3.18 10.5)")
     authorization_file: Path | None = Field(None, description="file with the value of the Authorization header")
     timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
-    tls: ClientTLS | None = None
+    tls: ClientTLS | None = Field(None, description="certificates, for https; null for the system's")
 
     @model_validator(mode="after")
     def _web_address(self) -> StowDestination:
@@ -182,7 +182,7 @@ class DenoiseSettings(Section):
 
     model: str | None = Field(None, description="shipped model, model file, run folder or method")
     strength: float = Field(1.0, ge=0, le=1, description="0 returns the input, 1 the model's output")
-    precision: Precision = "fp32"
+    precision: Precision = Field("fp32", description="arithmetic of the networks")
     compress: Compression | None = Field(None, description="lossless compression of the derived images")
 
 
@@ -220,20 +220,20 @@ class Rule(DenoiseSettings):
 class Rules(Section):
     """All settings of the node."""
 
-    ae_title: AETitle = "LDCT"
+    ae_title: AETitle = Field("LDCT", description="own AE title")
     host: Address = Field("127.0.0.1", description="address to listen on")
-    port: Port = 11112
-    spool: Path
-    accept: tuple[Peer, ...] = Field(min_length=1)
-    tls: ServerTLS | None = None
+    port: Port = Field(11112, description="TCP port to listen on")
+    spool: Path = Field(description="folder of received and derived images")
+    accept: tuple[Peer, ...] = Field(min_length=1, description="accepted callers")
+    tls: ServerTLS | None = Field(None, description="TLS of the receiver; null for none")
     limits: Limits = Limits()  # type: ignore[call-arg]
     complete: CompletionSettings = CompletionSettings()  # type: ignore[call-arg]
     retry: Retry = Retry()  # type: ignore[call-arg]
     status_port: Port | None = Field(8104, description="port of health and counters on loopback; null for none")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     remember_days: float = Field(30, gt=0, description="how long the node remembers what was sent")
-    destinations: dict[str, Destination] = Field(default_factory=dict)
-    rules: tuple[Rule, ...] = Field(min_length=1)
+    destinations: dict[str, Destination] = Field(default_factory=dict, description="by name, for send_to")
+    rules: tuple[Rule, ...] = Field(min_length=1, description="the first that fits a series decides")
 
     @model_validator(mode="after")
     def _known_destinations(self) -> Rules:

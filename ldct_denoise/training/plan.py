@@ -1,4 +1,4 @@
-"""What a training run would do: printed by ``train --dry-run``, which writes nothing."""
+"""The plan of a training run, which ``train --dry-run`` prints and which writes nothing."""
 
 from __future__ import annotations
 
