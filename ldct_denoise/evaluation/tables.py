@@ -18,7 +18,20 @@ Entry = dict[str, object]
 
 
 class Measurement(NamedTuple):
-    """One row of ``metrics.csv``."""
+    """One row of ``metrics.csv``.
+
+    Parameters
+    ----------
+    series : str
+        UID of the measured series.
+    position_mm : float
+        Position of the slice along the slice normal.
+    model : str
+        ``input``, ``candidate``, ``reference`` or the name of a model.
+    window, region, metric : str
+        Names of the window, the region and the metric.
+    value : float
+    """
 
     series: str
     position_mm: float
@@ -30,7 +43,13 @@ class Measurement(NamedTuple):
 
 
 class MetricKey(NamedTuple):
-    """The columns that identify a mean over the slices."""
+    """The columns that identify a mean over the slices.
+
+    Parameters
+    ----------
+    model, window, region, metric : str
+        As in :class:`Measurement`.
+    """
 
     model: str
     window: str
