@@ -46,12 +46,13 @@ class UnpairedSettings(TrainableSettings):
     spectral_norm: bool = Field(False, description="spectral normalisation of the image discriminators")
     adversarial_loss: AdversarialForm = Field("least_squares", description="form of all adversarial losses")
     lowpass_sigma_px: float = Field(
-        0.0, ge=0, description="the output keeps the input's frequencies below this Gaussian, pixels (0: off)"
+        0.0, ge=0, description="restored images keep the input's part below this Gaussian low-pass, pixels; 0: off"
     )
     lowpass_min_hu: float | None = Field(
         None,
-        description="… only where the low-pass filtered input is above this (fading in over 50 HU); in air "
-        "low-dose values are biased, since noise below the lowest stored value is clipped; none: everywhere",
+        description="lowpass_sigma_px acts only where the low-pass filtered input is above this, fading in over "
+        "50 HU; in air low-dose values are biased, since noise below the lowest stored value is clipped; none: "
+        "everywhere",
     )
 
     @property
