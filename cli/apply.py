@@ -24,9 +24,14 @@ from . import options
 @click.option(
     "--strength",
     type=float,
-    default=1.0,
-    show_default=True,
-    help="Denoising strength (0–1): 0 returns the input, 1 the model's output.",
+    help="Denoising strength (0–1): 0 returns the input, 1 the network's output.  [default: the texture of normal "
+    "dose for shipped models, 1 for others]",
+)
+@click.option(
+    "--noise-reduction",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Reduce the noise in uniform tissue by this much, instead of --strength; 50 leaves half of it.",
 )
 @options.device
 @options.precision
@@ -50,7 +55,8 @@ def command(
     series: Path,
     output: Path,
     model: str | None,
-    strength: float,
+    strength: float | None,
+    noise_reduction: float | None,
     device: str,
     precision: str,
     seed: int,
@@ -69,7 +75,14 @@ def command(
     from ldct_denoise.io.write_settings import WriteSettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 
-    settings = ApplySettings(strength, device, precision, seed, tta=tta)  # type: ignore[arg-type]
+    settings = ApplySettings(
+        strength,
+        device,
+        precision,  # type: ignore[arg-type]
+        seed,
+        tta=tta,
+        noise_reduction=noise_reduction,
+    )
     loaded = load_model(model or DEFAULT_MODEL)
     write_report = None
     if report:

@@ -74,6 +74,7 @@ def apply(
     model: AnyPath | TrainedModel = "lir-ct",
     *,
     strength: float | None = None,
+    noise_reduction: float | None = None,
     device: str = "auto",
     format: Literal["dicom", "nifti"] | None = None,
     overwrite: bool = False,
@@ -93,7 +94,10 @@ def apply(
     model : str, Path or TrainedModel
         As :func:`ldct_denoise.load_model` takes it.
     strength : float, optional
-        0 (input) to 1 (model).
+        0 (input) to 1 (network), a plain blend. Default: the output that the model's card recommends; the shipped
+        models keep the texture of normal dose.
+    noise_reduction : float, optional
+        Percent less noise in uniform tissue, in place of ``strength``.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     format : {"dicom", "nifti"}, optional
@@ -130,7 +134,8 @@ def apply(
     settings = replace(
         DEFAULT_APPLY_SETTINGS,
         device=device,
-        strength=DEFAULT_APPLY_SETTINGS.strength if strength is None else strength,
+        strength=strength,
+        noise_reduction=noise_reduction,
     )
     writing = WriteSettings(format=format, overwrite=overwrite)
     return batch.apply(Path(path), loaded, Path(output), settings, writing, progress=progress or _no_progress)

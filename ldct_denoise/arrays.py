@@ -56,10 +56,11 @@ def denoise(
     model : str, Path or TrainedModel
         As :func:`load_model` takes it. Load a model once and pass it when you denoise many arrays.
     spacing_mm : sequence of float, optional
-        Spacing of an array: (row, column) or (slice, row, column). Only models that see adjacent slices use it,
-        for three-dimensional arrays; there it is required. Volumes and series carry their own.
+        Spacing of an array: (row, column) or (slice, row, column). Required where the output keeps texture (the
+        default of the shipped models), and for three-dimensional arrays where the model sees adjacent slices.
+        Volumes and series carry their own.
     strength : float, optional
-        0 returns the input, 1 the model's output, values between blend the two. Default: as in :func:`apply`.
+        0 returns the input, 1 the network's output, values between blend the two. Default: as in :func:`apply`.
 
     Returns
     -------
@@ -93,8 +94,9 @@ def denoise(
 
     loaded = model if isinstance(model, TrainedModel) else load_model(model)
     settings = DEFAULT_APPLY_SETTINGS if strength is None else replace(DEFAULT_APPLY_SETTINGS, strength=strength)
+    keeps_texture = settings.plain_strength(loaded.keeps_texture) is None
     sees_adjacent_slices = loaded.method.context_slices > 0 and isinstance(image, np.ndarray) and image.ndim == 3
-    source = _as_source(image, spacing_mm, needs_spacing=sees_adjacent_slices)
+    source = _as_source(image, spacing_mm, needs_spacing=keeps_texture or sees_adjacent_slices)
     hu = np.empty(source.geometry.shape, dtype=np.float32)
     for index, restored in restore_slices(source, loaded, settings):
         hu[index] = restored
@@ -172,7 +174,9 @@ def _as_source(
 def _array_as_volume(image: NDArray[Any], spacing_mm: Sequence[float] | None, needs_spacing: bool) -> Volume:
     _require_hu(image)
     if spacing_mm is None and needs_spacing:
-        raise ConfigError("spacing_mm: needed here; give (row, column) or (slice, row, column) spacing in mm")
+        raise ConfigError(
+            "spacing_mm: needed here; give (row, column) or (slice, row, column) spacing in mm, or strength=1"
+        )
     spacing = (1.0,) * image.ndim if spacing_mm is None else tuple(float(value) for value in spacing_mm)
     if len(spacing) != image.ndim or not all(np.isfinite(value) and value > 0 for value in spacing):
         raise ConfigError(

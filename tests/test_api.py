@@ -134,7 +134,7 @@ def test_a_series_and_a_volume_come_back_as_a_volume(pairs: Path) -> None:
         np.testing.assert_array_equal(denoised.hu, expected)
         assert (denoised.uid, denoised.patient) == (series.uid, "P001")
         np.testing.assert_array_equal(denoised.geometry.affine, series.geometry.affine)
-    array = ldct_denoise.denoise(Volume.of(series).hu, model)
+    array = ldct_denoise.denoise(Volume.of(series).hu, model, spacing_mm=series.geometry.spacing_mm)
     np.testing.assert_array_equal(array, expected)
 
 

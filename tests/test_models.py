@@ -12,6 +12,7 @@ from safetensors import safe_open
 
 from ldct_denoise import methods
 from ldct_denoise.config import parse_config
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
@@ -85,7 +86,7 @@ def test_the_models_gain_on_unseen_patients(mayo2016: Path, group: str, least_ga
     normal = find_images(mayo2016 / group.format("full")).series[0]
     window = WINDOWS["abdomen"]
     gains, shifts = [], []
-    for index, hu in restore_slices(low, load_model(name)):
+    for index, hu in restore_slices(low, load_model(name), ApplySettings(strength=1)):
         given, reference = low.read_hu(index), normal.read_hu(index)
         gains.append(psnr(hu, reference, window) - psnr(given, reference, window))
         body = reference > -300

@@ -122,16 +122,26 @@ def denoise_series(
 
 def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
     """Description of how a model's result came about, for derived images and reports."""
+    strength = settings.plain_strength(model.keeps_texture)
+    amount = "" if strength is not None else amount_of(settings)
     return Derivation(
         model_name=model.name,
         model_checksum=model.checksum,
-        strength=settings.strength,
+        strength=1.0 if strength is None else strength,
+        amount=amount,
         low_hu=model.scale.low_hu,
         high_hu=model.scale.high_hu,
         context_slices=model.method.context_slices,
         settings={"precision": settings.precision, "seed": str(settings.seed)}
         | ({"tta": "mean of 8 flips and rotations"} if settings.tta else {}),
     )
+
+
+def amount_of(settings: ApplySettings) -> str:
+    """How much noise is reduced where noise is blended by frequency and tissue, in words."""
+    if settings.noise_reduction is None:
+        return "normal-dose texture"
+    return f"{settings.noise_reduction:g}% less noise"
 
 
 def report_path(location: Path) -> Path:

@@ -16,8 +16,13 @@ class ApplySettings:
 
     Parameters
     ----------
-    strength : float
-        Denoising strength: 0 returns the input, 1 the model's output, values in between a blend of the two.
+    strength : float, optional
+        Denoising strength: 0 returns the input, 1 the network's output, values in between a plain blend of both.
+        Default: the output that the model's card recommends, which for the shipped models keeps the texture of
+        normal dose (:mod:`ldct_denoise.inference.noise_blend`), and the network's output for others.
+    noise_reduction : float, optional
+        Reduction of the noise in uniform tissue of the series, percent; 50 leaves half of its standard deviation.
+        A reduction larger than the network's own gives the network's output. Not together with ``strength``.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     precision : {"fp32", "bf16"}
@@ -35,20 +40,37 @@ class ApplySettings:
     Raises
     ------
     ConfigError
-        If the strength is not in 0…1.
+        If the strength is not in 0…1, the noise reduction not in 0…100, or both are given.
     """
 
-    strength: float = 1.0
+    strength: float | None = None
     device: str = "auto"
     precision: Precision = "fp32"
     seed: int = 0
     guard_range: bool = True
     tta: bool = False
+    noise_reduction: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise ConfigError(f"strength {self.strength:g}: give a number from 0 (input) to 1 (model)")
+        if self.strength is not None and not 0 <= self.strength <= 1:
+            raise ConfigError(f"strength {self.strength:g}: give a number from 0 (input) to 1 (network)")
+        if self.noise_reduction is not None and not 0 <= self.noise_reduction <= 100:
+            raise ConfigError(f"noise reduction {self.noise_reduction:g}: give a percentage from 0 to 100")
+        if self.strength is not None and self.noise_reduction is not None:
+            raise ConfigError("strength and noise reduction: give one of them")
+
+    def plain_strength(self, keeps_texture: bool) -> float | None:
+        """Strength of the plain blend, or None where noise is blended by frequency and tissue.
+
+        Parameters
+        ----------
+        keeps_texture : bool
+            The model's card recommends the texture of normal dose.
+        """
+        if self.strength is not None or self.noise_reduction is not None:
+            return self.strength
+        return None if keeps_texture else 1.0
 
 
-#: Full strength, on whatever device there is.
+#: The recommended output of each model, on whatever device there is.
 DEFAULT_APPLY_SETTINGS = ApplySettings()

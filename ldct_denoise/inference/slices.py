@@ -19,11 +19,12 @@ from torch import Tensor
 from ldct_denoise.context_slices import StackReader
 from ldct_denoise.distributed import choose_device, worker_from_environment
 from ldct_denoise.errors import ModelError
+from ldct_denoise.inference.noise_blend import MEASURED_SLICES, blend_slice, measure_noise_transfer
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Slice indices and images in HU.
 Slices = Iterator[tuple[int, NDArray[np.float32]]]
@@ -46,7 +47,8 @@ def restore_slices(
     """Restore the slices of a series, in order, with constant memory use.
 
     The next slices are read while the network processes one. A 2.5-D model also sees the context slices of each
-    (:mod:`ldct_denoise.context_slices`).
+    (:mod:`ldct_denoise.context_slices`). Where the output keeps texture, the transfer of noise is measured first,
+    in a few slices of the series (:mod:`ldct_denoise.inference.noise_blend`).
 
     Parameters
     ----------
@@ -71,12 +73,34 @@ def restore_slices(
         If bf16 changes the result too much, or the model returns non-finite values.
     """
     wanted = range(len(source)) if indices is None else indices
-    if settings.strength == 0:
+    strength = settings.plain_strength(model.keeps_texture)
+    if strength == 0 or settings.noise_reduction == 0:
         yield from ((index, source.read_hu(index)) for index in wanted)
         return
+    if strength is not None:
+        for index, hu, change in _network_changes(source, model, settings, wanted):
+            yield index, hu + np.float32(strength) * change
+        return
+    spacing_mm = source.geometry.pixel_spacing_mm
+    measured = spread_indices(len(source), MEASURED_SLICES)
+    known = {index: (hu, change) for index, hu, change in _network_changes(source, model, settings, measured)}
+    transfer = measure_noise_transfer(((hu, hu + change) for hu, change in known.values()), spacing_mm)
+    position = 0.0 if settings.noise_reduction is None else transfer.position(settings.noise_reduction / 100)
+    others = _network_changes(source, model, settings, [index for index in wanted if index not in known])
+    for index in wanted:
+        hu, change = known[index] if index in known else next(others)[1:]
+        blended = blend_slice(hu, hu + change, transfer, spacing_mm, position)
+        # The network changes no pixel outside its HU range; neither does the blend.
+        yield index, np.where(_may_change(model.scale, hu, settings), blended, hu)
+
+
+def _network_changes(
+    source: SliceSource, model: TrainedModel, settings: ApplySettings, wanted: Sequence[int]
+) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+    """Index, HU and change of each slice by the network at full strength; 0 where it may not change a pixel."""
     device = choose_device(settings.device, worker_from_environment().local_rank)
     method = ready(model.method, device)
-    scale, strength = model.scale, np.float32(settings.strength)
+    scale = model.scale
     if settings.precision == "bf16":
         _check_bf16(source, model, device, settings)
     stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
@@ -86,13 +110,18 @@ def restore_slices(
         clipped = _clip_to_range(scale, clipped) if settings.guard_range else clipped
         center = read[:, method.context_slices]
         correction = _restore(method, scale, clipped, device, settings) - clipped[:, method.context_slices]
-        correction[~(scale.covers(center) if settings.guard_range else np.isfinite(center))] = 0
+        correction[~_may_change(scale, center, settings)] = 0
         for (index, _), hu, change in zip(group, center, correction, strict=True):
             if not np.isfinite(change).all():
                 raise ModelError(
                     f"{source.name}: slice {index}: {model.name} returns non-finite values; use another model"
                 )
-            yield index, hu + strength * change
+            yield index, hu, change
+
+
+def _may_change(scale: Scale, hu: NDArray[np.float32], settings: ApplySettings) -> NDArray[np.bool_]:
+    """Mask of pixels that the model may change: finite, and inside its HU range where the range is guarded."""
+    return scale.covers(hu) if settings.guard_range else np.isfinite(hu)
 
 
 @contextmanager

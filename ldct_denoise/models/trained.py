@@ -59,6 +59,11 @@ class TrainedModel:
     checksum: str = ""
 
     @property
+    def keeps_texture(self) -> bool:
+        """Its card recommends the texture of normal dose as the default output of ``apply``."""
+        return bool(self.card.get("keeps_texture", False))
+
+    @property
     def training_patients(self) -> frozenset[str]:
         """Named patients of its training data, and of the model that its training began with."""
         patients = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))

@@ -17,7 +17,6 @@ from pydantic import Field, ValidationError
 from ldct_denoise.config import setting_problem
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.write_settings import WriteSettings
@@ -98,7 +97,7 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
         detail = f" ({'; '.join(reasons)})" if reasons else ""
         raise InputError(f"{source}: no CT series to denoise{detail}")
     model = load_model(settings.model or DEFAULT_MODEL)
-    apply_settings = ApplySettings(settings.strength, settings.device, settings.precision)
+    apply_settings = settings.apply_settings(settings.device)
     write_settings = WriteSettings(compress=settings.compress)
     written: list[Path] = []
     failures: list[str] = []

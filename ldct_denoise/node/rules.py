@@ -7,7 +7,7 @@ import ipaddress
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -23,7 +23,7 @@ from pydantic import (
 
 from ldct_denoise.config import read_mapping, setting_problem
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.inference.settings import Precision
+from ldct_denoise.inference.settings import ApplySettings, Precision
 from ldct_denoise.io.dicom.instance import check_keywords
 from ldct_denoise.io.write_settings import Compression, PrivateTags
 
@@ -181,9 +181,27 @@ class DenoiseSettings(Section):
     """How a series is denoised."""
 
     model: str | None = Field(None, description="shipped model, model file, run folder or method")
-    strength: float = Field(1.0, ge=0, le=1, description="0 returns the input, 1 the model's output")
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="0 returns the input, 1 the network's output; default: the output that the model recommends",
+    )
+    noise_reduction: float | None = Field(
+        None, ge=0, le=100, description="percent less noise in uniform tissue, instead of strength"
+    )
     precision: Precision = Field("fp32", description="arithmetic of the networks")
     compress: Compression | None = Field(None, description="lossless compression of the derived images")
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if self.strength is not None and self.noise_reduction is not None:
+            raise ValueError("strength and noise_reduction: give one of them")
+        return self
+
+    def apply_settings(self, device: str) -> ApplySettings:
+        """How the model is applied, on this device."""
+        return ApplySettings(self.strength, device, self.precision, noise_reduction=self.noise_reduction)
 
 
 class Rule(DenoiseSettings):

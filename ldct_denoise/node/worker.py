@@ -9,7 +9,6 @@ import time
 
 from ldct_denoise.errors import LdctDenoiseError, OutputError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
@@ -124,7 +123,7 @@ class Worker:
 
     def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> None:
         """Write the derived images, one folder for each stack of the series."""
-        settings = ApplySettings(rule.strength, self._rules.device, rule.precision)
+        settings = rule.apply_settings(self._rules.device)
         created = self._spool.created(batch.partition(".")[0])
         writing = WriteSettings(
             overwrite=True,

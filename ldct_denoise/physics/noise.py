@@ -214,7 +214,7 @@ def estimate_noise(source: SliceSource) -> NoiseModel:
     # Spectra are normalised so that all slices have equal weight; otherwise the noisiest would dominate.
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
     frequencies, nps = radial_nps(shape, spacing_mm)
-    nps = _without_anatomy(frequencies, nps)
+    nps = without_anatomy(frequencies, nps)
     return NoiseModel(source.metadata.kernel, frequencies, nps / nps.max(), np.asarray(sigmas))
 
 
@@ -240,12 +240,18 @@ def uniform_roi_spectra(hu: NDArray[np.float32], spacing_mm: tuple[float, float]
     if not len(rois):
         return np.empty((0, ROI_SIDE_PX, ROI_SIDE_PX))
     spectra = periodograms(rois, hann_window=True)
+    kept = max(min(MIN_UNIFORM_ROIS, len(spectra)), round(UNIFORM_FRACTION * len(spectra)))
+    best: NDArray[np.float64] = spectra[np.argsort(anatomy_ratio(spectra, spacing_mm))[:kept]]
+    return best
+
+
+def anatomy_ratio(spectra: NDArray[np.float64], spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
+    """Power of ROIs at low frequencies, where anatomy is strong, over that at high ones, shape (n,)."""
     radius = roi_frequencies(spacing_mm)
     low = spectra[:, (radius > 0) & (radius < ANATOMY_BELOW_PER_MM)].mean(axis=1)
     high = spectra[:, radius > 0.5 * radius.max() / np.sqrt(2)].mean(axis=1)
-    kept = max(min(MIN_UNIFORM_ROIS, len(spectra)), round(UNIFORM_FRACTION * len(spectra)))
-    best: NDArray[np.float64] = spectra[np.argsort(low / np.maximum(high, 1e-9))[:kept]]
-    return best
+    ratio: NDArray[np.float64] = low / np.maximum(high, 1e-9)
+    return ratio
 
 
 def soft_tissue_rois(
@@ -306,7 +312,7 @@ def radial_nps(
     return (edges[:-1] + edges[1:]) / 2, ring_means(spectrum, roi_frequencies(spacing_mm), edges)[0]
 
 
-def _without_anatomy(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> NDArray[np.float64]:
+def without_anatomy(frequencies_per_mm: NDArray[np.float64], nps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Remove residual anatomy below the peak of the spectrum.
 
     Below its peak the noise power of filtered back-projection rises with frequency (the ramp filter); excess power

@@ -135,8 +135,10 @@ def apply_report_writer(
     callable
         Called with the source, the location of the result and the report's path.
     """
-    facts = {"model": model.name, "checksum": model.checksum[:16], "strength": settings.strength}
-    facts |= derivation_of(model, settings).settings
+    derivation = derivation_of(model, settings)
+    facts: dict[str, object] = {"model": model.name, "checksum": model.checksum[:16]}
+    facts |= {"output": derivation.amount} if derivation.amount else {"strength": derivation.strength}
+    facts |= derivation.settings
 
     def write(source: SliceSource, location: Path, report: Path) -> NoReferenceReport:
         restored = find_images(location, include_derived=True).series[0]

@@ -25,6 +25,8 @@ class Derivation:
         SHA-256 of its parameters.
     strength : float
         1 for the model's output, 0 for the input, in between for a blend.
+    amount : str
+        How much noise is reduced, in words, where no strength says it.
     low_hu, high_hu : float
         HU range that the model may change.
     settings : mapping of str
@@ -40,6 +42,7 @@ class Derivation:
     model_name: str
     model_checksum: str = ""
     strength: float = 1.0
+    amount: str = ""
     low_hu: float = -1024.0
     high_hu: float = 3072.0
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -52,14 +55,15 @@ class Derivation:
         """The processing, as appended to the series description."""
         if self.kind == "simulated":
             return f"simulated {100 * self.dose:g}% dose"
-        return ascii_text(f"LDCT-denoised {self.model_name} {100 * self.strength:g}%")
+        return ascii_text(f"LDCT-denoised {self.model_name} {self.amount or f'{100 * self.strength:g}%'}")
 
     @property
     def identity(self) -> tuple[object, ...]:
         """Everything that determines the pixels, as input of the UIDs."""
         settings = sorted((str(key), str(value)) for key, value in self.settings.items())
         numbers = (float(self.strength), float(self.low_hu), float(self.high_hu), float(self.dose))
-        return (PRODUCT, self.kind, self.model_name, self.model_checksum, *numbers, settings)
+        amount = (self.amount,) if self.amount else ()
+        return (PRODUCT, self.kind, self.model_name, self.model_checksum, *numbers, settings, *amount)
 
     def uid(self, source_uid: str) -> str:
         """The UID of the object derived from the one with ``source_uid``."""
@@ -71,7 +75,7 @@ class Derivation:
         processing = (
             f"low dose simulated ({100 * self.dose:g}% of the source's)"
             if self.kind == "simulated"
-            else f"noise reduced by a model, strength {100 * self.strength:g}%"
+            else f"noise reduced by a model, {self.amount or f'strength {100 * self.strength:g}%'}"
         )
         settings = "".join(f", {key}={value}" for key, value in sorted(self.settings.items()))
         if self.context_slices:
