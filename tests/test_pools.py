@@ -79,7 +79,7 @@ def test_a_patient_whom_a_pool_lives_by_is_not_held_out_by_chance(tmp_path: Path
     pools = pools_from_root(tmp_path, DataConfig(validation_fraction=0.2), seed)
     assert [source.patient for source in pools.normal] == ["E"]
     assert len(pools.low) == 3
-    with pytest.raises(InputError, match=r"no normal-dose.*data\.test_patients leave series out"):
+    with pytest.raises(InputError, match=r"no normal-dose.*data\.test_patients exclude series"):
         pools_from_root(tmp_path, DataConfig(test_patients=("E",)), seed)
 
 
