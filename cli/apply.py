@@ -50,6 +50,7 @@ from . import options
 @click.option("--keep-manufacturer", is_flag=True, help="Keep the scanner's Manufacturer attribute (DICOM).")
 @click.option("--convert-enhanced", is_flag=True, help="Write Enhanced CT as classic CT images.")
 @click.option("--deidentify", is_flag=True, help="Remove the patient's identity (DICOM PS3.15 basic profile).")
+@options.assume_hu
 @options.overwrite
 def command(
     series: Path,
@@ -62,6 +63,7 @@ def command(
     seed: int,
     tta: bool,
     report: bool,
+    assume_hu: bool,
     **writing: Any,
 ) -> None:
     """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
@@ -82,6 +84,7 @@ def command(
         seed,
         tta=tta,
         noise_reduction=noise_reduction,
+        assume_hu=assume_hu,
     )
     loaded = load_model(model or DEFAULT_MODEL)
     write_report = None

@@ -18,7 +18,8 @@ COLUMNS = ("patient", "dose", "dose from", "kernel", "slices", "matrix", "spacin
 @click.argument("path", type=options.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs (docs/inspect.md).")
 @click.option("--files", is_flag=True, help="List every skipped file.")
-def command(path: Path, as_json: bool, files: bool) -> None:
+@options.assume_hu
+def command(path: Path, as_json: bool, files: bool, assume_hu: bool) -> None:
     """List every CT series at or below PATH: patient, dose and its source, kernel, size, gaps, low/normal pairs.
 
     PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md describes what is read, and why
@@ -27,7 +28,7 @@ def command(path: Path, as_json: bool, files: bool) -> None:
     from ldct_denoise.io.inspect import inspect
 
     with options.progress_bar("examining files") as bar:
-        found = inspect(path, lambda done, total: bar(done, total, ""))
+        found = inspect(path, lambda done, total: bar(done, total, ""), assume_hu=assume_hu)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

@@ -45,6 +45,9 @@ output_format = click.option(
     type=click.Choice(get_args(Format)),
     help="Output format.  [default: by the output's name, else the input's]",
 )
+assume_hu = click.option(
+    "--assume-hu", is_flag=True, help="Take values for HU where header or values speak against it."
+)
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
 windows = click.option(

@@ -31,7 +31,7 @@ Progress = Callable[[int, int, str], None]
 _DEFAULT_WINDOWS = (WINDOWS["full"], WINDOWS["abdomen"])
 
 
-def read_series(path: AnyPath) -> list[SliceSource]:
+def read_series(path: AnyPath, *, assume_hu: bool = False) -> list[SliceSource]:
     """Find every CT series at or below a path.
 
     Only headers are read: ``series.read_hu(index)`` decodes one slice, ``Volume.of(series)`` all of them.
@@ -40,6 +40,8 @@ def read_series(path: AnyPath) -> list[SliceSource]:
     ----------
     path : str or Path
         A DICOM, NIfTI, NRRD or MHA file, a folder or tree of such files, a zip archive, or a DICOMDIR.
+    assume_hu : bool
+        Take values for HU where header or values speak against it.
 
     Returns
     -------
@@ -60,7 +62,7 @@ def read_series(path: AnyPath) -> list[SliceSource]:
     >>> series[0].read_hu(0).shape
     (96, 96)
     """
-    inventory = find_images(Path(path), include_derived=True)
+    inventory = find_images(Path(path), include_derived=True, assume_hu=assume_hu)
     if not inventory.series:
         skipped = inventory.skipped
         reason = f" ({skipped[0].path.name}: {skipped[0].reason})" if skipped else ""

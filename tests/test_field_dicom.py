@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import pytest
 from click.testing import CliRunner
 from ldct_denoise.cli.inspect import command
 from pydicom import dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import Tag
+from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
 
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
@@ -19,7 +24,7 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.inventory import ExclusionKind
 from tests.dicom_files import cells, write_ct
 from tests.enhanced_file import make_enhanced
-from tests.synthetic import shift_model
+from tests.synthetic import run_cli, shift_model
 
 
 @pytest.fixture(scope="session")
@@ -133,3 +138,363 @@ def test_copies_in_another_encoding_are_duplicates(tmp_path: Path) -> None:
     inventory = scan(tmp_path)
     assert [len(series) for series in inventory.series] == [2]
     assert [item.kind for item in inventory.skipped] == [ExclusionKind.DUPLICATE] * 4
+
+
+# CT or not, HU or not ----------------------------------------------------------------------------------------
+
+NO_CT_ATTRIBUTES: dict[str, object] = dict.fromkeys(("KVP", "ConvolutionKernel", "XRayTubeCurrent"))
+MR_VALUES = {"PixelData": (cells(0) // 4).tobytes(), "RescaleIntercept": 0}
+
+
+def skipped(path: Path) -> list[tuple[ExclusionKind, str]]:
+    return [(item.kind, item.reason) for item in scan(path).skipped if item.path.name != "README"]
+
+
+def test_f01_written_by_simpleitk(field: Path) -> None:
+    (series,) = scan(field / "F01_simpleitk_written").series
+    assert len(series) == 4
+    assert series.read_hu(0).min() == -1029
+    assert series.read_hu(0).max() == 760
+
+
+@pytest.mark.parametrize(
+    "unit", ["US", "Hounsfield", "HOUNSFIELD UNIT", "HOUNSFIELD UNIT(S)", "hounsfield units", "H.U."]
+)
+@pytest.mark.parametrize("attributes", [{}, NO_CT_ATTRIBUTES], ids=["ct", "bare"])
+def test_spellings_of_hu_and_unspecified_units(tmp_path: Path, unit: str, attributes: dict[str, object]) -> None:
+    for number in range(3):
+        write_ct(tmp_path / str(number), number, RescaleType=unit, **attributes)
+    (series,) = scan(tmp_path).series
+    assert len(series) == 3
+
+
+@pytest.mark.parametrize("unit", ["US", None])
+@pytest.mark.parametrize("attributes", [{}, NO_CT_ATTRIBUTES], ids=["ct", "bare"])
+def test_values_of_mr_without_a_unit_are_refused(
+    tmp_path: Path, unit: object, attributes: dict[str, object]
+) -> None:
+    for number in range(3):
+        write_ct(tmp_path / str(number), number, RescaleType=unit, **attributes, **MR_VALUES)
+    found = skipped(tmp_path)
+    assert [kind for kind, _ in found] == [ExclusionKind.POSSIBLY_MR] * 3
+    assert "perhaps MR" in found[0][1]
+    assert "--assume-hu" in found[0][1]
+
+
+@pytest.mark.parametrize("unit", ["OD", "HU_MOD", "Z_EFF", "MGML", "PCT"])
+def test_other_units_are_refused(tmp_path: Path, unit: str) -> None:
+    write_ct(tmp_path / "a", RescaleType=unit)
+    ((kind, reason),) = skipped(tmp_path)
+    assert kind is ExclusionKind.NOT_HU
+    assert unit in reason
+    assert "--assume-hu" in reason
+
+
+def test_real_mr_under_a_ct_label_is_refused(shared_data: Path) -> None:
+    path = shared_data / "dicom_cases" / "mr_tagged_ct"
+    assert not scan(path).series
+    (series,) = scan(path, assume_hu=True).series
+    assert "--assume-hu" in series.metadata.problems[0]
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "RCBF"], "RescaleType": None},
+        {"ImageType": ["DERIVED", "SECONDARY", "CT_SOM5 CBF"], "RescaleType": "HU"},
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL"], "RescaleType": None, **MR_VALUES},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "RescaleType": None, **MR_VALUES},
+        {  # a constant background below the blood flow, with the rescale of CT
+            "RescaleType": None,
+            "PixelData": np.where(cells(0) > 1200, cells(0) // 25 + 1024, 1024).astype(np.uint16).tobytes(),
+        },
+    ],
+)
+def test_perfusion_maps_without_a_unit_are_refused(tmp_path: Path, attributes: dict[str, object]) -> None:
+    write_ct(tmp_path / "a", **attributes)
+    assert not scan(tmp_path).series
+    assert "--assume-hu" in skipped(tmp_path)[0][1]
+
+
+def test_a_crop_of_bone_without_rescale_type_is_read(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a", RescaleType=None, PixelData=(cells(0) // 5 + 1200).astype(np.uint16).tobytes())
+    assert len(scan(tmp_path).series) == 1
+
+
+def test_f45_scanning_sequence_in_ct(field: Path) -> None:
+    (series,) = scan(field / "F45_scanning_sequence_in_ct").series
+    assert len(series) == 4
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"ScanningSequence": "RM"}, {"EchoTime": 30}, {"FlipAngle": 90}, {"Modality": "MR"}]
+)
+@pytest.mark.parametrize("unit", ["HU", None])
+def test_one_attribute_of_mr_does_not_decide(tmp_path: Path, attributes: dict[str, object], unit: object) -> None:
+    write_ct(tmp_path / "a", RescaleType=unit, **attributes)
+    assert len(scan(tmp_path).series) == 1
+
+
+def test_several_attributes_of_mr_decide(tmp_path: Path) -> None:
+    mr = {"ScanningSequence": "SE", "EchoTime": 30, "RepetitionTime": 500, "MagneticFieldStrength": 1.5}
+    write_ct(tmp_path / "a", **mr, **NO_CT_ATTRIBUTES)
+    ((kind, reason),) = skipped(tmp_path)
+    assert kind is ExclusionKind.MR
+    assert "EchoTime, RepetitionTime" in reason
+
+
+def test_assumed_hu_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        write_ct(tmp_path / "in" / str(number), number, RescaleType="OD")
+    code, _, error = run_cli(capsys, "apply", tmp_path / "in", "-o", tmp_path / "no", "--model", "bilateral")
+    assert code == 2
+    assert "--assume-hu" in error
+    arguments = ("apply", tmp_path / "in", "-o", tmp_path / "out", "--model", "bilateral", "--assume-hu")
+    assert run_cli(capsys, *arguments)[0] == 0
+    headers = derived_headers(tmp_path / "out")
+    assert len(headers) == 3
+    assert "unit=HU assumed on request" in headers[0].DerivationDescription
+
+
+# Rescale and geometry ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keyword", "name"), [("RescaleIntercept", "Rescale Intercept"), ("RescaleSlope", "Rescale Slope")]
+)
+@pytest.mark.parametrize("value", ["", None])
+def test_an_empty_rescale_is_not_zero(tmp_path: Path, keyword: str, name: str, value: object) -> None:
+    write_ct(tmp_path / "in" / "a", **{keyword: value})
+    ((kind, reason),) = skipped(tmp_path)
+    assert kind is ExclusionKind.INVALID_HEADER
+    assert reason.startswith(f"{name} is {'missing' if value is None else 'empty'}")
+    assert "--assume-hu" in reason
+    (series,) = scan(tmp_path, assume_hu=True).series
+    stored = cells(0) * 1.0 + (0 if keyword == "RescaleIntercept" else -1024)
+    np.testing.assert_array_equal(series.read_hu(0), stored)
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0, assume_hu=True))
+    (header,) = derived_headers(tmp_path / "out")
+    assert header[keyword].value == {"RescaleSlope": 1, "RescaleIntercept": 0}[keyword]
+
+
+def test_f02_decimal_commas(field: Path, tmp_path: Path) -> None:
+    (series,) = scan(field / "F02_decimal_comma").series
+    assert series.geometry.pixel_spacing_mm == (3.125, 3.125)
+    assert series.metadata.slice_thickness_mm == 2.5
+    apply(field / "F02_decimal_comma", shift_model(), tmp_path / "out", ApplySettings(0))
+    header = derived_headers(tmp_path / "out")[0]
+    assert (header.PixelSpacing, header.SliceThickness, header.WindowCenter) == ([3.125, 3.125], 2.5, 40)
+
+
+def replaced(path: Path, keyword: str, vr: str, value: bytes) -> None:
+    """Replace an element of a file by one with this VR and these bytes."""
+    image = dcmread(path)
+    tag = Tag(keyword)
+    padded = value + b" " * (len(value) % 2)
+    image[tag] = RawDataElement(tag, vr, len(padded), padded, 0, False, True, True)
+    image.save_as(path)
+
+
+@pytest.mark.parametrize(
+    ("vr", "value"),
+    [
+        ("DS", b"0,7\\0,8"),
+        ("DS", b"0.7\\0.8\0"),
+        ("LO", b"0.7\\0.8"),
+        ("LT", b"0.7\\0.8"),
+        ("UN", b"0.7\\0.8"),
+        ("FD", np.array([0.7, 0.8]).tobytes()),
+        ("FL", np.array([0.7, 0.8], "<f4").tobytes()),
+    ],
+)
+def test_pixel_spacing_under_another_vr(tmp_path: Path, vr: str, value: bytes) -> None:
+    replaced(write_ct(tmp_path / "in" / "a"), "PixelSpacing", vr, value)
+    (series,) = scan(tmp_path / "in").series
+    assert series.geometry.pixel_spacing_mm == (0.7, 0.8)
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    (header,) = derived_headers(tmp_path / "out")
+    assert header["PixelSpacing"].VR == "DS"
+    assert header.PixelSpacing == [0.7, 0.8]
+
+
+@pytest.mark.parametrize("value", [b"0.7", b"0.7\\0.7\\2.5", b"2.5\\0.7\\0.7"])
+def test_one_or_three_pixel_spacings(tmp_path: Path, value: bytes) -> None:
+    replaced(write_ct(tmp_path / "a"), "PixelSpacing", "DS", value)
+    ((kind, reason),) = skipped(tmp_path)
+    assert kind is ExclusionKind.INVALID_HEADER
+    assert "PixelSpacing has" in reason
+    replaced(write_ct(tmp_path / "a", ReconstructionDiameter=0.7 * 8), "PixelSpacing", "DS", value)
+    (series,) = scan(tmp_path).series
+    assert series.geometry.pixel_spacing_mm == (0.7, 0.7)
+
+
+def test_a_comma_that_may_separate_thousands_is_refused(tmp_path: Path) -> None:
+    replaced(write_ct(tmp_path / "a"), "RescaleIntercept", "DS", b"-1,024")
+    assert "RescaleIntercept '-1,024' is not a number, or not certain" in skipped(tmp_path)[0][1]
+
+
+# Encodings ---------------------------------------------------------------------------------------------------
+
+
+def test_f14_native_pixels_under_a_compressed_syntax(field: Path, tmp_path: Path) -> None:
+    (series,) = scan(field / "F14_wrong_transfer_syntax").series
+    assert len(series) == 3
+    assert series.metadata.transfer_syntax == "Explicit VR Little Endian"
+    apply(field / "F14_wrong_transfer_syntax", shift_model(), tmp_path / "out", ApplySettings(0))
+    (back,) = scan(tmp_path / "out", include_derived=True).series
+    np.testing.assert_array_equal(back.read_stored(0), series.read_stored(0))
+
+
+@pytest.mark.parametrize("stated", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.5"])
+@pytest.mark.parametrize("actual", ["1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"])
+def test_compressed_pixels_under_another_syntax(tmp_path: Path, stated: str, actual: str) -> None:
+    stored = np.tile(cells(1), (8, 8))  # JPEG 2000 needs more than 8×6 pixels
+    path = write_ct(tmp_path / "a", 1, Rows=48, Columns=64, PixelData=stored.tobytes())
+    image = dcmread(path)
+    image.compress(actual, generate_instance_uid=False)
+    image.save_as(path)
+    path.write_bytes(path.read_bytes().replace(padded_uid(actual), padded_uid(stated), 1))
+    (series,) = scan(tmp_path).series
+    np.testing.assert_array_equal(series.read_stored(0), stored)
+
+
+def padded_uid(uid: str) -> bytes:
+    """Transfer Syntax UID element padded to the same length, so that no other length changes."""
+    return uid.encode().ljust(24, b"\0")
+
+
+def test_f36_private_compression_is_named(field: Path) -> None:
+    ((kind, reason),) = skipped(field / "F36_philips_private_rle")
+    assert kind is ExclusionKind.LOST_SLICE
+    assert reason == "private Philips compression PMSCT_RLE1 (07A1,100A); export the images uncompressed"
+
+
+def test_frames_without_positions_name_the_attribute_and_the_remedy(tmp_path: Path) -> None:
+    write_ct(tmp_path / "a", NumberOfFrames=2, PixelData=cells(0).tobytes() * 2)
+    ((kind, reason),) = skipped(tmp_path)
+    assert kind is ExclusionKind.LOST_SLICE
+    assert "Number of Frames is 2" in reason
+    assert "Enhanced CT" in reason
+
+
+def test_enhanced_frames_under_the_classic_class_are_read(tmp_path: Path) -> None:
+    path = make_enhanced(tmp_path / "in" / "a.dcm")
+    image = dcmread(path)
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = CTImageStorage
+    image.save_as(path)
+    (series,) = scan(tmp_path / "in").series
+    assert len(series) == 4
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    (back,) = scan(tmp_path / "out", include_derived=True).series
+    np.testing.assert_array_equal(back.geometry.positions_mm, series.geometry.positions_mm)
+    for index in range(4):
+        np.testing.assert_array_equal(back.read_hu(index), series.read_hu(index))
+
+
+# Nested DICOMDIR ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "S21610/DIRFILE", "S21610/S3010/DIRFILE", ""])
+def test_f30_nested_dicomdir(field: Path, name: str) -> None:
+    found = inspected(field / "F30_nested_dicomdir" / name)
+    assert [one["slices"] for one in found["series"]] == [1]
+    if name:
+        assert {item["reason"] for item in found["skipped"]} == {"listed in the DICOMDIR but missing"}
+
+
+def dicomdir(path: Path, *references: list[str]) -> None:
+    """A DICOMDIR with only the records that reading needs."""
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    directory.file_meta.MediaStorageSOPClassUID = directory.SOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    records = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that no disc may have
+        for parts in references:
+            record = Dataset()
+            record.ReferencedFileID = parts
+            records.append(record)
+        directory.DirectoryRecordSequence = records
+        directory.save_as(path, enforce_file_format=True)
+
+
+def test_nested_directories_in_a_circle_and_out_of_the_disc(tmp_path: Path) -> None:
+    disc = tmp_path / "disc"
+    write_ct(disc / "A" / "1", 1)
+    write_ct(disc / "A" / "2", 2)
+    write_ct(tmp_path / "secret", 3)
+    (disc / "A" / "out").symlink_to(tmp_path / "secret")
+    dicomdir(disc / "DICOMDIR", ["A", "DIRFILE"], ["A", "1"])
+    dicomdir(disc / "A" / "DIRFILE", ["DICOMDIR"], ["A", "DIRFILE"], ["2"], ["A", "out"], ["..", "secret"])
+    inventory = scan(disc / "DICOMDIR")
+    assert [len(series) for series in inventory.series] == [2]
+    assert [item.reason for item in inventory.skipped] == ["the DICOMDIR leads out of its folder"] * 2
+
+
+# Words and localizers ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "Projection of chest",
+        "AP projection 5 mm",
+        "Low_dose_projections",
+        "Dose Report follow-up",
+        "Screen save lung",
+    ],
+)
+def test_words_alone_exclude_nothing(tmp_path: Path, description: str) -> None:
+    for number in range(3):
+        write_ct(tmp_path / str(number), number, SeriesDescription=description)
+    (series,) = scan(tmp_path).series
+    assert len(series) == 3
+
+
+def test_projection_data_are_known_by_their_own_attributes(tmp_path: Path) -> None:
+    path = write_ct(tmp_path / "a", SeriesDescription="chest")
+    image = dcmread(path)
+    image.add_new((0x7029, 0x0010), "LO", "DICOM-CT-PD")
+    image.add_new((0x7029, 0x1010), "US", 64)
+    image.save_as(path)
+    assert [kind for kind, _ in skipped(tmp_path)] == [ExclusionKind.PROJECTIONS]
+
+
+def test_a_model_named_after_simulation_is_not_denoised_again(tmp_path: Path) -> None:
+    text = "ldct-denoise 0.1: noise reduced by a model, strength 100%; model lir-simulated sha256 none"
+    write_ct(tmp_path / "a", DerivationDescription=text)
+    assert [kind for kind, _ in skipped(tmp_path)] == [ExclusionKind.ALREADY_DENOISED]
+
+
+def test_f13_an_unlabelled_scout_is_no_second_output(
+    field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = field / "F13_unlabelled_scout"
+    code, _, error = run_cli(capsys, "apply", source, "-o", tmp_path / "out", "--model", "bilateral")
+    assert code == 0
+    assert "1 localizer" in error
+    headers = derived_headers(tmp_path / "out")
+    assert len(headers) == 6
+    assert len({header.SeriesInstanceUID for header in headers}) == 1
+
+
+@pytest.mark.parametrize("orientation", [[1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1]], ids=["coronal", "sagittal"])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"SeriesInstanceUID": "1.2.3"}, {"ImageType": ["ORIGINAL", "PRIMARY"]}]
+)
+def test_scouts_of_every_label(tmp_path: Path, orientation: list[int], attributes: dict[str, object]) -> None:
+    for number in range(4):
+        write_ct(tmp_path / str(number), number)
+    write_ct(tmp_path / "scout", 9, ImageOrientationPatient=orientation, **attributes)
+    assert [len(series) for series in scan(tmp_path).series] == [4]
+    ((kind, reason),) = skipped(tmp_path)
+    assert kind is ExclusionKind.LOCALIZER
+    assert "beside an axial series" in reason
+
+
+def test_f22_one_series_with_its_gap(field: Path) -> None:
+    (found,) = inspected(field / "F22_exposure_varies")["series"]
+    assert found["slices"] == 12
+    assert found["problems"] == ["slices are 2.5 to 17.5 mm apart; 6 missing"]

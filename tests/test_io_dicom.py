@@ -385,9 +385,13 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
     ("attributes", "reason", "kind"),
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer", ExclusionKind.LOCALIZER),
-        ({"SeriesDescription": "Dose Report"}, "a dose report or screen, not a slice", ExclusionKind.DOSE_REPORT),
         (
-            {"SeriesDescription": "Patient Protocol"},
+            {"SeriesDescription": "Dose Report", "ImageType": ["DERIVED", "SECONDARY"]},
+            "a dose report or screen, not a slice",
+            ExclusionKind.DOSE_REPORT,
+        ),
+        (
+            {"SeriesDescription": "Patient Protocol", "ImageType": ["DERIVED", "SECONDARY", "OTHER"]},
             "a dose report or screen, not a slice",
             ExclusionKind.DOSE_REPORT,
         ),
@@ -406,9 +410,21 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
             "a dose report or screen, not a slice",
             ExclusionKind.DOSE_REPORT,
         ),
-        ({"EchoTime": 30, "RescaleType": None}, "MR stored as CT (has EchoTime)", ExclusionKind.MR),
-        ({"RescaleType": "US"}, "values are not HU but 'US' (Rescale Type)", ExclusionKind.NOT_HU),
-        ({"RescaleSlope": None}, "values are not HU (no rescale to HU)", ExclusionKind.NOT_HU),
+        (
+            {"EchoTime": 30, "RescaleType": None, "KVP": None, "ConvolutionKernel": None, "XRayTubeCurrent": None},
+            "MR stored as CT (has EchoTime); give --assume-hu if they are HU",
+            ExclusionKind.MR,
+        ),
+        (
+            {"RescaleType": "OD"},
+            "values are not HU but 'OD' (Rescale Type); give --assume-hu if they are HU",
+            ExclusionKind.NOT_HU,
+        ),
+        (
+            {"RescaleSlope": None, "RescaleIntercept": None},
+            "values are not HU (no rescale to HU); give --assume-hu if they are HU",
+            ExclusionKind.NOT_HU,
+        ),
         ({"SOPClassUID": MRImageStorage}, "not a CT image (MR Image Storage)", ExclusionKind.OTHER_OBJECT),
         (
             {"SOPClassUID": XRayRadiationDoseSRStorage},
@@ -433,12 +449,12 @@ def test_legacy_converted_becomes_classic(tmp_path: Path) -> None:
             ExclusionKind.REFORMAT,
         ),
         (
-            {"SeriesDescription": "DICOM-CT-PD Projection"},
+            {"SeriesDescription": "DICOM-CT-PD Projection", "PixelSpacing": None},
             "projection data, not an image",
             ExclusionKind.PROJECTIONS,
         ),
         (
-            {"SeriesDescription": "Low_dose_projections"},
+            {"SeriesDescription": "Low_dose_projections", "ImagePositionPatient": None},
             "projection data, not an image",
             ExclusionKind.PROJECTIONS,
         ),

@@ -325,4 +325,5 @@ def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pyt
 
 def test_frames_that_a_classic_image_promises(tmp_path: Path) -> None:
     path = write_ct(tmp_path / "x", NumberOfFrames=10_000)
-    assert reason(path) == "several frames in a classic CT image"
+    assert reason(path) is not None
+    assert "Number of Frames is 10000 in a classic CT image" in str(reason(path))

@@ -127,7 +127,7 @@ def test_what_is_in_no_pool_is_told(tree: Path, tmp_path: Path) -> None:
     """A series whose dose nothing tells, and files that are no images; a run says so before it begins."""
     before = pools_from_root(tree, DataConfig()).notes  # of each phantom the lists of lesions, and the truth
     assert [note.split(";")[0] for note in before] == [
-        "6 files are skipped",
+        "6 files are skipped (3 unreadable, 3 other object)",
         "3 series of unknown dose are in no pool",
     ]
     root = tmp_path / "root"
@@ -136,7 +136,7 @@ def test_what_is_in_no_pool_is_told(tree: Path, tmp_path: Path) -> None:
     (root / "broken.dcm").write_bytes(bytes(128) + b"DICM")
     pools = pools_from_root(root, DataConfig())
     assert pools.notes == (
-        f"7 files are skipped; `ldct-denoise inspect {root}` lists the reasons",
+        f"7 files are skipped (4 unreadable, 3 other object); `ldct-denoise inspect {root}` lists the reasons",
         f"4 series of unknown dose are in no pool; `ldct-denoise inspect {root}` shows which",
     )
     told: list[str] = []

@@ -94,7 +94,9 @@ def apply(
     """
     worker = worker_from_environment()
     progress = progress if worker.rank == 0 else _silent
-    inventory = find_images(path, lambda done, total: progress(done, total, "files looked at"))
+    inventory = find_images(
+        path, lambda done, total: progress(done, total, "files looked at"), assume_hu=settings.assume_hu
+    )
     if not inventory.series:
         raise InputError(f"{path}: no CT series to denoise{_first_exclusion(inventory)}")
     for note in inventory.notes(path) if worker.rank == 0 else ():

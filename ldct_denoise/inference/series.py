@@ -133,7 +133,8 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
         high_hu=model.scale.high_hu,
         context_slices=model.method.context_slices,
         settings={"precision": settings.precision, "seed": str(settings.seed)}
-        | ({"tta": "mean of 8 flips and rotations"} if settings.tta else {}),
+        | ({"tta": "mean of 8 flips and rotations"} if settings.tta else {})
+        | ({"unit": "HU assumed on request"} if settings.assume_hu else {}),
     )
 
 

@@ -36,6 +36,8 @@ class ApplySettings:
         Test-time augmentation: average over the eight flips and rotations of each slice. Slightly better, eight
         times slower (Timofte, Rothe, Van Gool, "Seven ways to improve example-based single image super
         resolution", CVPR 2016).
+    assume_hu : bool
+        Take values for HU where header or values speak against it. Derived images and the ledger record it.
 
     Raises
     ------
@@ -50,6 +52,7 @@ class ApplySettings:
     guard_range: bool = True
     tta: bool = False
     noise_reduction: float | None = None
+    assume_hu: bool = False
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= 1:

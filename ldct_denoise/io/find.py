@@ -22,7 +22,11 @@ from ldct_denoise.volume import SliceSource
 
 
 def find_images(
-    path: Path, progress: Callable[[int, int], None] | None = None, *, include_derived: bool = False
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    include_derived: bool = False,
+    assume_hu: bool = False,
 ) -> Inventory[SliceSource]:
     """Find every CT series and volume file at or below ``path``.
 
@@ -34,6 +38,8 @@ def find_images(
         Called with (files examined, number of files).
     include_derived : bool
         Include series that this package denoised. By default they are skipped, so that nothing is denoised twice.
+    assume_hu : bool
+        Take the values of DICOM images for HU where header or values speak against it.
 
     Returns
     -------
@@ -61,7 +67,8 @@ def find_images(
             skipped.append(SkippedFile(listing.original_path(Path(name)), found))
         else:
             volumes.append(found)
-    dicom = scan_files(replace(listing, files=tuple(others)), progress, include_derived=include_derived)
+    listing = replace(listing, files=tuple(others))
+    dicom = scan_files(listing, progress, include_derived=include_derived, assume_hu=assume_hu)
     return Inventory((*dicom.series, *volumes), (*dicom.skipped, *skipped))
 
 

@@ -13,7 +13,9 @@ from ldct_denoise.io.find import find_images
 VERSION = 1
 
 
-def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def inspect(
+    path: Path, progress: Callable[[int, int], None] | None = None, *, assume_hu: bool = False
+) -> dict[str, Any]:
     """Describe everything under ``path`` in the form of ``inspect --json`` (docs/inspect.md).
 
     Parameters
@@ -22,13 +24,15 @@ def inspect(path: Path, progress: Callable[[int, int], None] | None = None) -> d
         A file, a folder or tree, a zip archive, or a DICOMDIR.
     progress : callable, optional
         Called with (files examined, number of files).
+    assume_hu : bool
+        Take the values of images for HU where header or values speak against it.
 
     Raises
     ------
     InputError
         If there is no file at all, or the path cannot be read.
     """
-    inventory = find_images(path, progress)
+    inventory = find_images(path, progress, assume_hu=assume_hu)
     labelled = label_series(inventory.series, path)
     return {
         "version": VERSION,

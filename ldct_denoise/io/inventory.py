@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -124,9 +125,14 @@ class Inventory(Generic[S_co]):
         ]
 
     def notes(self, path: Path) -> list[str]:
-        """Notes for whoever processes the series under ``path``: how many files were skipped, if any."""
-        count = len(self.skipped)
-        return [f"{count} files are skipped; `ldct-denoise inspect {path}` lists the reasons"] if count else []
+        """Notes for whoever processes the series under ``path``: files skipped, by kind."""
+        if not self.skipped:
+            return []
+        kinds = Counter(item.kind.value.replace("_", " ") for item in self.skipped)
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+        return [
+            f"{len(self.skipped)} files are skipped ({listed}); `ldct-denoise inspect {path}` lists the reasons"
+        ]
 
     def require_all_slices(self, written: Path) -> None:
         """Check, after the only series was written to ``written``, that it lacks no slice.

@@ -25,6 +25,8 @@ MAX_MEMBERS = 200_000
 MAX_EXTRACTED_BYTES = 32 << 30
 _ZIP_SIGNATURES = (b"PK\x03\x04", b"PK\x05\x06")
 _CHUNK_BYTES = 1 << 20
+#: File Meta Information names the SOP class within the first bytes (PS3.10 7.1).
+_META_BYTES = 1024
 
 
 class ExtractedArchive:
@@ -255,6 +257,8 @@ def _is_dicomdir(path: Path) -> bool:
 def _list_dicomdir(path: Path) -> FileListing:
     """List the files that a DICOMDIR references (PS3.10 8.6, PS3.3 F.3); none outside its folder.
 
+    Philips discs nest directories: a record refers to another DICOMDIR.
+
     Raises
     ------
     InputError
@@ -262,29 +266,55 @@ def _list_dicomdir(path: Path) -> FileListing:
     """
     root = path.resolve().parent
     files: dict[str, None] = {}
-    skipped = []
+    skipped: list[SkippedFile] = []
+    waiting, known = [path], {path.resolve()}
+    while waiting:
+        directory = waiting.pop(0)
+        for listed, file, problem in _entries(directory, root):
+            if file is None:
+                skipped.append(_skip(listed, ExclusionKind.NOT_REGULAR, problem))
+            elif not _is_nested_dicomdir(file):
+                files[str(path.parent / file.relative_to(root))] = None
+            elif file.resolve() not in known:
+                known.add(file.resolve())
+                waiting.append(path.parent / file.relative_to(root))
+    return FileListing(tuple(files), tuple(skipped), by_folder=False)
+
+
+def _entries(directory: Path, root: Path) -> Iterator[tuple[Path, Path | None, str]]:
+    """Each file that a DICOMDIR lists: path as listed, file inside ``root`` or None, problem with it."""
     try:
-        references = list(_referenced_files(read_header(path).dataset))
+        references = list(_referenced_files(read_header(directory).dataset))
     except InputError:
         raise
     except Exception as error:  # pydicom may fail in any way on damaged bytes
-        raise InputError(f"{path}: broken DICOMDIR ({short_message(error)}); give the folder instead") from None
+        raise InputError(
+            f"{directory}: broken DICOMDIR ({short_message(error)}); give the folder instead"
+        ) from None
+    base = directory.resolve().parent
     for parts in references:
-        listed = path.parent.joinpath(*parts)
         if not parts or not all(_stays_inside(part) and "/" not in part for part in parts):
-            outside = path.parent / "\\".join(parts)
-            skipped.append(_skip(outside, ExclusionKind.NOT_REGULAR, "the DICOMDIR leads out of its folder"))
+            yield directory.parent / "\\".join(parts), None, "the DICOMDIR leads out of its folder"
             continue
-        file = _find_in_any_case(root, parts)
+        listed, file = root.joinpath(*parts), _find_referenced(root, base, parts)
         if file is None:
-            skipped.append(_skip(listed, ExclusionKind.NOT_REGULAR, "listed in the DICOMDIR but missing"))
+            yield listed, None, "listed in the DICOMDIR but missing"
         elif not file.resolve().is_relative_to(root):
-            skipped.append(_skip(listed, ExclusionKind.NOT_REGULAR, "the DICOMDIR leads out of its folder"))
+            yield listed, None, "the DICOMDIR leads out of its folder"
         elif not _is_regular(str(file)):
-            skipped.append(_skip(listed, ExclusionKind.NOT_REGULAR, "not a regular file"))
+            yield listed, None, "not a regular file"
         else:
-            files[str(path.parent / file.relative_to(root))] = None
-    return FileListing(tuple(files), tuple(skipped), by_folder=False)
+            yield listed, file, ""
+
+
+def _is_nested_dicomdir(file: Path) -> bool:
+    """Whether a referenced file is a DICOMDIR; File Meta Information shows it without parsing the rest."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(_META_BYTES)
+    except OSError:
+        return False
+    return start[128:132] == b"DICM" and MediaStorageDirectoryStorage.encode() in start and _is_dicomdir(file)
 
 
 def _referenced_files(directory: Any) -> Iterator[list[str]]:
@@ -292,6 +322,19 @@ def _referenced_files(directory: Any) -> Iterator[list[str]]:
         parts = record.get("ReferencedFileID")
         if parts:
             yield [parts] if isinstance(parts, str) else [str(part) for part in parts]
+
+
+def _find_referenced(root: Path, base: Path, parts: list[str]) -> Path | None:
+    """Find a referenced file: paths begin at the root of the disc, in some nested directories at their own folder.
+
+    A nested directory may be given without the disc around it: the names of its own folders are then skipped.
+    """
+    found = _find_in_any_case(root, parts) or _find_in_any_case(base, parts)
+    for count in range(1, len(parts)):
+        own = [name.lower() for name in base.parts[-count:]]
+        if found is None and own == [part.lower() for part in parts[:count]]:
+            found = _find_in_any_case(base, parts[count:])
+    return found
 
 
 def _find_in_any_case(root: Path, parts: list[str]) -> Path | None:

@@ -7,24 +7,28 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 
-from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT, text, values
+from ldct_denoise.io.dicom.unit import CT_ONLY, MR_ONLY, REMEDY, unit_exclusion
+from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT, as_list, text, values
 from ldct_denoise.io.inventory import Exclusion, ExclusionKind
 
 MULTIFRAME_CLASSES = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 #: Words in Image Type that name a rendering; its values are not those of slices.
 RENDERINGS = ("CPR", "CURVED", "MIP", "MINIP", "MNIP", "VRT", "SSD", "PROJECTION")
-#: Values of Image Type, and beginnings of Series Description, of the pages that scanners write about a scan.
-#: Values such as LOW_DOSE belong to slices.
+#: Values of Image Type of the pages that scanners write about a scan. Values such as LOW_DOSE belong to slices.
 PAGE = re.compile(r"(.* )?(PROT|SCREEN ?SAVE)( .*)?|(CT SOM\d+ )?(DOSE( (INFO|REPORT|RECORD|SUMMARY))?|SCREEN)")
+#: Beginnings of their Series Description. It decides only together with an Image Type that is not ORIGINAL.
 PAGE_TITLES = ("dose report", "patient protocol", "dose info", "dose record", "screen save")
-#: Series Description of DICOM-CT-PD projection data; a filtered back projection is an image.
+#: Series Description of projection data. It decides only where a slice's geometry is missing.
 PROJECTIONS = re.compile(r"(?<![a-z])(?<!back[ _-])projections?(?![a-z])")
-#: Attributes of MR images that CT images never have.
-MR_ONLY = ("EchoTime", "RepetitionTime", "MagneticFieldStrength", "ScanningSequence", "InversionTime", "FlipAngle")
-#: Attributes that only CT images have; scanners write at least one of them.
-CT_ONLY = ("KVP", "ConvolutionKernel", "XRayTubeCurrent", "Exposure", "CTDIvol", "GantryDetectorTilt")
+#: Number of detector rows and columns, and focal spot angle, of DICOM-CT-PD projection data.
+PROJECTION_TAGS = (Tag(0x7029, 0x1010), Tag(0x7029, 0x1011), Tag(0x7031, 0x1001))
+#: Compression of private pixel data by Philips (ELSCINT1).
+PRIVATE_COMPRESSION = Tag(0x07A1, 0x1011)
+#: Beginning of our Derivation Description of a simulated dose.
+SIMULATION = re.compile(rf"{PRODUCT} [^:]*: low dose simulated")
 #: Attributes that every slice needs.
 REQUIRED = (
     "SOPInstanceUID",
@@ -49,7 +53,8 @@ TAGS = (
     "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "NumberOfFrames", "PixelPresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "AcquisitionNumber", "AcquisitionTime", "InstanceNumber",
     "SliceThickness", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime",
-    "ReconstructionDiameter", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ReconstructionDiameter", *PROJECTION_TAGS, PRIVATE_COMPRESSION,
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
 
@@ -67,7 +72,7 @@ def file_exclusion(header: Dataset, include_derived: bool) -> Exclusion | None:
     if sop_class not in (CTImageStorage, *MULTIFRAME_CLASSES):
         name = sop_class.name if sop_class.is_valid else "unknown SOP class"
         return Exclusion(ExclusionKind.OTHER_OBJECT, f"not a CT image ({name})")
-    if PROJECTIONS.search(text(header, "SeriesDescription").lower()):
+    if _is_projection(header):
         return Exclusion(ExclusionKind.PROJECTIONS, "projection data, not an image")
     if is_denoised_image(header) and not include_derived:
         return Exclusion(ExclusionKind.ALREADY_DENOISED, "already denoised by ldct-denoise")
@@ -77,40 +82,51 @@ def file_exclusion(header: Dataset, include_derived: bool) -> Exclusion | None:
     return None
 
 
+def _is_projection(header: Dataset) -> bool:
+    """Projection data by its own attributes, or by its name where a slice's geometry is missing."""
+    if any(tag in header for tag in PROJECTION_TAGS):
+        return True
+    lacks_geometry = header.get("ImagePositionPatient") in (None, "") or header.get("PixelSpacing") in (None, "")
+    is_multiframe = "PerFrameFunctionalGroupsSequence" in header
+    named = PROJECTIONS.search(text(header, "SeriesDescription").lower()) is not None
+    return named and lacks_geometry and not is_multiframe
+
+
 def is_denoised_image(header: Dataset) -> bool:
     """Whether this package denoised the image; an image with a simulated dose counts as an original."""
     derivation = text(header, "DerivationDescription").split(DERIVATION_SEPARATOR)[0]
-    return derivation.startswith(PRODUCT) and "simulated" not in derivation
+    return derivation.startswith(PRODUCT) and SIMULATION.match(derivation) is None
 
 
-def image_exclusion(header: Dataset) -> Exclusion | None:
+def image_exclusion(header: Dataset, assume_hu: bool = False) -> Exclusion | None:
     """Reason to exclude an image of a CT file, or None if it is an axial slice in HU.
 
     Parameters
     ----------
     header : Dataset
         Header of a classic image, or of one frame of a multi-frame image.
+    assume_hu : bool
+        Take the values, after the rescale that there is, for HU.
     """
     return (
         _other_content(header)
+        or (None if assume_hu else unit_exclusion(header))
         or _missing_attribute(header)
-        or _other_unit(header)
+        or (None if assume_hu else _missing_rescale(header))
         or _impossible_values(header)
         or _other_plane(header)
     )
 
 
 def _other_content(header: Dataset) -> Exclusion | None:
-    """Localizers, pages about the scan, and MR images that are stored as CT."""
+    """Localizers and pages about the scan."""
     image_type = values(header, "ImageType")
     if "LOCALIZER" in image_type:
         return Exclusion(ExclusionKind.LOCALIZER, "a localizer")
     title = text(header, "SeriesDescription").lower()
-    if any(PAGE.fullmatch(value.replace("_", " ")) for value in image_type) or title.startswith(PAGE_TITLES):
+    is_titled = title.startswith(PAGE_TITLES) and image_type[:1] != ("ORIGINAL",)
+    if is_titled or any(PAGE.fullmatch(value.replace("_", " ")) for value in image_type):
         return Exclusion(ExclusionKind.DOSE_REPORT, "a dose report or screen, not a slice")
-    found = [name for name in MR_ONLY if text(header, name)]
-    if found or text(header, "Modality") == "MR":
-        return Exclusion(ExclusionKind.MR, f"MR stored as CT (has {found[0] if found else 'modality MR'})")
     return None
 
 
@@ -119,19 +135,26 @@ def _missing_attribute(header: Dataset) -> Exclusion | None:
     return Exclusion(ExclusionKind.INVALID_HEADER, f"no {missing[0]}") if missing else None
 
 
-def _other_unit(header: Dataset) -> Exclusion | None:
-    unit = text(header, "RescaleType").upper()
-    if unit not in ("HU", ""):
-        doubt = "" if has_ct_attributes(header) else "; perhaps MR"
-        return Exclusion(ExclusionKind.NOT_HU, f"values are not HU but '{unit}' (Rescale Type){doubt}")
-    if "RescaleSlope" not in header:
-        return Exclusion(ExclusionKind.NOT_HU, "values are not HU (no rescale to HU)")
+def _missing_rescale(header: Dataset) -> Exclusion | None:
+    """A rescale that is absent or empty does not count as 1 or 0: HU are unknown (PS3.3 C.8.2.1, Type 1)."""
+    if "RescaleSlope" not in header and "RescaleIntercept" not in header:
+        return Exclusion(ExclusionKind.NOT_HU, f"values are not HU (no rescale to HU){REMEDY}")
+    for keyword, name in (("RescaleSlope", "Rescale Slope"), ("RescaleIntercept", "Rescale Intercept")):
+        if header.get(keyword) in (None, ""):
+            state = "is empty" if keyword in header else "is missing"
+            reason = f"{name} {state}, so that HU are unknown; write it, or give --assume-hu if values are HU"
+            return Exclusion(ExclusionKind.INVALID_HEADER, reason)
     return None
 
 
-def has_ct_attributes(header: Dataset) -> bool:
-    """Whether the header has an attribute that only CT images have."""
-    return text(header, "RescaleType").upper() == "HU" or any(text(header, keyword) for keyword in CT_ONLY)
+def private_pixel_data(header: Dataset) -> Exclusion | None:
+    """Pixel data in a private element, in a compression of the vendor, or None."""
+    if PRIVATE_COMPRESSION not in header:
+        return None
+    value = header[PRIVATE_COMPRESSION].value
+    name = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    reason = f"private Philips compression {name.strip()} (07A1,100A); export the images uncompressed"
+    return Exclusion(ExclusionKind.LOST_SLICE, reason)
 
 
 def _impossible_values(header: Dataset) -> Exclusion | None:
@@ -141,24 +164,38 @@ def _impossible_values(header: Dataset) -> Exclusion | None:
 
 
 def _impossible_value(header: Dataset) -> str:
-    vectors = [header.ImagePositionPatient, header.ImageOrientationPatient, header.PixelSpacing]
-    if [len(one) if hasattr(one, "__len__") else 1 for one in vectors] != [3, 6, 2]:
-        return "position, orientation or pixel spacing does not have 3, 6 and 2 values"
-    numbers = [float(one) for vector in vectors for one in vector]
-    position, orientation, spacing = numbers[:3], numbers[3:9], numbers[9:]
-    rescale = [float(header.RescaleSlope), float(header.get("RescaleIntercept") or 0)]
-    if not np.isfinite([*numbers, *rescale]).all():
-        return "position, orientation, spacing or rescale is not a number"
-    if max(map(abs, position)) > 1e5 or max(map(abs, rescale)) > 1e9:
+    expected = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+    vectors = {
+        keyword: as_list(header.get(keyword)) for keyword in (*expected, "RescaleSlope", "RescaleIntercept")
+    }
+    for keyword, numbers in vectors.items():
+        count = len(numbers)
+        if count != expected.get(keyword, 1) and (count or keyword in expected):
+            return f"{keyword} has {count} value{'s' * (count != 1)}, not {expected.get(keyword, 1)}; correct it"
+        if not _are_finite(numbers):
+            shown = "\\".join(map(str, numbers))[:40]
+            return f"{keyword} '{shown}' is not a number, or not certain; correct it"
+    rescale = [*vectors["RescaleSlope"], *vectors["RescaleIntercept"]]
+    if max(abs(float(one)) for one in vectors["ImagePositionPatient"]) > 1e5 or any(
+        abs(float(one)) > 1e9 for one in rescale
+    ):
         return "position or rescale is implausibly large"
-    if not abs(rescale[0]) > 1e-9:
+    if any(not abs(float(one)) > 1e-9 for one in vectors["RescaleSlope"]):
         return "rescale slope is zero"
+    spacing = [float(one) for one in vectors["PixelSpacing"]]
     if not 1e-3 < min(spacing) <= max(spacing) < 1e3:
         return "pixel spacing is impossible"
-    directions = np.array(orientation).reshape(2, 3)
+    directions = np.array([float(one) for one in vectors["ImageOrientationPatient"]]).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > DIRECTION_TOLERANCE:
         return "orientation is not two perpendicular unit vectors"
     return ""
+
+
+def _are_finite(numbers: list[Any]) -> bool:
+    try:
+        return bool(np.isfinite([float(one) for one in numbers]).all())
+    except (TypeError, ValueError):
+        return False
 
 
 def _other_plane(header: Dataset) -> Exclusion | None:

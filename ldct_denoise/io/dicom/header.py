@@ -31,6 +31,8 @@ from pydicom.uid import (
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.io.dicom.repair import repair_decimals
+from ldct_denoise.io.dicom.transfer_syntax import correct_transfer_syntax
 from ldct_denoise.io.quiet import short_message, suppress_warnings
 
 #: Largest header (bytes before the pixel data), and largest deflated data set once inflated, bytes.
@@ -101,7 +103,11 @@ def read_header(path: str | Path, keywords: Collection[str] | None = None) -> He
         if meta is not None:
             dataset.file_meta = meta
         _complete_meta(dataset)
-        return Header(dataset, _locate_pixel_data(stream, dataset))
+        repair_decimals(dataset)
+        pixel_data = _locate_pixel_data(stream, dataset)
+        if pixel_data is not None:
+            correct_transfer_syntax(stream, dataset, pixel_data)
+        return Header(dataset, pixel_data)
     raise AssertionError  # the contexts above never suppress an error
 
 

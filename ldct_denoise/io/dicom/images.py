@@ -13,10 +13,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ldct_denoise.io.dicom.encoding import Encoding
-from ldct_denoise.io.dicom.filter import has_ct_attributes, unit_directions
+from ldct_denoise.io.dicom.filter import unit_directions
 from ldct_denoise.io.dicom.series import SliceRef
 from ldct_denoise.io.dicom.stack_identity import ImageId, StackKey, is_same_plane
 from ldct_denoise.io.dicom.uids import derived_uid
+from ldct_denoise.io.dicom.unit import HuEvidence, hu_evidence
 from ldct_denoise.io.dicom.values import number, text
 
 #: Attributes that separate images at the same position, the most reliable first: (name for people, keyword).
@@ -44,8 +45,8 @@ class SeriesAttributes(NamedTuple):
         Study Instance UID, or its replacement.
     description, manufacturer, derivation : str
     slice_thickness_mm : float, optional
-    has_ct_attributes : bool
-        See :func:`ldct_denoise.io.dicom.filter.has_ct_attributes`.
+    hu_evidence : HuEvidence
+        How well the header shows that values are HU.
     """
 
     study_uid: str
@@ -53,7 +54,7 @@ class SeriesAttributes(NamedTuple):
     manufacturer: str
     derivation: str
     slice_thickness_mm: float | None
-    has_ct_attributes: bool
+    hu_evidence: HuEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class ImageFactory:
         """
         folder, file = os.path.split(path)
         folder = self._share(folder)
-        slope, intercept = float(header.RescaleSlope), float(header.get("RescaleIntercept") or 0)
+        slope, intercept = number(header, "RescaleSlope") or 1.0, number(header, "RescaleIntercept") or 0.0
         current_ma = number(header, "XRayTubeCurrent")
         ref = SliceRef(
             folder, file, frame, sop_uid, self._share(slope), self._share(intercept),
@@ -162,7 +163,7 @@ def _attributes(header: Dataset) -> SeriesAttributes:
         manufacturer=text(header, "Manufacturer"),
         derivation=text(header, "DerivationDescription"),
         slice_thickness_mm=thickness_mm if thickness_mm and thickness_mm > 0 else None,
-        has_ct_attributes=has_ct_attributes(header),
+        hu_evidence=hu_evidence(header),
     )
 
 

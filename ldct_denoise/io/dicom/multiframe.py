@@ -8,7 +8,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.filter import TAGS
+from ldct_denoise.io.dicom.filter import MULTIFRAME_CLASSES, TAGS
 
 #: Quantities that enhanced (FD) and classic (IS) images store under different keywords: enhanced → classic.
 CLASSIC_KEYWORDS = {
@@ -21,6 +21,11 @@ CLASSIC_KEYWORDS = {
 FRAME_TAGS = ("StackID", "TemporalPositionIndex", "FrameType")
 #: Functional groups that all frames share, and those of each frame.
 FUNCTIONAL_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+
+
+def has_frame_groups(image: Dataset) -> bool:
+    """Whether frames have functional groups: by the class, also where a wrong class is stated."""
+    return image.SOPClassUID in MULTIFRAME_CLASSES or bool(image.get("PerFrameFunctionalGroupsSequence"))
 
 
 def frame_headers(image: Dataset) -> Iterator[Dataset]:

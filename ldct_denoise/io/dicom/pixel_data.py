@@ -60,7 +60,10 @@ def _pixel_data_problem(path: str | Path, pixel_data: PixelDataLocation | None, 
         return f"no decoder for its encoding is installed ({syntax.name})"
     if encoding.is_compressed:
         if pixel_data.length != UNDEFINED_LENGTH:
-            return "compressed pixel data of defined length, which its encoding does not allow"
+            return (
+                f"Transfer Syntax says {syntax.name}, but the pixel data have a defined length, as native ones,"
+                " which does not fit the image; correct Transfer Syntax UID (0002,0010)"
+            )
         return _fragment_problem(path, pixel_data)
     needed = encoding.frame_bytes * encoding.frames
     available = min(pixel_data.length, pixel_data.available)

@@ -7,10 +7,11 @@ stacks, and each stack becomes a series. Pixels are read later, when a slice is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
@@ -18,21 +19,24 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.archive import FileListing, is_archive, list_files
 from ldct_denoise.io.dicom.duplicates import resolve_shared_uids
 from ldct_denoise.io.dicom.encoding import Encoding
-from ldct_denoise.io.dicom.filter import MULTIFRAME_CLASSES, TAGS, file_exclusion, image_exclusion
+from ldct_denoise.io.dicom.filter import AXIAL_COSINE, TAGS, file_exclusion, image_exclusion, private_pixel_data
 from ldct_denoise.io.dicom.header import Header, read_header
 from ldct_denoise.io.dicom.images import Image, ImageFactory
-from ldct_denoise.io.dicom.multiframe import frame_headers
+from ldct_denoise.io.dicom.multiframe import frame_headers, has_frame_groups
 from ldct_denoise.io.dicom.pixel_data import pixel_data_exclusion
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from ldct_denoise.io.dicom.stacks import build_series
 from ldct_denoise.io.dicom.uids import derived_uid
+from ldct_denoise.io.dicom.unit import HuEvidence, values_exclusion
 from ldct_denoise.io.dicom.values import text
 from ldct_denoise.io.inventory import Exclusion, ExclusionKind, Inventory, SkippedFile
 from ldct_denoise.io.quiet import short_message, suppress_warnings
 
-#: A slice of a CT of a patient contains fat or air, below this value; MR images stored as CT do not.
-CT_MINIMUM_BELOW_HU = -30.0
+#: At least so many slices make an axial series, beside which one or two images of another plane are localizers.
+LEAST_AXIAL_SLICES = 3
+MOST_LOCALIZERS = 2
+ASSUMED_HU = "values are taken for HU on request (--assume-hu)"
 
 #: Called with (files examined, number of files).
 Progress = Callable[[int, int], None]
@@ -43,6 +47,7 @@ def scan(
     progress: Progress | None = None,
     *,
     include_derived: bool = False,
+    assume_hu: bool = False,
     registry: StackRegistry | None = None,
 ) -> Inventory[Series]:
     """Find every CT series under ``path``.
@@ -55,6 +60,9 @@ def scan(
         Called with (files examined, number of files).
     include_derived : bool
         Include series that this package denoised.
+    assume_hu : bool
+        Take the values of CT images, after the rescale that there is, for HU whatever header and values say. The
+        series have a note about it in their problems.
     registry : StackRegistry, optional
         Images of the series that arrived earlier; the images found now are added.
 
@@ -68,7 +76,9 @@ def scan(
     InputError
         If the path does not exist, or is an archive that must not be extracted.
     """
-    return scan_files(list_files(path), progress, include_derived=include_derived, registry=registry)
+    return scan_files(
+        list_files(path), progress, include_derived=include_derived, assume_hu=assume_hu, registry=registry
+    )
 
 
 def scan_files(
@@ -76,6 +86,7 @@ def scan_files(
     progress: Progress | None = None,
     *,
     include_derived: bool = False,
+    assume_hu: bool = False,
     registry: StackRegistry | None = None,
 ) -> Inventory[Series]:
     """Find every CT series among files that were listed before.
@@ -83,7 +94,7 @@ def scan_files(
     Parameters
     ----------
     listing : FileListing
-    progress, include_derived, registry
+    progress, include_derived, assume_hu, registry
         As in :func:`scan`.
 
     Returns
@@ -97,24 +108,33 @@ def scan_files(
         if progress:
             progress(count, len(listing.files))
         with suppress_warnings():
-            found, exclusions = _read_file(path, factory, include_derived)
-        images += found
+            read, exclusions = _read_file(path, factory, include_derived, assume_hu)
+        images += read
         skipped += [SkippedFile(Path(path), exclusion) for exclusion in exclusions]
     with suppress_warnings():
         images, duplicates = resolve_shared_uids(images)
     skipped += duplicates
+    found: list[Series] = []
+    for stack, evidence in build_series(images, listing.by_folder, listing.archive, registry):
+        accepted = _with_unit(stack, evidence, assume_hu)
+        if isinstance(accepted, Series):
+            found.append(accepted)
+        else:
+            skipped += [SkippedFile(ref.path, accepted) for ref in stack.slices]
     series = []
-    for one, is_ct in build_series(images, listing.by_folder, listing.archive, registry):
-        doubt = None if is_ct else _doubt_from_values(one)
-        if doubt is None:
+    for one in found:
+        localizer = _localizer_exclusion(one, found)
+        if localizer is None:
             series.append(one)
         else:
-            skipped += [SkippedFile(ref.path, doubt) for ref in one.slices]
+            skipped += [SkippedFile(ref.path, localizer) for ref in one.slices]
     shown = tuple(replace(item, path=listing.original_path(item.path)) for item in skipped)
     return Inventory(tuple(series), shown)
 
 
-def _read_file(path: str, factory: ImageFactory, include_derived: bool) -> tuple[list[Image], list[Exclusion]]:
+def _read_file(
+    path: str, factory: ImageFactory, include_derived: bool, assume_hu: bool
+) -> tuple[list[Image], list[Exclusion]]:
     """Images of a file, and the reasons why the file or some of its frames are excluded."""
     try:
         header = _read_header(path)
@@ -124,7 +144,7 @@ def _read_file(path: str, factory: ImageFactory, include_derived: bool) -> tuple
     if exclusion is not None:
         return [], [exclusion]
     try:
-        return _read_images(path, header, factory)
+        return _read_images(path, header, factory, assume_hu)
     except Exception as error:
         return [], [Exclusion(ExclusionKind.LOST_SLICE, _reason(path, error))]
 
@@ -150,17 +170,20 @@ def _reason(path: str, error: Exception) -> str:
     return f"broken header ({short_message(error)})"
 
 
-def _read_images(path: str, header: Header, factory: ImageFactory) -> tuple[list[Image], list[Exclusion]]:
+def _read_images(
+    path: str, header: Header, factory: ImageFactory, assume_hu: bool
+) -> tuple[list[Image], list[Exclusion]]:
     """Images of a CT file, one per frame, and the reasons why some are excluded."""
     sop_uid = _sop_instance_uid(path, header.dataset)
-    is_multiframe = header.dataset.SOPClassUID in MULTIFRAME_CLASSES
+    is_multiframe = has_frame_groups(header.dataset)
     pixel_offset = header.pixel_data.tag_offset if header.pixel_data else 0
     images: list[Image] = []
     excluded: dict[Exclusion, list[int]] = {}
     for frame, image in enumerate(_image_headers(header.dataset, sop_uid)):
-        exclusion = image_exclusion(image)
+        exclusion = image_exclusion(image, assume_hu)
         if exclusion is None and frame == 0:
-            lost = pixel_data_exclusion(path, header.pixel_data, Encoding.of(image))
+            lost = private_pixel_data(header.dataset) if header.pixel_data is None else None
+            lost = lost or pixel_data_exclusion(path, header.pixel_data, Encoding.of(image))
             if lost is not None:
                 return [], [lost]  # all frames share the pixel data
         if exclusion is None:
@@ -175,11 +198,15 @@ def _read_images(path: str, header: Header, factory: ImageFactory) -> tuple[list
 def _image_headers(header: Dataset, sop_uid: str) -> Iterator[Dataset]:
     """Header of the image, or of every frame."""
     header.SOPInstanceUID = sop_uid
-    if header.SOPClassUID in MULTIFRAME_CLASSES:
+    if has_frame_groups(header):
         yield from frame_headers(header)
         return
-    if int(header.get("NumberOfFrames") or 1) != 1:
-        raise InputError("several frames in a classic CT image")
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise InputError(
+            f"Number of Frames is {frames} in a classic CT image, where no frame has a position of its own;"
+            " convert it to single frames or Enhanced CT"
+        )
     yield header
 
 
@@ -211,13 +238,30 @@ def _frames(numbers: list[int]) -> str:
     return f"frame{'s' if len(numbers) > 1 else ''} {shown}{' …' if len(runs) > 8 else ''}"
 
 
-def _doubt_from_values(series: Series) -> Exclusion | None:
-    """Doubt that a series without CT attributes is CT, from the values of its center slice."""
-    try:
-        minimum_hu = float(series.read_hu(len(series) // 2).min())
-    except InputError:
+def _with_unit(series: Series, evidence: HuEvidence, assume_hu: bool) -> Series | Exclusion:
+    """The series if its values are HU, or taken for HU on request; else the reason against it."""
+    if not assume_hu:
+        return values_exclusion(series, evidence) or series
+    if evidence is HuEvidence.STATED:
+        return series
+    metadata = replace(series.metadata, problems=(*series.metadata.problems, ASSUMED_HU))
+    return replace(series, metadata=metadata)
+
+
+def _localizer_exclusion(series: Series, found: Sequence[Series]) -> Exclusion | None:
+    """An unlabelled localizer: one or two images across the plane of an axial series of the same study."""
+    normal = np.abs(series.geometry.normal)
+    if len(series) > MOST_LOCALIZERS or normal[2] >= AXIAL_COSINE:
         return None
-    if minimum_hu <= CT_MINIMUM_BELOW_HU:
+    axial = (
+        other
+        for other in found
+        if other.study_uid == series.study_uid
+        and len(other) >= LEAST_AXIAL_SLICES
+        and abs(other.geometry.normal[2]) >= AXIAL_COSINE
+    )
+    if next(axial, None) is None:
         return None
-    reason = f"no attribute that only CT has, and no value below {CT_MINIMUM_BELOW_HU:g} HU; perhaps MR"
-    return Exclusion(ExclusionKind.POSSIBLY_MR, reason)
+    plane = "coronal" if normal[1] > normal[0] else "sagittal"
+    text = f"an unlabelled localizer: {len(series)} {plane} image{'s' * (len(series) > 1)} beside an axial series"
+    return Exclusion(ExclusionKind.LOCALIZER, text)

@@ -105,8 +105,8 @@ class Series:
     def header(self, index: int) -> Dataset:
         """Read the whole header of a slice's file, without pixel data.
 
-        UIDs and encoding attributes that the file lacks are filled in with the values in use. The frames of a
-        multi-frame file share one header, which must not be changed.
+        UIDs, encoding attributes and rescale that the file lacks are filled in with the values in use. The frames
+        of a multi-frame file share one header, which must not be changed.
 
         Raises
         ------
@@ -119,7 +119,8 @@ class Series:
         else:
             dataset = read_shared_header(ref.path, _modified_ns(ref.path)).dataset
         uids = {"SOPInstanceUID": ref.sop_uid, "SeriesInstanceUID": self.uid, "StudyInstanceUID": self.study_uid}
-        for keyword, value in (uids | ref.encoding.attributes).items():
+        rescale = {"RescaleSlope": ref.slope, "RescaleIntercept": ref.intercept} if ref.frame is None else {}
+        for keyword, value in (uids | ref.encoding.attributes | rescale).items():
             if not text(dataset, keyword):
                 setattr(dataset, keyword, value)
         return dataset

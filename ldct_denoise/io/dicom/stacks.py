@@ -15,6 +15,7 @@ from ldct_denoise.io.dicom.images import SPLIT_ATTRIBUTES, Image
 from ldct_denoise.io.dicom.series import Series, SliceRef
 from ldct_denoise.io.dicom.stack_identity import ImageId, StackKey, StackMember, StackRegistry
 from ldct_denoise.io.dicom.uids import derived_uid
+from ldct_denoise.io.dicom.unit import HuEvidence
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SeriesMetadata
 
 #: Series Instance UIDs that can name a folder, also where they are no UIDs: anonymisers write digests.
@@ -27,7 +28,7 @@ def build_series(
     by_folder: bool = True,
     archive: ExtractedArchive | None = None,
     registry: StackRegistry | None = None,
-) -> Iterator[tuple[Series, bool]]:
+) -> Iterator[tuple[Series, HuEvidence]]:
     """Sort images into stacks and make a series of each.
 
     Parameters
@@ -44,8 +45,8 @@ def build_series(
     Yields
     ------
     Series
-    bool
-        Whether a header of the series has an attribute that only CT images have.
+    HuEvidence
+        How well its headers show that values are HU.
     """
     images = list(images)
     members: Stack = [*(registry.earlier_images(images) if registry else ()), *images]
@@ -59,8 +60,8 @@ def build_series(
         if registry:
             registry.add(uid, present)
         if present:
-            is_ct = any(image.attributes.has_ct_attributes for image in present)
-            yield _series(present, uid, note, archive), is_ct
+            evidence = max(image.attributes.hu_evidence for image in present)
+            yield _series(present, uid, note, archive), evidence
 
 
 # Sorting ----------------------------------------------------------------------------------------------------
