@@ -1,4 +1,4 @@
-"""The commands ``evaluate`` and ``compare`` from the outside."""
+"""The commands ``evaluate`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(tmp_path):
     return tmp_path
 
 
-def test_evaluate_writes_what_the_contract_names(files, capsys):
+def test_evaluate_writes_the_contract_files(files, capsys):
     code, out, err = run_cli(
         capsys, "evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--input", files / "low.nii.gz",
         "--output", files / "e", "--window", "abdomen", "--window", "0,2000", "--roi", "0,0,10,12", "--pdf",
@@ -48,7 +48,7 @@ def test_evaluate_writes_what_the_contract_names(files, capsys):
 
 
 def volumes(files, names, apart_mm):
-    """One volume a name in ref/, low/ and den/, each patient ``apart_mm`` above the last."""
+    """One volume per name in ref/, low/ and den/; patients are ``apart_mm`` apart along z."""
     for number, name in enumerate(names):
         for folder, given in (("ref", "normal"), ("low", "low"), ("den", "out")):
             (files / folder).mkdir(exist_ok=True)
@@ -68,14 +68,14 @@ def measured(files, capsys, *, reference="ref"):
     return json.loads((files / "e" / "summary.json").read_text())
 
 
-def test_each_volume_of_a_folder_is_a_patient_as_inspect_says(files, capsys):
+def test_each_volume_of_a_folder_is_a_patient_as_in_inspect(files, capsys):
     volumes(files, "ABC", 500)
     summary = measured(files, capsys)
     assert (summary["patients"], summary["series"]) == (3, 3)
     assert {entry["patient"] for entry in summary["per_patient"]} == {"A", "B", "C"}
 
 
-def test_volumes_of_one_place_are_told_apart_by_their_file_names(files, capsys):
+def test_volumes_at_the_same_position_are_matched_by_file_name(files, capsys):
     volumes(files, ("A_low", "B_low"), 0)
     for name in "AB":
         (files / "ref" / f"{name}_low.nii.gz").rename(files / "ref" / f"{name}_full.nii.gz")
@@ -95,8 +95,8 @@ def test_volumes_of_one_place_are_told_apart_by_their_file_names(files, capsys):
     assert "fit equally well; name the file" in err
 
 
-def test_a_tree_of_both_doses_is_reference_and_input(files, capsys):
-    """Each side finds its own dose: the input is further from the reference than the candidate."""
+def test_a_folder_with_both_doses_can_be_reference_and_input(files, capsys):
+    """Reference and input use the series of their dose: the input's error is larger than the candidate's."""
     (files / "tree").mkdir()
     for name, as_ in (("normal", "full"), ("low", "low")):
         (files / f"{name}.nii.gz").rename(files / "tree" / f"{as_}.nii.gz")
@@ -112,7 +112,7 @@ def test_a_tree_of_both_doses_is_reference_and_input(files, capsys):
     assert rmse == pytest.approx({"input": 30, "candidate": 15}, rel=0.05)
 
 
-def test_evaluate_does_not_overwrite_and_says_what_is_wrong(files, capsys):
+def test_evaluate_does_not_overwrite_and_reports_errors(files, capsys):
     arguments = ["evaluate", files / "out.nii.gz", "--reference", files / "normal.nii.gz", "--output", files / "e"]
     assert run_cli(capsys, *arguments)[0] == 0
     code, _, err = run_cli(capsys, *arguments)
@@ -141,7 +141,7 @@ def test_a_protocol_names_its_numbers(files, capsys):
     assert "Gao" in err
 
 
-def test_compare_measures_where_evaluate_does(files, capsys):
+def test_compare_measures_the_same_regions_as_evaluate(files, capsys):
     for name, folder in (("normal", "full"), ("low", "quarter")):
         (files / "root" / "P1" / folder).mkdir(parents=True)
         (files / f"{name}.nii.gz").rename(files / "root" / "P1" / folder / "series.nii.gz")
@@ -159,7 +159,7 @@ def test_compare_measures_where_evaluate_does(files, capsys):
 
 
 @pytest.mark.parametrize("option", [["--roi", "fat"], ["--window", "lung"], ["--metric", "vif"]])
-def test_compare_on_images_takes_no_hu(files, capsys, option):
+def test_compare_on_images_refuses_hu_options(files, capsys, option):
     code, _, err = run_cli(
         capsys, "compare", "--images", files, "--model", "bilateral", "--output", files / "c", *option
     )
@@ -167,7 +167,7 @@ def test_compare_on_images_takes_no_hu(files, capsys, option):
     assert "--dicom-root" in err
 
 
-def test_compare_without_pairs_is_one_line(files, capsys):
+def test_compare_without_pairs_is_an_error_of_one_line(files, capsys):
     alone = files / "alone"
     alone.mkdir()
     (files / "normal.nii.gz").rename(alone / "normal.nii.gz")
@@ -200,7 +200,7 @@ def test_contrast_and_inserts_from_the_command_line(files, capsys):
         assert word in err
 
 
-def test_what_is_given_twice_counts_once_and_what_lies_nowhere_is_said(files, capsys):
+def test_repeated_options_count_once_and_missing_regions_are_noted(files, capsys):
     place = open_volume_file(files / "normal.nii.gz").geometry
     for name, columns in (("lesion", slice(30, 45)), ("background", slice(50, 65))):
         labels = np.zeros(place.shape)

@@ -1,4 +1,4 @@
-"""Models side by side: same slices, fair patients, paired statistics."""
+"""Comparison of models: same slices, fair patients, paired statistics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def trained_on(model, *patients):
     return replace(model, name="trained", card={"pools": {"training_patients": list(patients)}})
 
 
-def test_every_model_sees_the_same_slices(two_patients, bilateral, tmp_path):
+def test_every_model_is_measured_on_the_same_slices(two_patients, bilateral, tmp_path):
     result = compare(
         tmp_path, [bilateral, replace(bilateral, name="again")], plan=MeasurementPlan(windows=[WINDOWS["abdomen"]])
     )
@@ -67,7 +67,7 @@ def test_every_model_sees_the_same_slices(two_patients, bilateral, tmp_path):
     assert set(result.extra["seconds_per_slice"]) == {"bilateral", "again"}
 
 
-def test_tissues_balls_and_contrasts_are_measured_and_the_report_still_ranks_by_the_body(
+def test_tissues_spheres_and_contrasts_are_measured_and_the_report_ranks_by_the_body(
     two_patients, bilateral, tmp_path
 ):
     inside, outside = Sphere("inside", (48, 48, 0), 8), Sphere("nowhere", (500, 48, 0), 8)
@@ -96,8 +96,8 @@ def test_tissues_balls_and_contrasts_are_measured_and_the_report_still_ranks_by_
     assert "Region body; means" in page
 
 
-def test_a_slice_costs_its_share_of_the_group_it_is_restored_in(monkeypatch, bilateral, tmp_path):
-    """Eight slices at once, 0.8 s a group, as on a GPU: 0.1 s per slice, not the 0 s of most of them."""
+def test_seconds_per_slice_are_a_mean_over_the_batch(monkeypatch, bilateral, tmp_path):
+    """Eight slices per batch, 0.8 s a batch, as on a GPU: 0.1 s per slice."""
     now = [0.0]
 
     def restore(source, model, settings, indices):
@@ -114,7 +114,7 @@ def test_a_slice_costs_its_share_of_the_group_it_is_restored_in(monkeypatch, bil
     assert result.extra["seconds_per_slice"] == {"bilateral": pytest.approx(0.1)}
 
 
-def test_in_bf16_the_numbers_are_close_and_the_notes_tell(two_patients, tmp_path):
+def test_bf16_is_close_to_fp32_and_noted(two_patients, tmp_path):
     exact, fast = (
         compare(tmp_path, [load_model("lir-ct-small")], settings=ApplySettings(precision=precision))
         for precision in ("fp32", "bf16")
@@ -127,7 +127,7 @@ def test_in_bf16_the_numbers_are_close_and_the_notes_tell(two_patients, tmp_path
     assert all(abs(before[key] - after[key]) < 0.1 for key in before)  # HU
 
 
-def test_a_fit_to_each_slice_is_told_of_while_models_are_compared(two_patients, bilateral, tmp_path):
+def test_the_progress_of_fits_is_reported_during_a_comparison(two_patients, bilateral, tmp_path):
     told = []
     fitted = load_model("dip:iterations=2,stop=never,base_channels=4,num_levels=1")
     compare(tmp_path, [bilateral, fitted], progress=lambda *step: told.append(step))
@@ -156,7 +156,7 @@ def test_labels_differ_and_random_methods_repeat():
     assert [c.label for c in candidates.make_candidates([model("input")], 1)] == ["input-2"]
 
 
-def test_nothing_to_compare_is_said(bilateral, tmp_path):
+def test_nothing_to_compare_is_refused(bilateral, tmp_path):
     with pytest.raises(ConfigError, match="at least one model"):
         compare(tmp_path, [])
     with pytest.raises(ConfigError, match="num-seeds"):
@@ -198,7 +198,7 @@ def test_the_report_ranks_with_pictures_costs_and_training(two_patients, bilater
     assert {e["model"] for e in result.extra["noise"]} == {"input", "bilateral", "trained", "reference"}
 
 
-def test_seeds_are_run_and_their_spread_is_told(two_patients, bilateral, tmp_path):
+def test_seeds_are_run_and_their_spread_is_reported(two_patients, bilateral, tmp_path):
     class Restless(type(bilateral.method)):
         is_random = True
 
@@ -222,14 +222,14 @@ def test_seeds_are_run_and_their_spread_is_told(two_patients, bilateral, tmp_pat
     assert f'data-value="{np.std(means, ddof=1):.6g}"' in seeds
 
 
-def test_patients_weigh_alike():
+def test_patients_have_equal_weight():
     bootstrap = Bootstrap(["A"] * 9 + ["B"])
     values = np.array([1.0] * 9 + [5.0])
     assert bootstrap.interval(values).mean == pytest.approx(3)
     assert bootstrap.patient_means(values) == pytest.approx([1, 5])
 
 
-def test_the_interval_covers_as_often_as_it_says():
+def test_the_interval_has_its_nominal_coverage():
     rng = np.random.default_rng(0)
     patients = np.repeat(["A", "B", "C"], 30)
     bootstrap = Bootstrap(list(patients), repeats=400)
@@ -238,7 +238,7 @@ def test_the_interval_covers_as_often_as_it_says():
     assert 0.90 <= covered <= 0.98
 
 
-def test_wilcoxon_counts_patients_where_there_are_enough():
+def test_wilcoxon_uses_patients_if_there_are_enough():
     patients = [name for name in "ABCDEFG" for _ in range(5)]
     rng = np.random.default_rng(0)
     first = rng.normal(0, 1, 35)

@@ -1,4 +1,4 @@
-"""Pairing, regions and tables: the numbers of ``evaluate`` are those of a plain computation."""
+"""Matching, regions and tables: ``evaluate`` equals a direct computation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def patient(slices=4, seed=0, noise_hu=20.0, place=None):
     return Volume(clean, place, "normal", "P1", "n"), Volume(clean + noise, place, "low", "P1", "l"), body
 
 
-def test_values_are_scikit_images():
+def test_values_equal_scikit_image():
     normal, low, _ = patient()
     window = WINDOWS["abdomen"]
     result = evaluate(low, normal, plan=MeasurementPlan(windows=[window], regions=[WholeImage()]))
@@ -79,7 +79,7 @@ def test_slices_pair_by_position_not_by_order():
     assert len(other) == 3
 
 
-def test_another_orientation_or_place_is_no_partner():
+def test_slices_of_another_orientation_or_position_do_not_match():
     normal, low, _ = patient()
     moved = replace(low, geometry=geometry(start=(-50.0, -70.0, 11.0)))
     turned = replace(low, geometry=replace(low.geometry, row_direction=(-1.0, 0.0, 0.0)))
@@ -96,7 +96,7 @@ def test_the_same_patient_and_kernel_decide_between_references():
         best_match(low, [normal, replace(normal, uid="again")], "reference")
 
 
-def test_a_series_without_partner_is_said_and_the_others_measured():
+def test_a_series_without_partner_is_noted_and_the_others_are_measured():
     normal, low, _ = patient()
     stray = replace(low, uid="stray", name="stray", geometry=geometry(start=(0.0, 0.0, 500.0)))
     result = evaluate([low, stray], normal)
@@ -104,14 +104,14 @@ def test_a_series_without_partner_is_said_and_the_others_measured():
     assert result.notes[0].startswith("not measured: stray")
 
 
-def test_slices_without_partner_are_said():
+def test_slices_without_partner_are_noted():
     normal, low, _ = patient()
     short = replace(normal, hu=normal.hu[:2], geometry=normal.geometry.select([0, 1]))
     result = evaluate(low, short)
     assert result.notes == ("2 of 4 slices of l have no partner",)
 
 
-def test_body_leaves_out_air_and_table():
+def test_body_excludes_air_and_table():
     _, low, truth = patient(noise_hu=60.0)
     mask = Body().mask(low.geometry, 0, low.hu[0])
     assert not mask[84:87].any()
@@ -132,7 +132,7 @@ def test_a_body_with_lungs_has_no_holes():
 
 
 @pytest.mark.parametrize("spacing", [(0.5, 0.5), (0.8, 1.2)])
-def test_a_tissue_ends_before_its_border_so_that_blur_shifts_no_mean(spacing):
+def test_a_tissue_excludes_its_border_so_that_blur_does_not_shift_the_mean(spacing):
     hu = np.full((200, 200), -100.0)
     hu[50:150, 60:140] = 60.0
     body = np.ones(hu.shape, dtype=bool)
@@ -179,8 +179,8 @@ def test_lungs_behind_a_thin_wall_or_cut_by_the_field_of_view_are_body(columns, 
     assert not mask[268:].any()  # neither foam nor table
 
 
-def test_a_cushion_away_from_the_body_adds_nothing():
-    """It has the HU of lungs, and a cover; nothing of the corner that it lies in is body."""
+def test_a_cushion_away_from_the_body_is_not_body():
+    """The cushion has the HU of lungs, and a cover; its corner of the image is not body."""
     rows, columns = np.mgrid[:200, :200]
     hu = np.full((200, 200), -1000.0)
     body = (rows - 130) ** 2 + (columns - 130) ** 2 < 55**2
@@ -193,7 +193,7 @@ def test_a_cushion_away_from_the_body_adds_nothing():
 
 
 def test_real_lungs_are_body(shared_data):
-    """RIDER's chest fills the field of view: the wall of the chest is thin, and in part not seen."""
+    """The RIDER chest fills the field of view: the chest wall is thin and partly outside."""
     series = find_images(shared_data / "ct" / "ge_riderpilot_chest").series[0]
     for index in (0, 30, 60):
         hu = series.read_hu(index)
@@ -205,7 +205,7 @@ def test_real_lungs_are_body(shared_data):
         assert Body().mask(series.geometry, index, hu)[lung].all()
 
 
-def test_a_sphere_has_its_volume_and_place():
+def test_a_sphere_has_the_right_volume_and_position():
     place = geometry(slices=20, spacing=(1.0, 1.0), rows=60, columns=60, start=(-30.0, -30.0, 0.0))
     ball = Sphere("s", (-2.0, 3.0, 27.0), 12.0)
     masks = np.array([ball.mask(place, index, np.zeros((60, 60))) for index in range(20)])
@@ -214,7 +214,7 @@ def test_a_sphere_has_its_volume_and_place():
     assert centre == pytest.approx([-2, 3, 27], abs=0.2)
 
 
-def test_labels_of_another_grid_land_at_the_same_place():
+def test_labels_of_another_grid_are_at_the_same_position():
     place = geometry(slices=6, spacing=(1.0, 1.0), rows=60, columns=60, start=(-30.0, -30.0, 0.0))
     coarse = Geometry.from_affine(  # runs the other way along columns, 2 mm voxels
         np.array([[0, 0, 2.0, -30], [0, -2.0, 0, 30], [3.0, 0, 0, 0], [0, 0, 0, 1]]), (6, 31, 31)
@@ -232,7 +232,7 @@ def test_labels_of_another_grid_land_at_the_same_place():
     assert mask.sum() == 4 * (labels[2] > 0).sum()  # every coarse voxel covers four fine ones
 
 
-def test_regions_from_words():
+def test_regions_are_parsed():
     (ball,) = parse_regions("1,-2.5,3,4")
     assert (ball.centre_mm, ball.radius_mm) == ((1.0, -2.5, 3.0), 4.0)
     assert [parse_regions(word)[0].name for word in ("image", "body", "bone")] == ["image", "body", "bone"]
@@ -241,7 +241,7 @@ def test_regions_from_words():
             parse_regions(wrong)
 
 
-def test_tables_are_what_the_contract_says(tmp_path):
+def test_tables_have_the_contract_columns(tmp_path):
     normal, low, _ = patient()
     half = replace(low, hu=(low.hu + normal.hu) / 2, uid="half")
     result = evaluate(half, normal, low, plan=MeasurementPlan(windows=[WINDOWS["full"], WINDOWS["abdomen"]]))
@@ -263,7 +263,7 @@ def test_tables_are_what_the_contract_says(tmp_path):
     assert pick["input", "full", "body", "noise_std"]["mean"] == pytest.approx(20, rel=0.03)
 
 
-def test_results_are_not_overwritten_unasked(tmp_path):
+def test_results_are_not_overwritten_by_default(tmp_path):
     normal, low, _ = patient()
     result = evaluate(low, normal)
     write_evaluation(result, tmp_path / "out")
@@ -277,7 +277,7 @@ def test_results_are_not_overwritten_unasked(tmp_path):
     ]
 
 
-def test_equal_images_are_infinitely_close_and_json_stays_valid(tmp_path):
+def test_equal_images_have_infinite_psnr_and_valid_json(tmp_path):
     normal, _, _ = patient()
     result = evaluate(normal, normal)
     assert set(result.values("candidate", "full", "image", "psnr").values()) == {float("inf")}
@@ -330,7 +330,7 @@ def noise_of(result, model):
     return entry
 
 
-def test_noise_spectra_are_those_of_the_images():
+def test_noise_spectra_of_white_noise():
     """White noise of 20 HU, halved by the candidate: a flat spectrum of 400 HU²·dx·dy and a profile of −6 dB."""
     place = geometry(12, 192, 192, (1.0, 1.0), (-96, -96, 0))
     rows, columns = np.mgrid[:192, :192]
@@ -352,7 +352,7 @@ def test_noise_spectra_are_those_of_the_images():
     assert noise_of(result, "candidate")["against"] == "input"
 
 
-def test_a_candidate_whose_slices_jump_flickers():
+def test_a_candidate_with_slice_offsets_has_flicker():
     normal, low, _ = patient(8, noise_hu=2)
     jumping = low.with_hu(low.hu + 10 * (-1.0) ** np.arange(8)[:, None, None])
     result = evaluate(replace(jumping, uid="c"), normal, low, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
@@ -384,7 +384,7 @@ def test_contrast_to_noise_between_regions():
     assert np.mean(values) == pytest.approx(5, rel=0.1)
 
 
-def test_patients_stand_alone_and_weigh_alike(tmp_path):
+def test_patients_are_summarised_and_weighted_equally(tmp_path):
     normal, low, _ = patient(4)
     other_place = geometry(8, start=(-50.0, -70.0, 500.0))
     other, other_low, _ = patient(8, seed=1, noise_hu=60, place=other_place)
@@ -420,7 +420,7 @@ def rods(blur_mm, noise_hu, shift=0.0):
     return Volume(image + noise + shift, place, f"{blur_mm}", "P", "rods")
 
 
-def test_inserts_tell_resolution_and_linearity(tmp_path):
+def test_inserts_give_resolution_and_linearity(tmp_path):
     sharp, blurred = rods(0.6, 2), rods(1.2, 2, 3.0)
     inserts = [
         Insert.parse(f"{-64 + 0.8 * x},0,6,9.6,{nominal}") for x, nominal in ((35, 100), (80, 200), (125, 400))
@@ -451,7 +451,7 @@ def test_inserts_tell_resolution_and_linearity(tmp_path):
         Insert.parse("1,2,3")
 
 
-def test_series_that_show_the_same_insert_are_measured_apart(tmp_path):
+def test_series_with_the_same_insert_are_measured_separately(tmp_path):
     """A sharp and a soft kernel in one folder, the soft one with fewer columns."""
     sharp, whole = rods(0.6, 2), rods(1.2, 2)
     soft = replace(whole, hu=whole.hu[:, :, :150], geometry=replace(whole.geometry, columns=150))
@@ -478,7 +478,7 @@ def test_series_that_show_the_same_insert_are_measured_apart(tmp_path):
     assert all(f"series {number}: {inserts[2].name}" in page for number in (1, 2))
 
 
-def test_regions_do_not_share_a_name():
+def test_different_regions_get_different_names():
     place = geometry(1, 8, 8)
     labels = Volume(np.ones(place.shape), place)
     first, second = regions_from_labels(labels, "organ") + regions_from_labels(
@@ -493,7 +493,7 @@ def test_regions_do_not_share_a_name():
         parse_region("nowhere")
 
 
-def test_a_tissue_under_a_labels_name_is_measured_too():
+def test_a_tissue_with_the_name_of_a_label_is_measured():
     """A SEG's segment "lung" of 6×6 pixels, and then the tissue."""
     normal, low, _ = patient()
     hu = normal.hu.copy()
@@ -510,12 +510,12 @@ def test_a_tissue_under_a_labels_name_is_measured_too():
 
 
 def _only(values):
-    """The one value that all slices share."""
+    """The common value of all slices."""
     (value,) = set(values.values())
     return value
 
 
-def test_masks_of_one_file_name_are_told_apart(tmp_path):
+def test_masks_with_the_same_file_name_are_distinguished(tmp_path):
     """A lesion of 100 HU and a background of 40, both in a file mask.nii.gz; noise of 10 HU: CNR 6."""
     normal, _, _ = patient()
     hu = normal.hu.copy()
@@ -542,7 +542,7 @@ def test_masks_of_one_file_name_are_told_apart(tmp_path):
     assert [region.name for region in result.regions] == ["mask-1"]
 
 
-def test_a_window_that_is_given_twice_counts_once():
+def test_a_repeated_window_is_measured_once():
     normal, low, _ = patient()
     windows = [Window.parse(text) for text in ("40,400", "40,400.0", "40,400", "abdomen")]
     result = evaluate(low, normal, plan=MeasurementPlan(windows=windows))
@@ -552,8 +552,8 @@ def test_a_window_that_is_given_twice_counts_once():
         evaluate(low, normal, plan=MeasurementPlan(windows=[WINDOWS["abdomen"], Window("abdomen", 50, 400)]))
 
 
-def test_regions_that_no_slice_holds_are_said():
-    """A ball in RAS instead of LPS coordinates, alone and in a contrast."""
+def test_regions_that_no_slice_holds_are_noted():
+    """A sphere in RAS instead of LPS coordinates, alone and in a contrast."""
     normal, low, _ = patient()
     right, mirrored = Sphere("right", (0.0, -4.0, 14.5), 8), Sphere("mirrored", (0.0, -4.0, -14.5), 8)
     result = evaluate(
@@ -571,7 +571,7 @@ def test_regions_that_no_slice_holds_are_said():
 
 
 def uniform_series(slices, sigma=20.0):
-    """A disk with white noise of 20 HU: reference, input and candidate, at every 3 mm."""
+    """A disk with white noise of 20 HU: reference, input and candidate, 3 mm apart."""
     place = geometry(slices, 128, 128, (1.0, 1.0), (-64, -64, 0))
     rows, columns = np.mgrid[:128, :128]
     clean = np.where((rows - 64) ** 2 + (columns - 64) ** 2 < 58**2, 40.0, -1000.0)
@@ -581,11 +581,11 @@ def uniform_series(slices, sigma=20.0):
 
 
 def some(volume, indices):
-    """Some of a series' slices."""
+    """Some slices of a series."""
     return replace(volume, hu=volume.hu[indices], geometry=volume.geometry.select(indices))
 
 
-def test_an_input_that_lacks_slices_has_its_own_noise():
+def test_an_input_that_lacks_slices_has_noise_measurements():
     normal, low, out = uniform_series(12)
     result = evaluate(
         out, normal, some(low, list(range(0, 12, 2))), plan=MeasurementPlan(windows=[WINDOWS["full"]])
@@ -598,7 +598,7 @@ def test_an_input_that_lacks_slices_has_its_own_noise():
     assert result.notes == ("6 of 12 measured slices of c have no input",)
 
 
-def test_an_input_with_less_noise_than_the_reference_is_asked_about():
+def test_an_input_with_less_noise_than_the_reference_is_noted():
     (quiet, _, out), (_, noisy, _) = uniform_series(6, 10.0), uniform_series(6, 20.0)
     assert evaluate(out, quiet, noisy, plan=MeasurementPlan(windows=[WINDOWS["full"]])).notes == ()
     (note,) = evaluate(out, noisy, quiet, plan=MeasurementPlan(windows=[WINDOWS["full"]])).notes
@@ -609,7 +609,7 @@ def test_an_input_with_less_noise_than_the_reference_is_asked_about():
     )
 
 
-def test_sums_of_noise_are_kept_for_each_image():
+def test_noise_is_accumulated_for_each_image():
     normal, low, _ = uniform_series(4)
     body = Body().mask(normal.geometry, 0, normal.hu[0])
     gathered = SeriesNoise(slice_spacing_mm=3.0)
@@ -622,8 +622,8 @@ def test_sums_of_noise_are_kept_for_each_image():
 
 
 @pytest.mark.parametrize("picked", [range(1, 100, 10), range(33, 43)])
-def test_a_longer_reference_takes_no_spectra_away(picked):
-    """100 slices of the reference, 10 of the candidate; none of the first stands at a 5th slice of it."""
+def test_a_longer_reference_does_not_reduce_the_spectra(picked):
+    """100 slices of the reference, 10 of the candidate; none of these is at every 5th slice of the reference."""
     normal, _, out = uniform_series(100)
     result = evaluate(some(out, list(picked)), normal, plan=MeasurementPlan(windows=[WINDOWS["full"]]))
     for model in ("candidate", "reference"):
@@ -631,8 +631,8 @@ def test_a_longer_reference_takes_no_spectra_away(picked):
         assert noise_of(result, model)["noise_hu"] == pytest.approx(20, rel=0.03)
 
 
-def test_a_gap_is_no_flicker():
-    """Two runs of four slices, 100 HU apart: each is steady."""
+def test_a_gap_is_not_flicker():
+    """Two runs of four consistent slices, 100 HU apart."""
     normal, low, _ = patient(20, noise_hu=1)
     ends = [*range(4), *range(16, 20)]
     step = np.where(np.arange(20) < 10, 0.0, 100.0)[:, None, None]
@@ -642,7 +642,7 @@ def test_a_gap_is_no_flicker():
 
 
 @pytest.mark.parametrize("finer", ["candidate", "reference"])
-def test_regular_places_have_flicker_though_one_series_has_more_slices(finer):
+def test_regular_slices_have_flicker_if_one_series_has_more_slices(finer):
     normal, low, _ = patient(20)
     alternate = list(range(0, 20, 2))
     expected = noise_of(evaluate(some(low, alternate), some(normal, alternate)), "candidate")["flicker_hu"]
@@ -658,7 +658,7 @@ def test_a_scattered_candidate_has_no_flicker_against_a_whole_reference():
 
 
 def test_scattered_slices_have_no_flicker():
-    """The sample of L096: 4 to 108 mm apart, of which the two at 4 mm are as alike as neighbours are."""
+    """The slices of L096 are 4 to 108 mm apart; only the two at 4 mm are similar."""
     _, low, _ = patient(10, noise_hu=1)
     offsets = np.cumsum([0.0, 72, 34, 108, 96, 4, 72, 34, 18, 64])
     positions = np.array([-50.0, -70.0, 0.0]) + offsets[:, None] * [0, 0, 1.0]

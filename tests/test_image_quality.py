@@ -1,4 +1,4 @@
-"""The phantom study says what is known of images that were not changed, blurred, or given another dose."""
+"""Image quality on the phantom, for images that are unchanged, blurred, or of another dose."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def untouched():
     return measure_image_quality(lambda source: [source.read_hu(index) for index in range(len(source))], SETTINGS)
 
 
-def test_noise_falls_with_the_root_of_the_dose(untouched):
+def test_noise_is_inverse_to_the_root_of_the_dose(untouched):
     noise = {dose: image.noise.variance_hu2**0.5 for dose, image in untouched.unprocessed.items()}
     assert noise[0.25] / noise[1.0] == pytest.approx(2, rel=0.03)
 
 
-def test_resolution_is_the_scanners_own(untouched):
+def test_resolution_equals_that_of_the_scanner(untouched):
     curve = untouched.unprocessed[1.0].transfer[400.0]
     known = np.exp(-2 * (np.pi * BLUR_MM * curve.frequency) ** 2) * np.sinc(curve.frequency * SPACING_MM)
     inside = curve.frequency < 0.5
@@ -43,14 +43,14 @@ def test_detectability_grows_with_the_root_of_the_dose(untouched):
         assert low.low < low.d_prime < low.high
 
 
-def test_an_untouched_image_is_worth_its_own_dose(untouched):
+def test_an_unprocessed_image_is_equivalent_to_its_dose(untouched):
     for worth in untouched.equivalence.values():
         assert worth.dose == pytest.approx(0.25, rel=0.25)
     assert untouched.equivalence["CHO"].low < 0.27 < untouched.equivalence["CHO"].high
 
 
-def test_noise_that_is_halved_without_harm_is_worth_the_dose_that_halves_it():
-    """Of 8 realisations the mean, with an eighth of the variance, stays; of the rest a quarter."""
+def test_halving_the_noise_is_equivalent_to_the_dose_that_halves_it():
+    """The mean of 8 realisations keeps an eighth of the variance; a quarter of the rest remains."""
     settings = ImageQualitySettings(realisations=8, doses=(0.25, 0.5, 1.0))
     means = {}
 
@@ -75,8 +75,8 @@ def test_a_blur_lowers_resolution_and_does_not_fool_the_hotelling_observer(untou
     assert "of the dose" in " ".join(sentences(blurred))
 
 
-def test_without_a_lesion_nothing_is_seen_and_no_dose_is_told(tmp_path, capsys):
-    """The null test: NPWE finds exactly nothing, CHO nothing beyond chance."""
+def test_without_a_lesion_nothing_is_detected_and_no_dose_is_reported(tmp_path, capsys):
+    """Null test: NPWE has exactly d′ = 0, and CHO only chance."""
     main = importlib.import_module("ldct_denoise.cli.main").main
     output = tmp_path / "p"
     main(
@@ -93,7 +93,7 @@ def test_without_a_lesion_nothing_is_seen_and_no_dose_is_told(tmp_path, capsys):
     assert (output / "report.html").exists()
 
 
-def test_a_denoiser_that_adds_noise_is_not_said_to_take_it_away(untouched):
+def test_a_denoiser_that_adds_noise_is_reported_as_such(untouched):
     noisier = replace(untouched, denoised=untouched.unprocessed[0.25])
     quieter = replace(untouched, denoised=untouched.unprocessed[1.0])
     worse = replace(noisier, settings=replace(SETTINGS, dose=1.0))
@@ -108,7 +108,7 @@ def test_impossible_settings_are_refused():
         ImageQualitySettings(realisations=1)
 
 
-def test_the_command_writes_numbers_and_a_page(tmp_path, capsys):
+def test_the_command_writes_summary_and_report(tmp_path, capsys):
     main = importlib.import_module("ldct_denoise.cli.main").main
     arguments = ["image-quality", "--model", "bilateral", "--output", str(tmp_path / "p"), "--realisations", "3"]
     main(arguments)

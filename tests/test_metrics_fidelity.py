@@ -1,4 +1,4 @@
-"""Fidelity against scikit-image, MONAI and closed forms."""
+"""Full-reference metrics against scikit-image, MONAI and closed forms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def images():
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_ssim_and_psnr_are_scikit_images(images, name):
+def test_ssim_and_psnr_equal_scikit_image(images, name):
     window = WINDOWS[name]
     noisy, clean = (window.clip(image.astype(np.float64)) for image in images)
     expected = structural_similarity(
@@ -43,13 +43,13 @@ def test_ssim_agrees_with_monai(images):
     assert ssim.ssim(*images, window) == pytest.approx(float(metric(noisy, clean)), abs=1e-5)
 
 
-def test_masked_ssim_of_everything_is_nearly_the_plain_one(images):
+def test_ssim_of_a_full_mask_is_close_to_ssim_without_mask(images):
     everything = np.ones(images[0].shape, dtype=bool)
     plain = ssim.ssim(*images, WINDOWS["full"])
     assert ssim.ssim(*images, WINDOWS["full"], everything) == pytest.approx(plain, abs=2e-3)
 
 
-def test_masked_ssim_is_blind_to_what_lies_outside(images):
+def test_masked_ssim_does_not_depend_on_pixels_outside(images):
     noisy, clean = images
     mask = np.zeros(noisy.shape, dtype=bool)
     mask[40:120, 50:130] = True
@@ -60,7 +60,7 @@ def test_masked_ssim_is_blind_to_what_lies_outside(images):
         )
 
 
-def test_masked_ssim_by_hand():
+def test_masked_ssim_equals_an_explicit_computation():
     """Normalised convolution at one pixel, written out."""
     rng = np.random.default_rng(3)
     first, second = rng.normal(0, 40, (2, 21, 21))
@@ -79,7 +79,7 @@ def test_masked_ssim_by_hand():
     assert ssim.ssim_map(first, second, window, mask)[10, 10] == pytest.approx(expected, rel=1e-9)
 
 
-def test_closed_forms_of_bias_and_noise():
+def test_bias_and_noise_equal_closed_forms():
     rng = np.random.default_rng(0)
     reference = np.zeros((400, 400))
     candidate = reference + 5 + rng.normal(0, 12, reference.shape)
@@ -91,7 +91,7 @@ def test_closed_forms_of_bias_and_noise():
     assert fidelity.psnr(reference + 4.095, reference, window) == pytest.approx(60, abs=1e-9)
 
 
-def test_one_pass_equals_the_single_functions(images):
+def test_measure_equals_the_single_functions(images):
     noisy, clean = images
     mask = np.zeros(noisy.shape, dtype=bool)
     mask[30:90, 20:150] = True
@@ -104,7 +104,7 @@ def test_one_pass_equals_the_single_functions(images):
             assert values[region, metric] == pytest.approx(single, rel=1e-4, abs=1e-4)
 
 
-def test_perceptual_numbers_of_equal_images(images):
+def test_perceptual_metrics_of_equal_images(images):
     _, clean = images
     window = WINDOWS["abdomen"]
     assert perceptual.ms_ssim(clean, clean, window) == pytest.approx(1, abs=1e-9)
@@ -112,7 +112,7 @@ def test_perceptual_numbers_of_equal_images(images):
     assert perceptual.gmsd(clean, clean, window) == 0
 
 
-def test_perceptual_numbers_fall_with_noise(images):
+def test_perceptual_metrics_degrade_with_noise(images):
     _, clean = images
     window, rng = WINDOWS["abdomen"], np.random.default_rng(5)
     noise = rng.normal(0, 1, clean.shape)

@@ -1,4 +1,4 @@
-"""Good denoising is green; blurred, shifted, noisier or jumping output is not."""
+"""Checks without a reference: good denoising passes; blurred, shifted, noisier or inconsistent output does not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(slices, denoise):
     return {check.name: check for check in report.checks}, report
 
 
-def test_an_ideal_denoiser_is_green(slices):
+def test_an_ideal_denoiser_passes_all_checks(slices):
     checks, report = check(slices, lambda i, clean, noisy: clean + 0.3 * (noisy - clean))
     assert {check.status for check in checks.values()} == {"green"}
     before, after = report.noise_hu["soft-tissue"]
@@ -43,13 +43,13 @@ def test_an_ideal_denoiser_is_green(slices):
     assert report.profile.power[fine] == pytest.approx(20 * np.log10(0.3), abs=0.6)
 
 
-def test_a_blur_is_caught(slices):
+def test_a_blur_fails(slices):
     checks, _ = check(slices, lambda i, clean, noisy: ndimage.gaussian_filter(noisy, 1.5))
     assert checks["edge sharpness"].status == "red"
     assert checks["removed anatomy"].status == "red"
 
 
-def test_the_map_shows_where_structure_was_removed(slices):
+def test_the_map_shows_where_anatomy_was_removed(slices):
     clean, noisy = slices[0]
     noisy = clean + 0.4 * (noisy - clean)  # 10 HU
     body = clean > -500
@@ -62,7 +62,7 @@ def test_the_map_shows_where_structure_was_removed(slices):
     assert np.median(right[right != 0]) > 0.6
 
 
-def test_the_residual_correlates_with_the_share_of_the_image_that_was_removed(slices):
+def test_edge_correlation_of_a_scaled_image_and_of_noise(slices):
     """A residual that is k times the input has the sign of k as its correlation; noise alone has none."""
     clean, noisy = slices[0]
     body = clean > -500
@@ -75,18 +75,18 @@ def test_the_residual_correlates_with_the_share_of_the_image_that_was_removed(sl
     assert np.isnan(residual_edge_correlation(noisy, clean, body & False))
 
 
-def test_removed_lesions_are_caught(slices):
+def test_removed_lesions_are_detected(slices):
     checks, _ = check(slices, lambda i, clean, noisy: ndimage.median_filter(clean, 11))
     assert checks["removed anatomy"].status != "green"
 
 
-def test_a_shift_of_hu_is_caught(slices):
+def test_a_shift_of_hu_fails(slices):
     checks, report = check(slices, lambda i, clean, noisy: clean + 5)
     assert checks["mean HU"].status == "red"
     assert report.shift_hu["soft-tissue"] == pytest.approx(5, abs=0.5)
 
 
-def test_more_noise_and_jumps_are_caught(slices):
+def test_more_noise_and_slice_offsets_fail(slices):
     rng = np.random.default_rng(1)
     checks, _ = check(slices, lambda i, clean, noisy: noisy + rng.normal(0, 20, clean.shape))
     assert checks["noise"].status == "red"
@@ -94,7 +94,7 @@ def test_more_noise_and_jumps_are_caught(slices):
     assert checks["flicker"].status == "red"
 
 
-def test_air_alone_says_nothing(slices):
+def test_a_slice_of_air_has_no_checks(slices):
     report = no_reference_report([(np.full((64, 64), -1000.0),) * 2], (1.0, 1.0))
     assert report.checks == ()
     assert report.profile is None

@@ -1,4 +1,4 @@
-"""Each preset gives the number of a plain re-computation of the published evaluation."""
+"""Each protocol equals a direct computation of the published evaluation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_ldct_benchmark(images):
 @pytest.mark.parametrize(
     ("name", "low", "high", "unit"), [("red-cnn", -160, 240, None), ("corediff", -1000, 1000, 255)]
 )
-def test_the_zero_padded_ones(images, name, low, high, unit):
+def test_protocols_with_zero_padded_ssim(images, name, low, high, unit):
     import torch
     from torch.nn.functional import conv2d
 

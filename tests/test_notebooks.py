@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, holds no output, and equals its paired script."""
+"""Every notebook runs from top to bottom, contains no output, and equals its paired script."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def test_the_notebook_is_the_script_without_output(script):
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
 
 
-def test_the_viewer_in_a_notebook_holds_the_places_that_all_series_have():
+def test_the_viewer_shows_the_positions_that_all_series_have():
     place = Geometry(np.arange(6)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 32, 32)
     rng = np.random.default_rng(0)
     low = Volume(rng.normal(0, 30, place.shape), place)
     out = Volume(rng.normal(0, 10, (4, 32, 32)), place.select([4, 3, 2, 1]))
-    viewer = review({"input": low, "output": out}, [Sphere("ball", (16.0, 16.0, 3.0), 4.0)])
+    viewer = review({"input": low, "output": out}, [Sphere("sphere", (16.0, 16.0, 3.0), 4.0)])
     slides = json.loads(re.search(r'id="slides">(.*?)</script>', viewer.html).group(1))
     assert [slide["label"] for slide in slides] == [f"z = {z:.1f} mm" for z in (4, 3, 2, 1)]
     assert all(list(slide["panels"]) == ["input", "output"] for slide in slides)
     shown = decode_hu(slides[0]["panels"]["input"], slides[0]["rows"], slides[0]["columns"])
     assert np.abs(shown - low.hu[4]).max() <= 0.5
-    assert "ball" in slides[1]["masks"]
+    assert "sphere" in slides[1]["masks"]
     assert viewer._repr_html_().startswith("<iframe srcdoc=")
     with pytest.raises(InputError, match="no slice position in common"):
         review(
@@ -71,7 +71,7 @@ def test_the_viewer_in_a_notebook_holds_the_places_that_all_series_have():
         )
 
 
-def test_blinded_reading_hides_and_opens_the_key(tmp_path):
+def test_blinded_reading_hides_the_key_and_unblinds(tmp_path):
     place = Geometry(np.arange(12)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 4, 4)
     good, bad = Volume(np.ones(place.shape), place), Volume(np.zeros(place.shape), place)
     reading = BlindedReading(good, bad, ("good", "bad"), range(12), seed=1)
@@ -110,7 +110,7 @@ def test_blinded_reading_pairs_by_position():
 
 
 @pytest.mark.parametrize("centre", [(2.0, 2.0, 500.0), (900.0, 2.0, 1.0)])
-def test_a_ball_outside_holds_no_pixel(centre):
+def test_a_sphere_outside_the_series_holds_no_pixel(centre):
     place = Geometry(np.arange(4)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 8, 8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

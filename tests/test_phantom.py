@@ -1,4 +1,4 @@
-"""Phantoms: truth of known HU, place and size; scans of the right noise; files in the TCIA layout."""
+"""Phantoms: truth of known HU, position and size; scans with the right noise; files in the TCIA layout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def patient() -> Patient:
 
 
 def share(hu: np.ndarray, low: float, high: float) -> float:
-    """Of the body's pixels."""
+    """Fraction of the body's pixels in a range of HU."""
     body = ndimage.binary_fill_holes(hu > -300)
     return float(np.mean((hu[body] > low) & (hu[body] < high)))
 
@@ -68,13 +68,13 @@ def test_lesions_have_their_contrast_size_and_label(patient: Patient) -> None:
         assert change.mean() == pytest.approx(lesion.contrast_hu, rel=0.25)
 
 
-def test_another_seed_is_another_body_and_the_same_the_same() -> None:
+def test_the_seed_determines_the_body() -> None:
     one, again, other = (Patient(seed, 4, 96).truth_hu(1) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert np.mean(np.abs(one - other) > 20) > 0.1
 
 
-def test_quarter_dose_has_twice_the_noise_and_more(patient: Patient) -> None:
+def test_quarter_dose_has_at_least_twice_the_noise(patient: Patient) -> None:
     hu = patient.truth_hu(11)
     truth = Volume(hu[None], stack_geometry(1, 256, 400.0))
     full, low = (scan(truth, dose, 3).hu[0] - hu for dose in (1.0, 0.25))
@@ -86,7 +86,7 @@ def test_quarter_dose_has_twice_the_noise_and_more(patient: Patient) -> None:
 
 
 @pytest.mark.parametrize("kind", ["water", "inserts", "edge", "wire", "low-contrast"])
-def test_quality_phantoms_hold_what_their_table_says(kind: str) -> None:
+def test_quality_phantoms_match_their_table(kind: str) -> None:
     phantom = QualityPhantom(kind, 2, 512)
     truth, labels = phantom.truth().hu, phantom.labels().hu
     np.testing.assert_array_equal(truth[0], truth[1])
@@ -105,7 +105,7 @@ def test_inserts_are_of_four_materials_and_low_contrast_discs_of_several_sizes()
     assert len({disc.radius_mm for disc in discs}) >= 4
 
 
-def test_the_wire_keeps_its_signal_and_shows_the_resolution() -> None:
+def test_the_wire_preserves_its_signal_and_shows_the_resolution() -> None:
     truth = QualityPhantom("wire", 1, 512).truth()
     spacing = truth.geometry.pixel_spacing_mm[0]
     near = truth.hu[0, 200:312, 200:312].astype(float)
@@ -121,7 +121,7 @@ def test_the_wire_keeps_its_signal_and_shows_the_resolution() -> None:
 
 @pytest.mark.parametrize("size", [64, 96, 128, 200, 256, 400, 700, 1024])
 @pytest.mark.parametrize("kind", ["wire", "low-contrast"])
-def test_every_rod_is_seen_and_labelled_at_every_size(kind: str, size: int) -> None:
+def test_every_rod_is_sampled_and_labelled_at_every_size(kind: str, size: int) -> None:
     phantom = QualityPhantom(kind, 1, size)
     truth, labels = phantom.truth(), phantom.labels().hu[0]
     assert set(np.unique(labels)) == {0, *range(1, len(phantom.rods) + 1)}
@@ -170,7 +170,7 @@ def test_a_phantom_is_written_with_independent_realisations(tmp_path: Path) -> N
     assert (study / "labels.csv").read_text().splitlines()[1].startswith("0,water")
 
 
-def test_overwriting_leaves_no_earlier_patient(tmp_path: Path) -> None:
+def test_overwriting_removes_earlier_patients(tmp_path: Path) -> None:
     small = {"slices": 1, "size": 64}
     write_patients(tmp_path / "p", patients=2, seed=1, **small)
     (tmp_path / "p" / ".phantom.partial-killed").mkdir()
@@ -180,7 +180,7 @@ def test_overwriting_leaves_no_earlier_patient(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "L001/synthetic-1/mine.csv", "L002/08-30-2018/1-001.dcm"])
-def test_overwriting_removes_nothing_that_no_phantom_made(tmp_path: Path, name: str) -> None:
+def test_overwriting_removes_only_files_of_phantoms(tmp_path: Path, name: str) -> None:
     write_patients(tmp_path / "p", patients=1, slices=1, size=64, seed=1)
     mine = tmp_path / "p" / name
     mine.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def test_overwriting_removes_nothing_that_no_phantom_made(tmp_path: Path, name: 
     assert (tmp_path / "p" / "L001" / "synthetic-1" / "truth.nii.gz").is_file()
 
 
-def test_a_phantom_that_is_stopped_leaves_the_earlier_one_and_nothing_half_made(tmp_path: Path) -> None:
+def test_an_interrupted_phantom_leaves_the_earlier_one_unchanged(tmp_path: Path) -> None:
     write_patients(tmp_path / "p", patients=1, slices=2, size=64, seed=1)
     before = sorted(tmp_path.rglob("*"))
 
@@ -214,7 +214,7 @@ def test_a_folder_with_files_is_refused_without_overwriting(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["patient", "wire"])
-def test_a_dose_that_is_no_number_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_dose_that_is_nan_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ConfigError, match="dose nan"):
         run("-o", tmp_path / "p", "--kind", kind, "--dose", "nan", "--size", 64)
     assert not (tmp_path / "p").exists()

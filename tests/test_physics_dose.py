@@ -1,4 +1,4 @@
-"""Simulated noise against theory: water cylinders, known spectra, direct scans; and against real pairs."""
+"""Simulated noise against theory (water cylinders, known spectra, direct scans) and against real pairs."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def volume(slices: list[np.ndarray]) -> Volume:
     return Volume(np.stack(slices), geometry, uid="1.2.3", patient="L001", name="water")
 
 
-def test_a_water_cylinder_has_the_variance_of_theory() -> None:
-    """In the middle every ray has the same p: σ² = (1000/μ)² · exp(p)/quanta · π · 2∫R² df, R the filter."""
+def test_variance_in_a_water_cylinder_equals_theory() -> None:
+    """In the centre every ray has the same p: σ² = (1000/μ)² · exp(p)/quanta · π · 2∫R² df, R the filter."""
     noise = np.concatenate([middle(scan(water(), 100, seed)) for seed in range(6)])
     texture = Texture.of(kernel(), SPACING)
     f = np.linspace(0, 1 / SPACING[0], 4001)
@@ -71,10 +71,10 @@ def test_variance_is_inverse_to_dose_until_electronic_noise() -> None:
     np.testing.assert_allclose(both / quantum, 1 + share, rtol=0.03)
 
 
-def test_the_spectrum_is_the_one_asked_for_and_its_integral_the_variance() -> None:
-    squares = np.concatenate([_centre_squares(scan(water(), 100, seed)) for seed in range(12)])
-    spectrum = periodograms(squares, hann_window=True).mean(axis=0)
-    assert spectrum.mean() == pytest.approx(squares.var(axis=(1, 2)).mean(), rel=0.08)
+def test_noise_has_the_requested_spectrum_and_variance() -> None:
+    rois = np.concatenate([_centre_rois(scan(water(), 100, seed)) for seed in range(12)])
+    spectrum = periodograms(rois, hann_window=True).mean(axis=0)
+    assert spectrum.mean() == pytest.approx(rois.var(axis=(1, 2)).mean(), rel=0.08)
     frequencies, nps = radial_nps(spectrum, SPACING)
     asked = kernel().power(frequencies)
     band = frequencies < 0.42
@@ -83,14 +83,14 @@ def test_the_spectrum_is_the_one_asked_for_and_its_integral_the_variance() -> No
     assert frequencies[np.argmax(nps)] == pytest.approx(0.2, abs=0.051)
 
 
-def _centre_squares(image: np.ndarray) -> np.ndarray:
+def _centre_rois(image: np.ndarray) -> np.ndarray:
     corners = [(96, 96), (96, 128), (128, 96), (128, 128)]
     return np.stack([image[row : row + 32, column : column + 32] for row, column in corners]).astype(float)
 
 
 @pytest.mark.parametrize("scanner", [PLAIN, Scanner(), Scanner(geometry="fan")], ids=["plain", "default", "fan"])
-def test_inserting_the_difference_is_like_scanning_at_the_lower_dose(scanner: Scanner) -> None:
-    """Full dose + inserted noise against a direct scan at a quarter, middle and edge (250 mA are assumed)."""
+def test_adding_noise_equals_scanning_at_the_lower_dose(scanner: Scanner) -> None:
+    """Full dose with added noise against a direct scan at a quarter, centre and edge (at 250 mA, the default)."""
     slices = [water(240) + scan(water(240), 250, seed, scanner) for seed in range(6)]
     simulator = DoseSimulator(volume(slices), scanner, kernel())
     inserted = [simulator.simulate(number, 0.25, 0) for number in range(6)]
@@ -101,7 +101,7 @@ def test_inserting_the_difference_is_like_scanning_at_the_lower_dose(scanner: Sc
     assert edges[0] == pytest.approx(edges[1], rel=0.04)
 
 
-def test_torch_projections_give_the_same_slice() -> None:
+def test_torch_projections_simulate_the_same_slice() -> None:
     """``cpu:0`` is the CPU through torch, the code that runs on a GPU."""
     source = volume([water(240) + scan(water(240), 250, 0)])
     plain, torch_ = (
@@ -116,7 +116,7 @@ def _edge(stack: np.ndarray) -> np.ndarray:
     return stack[:, (away > 85) & (away < 110)]
 
 
-def test_bow_tie_and_modulation_move_the_noise() -> None:
+def test_bow_tie_and_modulation_redistribute_the_noise() -> None:
     flat, shaped = (Rays.from_slice(water(300), SPACING, replace(PLAIN, bow_tie=b)) for b in (0, 1))
     quarter = len(flat.geometry.channels_mm) // 4
     assert shaped.variance[0, quarter] > flat.variance[0, quarter]
@@ -133,7 +133,7 @@ def test_attenuation_of_water_and_air() -> None:
     assert per_mm[2, 2] == 0
 
 
-def test_anatomy_is_taken_out_of_a_spectrum() -> None:
+def test_anatomy_is_removed_from_a_spectrum() -> None:
     clean = kernel(0.3)
     seen = clean.nps + 0.01 * FREQUENCIES**-2.0
     texture = noise_texture(replace(clean, nps=seen / seen.max()), (0.7, 0.7))
@@ -158,7 +158,7 @@ def test_a_noise_free_series_is_refused(model: NoiseModel | None) -> None:
 @pytest.mark.parametrize(
     ("spacing_mm", "reason"), [(3.1, r"3\.1 mm are too coarse"), (0.2, r"0\.20 mm are too fine")]
 )
-def test_pixels_too_coarse_or_fine_are_named(spacing_mm: float, reason: str) -> None:
+def test_pixels_too_coarse_or_fine_are_refused(spacing_mm: float, reason: str) -> None:
     hu = water() + np.random.default_rng(0).normal(0, 20, (1, SIDE, SIDE)).astype(np.float32)
     geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (spacing_mm, spacing_mm), SIDE, SIDE)
     with pytest.raises(InputError, match=reason):
@@ -166,14 +166,14 @@ def test_pixels_too_coarse_or_fine_are_named(spacing_mm: float, reason: str) -> 
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_kernel_too_soft_to_measure_is_named() -> None:
+def test_a_kernel_too_soft_to_measure_is_refused() -> None:
     soft = NoiseModel("soft", np.array([0.05, 0.1, 0.2]), np.array([0.5, 1.0, 0.0]), np.ones(1))
     with pytest.raises(InputError, match=r"too little noise above 0\.25/mm"):
         DoseSimulator(volume([water() + scan(water(), 100, 1)]), model=soft)
 
 
 @pytest.mark.parametrize("padding", [np.nan, -3024, -2000, np.inf])
-def test_padding_stays_and_changes_nothing_else(padding: float) -> None:
+def test_padding_is_preserved_and_has_no_effect(padding: float) -> None:
     hu = np.maximum(water() + scan(water(), 100, 1), -1024)
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     outside = np.hypot(x, y) > SIDE / 2
@@ -185,7 +185,7 @@ def test_padding_stays_and_changes_nothing_else(padding: float) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_cache_holds_air_where_the_original_holds_nothing(tmp_path: Path) -> None:
+def test_a_cache_holds_air_where_the_original_is_not_finite(tmp_path: Path) -> None:
     hu = water() + scan(water(), 100, 1)
     hu[:5] = np.nan
     low = simulated_pool([volume([hu])], (0.25, 0.25), 1, tmp_path)[0].read_hu(0)
@@ -193,12 +193,12 @@ def test_a_cache_holds_air_where_the_original_holds_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["source_to_centre_mm", "electronic_noise_ma", "bow_tie", "modulation"])
-def test_a_scanner_of_no_numbers_is_refused(name: str) -> None:
+def test_a_scanner_with_nan_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="must be finite"):
         replace(PLAIN, **{name: float("nan")})
 
 
-def test_a_simulated_pool_is_made_once(tmp_path: Path) -> None:
+def test_a_simulated_pool_is_cached(tmp_path: Path) -> None:
     source = volume([water(240) + scan(water(240), 100, seed) for seed in range(2)])
     first = simulated_pool([source], (0.1, 0.4), 5, tmp_path)[0]
     files = sorted(tmp_path.iterdir())
@@ -221,8 +221,8 @@ def test_an_impossible_range_of_doses_is_refused(tmp_path: Path, dose_range: tup
 
 
 @pytest.mark.parametrize("group", ["L096/{}_3mm_sharp", "L143/{}_3mm_sharp", "L143/{}_3mm"])
-def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str) -> None:
-    """Level slice by slice and region by region, spectrum, and its following of the tube current."""
+def test_simulated_quarter_dose_equals_real_quarter_dose(mayo2016: Path, group: str) -> None:
+    """Noise level by slice and by region, spectrum, and correlation with the tube current."""
     low, full = (find_images(mayo2016 / group.format(dose)).series[0] for dose in ("quarter", "full"))
     simulator = DoseSimulator(full)
     sigmas, shapes, regions = [], [], []
@@ -258,41 +258,41 @@ def test_simulated_quarter_dose_is_like_the_real_one(mayo2016: Path, group: str)
 
 
 def _regions(corners: np.ndarray, real: np.ndarray, simulated: np.ndarray) -> list[float]:
-    """Sigma simulated over real, of 4 and more neighbouring squares together (about 3 cm)."""
+    """Ratio of simulated to real sigma in groups of 4 or more neighbouring ROIs (about 3 cm)."""
     blocks = (corners // 48) @ np.array([1000, 1])
     parts = [blocks == block for block in np.unique(blocks)]
     return [float(np.sqrt(simulated[p].mean() / real[p].mean())) for p in parts if p.sum() >= 4]
 
 
 def _peak(frequencies: np.ndarray, nps: np.ndarray) -> float:
-    """Top of the parabola through the largest bin and its neighbours."""
+    """Peak of the parabola through the largest bin and its neighbours."""
     top = int(np.argmax(nps))
     a, b, _ = np.polyfit(frequencies[top - 1 : top + 2], nps[top - 1 : top + 2], 2)
     return float(-b / (2 * a))
 
 
-def test_the_level_leaves_anatomy_out() -> None:
-    """Noise of variance 9 under anatomy that goes as f to minus three times the kernel's noise."""
+def test_the_noise_level_excludes_anatomy() -> None:
+    """Noise of variance 9 with anatomy ∝ f⁻³ times the noise of the kernel."""
     rng = np.random.default_rng(0)
     model, spacing = kernel(0.3), (0.7, 0.7)
     frequencies = np.arange(0.05, 0.7, 0.05)
     seen = NoiseModel("", frequencies, model.power(frequencies) * np.minimum(frequencies, 0.6) ** -3.0, np.ones(1))
     noise = 3 * model.draw_fields(400, 32, 32, spacing, rng)
     for share in (0.0, 3.0):
-        squares = (noise + share * seen.draw_fields(400, 32, 32, spacing, rng)).astype(float)
-        spectra = periodograms(squares, hann_window=True)
+        rois = (noise + share * seen.draw_fields(400, 32, 32, spacing, rng)).astype(float)
+        spectra = periodograms(rois, hann_window=True)
         alike = np.zeros(400)  # all count as quiet
         assert noise_level(spectra, alike, model, spacing) == pytest.approx(9, rel=0.12)
     assert spectra.mean() > 1.3 * 9
 
 
-def test_noise_that_leans_to_one_side_is_followed() -> None:
-    """Real noise of a helical scan does: here 1.3 times as much at the right as at the left."""
+def test_noise_asymmetry_is_reproduced() -> None:
+    """Noise 1.3 times as strong on the right as on the left, as in helical scans."""
     x = np.linspace(-1, 1, SIDE)[None] * SIDE * SPACING[0] / 2
-    lean = np.exp(np.log(1.3) / 2 * np.clip(x, -100, 100) / 100)
-    slices = [water(280) + scan(water(280), 250, seed) * lean for seed in range(4)]
+    asymmetry = np.exp(np.log(1.3) / 2 * np.clip(x, -100, 100) / 100)
+    slices = [water(280) + scan(water(280), 250, seed) * asymmetry for seed in range(4)]
     simulator = DoseSimulator(volume(slices), PLAIN, kernel())
     added = np.stack([simulator.simulate(number, 0.25, 0) - hu for number, hu in enumerate(slices)])
     left, right = (added[:, 100:156, middle : middle + 40].std() for middle in (36, 180))
-    lean_there = float(lean[0, 200] / lean[0, 56])
-    assert right / left == pytest.approx(lean_there, rel=0.08)
+    expected_ratio = float(asymmetry[0, 200] / asymmetry[0, 56])
+    assert right / left == pytest.approx(expected_ratio, rel=0.08)

@@ -1,4 +1,4 @@
-"""Noise measured from images alone, against noise whose spectrum and level are known."""
+"""Noise measured from images alone, against noise of known spectrum and level."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_known_noise_is_measured(peak: float) -> None:
     assert model.peak_frequency_per_mm == pytest.approx(peak, abs=0.08)
 
 
-def test_fields_have_unit_variance_and_the_spectrum_asked_for() -> None:
+def test_fields_have_unit_variance_and_the_requested_spectrum() -> None:
     frequencies = np.arange(0.05, 0.65, 0.05)
     asked = frequencies * np.exp(-((frequencies / 0.35) ** 2))
     model = NoiseModel("B30f", frequencies, asked / asked.max(), np.array([10.0]))
     fields = model.draw_fields(40, 128, 128, SPACING, np.random.default_rng(0))
     assert fields.dtype == np.float32
     assert fields.var() == pytest.approx(1, rel=0.02)
-    squares = fields.reshape(40, 4, 32, 4, 32).swapaxes(2, 3).reshape(-1, 32, 32).astype(float)
-    centres, nps = radial_nps(periodograms(squares, hann_window=True).mean(axis=0), SPACING)
+    rois = fields.reshape(40, 4, 32, 4, 32).swapaxes(2, 3).reshape(-1, 32, 32).astype(float)
+    centres, nps = radial_nps(periodograms(rois, hann_window=True).mean(axis=0), SPACING)
     band = (centres > 0.1) & (centres < 0.55)
     drawn = nps[band] / nps[band].sum()
     wanted = model.power(centres[band]) / model.power(centres[band]).sum()
@@ -72,7 +72,7 @@ def test_the_same_seed_draws_the_same_field() -> None:
     np.testing.assert_array_equal(first, second)
 
 
-def test_a_model_survives_its_file(tmp_path: Path) -> None:
+def test_a_noise_model_is_saved_and_loaded(tmp_path: Path) -> None:
     model = NoiseModel("D45f", np.array([0.1, 0.2]), np.array([0.25, 1.0]), np.array([12.5, 30.0]))
     model.save(tmp_path / "noise.json")
     again = NoiseModel.load(tmp_path / "noise.json")
@@ -81,26 +81,26 @@ def test_a_model_survives_its_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(again, name), getattr(model, name))
 
 
-def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_noise_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.json").write_text('{"kernel": "B30f"}', encoding="utf-8")
     with pytest.raises(InputError, match=r"noise\.json: not a noise model"):
         NoiseModel.load(tmp_path / "noise.json")
 
 
-def test_air_has_no_tissue_to_measure_in() -> None:
+def test_air_has_no_tissue_for_noise_measurement() -> None:
     with pytest.raises(InputError, match="no uniform soft tissue"):
         estimate_noise(volume(np.full((2, SIDE, SIDE), -1000, np.float32)))
 
 
 @pytest.mark.parametrize("group", ["L096/{}_3mm_sharp", "L143/{}_3mm_sharp", "L143/{}_3mm"])
 def test_real_noise_from_the_low_dose_alone(mayo2016: Path, group: str) -> None:
-    """Against what the unpaired estimate never sees: quarter minus full dose of the same places."""
+    """Compared with the difference of quarter and full dose, which the unpaired estimate does not use."""
     low, normal = (find_images(mayo2016 / group.format(dose)).series[0] for dose in ("quarter", "full"))
     model, quiet = estimate_noise(low), estimate_noise(normal)
     spectra, variances = [], []
     for index in range(len(low)):
-        squares = _tissue_squares(normal.read_hu(index), low.read_hu(index) - normal.read_hu(index))
-        spectra.append(periodograms(squares, hann_window=True).mean(axis=0))
+        rois = _tissue_rois(normal.read_hu(index), low.read_hu(index) - normal.read_hu(index))
+        spectra.append(periodograms(rois, hann_window=True).mean(axis=0))
         variances.append(spectra[-1].mean())
     shape = np.mean([spectrum / spectrum.mean() for spectrum in spectra], axis=0)
     frequencies, nps = radial_nps(shape, low.geometry.pixel_spacing_mm)
@@ -110,7 +110,7 @@ def test_real_noise_from_the_low_dose_alone(mayo2016: Path, group: str) -> None:
     assert excess == pytest.approx(np.sqrt(np.mean(variances)), rel=0.15)
 
 
-def _tissue_squares(hu: np.ndarray, difference: np.ndarray) -> np.ndarray:
+def _tissue_rois(hu: np.ndarray, difference: np.ndarray) -> np.ndarray:
     smooth = ndimage.gaussian_filter(hu, 2.5)
     tissue = (np.abs(smooth) < 160).astype(np.uint8)
     inside = ndimage.minimum_filter(tissue, size=32, origin=-16)
@@ -140,6 +140,6 @@ def test_an_impossible_spectrum_is_refused(
 
 
 @pytest.mark.filterwarnings("error")
-def test_an_image_without_noise_is_told_from_one_without_tissue() -> None:
+def test_an_image_without_noise_has_its_own_error() -> None:
     with pytest.raises(InputError, match="has no noise to measure"):
         estimate_noise(volume(np.full((2, SIDE, SIDE), 40, np.float32)))

@@ -14,7 +14,7 @@ GEOMETRY = ParallelGeometry(128, 128, (2.0, 2.0), 180, 2.0)
 
 
 def disc(radius_mm: float, geometry: ParallelGeometry = GEOMETRY) -> np.ndarray:
-    """A disc off centre, with soft edges (4×4 points a pixel)."""
+    """An off-centre disc with soft edges (4×4 samples per pixel)."""
     fine_y = (np.arange(4 * geometry.rows) + 0.5) / 4 - geometry.rows / 2
     fine_x = (np.arange(4 * geometry.columns) + 0.5) / 4 - geometry.columns / 2
     y, x = np.meshgrid(fine_y * geometry.spacing_mm[0], fine_x * geometry.spacing_mm[1], indexing="ij")
@@ -29,7 +29,7 @@ def compiled(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def test_torch_keeps_its_number_of_threads(compiled: bool) -> None:
+def test_projections_preserve_torchs_number_of_threads(compiled: bool) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def test_torch_keeps_its_number_of_threads(compiled: bool) -> None:
 
 
 @pytest.mark.parametrize("geometry", [GEOMETRY, ParallelGeometry(100, 160, (2.4, 1.6), 90, 1.5)])
-def test_a_disc_has_its_chords(geometry: ParallelGeometry, compiled: bool) -> None:
+def test_projections_of_a_disc_are_its_chords(geometry: ParallelGeometry, compiled: bool) -> None:
     sinogram = project(disc(60, geometry), geometry, compiled=compiled)
     centre = 20 * np.cos(geometry.angles) - 10 * np.sin(geometry.angles)
     away = geometry.channels_mm[None] - centre[:, None]
@@ -49,7 +49,7 @@ def test_a_disc_has_its_chords(geometry: ParallelGeometry, compiled: bool) -> No
     np.testing.assert_allclose(sinogram[inner], chords[inner], atol=1.5)
 
 
-def test_filtered_back_projection_gives_the_disc_back(compiled: bool) -> None:
+def test_filtered_back_projection_reconstructs_the_disc(compiled: bool) -> None:
     image = disc(60)
     sinogram = project(image, GEOMETRY, compiled=compiled)
     again = back_project(filter_channels(sinogram, GEOMETRY, np.abs), GEOMETRY, compiled=compiled)
@@ -76,7 +76,7 @@ def test_numba_and_numpy_agree() -> None:
     )
 
 
-def test_scikit_image_projects_alike() -> None:
+def test_projections_equal_scikit_image() -> None:
     from skimage.transform import radon
 
     geometry = ParallelGeometry(127, 127, (1.0, 1.0), 60, 1.0)  # odd: scikit-image turns about the same pixel
@@ -89,7 +89,7 @@ def test_scikit_image_projects_alike() -> None:
     np.testing.assert_allclose(ours[:, middle - 63 : middle + 64], theirs, atol=0.02 * ours.max())
 
 
-def test_resampling_a_smooth_sinogram_is_exact_enough() -> None:
+def test_resampling_a_smooth_sinogram_is_accurate() -> None:
     coarse, fine = GEOMETRY.binned(2, 2), GEOMETRY
     y, x = np.mgrid[:128, :128] * 2.0 - 127
     image = np.exp(-((x - 20) ** 2 + (y + 10) ** 2) / 3000).astype(np.float32)
@@ -98,7 +98,7 @@ def test_resampling_a_smooth_sinogram_is_exact_enough() -> None:
     np.testing.assert_allclose(resample(project(small, coarse), coarse, fine), exact, atol=0.02 * exact.max())
 
 
-def test_fan_noise_is_white_in_variance() -> None:
+def test_fan_noise_has_unit_variance() -> None:
     noise = fan_noise(GEOMETRY, 595.0, np.random.default_rng(0))
     assert noise.shape == (180, len(GEOMETRY.channels_mm))
     assert noise.var() == pytest.approx(1, rel=0.03)
@@ -106,8 +106,8 @@ def test_fan_noise_is_white_in_variance() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_torch_does_the_same_sums(device: str) -> None:
-    """What runs on a GPU, on a CPU here: equal to numba and numpy to rounding."""
+def test_torch_projections_equal_numpy(device: str) -> None:
+    """The GPU code, here on a CPU, equals numba and NumPy apart from rounding."""
     torch = pytest.importorskip("torch")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU here")

@@ -71,8 +71,8 @@ def apply_report(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("slices", [24, 120])
-def test_the_report_of_a_long_series_sees_jumps_as_well(tmp_path, slices):
-    """An offset of 4 HU for each slice, beside anatomy that changes slowly but much across the series."""
+def test_the_report_of_a_long_series_detects_slice_offsets(tmp_path, slices):
+    """Slice offsets of 4 HU, with anatomy that changes slowly but strongly along the series."""
     place = Geometry(np.arange(slices)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 96, 96)
     rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:96, :96] - 47.5
     clean = np.where(np.hypot(rows, columns) < 42, 50.0, -1000.0) + np.zeros((slices, 1, 1))
@@ -86,7 +86,7 @@ def test_the_report_of_a_long_series_sees_jumps_as_well(tmp_path, slices):
     assert found["flicker"].value > 1.5
 
 
-def test_pictures_come_back_exactly():
+def test_encoded_pictures_are_decoded_exactly():
     hu = np.random.default_rng(0).integers(-32768, 32767, (31, 17))
     assert np.array_equal(decode_hu(encode_hu(hu), 31, 17), hu)
 
@@ -99,7 +99,7 @@ def test_the_crop_keeps_the_body():
     assert crop_box([np.full((20, 30), -1000.0)]) == (slice(0, 20), slice(0, 30))
 
 
-def test_the_page_needs_no_network_and_names_nobody(report, apply_report):
+def test_the_page_needs_no_network_and_contains_no_patient_name(report, apply_report):
     for path in (report, apply_report):
         text = path.read_text()
         assert not re.search(r"""(src|href)\s*=\s*(?!"data:image/png;base64,)|https?://|@import""", text)
@@ -108,7 +108,7 @@ def test_the_page_needs_no_network_and_names_nobody(report, apply_report):
         assert path.stat().st_size < 8_000_000
 
 
-def test_the_summary_says_what_was_gained(report):
+def test_the_summary_states_the_gain(report):
     text = report.read_text()
     assert "5 of 5 slices are closer to the reference" in text
     assert re.search(
@@ -117,7 +117,7 @@ def test_the_summary_says_what_was_gained(report):
 
 
 def evaluation_of(values, **more):
-    """From {(series, model, window, metric): values along z}; series ``A1`` is of patient ``A``."""
+    """From {(series, model, window, metric): values along z}; series ``A1`` belongs to patient ``A``."""
     rows = [
         Measurement(series, float(z), model, window, "image", metric, value)
         for (series, model, window, metric), along in values.items()
@@ -128,7 +128,7 @@ def evaluation_of(values, **more):
 
 
 def test_a_change_in_percent_is_of_the_same_mean():
-    """Nine slices of one patient and one of another, rmse halved in each: −50 %, however slices are shared out."""
+    """Nine slices of one patient and one of another, RMSE halved in each: −50 %."""
     before = {"A1": [2.0] * 9, "B1": [100.0]}
     values = {}
     for series, along in before.items():
@@ -136,33 +136,33 @@ def test_a_change_in_percent_is_of_the_same_mean():
         values[series, "candidate", "abdomen", "rmse"] = [value / 2 for value in along]
         values[series, "candidate", "abdomen", "psnr"] = [30.0 if series == "A1" else 20.0] * len(along)
         values[series, "candidate", "abdomen", "ssim"] = [0.5] * len(along)
-    _, said = sentences(evaluation_of(values))
-    assert "error against the reference -50 % (RMSE 51.00 → 25.50 HU;" in said  # means of 2 and 100, of 1 and 50
-    assert "PSNR 25.00 dB" in said  # mean of 30 and 20
-    assert "10 of 10 slices are closer" in said
+    _, text = sentences(evaluation_of(values))
+    assert "error against the reference -50 % (RMSE 51.00 → 25.50 HU;" in text  # means of 2 and 100, of 1 and 50
+    assert "PSNR 25.00 dB" in text  # mean of 30 and 20
+    assert "10 of 10 slices are closer" in text
 
 
-def test_infinite_slices_do_not_take_the_others_away():
+def test_infinite_slices_do_not_remove_the_others():
     psnr = {"input": [30.0, 31.0, 32.0, 33.0, np.inf], "candidate": [32.0, 33.5, 34.0, 36.5, np.inf]}
     result = evaluation_of({("A1", model, "abdomen", "psnr"): along for model, along in psnr.items()})
-    _, said = sentences(result)
-    assert "PSNR 34.00 dB (without 1 of 5 slices, where it is infinite)" in said
+    _, text = sentences(result)
+    assert "PSNR 34.00 dB (without 1 of 5 slices, where it is infinite)" in text
     (entry,) = paired_statistics(result.rows, result.patients, ["input", "candidate"])
     assert entry["difference_mean"] == pytest.approx(2.5)
     assert entry["wilcoxon_p"] == pytest.approx(1 / 8)
     assert (entry["n"], entry["infinite"], entry["patients"]) == (4, 1, 1)
 
 
-def test_a_shift_outside_of_the_window_is_said():
-    """Air of −1000 and of −997.7 HU is alike in the abdomen window, and yet 2.3 HU apart."""
+def test_a_shift_outside_the_window_is_reported():
+    """Air of −1000 and of −997.7 HU is equal in the abdomen window although it differs by 2.3 HU."""
     normal, _, _ = volumes(2)
     air = normal.with_hu(np.full(normal.hu.shape, -1000.0))
     result = evaluate(
         air.with_hu(air.hu + 2.3), air, plan=MeasurementPlan(windows=[WINDOWS["abdomen"]], regions=[WholeImage()])
     )
-    _, said = sentences(result)
-    assert "PSNR infinite, SSIM 1.0000" in said
-    assert "without a window, mean HU differs from the reference by +2.30 HU" in said
+    _, text = sentences(result)
+    assert "PSNR infinite, SSIM 1.0000" in text
+    assert "without a window, mean HU differs from the reference by +2.30 HU" in text
 
 
 @pytest.mark.parametrize(("regions", "notes"), [(0, 0), (0, 3), (12, 0), (12, 30)])
@@ -172,13 +172,13 @@ def test_nothing_overlaps_on_the_pdf_page(regions, notes, tmp_path, monkeypatch)
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (figures.append(self), path.touch()))
     normal, low, candidate = volumes(1)
-    balls = [Sphere(f"the long name of a region, which is number {n}", (0, 0, 0), 9.0) for n in range(regions)]
-    said = [f"note {n}: " + "a series whose name is long has no partner, " * 6 for n in range(notes)]
+    spheres = [Sphere(f"the long name of a region, which is number {n}", (0, 0, 0), 9.0) for n in range(regions)]
+    long_notes = [f"note {n}: " + "a series whose name is long has no partner, " * 6 for n in range(notes)]
     result = evaluate(
         candidate,
         normal,
         low,
-        plan=MeasurementPlan(windows=list(WINDOWS.values()), regions=[WholeImage(), *balls], notes=said),
+        plan=MeasurementPlan(windows=list(WINDOWS.values()), regions=[WholeImage(), *spheres], notes=long_notes),
     )
     write_summary_pdf(result, tmp_path / "s.pdf")
     (figure,) = figures
@@ -206,13 +206,13 @@ def test_columns_are_as_wide_as_their_names():
     assert len(head) == len(line)
 
 
-def test_patients_are_named_when_asked_for(tmp_path):
+def test_patient_ids_are_shown_if_asked_for(tmp_path):
     normal, low, _ = volumes(2)
     write_report(evaluate(low, normal), tmp_path / "r.html", include_patient_ids=True)
     assert "SECRET^NAME" in (tmp_path / "r.html").read_text()
 
 
-def test_a_cell_tells_nothing_from_infinity():
+def test_a_cell_distinguishes_missing_and_infinite_values():
     shown = [_cell(value) for value in (None, float("nan"), float("inf"), float("-inf"), 1234.5678, 3, "x")]
     assert shown == ["–", "–", "∞", "−∞", "1235", "3", "x"]
 
@@ -224,8 +224,8 @@ def test_a_chart_holds_its_points():
     assert line_chart({"a": ([], [])}, "x", "y") == ""
 
 
-def test_the_names_of_curves_lie_above_the_plot() -> None:
-    """A curve to the upper right corner, where names stood before."""
+def test_the_legend_is_above_the_plot() -> None:
+    """A curve that ends in the upper right corner."""
     svg = line_chart({name: ([0, 1], [0, 1]) for name in "abc"}, "x", "y")
     names_y = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="end" fill', svg)]
     curves_y = [

@@ -1,4 +1,4 @@
-"""Every estimator against a closed form, within the tolerance that the docs state."""
+"""Estimators of noise, resolution, detectability and contrast against closed forms, within documented tolerances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def white(count=60, size=64, sigma=15.0, seed=0):
     return np.random.default_rng(seed).normal(0, sigma, (count, size, size))
 
 
-def test_spectrum_of_white_noise_is_flat_at_its_closed_form():
+def test_spectrum_of_white_noise_is_flat():
     spectrum = noise.noise_power_spectrum(white(200), SPACING, detrend_order=0)
     expected = 15**2 * SPACING[0] * SPACING[1]
     radial = spectrum.radial(0.05)
@@ -79,7 +79,7 @@ def test_profile_of_a_known_filter():
     assert profile.power == pytest.approx(-20 * np.log10(2), abs=1e-6)
 
 
-def test_what_two_images_share_is_not_noise():
+def test_anatomy_cancels_in_the_difference_spectrum():
     rng = np.random.default_rng(0)
     anatomy = 80 * ndimage.gaussian_filter(rng.normal(0, 1, (200, 48, 48)), (0, 2, 2))
     first, second = (anatomy + rng.normal(0, 10, anatomy.shape) for _ in range(2))
@@ -89,21 +89,21 @@ def test_what_two_images_share_is_not_noise():
     assert found.radial().power[1:] == pytest.approx(100 * 0.49, rel=0.08)  # the trend takes the first
 
 
-def test_a_spectrum_needs_regions():
+def test_a_spectrum_without_rois_is_refused():
     with pytest.raises(InputError, match="regions"):
         noise.noise_power_spectrum(np.zeros((0, 32, 32)), SPACING)
 
 
-def test_uniform_places_avoid_anatomy():
+def test_uniform_rois_avoid_anatomy():
     rng = np.random.default_rng(0)
     hu = np.full((200, 200), 40.0)
     hu[:, 100:] += 60 * np.sin(np.arange(200) / 6)[:, None]
-    places = noise.find_uniform_rois(hu + rng.normal(0, 30, hu.shape), np.ones(hu.shape, bool), 32, 6)
-    assert len(places) == 6
-    assert all(columns.stop <= 104 for _, columns in places)
+    rois = noise.find_uniform_rois(hu + rng.normal(0, 30, hu.shape), np.ones(hu.shape, bool), 32, 6)
+    assert len(rois) == 6
+    assert all(columns.stop <= 104 for _, columns in rois)
     covered = np.zeros(hu.shape, int)
-    for place in places:
-        covered[place] += 1
+    for roi in rois:
+        covered[roi] += 1
     assert covered.max() == 1
 
 
@@ -142,8 +142,8 @@ def test_ttf_of_a_gaussian_blur(sigma_mm):
     assert ttf.frequency_at(0.5) == pytest.approx(f50, rel=0.06)
 
 
-def test_an_insert_that_the_border_cuts_has_no_ttf():
-    """The insert reaches from 19.9 to 99.9 of 160 columns; its surroundings may be cut."""
+def test_an_insert_cut_by_the_image_border_is_refused():
+    """The insert covers columns 19.9 to 99.9 of 160; its surroundings may be cut off."""
     image, (row, column) = blurred_disk(0.6)
     whole = sharpness.ttf_of_disk(image, (row, column), 20.0, (0.5, 0.5))
     close = sharpness.ttf_of_disk(image[:, 38:], (row, column - 38), 20.0, (0.5, 0.5))
@@ -180,20 +180,20 @@ def test_npw_of_a_gaussian_lesion_in_white_noise():
     assert detectability.npw_detectability(spectrum, task) == pytest.approx(expected, rel=0.02)
 
 
-def test_a_task_that_is_nowhere_is_not_detected():
+def test_a_task_without_contrast_is_not_detected():
     spectrum = noise.noise_power_spectrum(white(4, 32), SPACING)
     assert detectability.npw_detectability(spectrum, np.zeros((32, 32))) == 0
     silent = noise.noise_power_spectrum(np.zeros((4, 32, 32)), SPACING)
     assert detectability.npw_detectability(silent, np.ones((32, 32))) == np.inf
 
 
-def test_the_disk_task_is_the_disks_transform():
+def test_the_disk_task_equals_the_fourier_transform_of_a_disk():
     assert detectability.disk_task(0.0, 10, 5) == pytest.approx(5 * np.pi * 25)
     first_zero = 3.8317 / (np.pi * 10)
     assert detectability.disk_task(first_zero, 10, 5) == pytest.approx(0, abs=0.01)
 
 
-def test_the_eye_sees_neither_the_flat_nor_the_finest():
+def test_the_eye_filter_vanishes_at_low_and_high_frequencies():
     response = detectability.eye_filter(np.linspace(0, 2, 200))
     assert response[0] == 0
     assert 0 < np.argmax(response) < 199
@@ -211,7 +211,7 @@ def test_hotelling_of_a_gaussian_lesion_in_white_noise():
     assert result.low < ideal < result.high
 
 
-def test_leaving_one_out_finds_nothing_where_nothing_is():
+def test_leave_one_out_finds_no_lesion_in_noise():
     rng = np.random.default_rng(4)
     absent, present = rng.normal(0, 15, (2, 40, 33, 33))
     channels = detectability.laguerre_gauss_channels(33, 8, 6)
@@ -235,8 +235,8 @@ def test_dose_equivalence_of_a_known_law():
     assert found.high / found.low < 1.5
 
 
-def test_no_dose_is_told_of_what_is_hardly_seen():
-    """Where one in ten of the draws of d′ is not above 0, the others make no 95 % interval."""
+def test_no_dose_interval_where_d_prime_is_uncertain():
+    """If one in ten samples of d′ is not above 0, the others do not define a 95 % interval."""
     samples = np.linspace(-0.1, 0.9, 500)
     faint = detectability.Detectability(0.4, -0.08, 0.88, samples)
     found = detectability.dose_equivalence([0.25, 1.0], [replace(faint, d_prime=0.3), faint], faint)
