@@ -368,6 +368,7 @@ def test_the_command_serves_until_ctrl_c(tmp_path):
         connection = http.client.HTTPConnection(host, timeout=20)
         connection.request("GET", f"/{rest}0-int16.nii")
         image = load(connection.getresponse().read())
+        connection.close()
     (source,) = find_images(folder).series
     assert np.array_equal(np.asarray(image.dataobj)[:, :, 2].T, source.read_hu(2))
 

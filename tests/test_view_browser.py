@@ -22,6 +22,8 @@ from tests.chromium import Chromium
 from tests.dicom_files import write_ct
 from tests.test_view import command_serving, serving
 
+pytestmark = pytest.mark.slow
+
 ROWS, COLUMNS, SLICES = 60, 80, 24
 #: Time for the first slice of a series of 300, on two cores; the tests allow for a busy machine.
 GOAL_S, BUSY = 5, 8
@@ -630,6 +632,19 @@ def test_nobody_is_named_and_nothing_else_is_asked_for():
         assert "SECRET^NAME" in browser.run("document.getElementById('patient').textContent")
 
 
+def test_the_end_of_the_server_is_reported():
+    """On the page, in one sentence, instead of slices that look unreadable."""
+    with serving(volume(phantom())) as server, Chromium() as browser:
+        browser.open(server.url, before=GATE)
+        browser.wait("document.body?.dataset.firstSliceMs")
+        browser.run("{ window.fetch = () => Promise.reject(new TypeError('Failed to fetch')); openGate(); }")
+        browser.wait("!document.getElementById('message').hidden")
+        assert browser.run("document.getElementById('message').textContent").startswith(
+            "The server does not answer."
+        )
+        assert browser.run("[...viewer.series[0].state].includes(2)") is False
+
+
 def test_a_slice_that_cannot_be_read_is_named_and_the_others_are_shown(tmp_path):
     for number in range(6):
         write_ct(tmp_path / f"{number}.dcm", number)
@@ -649,7 +664,6 @@ def peak_memory_mb(process: int) -> float:
     return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())[1]) / 1024
 
 
-@pytest.mark.slow
 def test_300_slices_open_within_seconds(tmp_path, record_property):
     """From disk, as DICOM: the first axial slice is drawn long before the last is loaded; memory of the server stays flat."""
     if not Path("/proc/self/status").exists():

@@ -15,6 +15,8 @@ from ldct_denoise.report.interactive import BlindedReading, review
 from ldct_denoise.volume import Geometry, Volume
 from tests.chromium import Chromium
 
+pytestmark = pytest.mark.slow
+
 #: The first slices decode slowest, so that their decoding ends after that of slices that were asked for later.
 SLOW = """
 {

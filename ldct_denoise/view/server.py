@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
+import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from itertools import chain, islice
+from socketserver import TCPServer
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,8 +33,8 @@ MOST_SERIES = 3
 READ_AHEAD = 9
 #: Unevenness of the slice spacing from which the page warns, mm.
 UNEVEN_MM = 0.1
-#: The files of the page. A request names one of these or a series; no path is ever made from a request.
 SCRIPTS = ("view", "state", "volumes", "measure", "engine", "overlay", "toolbar", "controls", "niivue.umd")
+#: The files of the page. A request names one of these or a series; no path is ever made from a request.
 PAGE_FILES = {
     "": ("view.html", "text/html; charset=utf-8"),
     "view.css": ("view.css", "text/css; charset=utf-8"),
@@ -95,6 +98,11 @@ class ViewServer(ThreadingHTTPServer):
             raise OutputError(f"port {port}: cannot be used ({error.strerror}); give another --port") from None
         self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
 
+    def server_bind(self) -> None:
+        """Bind without looking up this machine's name, which may ask a name server."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+
     @property
     def url(self) -> str:
         """Address of the page."""
@@ -134,7 +142,9 @@ class ViewServer(ThreadingHTTPServer):
         return described
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore broken connections: a browser closes them when the reader moves on."""
+        """Ignore broken connections, which a browser closes as it likes; log any other error."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            logging.getLogger(__name__).exception("a request of the viewer failed")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -206,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"no such bytes")
             status, more["Content_Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{stop - 1}/{file.size}"
         parts = file.read(start, stop)
-        try:  # these before the status line, so that an error can still be told
+        try:  # these before the status line, so that an error can still set the status
             ahead = list(islice(parts, READ_AHEAD if self.command != "HEAD" else 0))
         except NotInt16Error:
             return self._send(HTTPStatus.CONFLICT, b"the series is float32 from now on: ask for series.json again")
@@ -216,7 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for part in chain(ahead, parts if self.command != "HEAD" else ()):
                 self.wfile.write(part)
-        except (NotInt16Error, LdctDenoiseError):  # too late for a status: the short answer tells the page
+        except (NotInt16Error, LdctDenoiseError):  # too late for a status: the page sees that the answer is short
             self.close_connection = True
 
 

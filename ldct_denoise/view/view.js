@@ -28,6 +28,7 @@ class Viewer {
     state.layout = this.series.length > 1 ? "side" : "planes";
     this.reset();
     this.overlay = new Overlay(find("overlay"), this.engine, state);
+    find("slices").addEventListener("webglcontextlost", () => fail(new Error("the graphics driver was reset; reload the page")));
     this.toolbar = new Toolbar(this);
     this.controls = new Controls(this, find("overlay"));
     new ResizeObserver(() => this.redraw()).observe(find("overlay"));
@@ -182,7 +183,7 @@ function fail(error) {
   const isGraphics = !document.createElement("canvas").getContext("webgl2");
   find("message").textContent = isGraphics
     ? "This browser has no WebGL2, which the viewer draws with.\nTurn on hardware acceleration in its settings, or use another browser."
-    : `The viewer stopped: ${error.message}\nIs ldct-denoise view still running?`;
+    : error instanceof TypeError ? "The server does not answer. Is ldct-denoise view still running?" : `The viewer stopped: ${error.message}`;
   find("message").hidden = false;
 }
 

@@ -69,7 +69,7 @@ export class Series {
         this.state.fill(LOADED, first, stop);
         most = SLICES_PER_REQUEST;
       } catch (error) {
-        if (error.isTypeChange) throw error;
+        if (error.isTypeChange || error instanceof TypeError) throw error;  // another pixel type; no server any more
         if (stop - first > 1) { most = 1; continue; }  // find out which one it is
         this.state[first] = UNREADABLE;
         this.error = `slice ${first + 1} cannot be read: ${error.message}`;
