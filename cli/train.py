@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting, as training.iterations=500; repeatable. Of a recipe with two stages this is the last "
-    "stage, where the first has a value of its own; change that by pretraining.training.iterations=500.",
+    help="Change a setting, as training.iterations=500; repeatable. In a recipe with two stages (lir-ct) it "
+    "applies to both, except settings that the first stage has for itself: pretraining.training.iterations=500.",
 )
 @options.device
 @click.option(
