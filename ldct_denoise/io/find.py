@@ -11,13 +11,7 @@ from ldct_denoise.io.dicom.archive import ExtractedArchive, list_files
 from ldct_denoise.io.dicom.scan import scan_files
 from ldct_denoise.io.inventory import Exclusion, ExclusionKind, Inventory, SkippedFile
 from ldct_denoise.io.quiet import short_message
-from ldct_denoise.io.volume_files import (
-    VolumeFile,
-    is_denoised_volume,
-    is_label_volume,
-    is_volume_file,
-    open_volume_file,
-)
+from ldct_denoise.io.volume_files import VolumeFile, is_volume_file, open_volume_file
 from ldct_denoise.volume import SliceSource
 
 
@@ -75,11 +69,12 @@ def find_images(
 def _open_volume(file: Path, archive: ExtractedArchive | None, include_derived: bool) -> VolumeFile | Exclusion:
     """Open a volume file, or give the reason to skip it."""
     try:
-        if is_label_volume(file):
+        volume = open_volume_file(file, archive)
+        if volume.header.is_labels:
             return Exclusion(ExclusionKind.OTHER_OBJECT, "a label volume, by its NIfTI intent; not an image")
-        if not include_derived and is_denoised_volume(file):
+        if not include_derived and volume.header.is_denoised:
             return Exclusion(ExclusionKind.ALREADY_DENOISED, "already denoised by ldct-denoise")
-        return open_volume_file(file, archive)
+        return volume
     except InputError as error:
         return Exclusion(ExclusionKind.UNREADABLE, str(error).removeprefix(f"{file}: "))
     except Exception as error:  # a damaged file can fail anywhere inside nibabel and SimpleITK

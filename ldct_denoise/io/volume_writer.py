@@ -1,9 +1,8 @@
-"""Write a volume file slice by slice: NIfTI through nibabel, NRRD and MHA through SimpleITK."""
+"""Write a volume file slice by slice, in a type and scale that hold its values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,19 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ModelError, OutputError
-from ldct_denoise.io.volume_files import (
-    DENOISED_MARK,
-    ITK_SUFFIXES,
-    MARK_KEY,
-    NIFTI_SUFFIXES,
-    RAS_TO_LPS,
-    last_line,
-    open_nifti,
-)
+from ldct_denoise.io.volume_files import VolumeFile, is_volume_file, open_volume_file
+from ldct_denoise.io.volumes.header import DENOISED_MARK, SCANNER_CODES, VolumeHeader, last_line
+from ldct_denoise.io.volumes.itk import ITK_SUFFIXES, save_itk
+from ldct_denoise.io.volumes.nifti import NIFTI_SUFFIXES, is_nifti, save_nifti
+from ldct_denoise.io.volumes.stored_type import StoredType, choose_type, preferred_type
+from ldct_denoise.io.volumes.voxels import VoxelLayout
 from ldct_denoise.output import atomic_write, check_writable
 from ldct_denoise.volume import Geometry, Volume
 
-#: ``.mhd`` is read but not written: it is two files, which cannot appear at once.
+#: ``.mhd`` and ``.nhdr`` are read but not written: they are two files, which cannot appear at once.
 WRITTEN_SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha")
 #: Length of NIfTI's description field, without the final zero byte.
 MAX_MARK_LENGTH = 79
@@ -44,8 +40,9 @@ class VolumeWriter:
         ``.nii``, ``.nii.gz``, ``.nrrd`` or ``.mha``.
     geometry : Geometry
     like : Path, optional
-        The input file. Where it holds unscaled integers, its voxel type is kept: values are rounded and clipped to
-        it. The input itself is never overwritten.
+        The input file, which is never overwritten. Its type and scale are kept where they hold every value to
+        within half a HU; else wider integers of the same scale, else float32. Voxels that have the input's HU keep
+        its stored values. The coordinate codes of a NIfTI input are kept.
     labels : bool
         Whether the values are labels rather than HU, which a NIfTI file then states.
     denoised_by : str, optional
@@ -78,11 +75,13 @@ class VolumeWriter:
             )
         mark = "" if denoised_by is None else f"{DENOISED_MARK}: {denoised_by}"
         self.location = location
+        self._source = _open_input(like)
         self._geometry, self._labels = geometry, labels
         self._mark = mark.encode("ascii", "replace")[:MAX_MARK_LENGTH].decode()
-        self._integers = _integer_type(like)
-        self._voxels = np.empty(geometry.shape, dtype=self._integers or np.float32)
-        self._missing = set(range(len(self._voxels)))
+        stored = self._source.header.stored_type if self._source else None
+        self._preferred = preferred_type(stored, can_scale=is_nifti(location))
+        self._slices: dict[int, NDArray[np.float32]] = {}
+        self._low, self._high, self._rounding_error = np.inf, -np.inf, 0.0
 
     def __enter__(self) -> VolumeWriter:
         return self
@@ -108,24 +107,60 @@ class VolumeWriter:
         ModelError
             If ``hu`` has another shape than the slices of the geometry.
         """
-        if hu.shape != self._voxels.shape[1:]:
-            raise ModelError(f"{self.location}: computed image is {hu.shape}, a slice {self._voxels.shape[1:]}")
-        self._voxels[index] = hu if self._integers is None else _rounded(hu, self._integers)
-        self._missing.discard(index)
+        shape = self._geometry.shape[1:]
+        if hu.shape != shape:
+            raise ModelError(f"{self.location}: computed image is {hu.shape}, a slice {shape}")
+        self._slices[index] = np.array(hu, dtype=np.float32)
+        self._low, self._high = min(self._low, float(hu.min())), max(self._high, float(hu.max()))
+        self._rounding_error = max(self._rounding_error, self._preferred.rounding_error_hu(hu))
 
     def _save(self) -> None:
-        if self._missing:
-            missing = f"{len(self._missing)} of {len(self._voxels)} slices were not written"
+        total = self._geometry.shape[0]
+        if len(self._slices) < total:
+            missing = f"{total - len(self._slices)} of {total} slices were not written"
             raise OutputError(f"{self.location}: {missing}; no file is kept")
-        is_nifti = self.location.name.lower().endswith(NIFTI_SUFFIXES)
-        save = partial(_save_nifti, labels=self._labels) if is_nifti else partial(_save_itk)
+        stored = choose_type(self._preferred, self._low, self._high, self._rounding_error)
+        voxels = self._stored_voxels(stored)
+        header = VolumeHeader(
+            affine=self._geometry.affine,
+            layout=VoxelLayout(self.location, self._geometry.shape, voxels.dtype),
+            stored_type=stored,
+            is_labels=self._labels,
+            mark=self._mark,
+            nifti_codes=self._source.header.nifti_codes if self._source else SCANNER_CODES,
+        )
+        save = save_nifti if is_nifti(self.location) else save_itk
         try:
-            atomic_write(self.location, lambda part: save(part, self._voxels, self._geometry, self._mark))
+            atomic_write(self.location, lambda part: save(part, voxels, header))
         except (OSError, RuntimeError) as error:  # SimpleITK raises RuntimeError
             reason = getattr(error, "strerror", None) or last_line(error)
             raise OutputError(
                 f"{self.location}: cannot be written ({reason}); free disk space, or choose another location"
             ) from None
+
+    def _stored_voxels(self, stored: StoredType) -> NDArray[Any]:
+        """Stored values of all slices; each slice in HU is released once it is converted."""
+        voxels = np.empty(self._geometry.shape, dtype=stored.dtype)
+        source = self._source if self._source and _keeps_scale(self._source, stored) else None
+        for index in sorted(self._slices):
+            hu = self._slices.pop(index)
+            voxels[index] = stored.from_hu(hu)
+            if source is not None and not stored.is_exact:
+                values = source.read_stored(index)
+                unchanged = source.header.stored_type.to_hu(values) == hu
+                voxels[index][unchanged] = values[unchanged]
+        return voxels
+
+
+def _open_input(like: Path | None) -> VolumeFile | None:
+    return open_volume_file(like) if like is not None and like.is_file() and is_volume_file(like) else None
+
+
+def _keeps_scale(source: VolumeFile, stored: StoredType) -> bool:
+    """Whether stored values of the source can be copied into ``stored``."""
+    given = source.header.stored_type
+    same_scale = (given.slope, given.intercept) == (stored.slope, stored.intercept)
+    return same_scale and (given.dtype == stored.dtype or (given.is_integer and stored.is_integer))
 
 
 def write_volume(
@@ -173,61 +208,3 @@ def _check_location(location: Path, like: Path | None, overwrite: bool) -> None:
     if like is not None and location.exists() and like.exists() and location.samefile(like):
         raise OutputError(f"{location}: is the input, which is never changed; give another name")
     check_writable(location, overwrite)
-
-
-def _rounded(values: NDArray[np.floating[Any]], dtype: np.dtype[Any]) -> NDArray[np.floating[Any]]:
-    """Round and clip to integers that ``dtype`` holds, in float64: float32 cannot hold the largest int32."""
-    low, high = (float(limit) for limit in (np.iinfo(dtype).min, np.iinfo(dtype).max))
-    if high > np.iinfo(dtype).max:  # nor can float64 hold the largest int64
-        high = float(np.nextafter(high, 0))
-    return np.clip(np.rint(values.astype(np.float64)), low, high)
-
-
-def _integer_type(like: Path | None) -> np.dtype[Any] | None:
-    """The voxel type of ``like`` where its values are integers without a scale."""
-    if like is None or not like.is_file():
-        return None
-    if like.name.lower().endswith(NIFTI_SUFFIXES):
-        header = open_nifti(like).header
-        slope, intercept = header.get_slope_inter()
-        unscaled = slope in (None, 1.0) and intercept in (None, 0.0)
-        dtype = np.dtype(header.get_data_dtype()).newbyteorder("=")
-    else:
-        import SimpleITK as sitk
-
-        unscaled, dtype = True, sitk.GetArrayFromImage(sitk.ReadImage(str(like))[:1, :1, :1]).dtype
-    return dtype if unscaled and dtype.kind in "iu" else None
-
-
-def _save_nifti(path: Path, voxels: NDArray[Any], geometry: Geometry, mark: str, *, labels: bool) -> None:
-    import nibabel
-
-    affine = RAS_TO_LPS @ geometry.affine[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), affine, dtype=voxels.dtype)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code="scanner")
-    # A qform cannot store the shear of a gantry tilt, and ITK would prefer a slightly wrong qform to the sform.
-    image.set_qform(affine, code="unknown" if _is_sheared(affine) else "scanner")
-    if labels:
-        image.header.set_intent("label")
-    image.header["descrip"] = mark
-    nibabel.save(image, path)
-
-
-def _is_sheared(affine: NDArray[np.float64]) -> bool:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-6)
-
-
-def _save_itk(path: Path, voxels: NDArray[Any], geometry: Geometry, mark: str) -> None:
-    import SimpleITK as sitk
-
-    image = sitk.GetImageFromArray(voxels)
-    columns = geometry.affine[:3, [2, 1, 0]]
-    lengths = np.linalg.norm(columns, axis=0)
-    image.SetSpacing([float(length) for length in lengths])
-    image.SetDirection([float(value) for value in (columns / lengths).ravel()])
-    image.SetOrigin([float(value) for value in geometry.affine[:3, 3]])
-    if mark:
-        image.SetMetaData(MARK_KEY, mark)
-    sitk.WriteImage(image, str(path), useCompression=True)
