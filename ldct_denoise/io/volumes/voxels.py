@@ -93,9 +93,8 @@ def is_gzip(path: Path) -> bool:
 
 def read_start(path: Path, size: int) -> bytes:
     """The first bytes of a file, inflated where it is a gzip file."""
-    opened = gzip.open(path) if is_gzip(path) else path.open("rb")
-    with opened as file:
-        return bytes(file.read(size))
+    with path.open("rb") as file:
+        return gzip.GzipFile(fileobj=file).read(size) if is_gzip(path) else file.read(size)
 
 
 class _GzipView(io.RawIOBase):
