@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.io.volume_files import RAS_TO_LPS
+from ldct_denoise.io.volumes.nifti import RAS_TO_LPS
 from ldct_denoise.volume import SliceSource
 
 #: Bytes before the first voxel: the header and an empty extension flag.

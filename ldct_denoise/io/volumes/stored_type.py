@@ -52,8 +52,8 @@ class StoredType:
 
     @property
     def limits_hu(self) -> tuple[float, float]:
-        """Smallest and largest HU."""
-        info = np.iinfo(self.dtype) if self.is_integer else np.finfo(self.dtype)
+        """Smallest and largest HU of an integer type."""
+        info = np.iinfo(self.dtype)
         low, high = sorted(float(end) * self.slope + self.intercept for end in (info.min, info.max))
         return low, high
 
@@ -95,8 +95,10 @@ class StoredType:
         rounding_error_hu : float
             Largest result of :meth:`rounding_error_hu`.
         """
+        if not self.is_integer:
+            return True
         low, high = (float(np.float32(limit)) for limit in self.limits_hu)  # the values are float32
-        tolerance = MAX_ROUNDING_HU * min(1.0, abs(self.slope)) if self.is_integer else 0.0
+        tolerance = MAX_ROUNDING_HU * min(1.0, abs(self.slope))
         in_range = low - tolerance <= low_hu and high_hu <= high + tolerance
         return in_range and rounding_error_hu <= MAX_ROUNDING_HU
 
