@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import unicodedata
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.inventory import ExclusionKind
+from ldct_denoise.io.write_settings import WriteSettings
 from tests.dicom_files import cells, write_ct
 from tests.enhanced_file import make_enhanced
 from tests.synthetic import run_cli, shift_model
@@ -498,3 +501,120 @@ def test_f22_one_series_with_its_gap(field: Path) -> None:
     (found,) = inspected(field / "F22_exposure_varies")["series"]
     assert found["slices"] == 12
     assert found["problems"] == ["slices are 2.5 to 17.5 mm apart; 6 missing"]
+
+
+# Text and private elements -----------------------------------------------------------------------------------
+
+
+def dciodvfy_lines(path: Path) -> set[str]:
+    """Complaints of dciodvfy, without the values."""
+    validator = shutil.which("dciodvfy")
+    if validator is None:
+        pytest.skip("dciodvfy is not installed")
+    done = subprocess.run([validator, "-new", path], capture_output=True, check=False)
+    return {line.split(" = <")[0] for line in done.stderr.decode("latin-1").splitlines()}
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\0\0\0\0", b"\0left over"])
+def test_nul_padded_text_is_not_copied_into_the_equipment(tmp_path: Path, padding: bytes) -> None:
+    path = write_ct(tmp_path / "in" / "a")
+    for keyword in ("Manufacturer", "StationName", "ManufacturerModelName"):
+        replaced(path, keyword, "SH" if keyword == "StationName" else "LO", b"ACME" + padding)
+    replaced(path, "SeriesDescription", "LO", b"Chest\0\0\0")
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    (output,) = (tmp_path / "out").glob("*.dcm")
+    header = dcmread(output)
+    item = header.ContributingEquipmentSequence[-1]
+    for keyword in ("Manufacturer", "StationName", "ManufacturerModelName"):
+        assert item[keyword].value == "ACME"
+    assert header.SeriesDescription.startswith("Chest LDCT")
+    new = dciodvfy_lines(output) - dciodvfy_lines(path)
+    assert not [line for line in new if "ContributingEquipment" in line or "SeriesDescription" in line]
+
+
+def test_a_manufacturer_of_nothing_but_nul_is_unknown(tmp_path: Path) -> None:
+    replaced(write_ct(tmp_path / "in" / "a"), "Manufacturer", "LO", b"\0junk\0")
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    (header,) = derived_headers(tmp_path / "out")
+    assert header.ContributingEquipmentSequence[-1].Manufacturer == "UNKNOWN"
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.5"])
+@pytest.mark.parametrize("private_tags", ["keep", "remove"])
+def test_private_elements_after_the_pixel_data(
+    tmp_path: Path, syntax: str, private_tags: Literal["keep", "remove"]
+) -> None:
+    path = write_ct(tmp_path / "in" / "a")
+    image = dcmread(path)
+    image.add_new((0x7FE1, 0x0010), "LO", "ACME SHADOW")
+    image.add_new((0x7FE1, 0x1010), "OB", b"after the pixels")
+    item = Dataset()
+    item.add_new((0x7FE3, 0x0010), "LO", "ACME DEEP")
+    item.add_new((0x7FE3, 0x1001), "LO", "nested")
+    image.add_new((0x7FE3, 0x0010), "LO", "ACME DEEP")
+    image.add_new((0x7FE3, 0x1000), "SQ", [item])
+    if syntax.endswith(".5"):
+        image.compress(syntax, generate_instance_uid=False)
+    else:
+        image.file_meta.TransferSyntaxUID = syntax
+    image.save_as(path, implicit_vr=syntax.endswith("1.2"), little_endian=True)
+    with path.open("ab") as file:
+        file.write(bytes(32))  # padding that no element announces
+    apply(
+        tmp_path / "in",
+        shift_model(),
+        tmp_path / "out",
+        ApplySettings(0),
+        WriteSettings(private_tags=private_tags),
+    )
+    header = dcmread(next((tmp_path / "out").glob("*.dcm")))
+    assert ((0x7FE1, 0x1010) in header) == (private_tags == "keep")
+    if private_tags == "keep":
+        assert header[0x7FE1, 0x1010].value == b"after the pixels"
+        assert (0x7FE3, 0x1000) in header
+    assert len(header.PixelData) == cells(0).nbytes
+
+
+@pytest.mark.parametrize("spaces", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("charset", "text", "codec", "escape"),
+    [
+        (["", "ISO 2022 IR 87"], "胸部造影検査", "iso2022_jp", b""),
+        (["", "ISO 2022 IR 149"], "흉부조영", "euc_kr", b"\x1b$)C"),
+        (["", "ISO 2022 IR 58"], "胸部增强扫描", "gb2312", b"\x1b$)A"),
+        ("GB18030", "胸部增强扫描", "gb18030", b""),
+        ("ISO_IR 192", "胸部e\u0301", "utf-8", b""),
+        (None, "胸部造影検査", "iso2022_jp", b""),
+        (None, "胸部增强扫描", "gbk", b""),
+        (None, "胸部增强扫描", "utf-8", b""),
+    ],
+)
+def test_cut_text_has_whole_characters(
+    tmp_path: Path, charset: object, text: str, codec: str, escape: bytes, spaces: int
+) -> None:
+    path = write_ct(tmp_path / "in" / "a", **({"SpecificCharacterSet": charset} if charset else {}))
+    # Within the limit of bytes in the source: the derived series must not exceed it.
+    whole = "x" * spaces + text * 8
+    while len(escape + whole.encode(codec)) > 62:
+        whole = whole[:-1]
+    replaced(path, "SeriesDescription", "LO", escape + whole.encode(codec))
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    output = next((tmp_path / "out").glob("*.dcm"))
+    raw = dcmread(output).get_item("SeriesDescription").value
+    assert len(raw) <= 64
+    cut, label = raw.removeprefix(escape).split(b" LDCT-denoised")
+    assert label.strip() == b"shift 0%"
+    decoded = cut.decode(codec)  # fails on half a character
+    assert whole.startswith(decoded)
+    assert not unicodedata.combining(whole[len(decoded) : len(decoded) + 1] or "x")
+    if charset:
+        assert decoded in dcmread(output).SeriesDescription
+    assert not [line for line in dciodvfy_lines(output) - dciodvfy_lines(path) if "SeriesDescription" in line]
+
+
+def test_a_long_derivation_description_has_whole_characters(tmp_path: Path) -> None:
+    write_ct(tmp_path / "in" / "a", SpecificCharacterSet="ISO_IR 192", DerivationDescription="胸部" * 500)
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    raw = dcmread(next((tmp_path / "out").glob("*.dcm"))).get_item("DerivationDescription").value
+    assert len(raw) <= 1024
+    assert raw.decode().rstrip().endswith(("胸", "部"))

@@ -10,13 +10,16 @@ from collections.abc import Iterable
 from copy import deepcopy
 from datetime import datetime, timedelta, timezone
 
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 import ldct_denoise
+from ldct_denoise.io.derived.cut_text import cut_text
 from ldct_denoise.io.derived.derivation import MAX_DESCRIPTION, Derivation, ascii_text
+from ldct_denoise.io.derived.transcode import SPACE_PADDED as TEXT
 from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT, as_list
 
 MAX_LABEL = 64  # characters of a Long String
@@ -122,10 +125,11 @@ def derived_series_number(source: object) -> int:
     return number if number <= MAX_SERIES_NUMBER else 1
 
 
-def series_description(source: str, label: str) -> str:
-    """The source's description and ``label`` in 64 characters; the description is cut."""
+def series_description(source: Dataset, label: str) -> str:
+    """The source's Series Description and ``label``, which is ASCII, in 64 characters; the description is cut."""
+    description = " ".join(map(str, as_list(source.get("SeriesDescription")))).strip(" \0")
     room = MAX_LABEL - len(label) - 1
-    return f"{source.strip()[: max(room, 0)].rstrip()} {label}".strip()[:MAX_LABEL]
+    return f"{cut_text(description, max(room, 0), source).rstrip()} {label}".strip()[:MAX_LABEL]
 
 
 def source_image_item(class_uid: str, instance_uid: str, frame: int | None = None) -> Dataset:
@@ -171,8 +175,7 @@ def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str
     image.SOPInstanceUID = derivation.uid(source)
     image.SeriesInstanceUID = derivation.uid(series)
     image.SeriesNumber = derived_series_number(image.get("SeriesNumber"))
-    description = " ".join(map(str, as_list(image.get("SeriesDescription"))))
-    image.SeriesDescription = series_description(description, derivation.label)
+    image.SeriesDescription = series_description(image, derivation.label)
 
 
 def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:
@@ -199,7 +202,7 @@ def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[st
         del image.SourceImageSequence
     text, *previous = str(image.DerivationDescription).split(DERIVATION_SEPARATOR)
     text = DERIVATION_SEPARATOR.join([f"{text}; source instance {ascii_text(source_uid)};", *previous])
-    image.DerivationDescription = text[:MAX_DESCRIPTION]
+    image.DerivationDescription = cut_text(text, MAX_DESCRIPTION, image)
 
 
 def set_lossy_compression(image: Dataset, syntax: UID, ratio: float) -> None:
@@ -222,12 +225,12 @@ def set_lossy_compression(image: Dataset, syntax: UID, ratio: float) -> None:
 
 
 def _set_derivation(image: Dataset, derivation: Derivation) -> None:
-    previous = str(image.get("DerivationDescription") or "").strip()
+    previous = str(image.get("DerivationDescription") or "").strip(" \0")
     text = derivation.text
     if image.get("BurnedInAnnotation") == "YES":
         text += "; the source has burned-in annotation, which was processed like the image"
     text = f"{text}{DERIVATION_SEPARATOR}{previous}" if previous else text
-    image.DerivationDescription = text[:MAX_DESCRIPTION]
+    image.DerivationDescription = cut_text(text, MAX_DESCRIPTION, image)
 
 
 def _set_equipment(image: Dataset, derivation: Derivation, keep_scanner: bool) -> None:
@@ -263,13 +266,23 @@ def _scanner_equipment(image: Dataset) -> Dataset:
     for keyword in EQUIPMENT:
         if keyword in image:
             tag = Tag(keyword)
-            item[tag] = deepcopy(image.get_item(tag))  # not decoded: byte for byte
-    if not str(image.get("Manufacturer") or "").strip():
+            item[tag] = _without_nul(deepcopy(image.get_item(tag)))  # not decoded: byte for byte
+    if not str(image.get("Manufacturer") or "").split("\0")[0].strip():
         item.Manufacturer = "UNKNOWN"
     original = as_list(image.get("ImageType"))[:1] != ["DERIVED"]
     purpose = ("109101", "Acquisition Equipment") if original else ("109102", "Processing Equipment")
     item.PurposeOfReferenceCodeSequence = Sequence([code_item(*purpose)])
     return item
+
+
+def _without_nul(element: DataElement | RawDataElement) -> DataElement | RawDataElement:
+    """The element with text that ends at its first NUL: some writers pad fixed buffers with NUL (PS3.5 6.2)."""
+    if not isinstance(element, RawDataElement) or element.VR not in TEXT or b"\0" not in (element.value or b""):
+        return element
+    parts = [part.split(b"\0")[0].rstrip(b" ") for part in (element.value or b"").split(b"\\")]
+    value = b"\\".join(parts)
+    value += b" " * (len(value) % 2)
+    return element._replace(value=value, length=len(value))
 
 
 def _set_unknown_laterality(image: Dataset) -> None:

@@ -41,6 +41,8 @@ WORD_BYTES = {
     "UV": 8,
 }
 NUL_PADDED = {"UI", "OB", "UN"}
+#: Text padded with spaces; a trailing NUL is no part of it (PS3.5 6.2).
+SPACE_PADDED = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"}
 PIXEL_GROUP = 0x7FE0
 TRAILING_PADDING = 0xFFFCFFFC
 #: Deepest nesting of sequences; structured reports reach about twelve.
@@ -148,6 +150,8 @@ def _copy_raw(element: RawDataElement, value_type: str) -> RawDataElement:
     value = element.value or b""
     if not element.is_little_endian and value_type in WORD_BYTES:
         value = _swapped(value, WORD_BYTES[value_type])
+    if value_type in SPACE_PADDED and value.endswith(b"\0"):
+        value = value.rstrip(b"\0")
     if len(value) % 2:
         value += b"\0" if value_type in NUL_PADDED or value_type in WORD_BYTES else b" "
     return RawDataElement(element.tag, value_type, len(value), value, 0, False, True, True)

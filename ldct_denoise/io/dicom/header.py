@@ -32,6 +32,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.repair import repair_decimals
+from ldct_denoise.io.dicom.trailing import add_trailing_elements
 from ldct_denoise.io.dicom.transfer_syntax import correct_transfer_syntax
 from ldct_denoise.io.quiet import short_message, suppress_warnings
 
@@ -71,7 +72,7 @@ class Header:
     Parameters
     ----------
     dataset : Dataset
-        Attributes before the pixel data.
+        Attributes before the pixel data and, where all are read, those after it.
     pixel_data : PixelDataLocation, optional
         None where the file ends before the pixel data, or has none.
     """
@@ -107,6 +108,8 @@ def read_header(path: str | Path, keywords: Collection[str] | None = None) -> He
         pixel_data = _locate_pixel_data(stream, dataset)
         if pixel_data is not None:
             correct_transfer_syntax(stream, dataset, pixel_data)
+            if keywords is None:
+                add_trailing_elements(stream, dataset, pixel_data)
         return Header(dataset, pixel_data)
     raise AssertionError  # the contexts above never suppress an error
 
