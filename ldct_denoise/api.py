@@ -64,8 +64,7 @@ def read_series(path: AnyPath, *, assume_hu: bool = False) -> list[SliceSource]:
     """
     inventory = find_images(Path(path), include_derived=True, assume_hu=assume_hu)
     if not inventory.series:
-        skipped = inventory.skipped
-        reason = f" ({skipped[0].path.name}: {skipped[0].reason})" if skipped else ""
+        reason = f" ({inventory.main_exclusion})" if inventory.skipped else ""
         raise InputError(f"{path}: no CT series{reason}; `ldct-denoise inspect` lists why files are not used")
     return list(inventory.series)
 

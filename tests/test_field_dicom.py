@@ -372,6 +372,18 @@ def test_f36_private_compression_is_named(field: Path) -> None:
     assert reason == "private Philips compression PMSCT_RLE1 (07A1,100A); export the images uncompressed"
 
 
+@pytest.mark.parametrize("command", ["apply", "simulate"])
+def test_a_refusal_names_the_reason_and_not_the_readme(
+    field: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    arguments = {"apply": ("--model", "bilateral"), "simulate": ("--dose", "0.25")}[command]
+    source = field / "F36_philips_private_rle"
+    code, _, error = run_cli(capsys, command, source, "-o", tmp_path / "out", *arguments)
+    assert code == 2
+    assert "private Philips compression PMSCT_RLE1" in error
+    assert "README" not in error
+
+
 def test_frames_without_positions_name_the_attribute_and_the_remedy(tmp_path: Path) -> None:
     write_ct(tmp_path / "a", NumberOfFrames=2, PixelData=cells(0).tobytes() * 2)
     ((kind, reason),) = skipped(tmp_path)

@@ -98,7 +98,8 @@ def apply(
         path, lambda done, total: progress(done, total, "files looked at"), assume_hu=settings.assume_hu
     )
     if not inventory.series:
-        raise InputError(f"{path}: no CT series to denoise{_first_exclusion(inventory)}")
+        reason = f": {inventory.main_exclusion}" if inventory.skipped else ""
+        raise InputError(f"{path}: no CT series to denoise{reason}")
     for note in inventory.notes(path) if worker.rank == 0 else ():
         notify(note)
     if len(inventory.series) > 1:
@@ -115,11 +116,6 @@ def apply(
         raise
     inventory.require_all_slices(location)
     return [location]
-
-
-def _first_exclusion(inventory: Inventory[SliceSource]) -> str:
-    excluded = inventory.skipped
-    return f": {excluded[0].path.name}: {excluded[0].reason}" if excluded else ""
 
 
 @dataclass(frozen=True)

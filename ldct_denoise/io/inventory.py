@@ -15,7 +15,10 @@ S_co = TypeVar("S_co", bound=SliceSource, covariant=True)
 
 
 class ExclusionKind(StrEnum):
-    """Why a file or a frame is not used. Programs decide by the kind; the text of an exclusion is for people."""
+    """Why a file or a frame is not used, from what is no image to what is nearly a CT slice.
+
+    Programs decide by the kind; the text of an exclusion is for people.
+    """
 
     # Not readable as an image.
     UNREADABLE = "unreadable"  # not DICOM, no permission, or too damaged to tell what it is
@@ -123,6 +126,15 @@ class Inventory(Generic[S_co]):
             for item in self.skipped
             if item.kind is ExclusionKind.LOST_SLICE
         ]
+
+    @property
+    def main_exclusion(self) -> str:
+        """The skipped file that came closest to a CT slice, and the reason; empty where no file was skipped."""
+        if not self.skipped:
+            return ""
+        closeness = {kind: rank for rank, kind in enumerate(ExclusionKind)}
+        item = max(self.skipped, key=lambda one: closeness[one.kind])
+        return f"{item.path.name}: {item.reason}"
 
     def notes(self, path: Path) -> list[str]:
         """Notes for whoever processes the series under ``path``: files skipped, by kind."""

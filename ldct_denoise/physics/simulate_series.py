@@ -117,7 +117,8 @@ def simulate(
     inventory = find_images(path)
     sources = inventory.series
     if not sources:
-        raise InputError(f"{path}: no CT series to simulate a lower dose of")
+        reason = f": {inventory.main_exclusion}" if inventory.skipped else ""
+        raise InputError(f"{path}: no CT series to simulate a lower dose of{reason}")
     if len(sources) == 1:
         location = simulate_series(sources[0], output, simulation, settings, device=device, progress=progress)
         inventory.require_all_slices(location)
