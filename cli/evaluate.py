@@ -20,6 +20,7 @@ from . import options
 )
 @options.output
 @options.measurements
+@options.dose_patterns
 @click.option(
     "--insert",
     "inserts",
@@ -40,6 +41,8 @@ def command(
     pdf: bool,
     include_patient_ids: bool,
     overwrite: bool,
+    low_patterns: tuple[str, ...],
+    normal_patterns: tuple[str, ...],
     **measurements: Any,
 ) -> None:
     """Measure CANDIDATE (a series, folder or volume) against its reference.
@@ -48,17 +51,18 @@ def command(
     """
     from ldct_denoise.evaluation.evaluate import evaluate, images_under
     from ldct_denoise.evaluation.inserts import Insert
-    from ldct_denoise.io.dose_labels import Dose
+    from ldct_denoise.io.dose_words import Dose, DosePatterns
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_evaluation
 
     plan, parsed = options.measurement_plan(**measurements), [Insert.parse(text) for text in inserts]
+    patterns = DosePatterns(low_patterns, normal_patterns)
     make_output_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
-            images_under(candidate),
-            images_under(reference, Dose.NORMAL),
-            images_under(low, Dose.LOW) if low else None,
+            images_under(candidate, patterns=patterns),
+            images_under(reference, Dose.NORMAL, patterns),
+            images_under(low, Dose.LOW, patterns) if low else None,
             plan,
             inserts=parsed,
             progress=lambda done, total: bar(done, total, ""),

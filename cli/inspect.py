@@ -11,24 +11,37 @@ import click
 
 from . import options
 
-COLUMNS = ("patient", "dose", "dose from", "kernel", "slices", "matrix", "spacing mm", "encoding", "notes")
+COLUMNS = (
+    "patient", "dose", "dose from", "kernel", "thickness mm", "slices", "matrix", "spacing mm", "encoding",
+    "notes",
+)  # fmt: skip
 
 
 @click.command(short_help="List series, doses, pairs and skipped files.")
 @click.argument("path", type=options.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs (docs/inspect.md).")
+@options.dose_patterns
 @click.option("--files", is_flag=True, help="List every skipped file.")
 @options.assume_hu
-def command(path: Path, as_json: bool, files: bool, assume_hu: bool) -> None:
+def command(
+    path: Path,
+    as_json: bool,
+    files: bool,
+    assume_hu: bool,
+    low_patterns: tuple[str, ...],
+    normal_patterns: tuple[str, ...],
+) -> None:
     """List every CT series at or below PATH: patient, dose and its source, kernel, size, gaps, low/normal pairs.
 
     PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/inspect.md describes what is read, and why
     files are skipped.
     """
+    from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.io.inspect import inspect
 
     with options.progress_bar("examining files") as bar:
-        found = inspect(path, lambda done, total: bar(done, total, ""), assume_hu=assume_hu)
+        patterns = DosePatterns(low_patterns, normal_patterns)
+        found = inspect(path, lambda done, total: bar(done, total, ""), patterns=patterns, assume_hu=assume_hu)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -46,7 +59,7 @@ def _print_series(series: list[dict[str, Any]]) -> None:
         table.add_column(heading, overflow="fold")
     for one in series:
         spacing = "×".join(f"{value:g}" for value in one["spacing_mm"])
-        row = [one["patient"], one["dose"], one["dose_source"], one["kernel"], str(one["slices"])]
+        row = [one["patient"], one["dose"], one["dose_source"], one["kernel"], _thickness(one), str(one["slices"])]
         row += [f"{one['rows']}×{one['columns']}", spacing, one["transfer_syntax"], "; ".join(one["problems"])]
         table.add_row(*(escape(options.plain(text)) for text in row))
     options.console().print(table)
@@ -55,7 +68,12 @@ def _print_series(series: list[dict[str, Any]]) -> None:
 def _print_pairs(pairs: list[dict[str, Any]]) -> None:
     _print(f"{len(pairs)} low/normal pairs of series, {sum(pair['slices'] for pair in pairs)} slice pairs")
     for pair in pairs:
-        _print(f"  {pair['patient']} {pair['kernel']}: {pair['slices']} slices")
+        thickness = f" {_thickness(pair)} mm" if pair["slice_thickness_mm"] else ""
+        _print(f"  {pair['patient']} {pair['kernel']}{thickness}: {pair['slices']} slices")
+
+
+def _thickness(entry: dict[str, Any]) -> str:
+    return f"{entry['slice_thickness_mm']:g}" if entry["slice_thickness_mm"] else ""
 
 
 def _print_skipped(skipped: list[dict[str, Any]], every_file: bool) -> None:

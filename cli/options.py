@@ -50,6 +50,17 @@ assume_hu = click.option(
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
+low_pattern = click.option(
+    "--low-pattern",
+    "low_patterns",
+    multiple=True,
+    metavar="WORD|REGEX",
+    help="Your own word or regular expression for low dose in names of files and folders and in descriptions. "
+    "Repeatable; tried before the built-in words (docs/inspect.md).",
+)
+normal_pattern = click.option(
+    "--normal-pattern", "normal_patterns", multiple=True, metavar="WORD|REGEX", help="The same for normal dose."
+)
 windows = click.option(
     "--window",
     "windows",
@@ -84,6 +95,11 @@ metrics = click.option(
     type=click.Choice(["ms_ssim", "vif", "gmsd"]),
     help="Also measure this metric of the whole image (slower). Repeatable.",
 )
+
+
+def dose_patterns(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--low-pattern`` and ``--normal-pattern`` to a command."""
+    return low_pattern(normal_pattern(command))
 
 
 def measurements(command: Callable[..., Any]) -> Callable[..., Any]:

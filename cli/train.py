@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     help="Change a setting, as training.iterations=500; repeatable. In a recipe with two stages (lir-ct) it "
     "applies to both, except settings that the first stage has for itself: pretraining.training.iterations=500.",
 )
+@options.dose_patterns
 @options.device
 @click.option(
     "--resume",
@@ -62,6 +64,8 @@ def command(
     output: Path | None,
     config: str,
     changes: tuple[str, ...],
+    low_patterns: tuple[str, ...],
+    normal_patterns: tuple[str, ...],
     device: str,
     resume: bool,
     overwrite: bool,
@@ -75,7 +79,9 @@ def command(
     """
     from ldct_denoise.config import load_config
 
-    settings = load_config(config, changes)
+    patterns = {"low_patterns": low_patterns, "normal_patterns": normal_patterns}
+    given = tuple(f"data.{key}={json.dumps(words)}" for key, words in patterns.items() if words)
+    settings = load_config(config, (*changes, *given))
     if explain is not None:
         from ldct_denoise.training.explain import explain_settings
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import WINDOWS, Window
-from ldct_denoise.io.dose_labels import Dose
+from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
 from ldct_denoise.volume import SliceSource
 

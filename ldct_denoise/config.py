@@ -37,6 +37,16 @@ class DataConfig(_Section):
     kernels: tuple[str, ...] = Field(
         (), description="use only series with these convolution kernels; empty: all series"
     )
+    source_thickness_mm: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="use only series with these slice thicknesses (Slice Thickness, or the slice spacing where "
+        "none is stated), mm, to 5 %; empty: all series",
+    )
+    low_patterns: tuple[str, ...] = Field(
+        (),
+        description="your own words or regular expressions for low dose (--low-pattern)",
+    )
+    normal_patterns: tuple[str, ...] = Field((), description="the same for normal dose (--normal-pattern)")
     test_patients: tuple[str, ...] = Field(
         (), description="patients excluded from training and validation, for a later test"
     )

@@ -16,7 +16,8 @@ from ldct_denoise.evaluation.results import Evaluation
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.intensity import WINDOWS
-from ldct_denoise.io.dose_labels import Dose, label_series
+from ldct_denoise.io.dose_labels import label_series
+from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.write_settings import WriteSettings

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource
+from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, slice_thickness_mm
 
+#: Slice thicknesses are equal within this ratio.
+THICKNESS_TOLERANCE = 0.05
 NamesMatch = Callable[[SliceSource, SliceSource], bool]
 
 
@@ -51,6 +54,18 @@ def match_slices(first: Geometry, second: Geometry) -> tuple[tuple[int, int], ..
     return tuple(pairs)
 
 
+def same_thickness(first: SliceSource, second: SliceSource) -> bool:
+    """Whether two series have the same slice thickness, to 5 %; a thickness that is not stated agrees with any."""
+    one, other = first.metadata.slice_thickness_mm, second.metadata.slice_thickness_mm
+    return one is None or other is None or math.isclose(one, other, rel_tol=THICKNESS_TOLERANCE)
+
+
+def has_thickness(source: SliceSource, thicknesses_mm: Sequence[float]) -> bool:
+    """Whether the slice thickness, or the spacing where none is stated, is one of ``thicknesses_mm``."""
+    found = slice_thickness_mm(source)
+    return any(math.isclose(found, wanted, rel_tol=THICKNESS_TOLERANCE) for wanted in thicknesses_mm)
+
+
 def best_match(
     series: SliceSource,
     others: Sequence[SliceSource],
@@ -59,7 +74,8 @@ def best_match(
 ) -> Match:
     """Find the series among ``others`` that shows most of the slices of ``series``.
 
-    Ties are decided by the same patient, then the same kernel, then ``names_match``.
+    A series with another stated slice thickness is chosen only where there is no other. Ties are decided by the
+    same patient, then the same kernel, then ``names_match``.
 
     Parameters
     ----------
@@ -97,10 +113,11 @@ def best_match(
     return best[0]
 
 
-def _rank(match: Match, names_match: NamesMatch) -> tuple[int, bool, bool, bool]:
+def _rank(match: Match, names_match: NamesMatch) -> tuple[bool, int, bool, bool, bool]:
     first, second = match.first, match.second
     same_patient, same_kernel = first.patient == second.patient, first.metadata.kernel == second.metadata.kernel
-    return len(match.indices), same_patient, same_kernel, names_match(first, second)
+    thickness = same_thickness(first, second)
+    return thickness, len(match.indices), same_patient, same_kernel, names_match(first, second)
 
 
 def _label(source: SliceSource) -> str:

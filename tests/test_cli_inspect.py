@@ -46,19 +46,22 @@ def test_json_has_the_fields_of_the_document(tree: Path, capsys: pytest.CaptureF
     for one in found["series"]:
         assert list(one) == list(documented["series"][0])
     assert list(found["skipped"][0]) == list(documented["skipped"][0])
-    assert list(found["pairs"][0]) == ["patient", "kernel", "slices", "low", "normal"]
+    assert list(found["pairs"][0]) == [
+        "patient", "kernel", "slice_thickness_mm", "slices", "low", "normal",
+    ]  # fmt: skip
 
 
 def test_the_fields_of_series_and_pairs(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])
-    doses = {(one["patient"], one["dose"], one["slices"]) for one in found["series"] if one["patient"] == "L096"}
-    assert doses == {("L096", "low", 3), ("L096", "normal", 3)}
+    doses = {(one["patient"], one["dose"], one["slices"]) for one in found["series"] if one["dose"] != "unknown"}
+    assert doses == {("P1", "low", 3), ("P1", "normal", 3)}
     (enhanced,) = (one for one in found["series"] if one["multiframe"])
     assert enhanced["first_position_mm"] == [0, 0, 0]
     assert enhanced["last_position_mm"] == [0, 0, 9]
-    assert [(pair["slices"], pair["patient"]) for pair in found["pairs"]] == [(3, "L096")]
+    assert [(pair["slices"], pair["patient"]) for pair in found["pairs"]] == [(3, "P1")]
     low = next(one for one in found["series"] if one["dose"] == "low")
     assert low["dose_source"] == "folder 'quarter_3mm'"
+    assert (low["patient_source"], low["slice_thickness_mm"]) == ("Patient ID", 3)
     assert low["spacing_mm"] == [3, 0.7, 0.8]
     assert low["orientation"] == [1, 0, 0, 0, 1, 0]
 

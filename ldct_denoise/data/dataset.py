@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, cut
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Scale, Window
-from ldct_denoise.io.dose_labels import Dose, find_pairs, label_series
+from ldct_denoise.io.dose_labels import find_pairs, label_series
+from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource

@@ -10,10 +10,12 @@ import numpy as np
 
 from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dose_labels import Dose, LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.io.dose_words import Dose, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import open_images
 from ldct_denoise.methods import Supervision
+from ldct_denoise.slice_matching import has_thickness
 from ldct_denoise.volume import SliceSource
 
 
@@ -73,7 +75,7 @@ def pools_from_root(
     root : Path
         The tree.
     config : DataConfig
-        Kernels, test and validation patients.
+        Kernels, thicknesses, words for the doses, test and validation patients.
     seed : int
         Decides on the validation patients, where none are named.
     supervision : Supervision
@@ -85,7 +87,9 @@ def pools_from_root(
         If a pool that the method needs would be empty, or the settings name a patient who is not in the tree.
     """
     inventory = find_images(root)
-    labelled = [item for item in label_series(inventory.series, root) if _has_kernel(item.series, config)]
+    patterns = DosePatterns(config.low_patterns, config.normal_patterns)
+    labelled = label_series(inventory.series, root, patterns)
+    labelled = [item for item in labelled if _is_wanted(item.series, config)]
     unknown = sum(item.dose is Dose.UNKNOWN for item in labelled)
     notes = inventory.notes(root)
     if unknown:
@@ -107,7 +111,7 @@ def pools_from_paths(
     low, normal : sequence of Path
         Files, folders or trees with the series of one dose.
     config : DataConfig
-        Kernels, test and validation patients.
+        Kernels, thicknesses, words for the doses, test and validation patients.
     seed : int
         Decides on the validation patients, where none are named.
     supervision : Supervision
@@ -161,7 +165,7 @@ def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: lis
         inventory = find_images(path)
         notes += inventory.notes(path)
         for item in label_series(inventory.series, path):
-            if _has_kernel(item.series, config):
+            if _is_wanted(item.series, config):
                 found.append(item.relabelled(dose, f"given as --{'low' if dose is Dose.LOW else 'normal'}"))
     return found
 
@@ -198,7 +202,7 @@ def _split(
 
 def _hint(config: DataConfig) -> str:
     """Possible causes of an empty pool."""
-    settings = ("kernels", "test_patients", "validation_patients")
+    settings = ("kernels", "source_thickness_mm", "test_patients", "validation_patients")
     given = [f"data.{name}" for name in settings if getattr(config, name)]
     excluding = f", and {' and '.join(given)} exclude series" if given else ""
     return f"`ldct-denoise inspect` shows the dose label of each series{excluding}"
@@ -225,5 +229,8 @@ def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ..
     return tuple(item.series for item in labelled if item.dose is dose)
 
 
-def _has_kernel(source: SliceSource, config: DataConfig) -> bool:
-    return not config.kernels or source.metadata.kernel in config.kernels
+def _is_wanted(source: SliceSource, config: DataConfig) -> bool:
+    """Whether a series has one of the kernels and one of the slice thicknesses that the settings ask for."""
+    if config.kernels and source.metadata.kernel not in config.kernels:
+        return False
+    return not config.source_thickness_mm or has_thickness(source, config.source_thickness_mm)

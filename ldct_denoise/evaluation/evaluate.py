@@ -11,7 +11,8 @@ from ldct_denoise.evaluation.measure import REFERENCE, Progress, SliceSample, me
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import Entry, finite_or_none, paired_statistics
-from ldct_denoise.io.dose_labels import Dose, label_series, names_match_except_dose
+from ldct_denoise.io.dose_labels import label_series, names_match_except_dose
+from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, Dose, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.series_noise import SeriesNoise, noise_reduction_profiles
 from ldct_denoise.slice_matching import Match, best_match
@@ -73,7 +74,9 @@ def evaluate(
     return Evaluation(rows, patients, tuple(plan.windows), tuple(plan.regions), tuple(cases), tuple(notes), extra)
 
 
-def images_under(path: Path, dose: Dose | None = None) -> list[SliceSource]:
+def images_under(
+    path: Path, dose: Dose | None = None, patterns: DosePatterns = DEFAULT_PATTERNS
+) -> list[SliceSource]:
     """Every series at or below a path, denoised ones included, with the patient that ``inspect`` reports.
 
     Parameters
@@ -83,12 +86,14 @@ def images_under(path: Path, dose: Dose | None = None) -> list[SliceSource]:
     dose : Dose, optional
         If some series have this dose label, return only those. A tree with both doses can thus be given as the
         reference and as the input.
+    patterns : DosePatterns
+        The user's own words for the doses.
 
     Returns
     -------
     list of SliceSource
     """
-    labelled = label_series(find_images(path, include_derived=True).series, path)
+    labelled = label_series(find_images(path, include_derived=True).series, path, patterns)
     wanted = [item for item in labelled if item.dose is dose]
     return [item.series for item in wanted or labelled]
 

@@ -1,31 +1,33 @@
-"""Dose labels, patients and low/normal pairs.
+"""Dose labels, patients and low/normal pairs of the series of a tree.
 
 Supported layouts are the Mayo 2016 challenge, TCIA's LDCT-and-Projection-data, and folders or files whose names
-contain ``low`` or ``normal``. In the Mayo 2016 files the headers of both doses are equal (same mAs, patient
-"Anonymous", empty description), so the dose comes from the name of the folder or file, and the patient from the
-folder. Every label states its source.
+contain a dose (:mod:`~ldct_denoise.io.dose_words`). In the Mayo 2016 files the headers of both doses are equal
+(same mAs, patient "Anonymous", empty description), so the dose and the patient come from the folders. Every label
+states its source.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
-from enum import StrEnum
-from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
-from ldct_denoise.io.volume_files import VOLUME_SUFFIXES, VolumeFile
-from ldct_denoise.slice_matching import match_slices
+from ldct_denoise.io.dose_words import (
+    DEFAULT_PATTERNS,
+    Dose,
+    DosePatterns,
+    dose_of,
+    paired_patterns,
+    without_dose,
+)
+from ldct_denoise.io.patients import identify_patients, names_below, scan_path, study_uid
+from ldct_denoise.io.volume_files import VolumeFile
+from ldct_denoise.slice_matching import match_slices, same_thickness
 from ldct_denoise.volume import SliceSource
-
-
-class Dose(StrEnum):
-    """Dose label of a series."""
-
-    LOW = "low"
-    NORMAL = "normal"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,29 @@ class LabelledSeries:
     ----------
     series : SliceSource
     patient : str
-        Patient ID, or a name from the path; see :func:`label_series`.
+        See :func:`~ldct_denoise.io.patients.identify_patients`.
     dose : Dose
     dose_source : str
         Where the dose label comes from, in words.
+    patient_source : str
+        Where the patient comes from, in words.
+    scan_path : tuple of str
+        Folders below the root without the words for a dose.
+    names_dose : bool
+        Whether a folder, or the user, states the dose: then equal scan paths are two doses of one scan.
     """
 
     series: SliceSource
     patient: str
     dose: Dose
     dose_source: str
+    patient_source: str = ""
+    scan_path: tuple[str, ...] = ()
+    names_dose: bool = False
 
     def relabelled(self, dose: Dose, dose_source: str) -> LabelledSeries:
-        """Return the series with another dose label."""
-        return replace(self, dose=dose, dose_source=dose_source)
+        """Return the series with the dose label that the user gave."""
+        return replace(self, dose=dose, dose_source=dose_source, names_dose=True)
 
 
 @dataclass(frozen=True)
@@ -72,19 +83,9 @@ class Pair:
     indices: tuple[tuple[int, int], ...]
 
 
-#: Words that name a dose: `quarter_3mm`, `L143_QD_3_1.CT…`, `1.000000-Low Dose Images-71581`.
-_DOSE_WORDS = {
-    Dose.LOW: re.compile(r"(?<![a-z])(quarter|qd|low|ldct|lowdose|low[ _-]?dose)(?![a-z])", re.IGNORECASE),
-    Dose.NORMAL: re.compile(
-        r"(?<![a-z])(full|fd|normal|ndct|routine|fulldose|full[ _-]?dose|normal[ _-]?dose)(?![a-z])", re.IGNORECASE
-    ),
-}
-#: Case numbers of the two collections: L096, C002.
-_CASE_NUMBER = re.compile(r"^[A-Z]{1,2}\d{3,4}$")
-_ANONYMOUS = {"", "anonymous", "anon", "unknown", "none", "0"}
-
-
-def label_series(series: Iterable[SliceSource], root: Path) -> list[LabelledSeries]:
+def label_series(
+    series: Iterable[SliceSource], root: Path, patterns: DosePatterns = DEFAULT_PATTERNS
+) -> list[LabelledSeries]:
     """Label every series with its patient and dose.
 
     Parameters
@@ -92,159 +93,196 @@ def label_series(series: Iterable[SliceSource], root: Path) -> list[LabelledSeri
     series : iterable of SliceSource
     root : Path
         Path under which they were found; names above it are ignored.
+    patterns : DosePatterns
+        The user's own words for the doses.
+
+    Returns
+    -------
+    list of LabelledSeries
+        In the order of ``series``.
     """
     found = list(series)
-    shared = _shared_patient_ids(found, root)
-    depth = _container_depth(found, root)
+    doses = label_doses(found, root, patterns)
+    patients = identify_patients(found, [dose for dose, _ in doses], root)
     labelled = []
-    for source in found:
-        dose, dose_source = dose_label(source, root)
-        patient = _patient(source, root, shared, depth)
+    for source, (dose, dose_source), patient in zip(found, doses, patients, strict=True):
+        path, names_dose = scan_path(source, root)
         if is_dataclass(source):
-            source = replace(source, patient=patient)
-        labelled.append(LabelledSeries(source, patient, dose, dose_source))
+            source = replace(source, patient=patient.name)
+        labelled.append(LabelledSeries(source, patient.name, dose, dose_source, patient.source, path, names_dose))
     return labelled
 
 
 # Dose -------------------------------------------------------------------------------------------------------
 
 
-def dose_label(source: SliceSource, root: Path) -> tuple[Dose, str]:
-    """Dose of a series and where it comes from.
+class _Clue(NamedTuple):
+    """A text that states a dose; ``folder`` is the path of a folder below the root, else None."""
 
-    The description of a simulation is searched first, then the series description, the folders and the file name.
+    dose: Dose
+    origin: str
+    text: str
+    folder: tuple[str, ...] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.origin} '{self.text}'"
+
+
+def label_doses(
+    series: Sequence[SliceSource], root: Path, patterns: DosePatterns = DEFAULT_PATTERNS
+) -> list[tuple[Dose, str]]:
+    """Dose of every series and where it comes from.
+
+    The user's patterns decide first, then the description of a simulation, the folders from the innermost, the
+    file name, and the series description. A folder that holds series of both doses, by their descriptions or inner
+    folders, states none.
 
     Parameters
     ----------
-    source : SliceSource
+    series : sequence of SliceSource
     root : Path
-        Path under which it was found; names above it are ignored.
+        Path under which they were found; names above it are ignored.
+    patterns : DosePatterns
+        The user's own words for the doses.
+
+    Returns
+    -------
+    list of (Dose, str)
     """
+    every_name = {name for source in series for name in names_below(source, root)}
+    paired = paired_patterns(every_name)
+    clues = [_clues(source, root, paired) for source in series]
+    containers = _containers(series, root, clues)
+    return [
+        _by_pattern(source, root, patterns) or _simulated(source) or _decide(found, containers)
+        for source, found in zip(series, clues, strict=True)
+    ]
+
+
+def _by_pattern(source: SliceSource, root: Path, patterns: DosePatterns) -> tuple[Dose, str] | None:
+    names, description = names_below(source, root), source.metadata.description
+    texts = [("folder", name) for name in reversed(names[:-1])]
+    texts = [*(("file name", name) for name in names[-1:]), *texts, ("series description", description)]
+    for origin, text in (*texts, ("path", "/".join(names))):
+        matched = patterns.match(text)
+        if matched:
+            dose, pattern = matched
+            return dose, f"--{dose}-pattern '{pattern}' in {origin} '{text}'"
+    return None
+
+
+def _simulated(source: SliceSource) -> tuple[Dose, str] | None:
     simulated = re.search(r"simulated (\d+(?:\.\d+)?) ?% dose", source.metadata.derivation)
-    if simulated:
-        dose = Dose.LOW if float(simulated.group(1)) < 100 else Dose.NORMAL
-        return dose, f"derivation '{simulated.group()}'"
-    for text, origin in _dose_clues(source, root):
-        doses = [dose for dose, words in _DOSE_WORDS.items() if words.search(text)]
-        if len(doses) == 1:
-            return doses[0], f"{origin} '{text}'"
-    return Dose.UNKNOWN, "no dose in description or path"
+    if not simulated:
+        return None
+    dose = Dose.LOW if float(simulated.group(1)) < 100 else Dose.NORMAL
+    return dose, f"derivation '{simulated.group()}'"
 
 
-def _dose_clues(source: SliceSource, root: Path) -> list[tuple[str, str]]:
-    """Texts that may name the dose, the most reliable first, each with its origin."""
+def _clues(source: SliceSource, root: Path, paired: frozenset[str]) -> list[_Clue]:
+    """Texts that state a dose, the most reliable first."""
+    names = names_below(source, root)
+    found = []
+    for depth in reversed(range(len(names) - 1)):
+        dose = dose_of(names[depth], paired, is_root=depth == 0)
+        found.append(_Clue(dose, "folder", names[depth], tuple(names[: depth + 1])))
+    found += [_Clue(dose_of(name, paired), "file name", name) for name in names[-1:]]
     description = source.metadata.description
-    clues = [(description, "series description")] if description else []
-    names = _names_below(source, root)
-    clues += [(name, "folder") for name in reversed(names[:-1])]
-    return [*clues, *((name, "file name") for name in names[-1:])]
+    found.append(_Clue(dose_of(description, is_description=True), "series description", description))
+    return [clue for clue in found if clue.dose is not Dose.UNKNOWN]
 
 
-def _names_below(source: SliceSource, root: Path) -> list[str]:
-    """Names of the folders from ``root`` (included) down to the first file (included)."""
-    path = source.metadata.first_file
-    if path is None:
-        return []
-    path, root = path.resolve(), root.resolve()
-    below = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-3:]
-    root_name = root.stem if root.is_file() else root.name  # an archive's name without its suffix
-    return [*([root_name] if path != root else []), *(below or (path.name,))]
+def _containers(
+    series: Sequence[SliceSource], root: Path, clues: Sequence[Sequence[_Clue]]
+) -> set[tuple[str, ...]]:
+    """Folders that state one dose but hold series of both, by what is inside them."""
+    inside: dict[tuple[str, ...], set[Dose]] = defaultdict(set)
+    for source, found in zip(series, clues, strict=True):
+        names = names_below(source, root)
+        for depth in range(1, len(names)):
+            folder = tuple(names[:depth])
+            inner = [clue for clue in found if clue.folder is None or len(clue.folder) > depth]
+            if inner:
+                inside[folder].add(inner[0].dose)
+    return {folder for folder, doses in inside.items() if len(doses) > 1}
 
 
-def _without_dose(name: str) -> str:
-    """Name of a folder or a volume file, without its suffix and the words for a dose."""
-    stem = next((name[: -len(end)] for end in VOLUME_SUFFIXES if name.lower().endswith(end)), name)
-    for words in _DOSE_WORDS.values():
-        stem = words.sub("", stem)
-    return re.sub(r"([ _.-])[ _.-]+", r"\1", stem).strip(" _.-")
-
-
-# Patient ----------------------------------------------------------------------------------------------------
-
-
-def _patient(source: SliceSource, root: Path, shared: set[str], depth: int) -> str:
-    """Patient of a series: the case number in its path, else the Patient ID, else a name from its path."""
-    case_number = _case_number(source, root)
-    if case_number:
-        return case_number
-    if isinstance(source, VolumeFile):
-        return _patient_of_file(source, root, depth)
-    if source.patient.strip().lower() in _ANONYMOUS or source.patient in shared:
-        return _first_folder(source, root) or source.patient
-    return source.patient
-
-
-def _case_number(source: SliceSource, root: Path) -> str:
-    """Name of the folder (or of the root) that is a case number; empty where none is."""
-    names = _names_below(source, root)[:-1]
-    return next((name for name in names if _CASE_NUMBER.match(name)), "")
-
-
-def _first_folder(source: SliceSource, root: Path) -> str:
-    names = _names_below(source, root)[1:-1]
-    return names[0] if len(names) > 1 else ""
-
-
-def _shared_patient_ids(series: Sequence[SliceSource], root: Path) -> set[str]:
-    """Patient IDs found in the folders of several case numbers: they identify nobody."""
-    case_numbers: dict[str, set[str]] = {}
-    for source in series:
-        case_number = _case_number(source, root)
-        if case_number:
-            case_numbers.setdefault(source.patient, set()).add(case_number)
-    return {patient for patient, names in case_numbers.items() if len(names) > 1}
-
-
-def _patient_of_file(source: VolumeFile, root: Path, depth: int) -> str:
-    """Patient of a volume file: its innermost folder below the common ones, else the file; without dose words."""
-    stem = _without_dose(source.name)
-    if source.path.resolve() == root.resolve():  # the file itself was given
-        return "/".join(filter(None, (_without_dose(source.patient), stem))) or source.patient
-    folders = _folders(source, root)[depth:]
-    return folders[-1] if folders else stem or source.patient
-
-
-def _container_depth(series: Iterable[SliceSource], root: Path) -> int:
-    """Number of folder levels that all volumes share, as `train` in train/low/A: they name no patient."""
-    volumes = [source for source in series if isinstance(source, VolumeFile)]
-    if len({_without_dose(source.name) for source in volumes}) < 2:
-        return 0  # the file names do not distinguish the patients either
-    levels = zip(*(_folders(source, root) for source in volumes), strict=False)
-    return sum(1 for _ in takewhile(lambda names: len({*names}) == 1, levels))
-
-
-def _folders(source: VolumeFile, root: Path) -> tuple[str, ...]:
-    """Folders of a volume below the root, without dose words and without folders that name only a dose."""
-    names = (_without_dose(name) for name in _names_below(source, root)[1:-1])
-    return tuple(name for name in names if name)
+def _decide(clues: Sequence[_Clue], containers: set[tuple[str, ...]]) -> tuple[Dose, str]:
+    left = [clue for clue in clues if clue.folder not in containers]
+    if not left:
+        return Dose.UNKNOWN, "no dose in description or path"
+    other = next((clue for clue in left[1:] if clue.dose is not left[0].dose), None)
+    return left[0].dose, f"{left[0]}, against {other}" if other else str(left[0])
 
 
 # Pairs ------------------------------------------------------------------------------------------------------
 
 
 def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
-    """Find low- and normal-dose series of the same patient, kernel and pixel grid that share slices.
+    """Find low- and normal-dose series of the same scan and reconstruction that share slices.
 
-    Where the names of some volumes of a patient match except for the dose, only these are paired.
+    They have the same patient, kernel, slice thickness and pixel grid. Series of different studies are paired only
+    where their folders are equal but for the dose. Of several partners, the best are used: of the same study, then
+    with the same name but for the dose, then with the same slice spacing.
     """
     items = list(labelled)
     lows, normals = ([item for item in items if item.dose is dose] for dose in (Dose.LOW, Dose.NORMAL))
-    pairs = [pair for low in lows for normal in normals if (pair := _pair(low, normal))]
-    matched = {pair.patient for pair in pairs if names_match_except_dose(pair.low, pair.normal)}
-    return tuple(
-        pair for pair in pairs if pair.patient not in matched or names_match_except_dose(pair.low, pair.normal)
-    )
+    found = [(low, normal, pair) for low in lows for normal in normals if (pair := _pair(low, normal)) is not None]
+    for is_better in (_is_same_study, _has_same_name, _has_same_spacing):
+        found = _best_partners(found, is_better)
+    return tuple(pair for _, _, pair in found)
+
+
+_Found = tuple[LabelledSeries, LabelledSeries, Pair]
+
+
+def _best_partners(found: Sequence[_Found], is_better: Callable[[_Found], bool]) -> list[_Found]:
+    """Drop the pairs of series that also have a better partner."""
+    better = [is_better(one) for one in found]
+    matched = {id(item) for one, good in zip(found, better, strict=True) if good for item in one[:2]}
+    return [
+        one
+        for one, good in zip(found, better, strict=True)
+        if good or matched.isdisjoint({id(one[0]), id(one[1])})
+    ]
+
+
+def _is_same_study(found: _Found) -> bool:
+    first, second = (study_uid(item.series) for item in found[:2])
+    return first != "" and first == second
+
+
+def _has_same_name(found: _Found) -> bool:
+    low, normal, pair = found
+    equal_paths = low.names_dose and normal.names_dose and low.scan_path == normal.scan_path
+    are_files = isinstance(pair.low, VolumeFile) and isinstance(pair.normal, VolumeFile)
+    return names_match_except_dose(pair.low, pair.normal) if are_files else equal_paths
+
+
+def _has_same_spacing(found: _Found) -> bool:
+    first, second = (item.series.geometry.slice_spacing_mm for item in found[:2])
+    return math.isclose(first, second, rel_tol=0.01)
 
 
 def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
     kernel = low.series.metadata.kernel
     if (low.patient, kernel) != (normal.patient, normal.series.metadata.kernel):
         return None
+    if not same_thickness(low.series, normal.series) or not _may_be_one_scan(low, normal):
+        return None
     indices = match_slices(low.series.geometry, normal.series.geometry)
     return Pair(low.patient, kernel, low.series, normal.series, indices) if indices else None
+
+
+def _may_be_one_scan(low: LabelledSeries, normal: LabelledSeries) -> bool:
+    """Whether two series of a patient can be one scan: of one study, or in folders equal but for the dose."""
+    studies = study_uid(low.series), study_uid(normal.series)
+    if "" in studies or studies[0] == studies[1]:
+        return True
+    return low.names_dose and normal.names_dose and low.scan_path == normal.scan_path
 
 
 def names_match_except_dose(first: SliceSource, second: SliceSource) -> bool:
     """Whether the names of two volume files are equal but for the dose: A_low and A_full, not B_full."""
     are_files = isinstance(first, VolumeFile) and isinstance(second, VolumeFile)
-    return are_files and _without_dose(first.name) == _without_dose(second.name)
+    return are_files and without_dose(first.name) == without_dose(second.name)

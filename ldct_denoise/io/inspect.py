@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
+from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, DosePatterns
 from ldct_denoise.io.find import find_images
 
 #: Version of the form of the result. A version may gain fields; none is removed or changes its meaning.
@@ -14,7 +15,11 @@ VERSION = 1
 
 
 def inspect(
-    path: Path, progress: Callable[[int, int], None] | None = None, *, assume_hu: bool = False
+    path: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    patterns: DosePatterns = DEFAULT_PATTERNS,
+    assume_hu: bool = False,
 ) -> dict[str, Any]:
     """Describe everything under ``path`` in the form of ``inspect --json`` (docs/inspect.md).
 
@@ -24,8 +29,15 @@ def inspect(
         A file, a folder or tree, a zip archive, or a DICOMDIR.
     progress : callable, optional
         Called with (files examined, number of files).
+    patterns : DosePatterns
+        The user's own words for the doses.
     assume_hu : bool
         Take the values of images for HU where header or values speak against it.
+
+    Returns
+    -------
+    dict
+        Plain values, for JSON.
 
     Raises
     ------
@@ -33,7 +45,7 @@ def inspect(
         If there is no file at all, or the path cannot be read.
     """
     inventory = find_images(path, progress, assume_hu=assume_hu)
-    labelled = label_series(inventory.series, path)
+    labelled = label_series(inventory.series, path, patterns)
     return {
         "version": VERSION,
         "path": str(path),
@@ -55,11 +67,13 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "uid": source.uid,
         "folder": str(metadata.path),
         "patient": item.patient,
+        "patient_source": item.patient_source,
         "dose": item.dose.value,
         "dose_source": item.dose_source,
         "kernel": metadata.kernel,
         "description": metadata.description,
         "slices": len(source),
+        "slice_thickness_mm": metadata.slice_thickness_mm,
         "rows": geometry.rows,
         "columns": geometry.columns,
         "spacing_mm": [round(value, 5) for value in geometry.spacing_mm],
@@ -79,6 +93,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
     return {
         "patient": pair.patient,
         "kernel": pair.kernel,
+        "slice_thickness_mm": pair.low.metadata.slice_thickness_mm,
         "slices": len(pair.indices),
         "low": str(pair.low.metadata.path),
         "normal": str(pair.normal.metadata.path),
