@@ -8,23 +8,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 T = TypeVar("T")  # float, numpy array or torch tensor: the arithmetic is the same
+Array = TypeVar("Array", NDArray[np.float32], "Tensor")
 
 
 @dataclass(frozen=True)
 class Scale:
     """Linear map between HU and network values.
 
-    ``unit = (hu − low_hu) / (high_hu − low_hu)``. Values outside the range are mapped by the same line and not
-    clipped, so the inverse is exact for every HU. If the width is a power of two (4096 by default), it is exact to
-    the bit for every integer HU in float32.
+    ``unit = (hu − low_hu) / (high_hu − low_hu)``. If the width is a power of two (4096 by default), the inverse is
+    exact to the bit for every integer HU in float32.
+
+    Images reach a network through :meth:`to_input`, or where noise was added through its last step
+    :meth:`clip_units`, so that a network sees the same values in training, validation, use and export.
+    :meth:`to_unit` is for single values, such as a threshold.
 
     Parameters
     ----------
@@ -50,12 +57,57 @@ class Scale:
         return self.high_hu - self.low_hu
 
     def to_unit(self, hu: T) -> T:
-        """Convert HU to network values."""
+        """Convert HU to network values, those outside the range by the same line."""
         return (hu - self.low_hu) / self.width_hu  # type: ignore[operator, return-value]
 
     def to_hu(self, unit: T) -> T:
         """Convert network values to HU; the inverse of :meth:`to_unit`."""
         return unit * self.width_hu + self.low_hu  # type: ignore[operator, return-value]
+
+    def clip(self, hu: Array, guard_range: bool = True) -> Array:
+        """HU as a network sees them: non-finite values become ``low_hu``, and values outside the range its ends.
+
+        Parameters
+        ----------
+        hu : ndarray or Tensor
+            HU.
+        guard_range : bool
+            Clip to the range. Off for photographs, whose noise exceeds it.
+
+        Returns
+        -------
+        ndarray or Tensor
+            The same kind and shape.
+        """
+        if isinstance(hu, np.ndarray):
+            filled = np.where(np.isfinite(hu), hu, hu.dtype.type(self.low_hu))
+            return np.clip(filled, self.low_hu, self.high_hu) if guard_range else filled
+        # A non-finite value would spread over the whole receptive field.
+        filled = hu.where(hu.isfinite(), self.low_hu)
+        return filled.clamp(self.low_hu, self.high_hu) if guard_range else filled
+
+    def to_input(self, hu: Array, guard_range: bool = True) -> Array:
+        """Network input of images in HU: :meth:`to_unit` of :meth:`clip`.
+
+        Parameters
+        ----------
+        hu : ndarray or Tensor
+            HU.
+        guard_range : bool
+            Clip to the range. Off for photographs, whose noise exceeds it.
+
+        Returns
+        -------
+        ndarray or Tensor
+            The same kind and shape; 0…1 where the range is guarded.
+        """
+        filled = self.to_unit(self.clip(hu, guard_range=False))
+        return self.clip_units(filled) if guard_range else filled
+
+    @staticmethod
+    def clip_units(units: Array) -> Array:
+        """Clip network values to the range, 0…1."""
+        return np.clip(units, 0.0, 1.0) if isinstance(units, np.ndarray) else units.clamp(0.0, 1.0)
 
     def covers(self, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Mask of values inside the range; a model must not change the others."""

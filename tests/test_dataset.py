@@ -31,11 +31,13 @@ def test_whole_slices_in_a_window_are_clipped_to_it() -> None:
     assert (float(image.min()), float(image.max())) == (0, 1)
 
 
-def test_a_scale_maps_without_clipping() -> None:
+def test_a_scale_gives_the_input_of_a_network() -> None:
     dataset = SliceDataset([random_volume()], window=Scale(-160, 240))
     image = dataset[0]["image"]
-    assert float(image.max()) > 1
-    np.testing.assert_allclose(dataset.to_hu(image)[0], random_volume().hu[0], atol=1e-3)
+    assert (float(image.min()), float(image.max())) == (0, 1)
+    np.testing.assert_allclose(dataset.to_hu(image)[0], random_volume().hu[0].clip(-160, 240), atol=1e-3)
+    whole = SliceDataset([random_volume()], window=Scale())
+    np.testing.assert_array_equal(whole.to_hu(whole[0]["image"])[0], random_volume().hu[0].clip(-1024, 3072))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -54,7 +56,7 @@ def test_pairs_are_cut_at_the_same_place() -> None:
     low, normal = ramp(6, 40), ramp(6, 40, start=100)
     shuffled = [5, 3, 1]
     normal = Volume(normal.hu[shuffled], normal.geometry.select(shuffled), "n", "P", "normal")
-    dataset = SliceDataset([low], [normal], window=Scale(), patch_size=16, patches_per_slice=5)
+    dataset = SliceDataset([low], [normal], window=Scale(-1024, 7168), patch_size=16, patches_per_slice=5)
     assert len(dataset) == 15
     corners = set()
     for sample in (dataset[index] for index in range(len(dataset))):

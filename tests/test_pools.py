@@ -237,7 +237,9 @@ def test_nothing_lies_below_the_scanners_floor() -> None:
 
     def noisy_hu(**more: object) -> np.ndarray:
         made = make_training_set(
-            Config(method="lir", data={**given, **more}), Pools((low,), (air,)), Supervision.UNPAIRED
+            Config(method="lir", range_hu={"low_hu": -2048.0, "high_hu": 2048.0}, data={**given, **more}),
+            Pools((low,), (air,)),
+            Supervision.UNPAIRED,
         )
         found = [made.patches[number] for number in range(8)]
         noisy = torch.stack([sample["normal"] + sample["noise"] for sample in found])

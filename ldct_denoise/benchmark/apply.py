@@ -108,7 +108,7 @@ def _batch(model: TrainedModel, source: RepeatedSlices, device: torch.device) ->
     """Return as many slices as the device denoises at once, network units."""
     count = GPU_BATCH if device.type == "cuda" else 1
     hu = np.stack([source.read_hu(index) for index in range(count)])
-    return torch.from_numpy(model.scale.to_unit(hu))[:, None].to(device)
+    return torch.from_numpy(model.scale.to_input(hu))[:, None].to(device)
 
 
 def _network_results(

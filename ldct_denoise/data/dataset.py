@@ -39,7 +39,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         without a partner are left out.
     window : Window, Scale or str
         A window (or its preset name, or ``LEVEL,WIDTH``) clips HU to its edges and maps them to 0…1. A
-        :class:`~ldct_denoise.Scale` maps HU linearly without clipping, as the networks of this package see them.
+        :class:`~ldct_denoise.Scale` does the same with its range: the input of a network of this package.
     patch_size : int, optional
         Side of a square patch in pixels, centred at random inside the patient and mirrored at the border where the
         slice is too small. Default: whole slices.
@@ -158,7 +158,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return values * width_hu + low_hu
 
     def _to_tensor(self, hu: NDArray[np.float32]) -> Tensor:
-        scaled = self.window.to_unit(hu) if isinstance(self.window, Scale) else self.window.to_grey(hu)
+        scaled = self.window.to_input(hu) if isinstance(self.window, Scale) else self.window.to_grey(hu)
         return torch.from_numpy(np.ascontiguousarray(scaled, dtype=np.float32))[None]
 
     def _random_corner(self, decoded: DecodedSlice) -> tuple[int, int]:

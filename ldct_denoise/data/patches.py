@@ -95,6 +95,8 @@ class PatchDataset(Dataset[Sample]):
         cache_dir = Path(data.cache_dir) if data.cache_dir else None
         self.sources, self._config = sources, data
         self._scale, self._seed = config.scale, config.training.seed
+        # As in use: the range of photographs is not guarded, because their noise exceeds it.
+        self._guard_range = sources.low_noise is None
         self._low = SliceStore(sources.low, data.cache_num, cache_dir)
         self._normal = SliceStore(sources.normal, data.cache_num, cache_dir)
         self._low_context = ContextSampler(sources.low, context_slices)
@@ -120,10 +122,9 @@ class PatchDataset(Dataset[Sample]):
         corner = self._corner(self._normal[normal], rng)
         stack = self._low_context.sample(low, rng)
         target = self._cut(self._normal, [targets.get(position, normal) for position in stack], corner)
-        return {
-            "low": self._degraded(self._cut(self._low, stack, corner), rng),
-            "normal": self._degraded(target, rng) if self.sources.noisy_targets else target,
-        }
+        source = self._degraded(self._cut(self._low, stack, corner), rng)
+        target = self._degraded(target, rng) if self.sources.noisy_targets else target
+        return {"low": self._input(source), "normal": self._input(target)}
 
     def _unpaired(self, rng: np.random.Generator) -> Patches:
         patches: Patches = {}
@@ -133,17 +134,16 @@ class PatchDataset(Dataset[Sample]):
             excluded = self.sources.exclusions.get(low, -1)
             corner = self._corner(self._low[low], rng)
             stack = self._low_context.sample(low, rng)
-            patches["low"] = self._degraded(self._cut(self._low, stack, corner), rng)
+            patches["low"] = self._input(self._degraded(self._cut(self._low, stack, corner), rng))
         if len(self._normal):
             normal = int(rng.integers(len(self._normal)))
             if excluded >= 0 and self._anatomy[normal] == self._anatomy[excluded]:
                 normal = self._other_anatomy(normal, rng)
             corner = self._corner(self._normal[normal], rng)
             stack = self._normal_context.sample(normal, rng)
-            patches["normal"] = self._cut(self._normal, stack, corner)
-            noise = self._sample_noise(stack, corner, patches["normal"], rng)
-            if noise is not None:
-                patches |= self._with_noise(patches["normal"], noise)
+            clean = self._cut(self._normal, stack, corner)
+            noise = self._sample_noise(stack, corner, clean, rng)
+            patches |= {"normal": self._input(clean)} if noise is None else self._with_noise(clean, noise)
         return patches
 
     def _other_anatomy(self, normal: int, rng: np.random.Generator) -> int:
@@ -178,6 +178,7 @@ class PatchDataset(Dataset[Sample]):
         if self._config.clip_min_hu is not None:
             lowest = np.float32(self._scale.to_unit(self._config.clip_min_hu))
             normal, noisy = np.maximum(normal, lowest), np.maximum(noisy, lowest)
+        normal, noisy = self._input(normal), self._input(noisy)
         return {"normal": normal, "noise": noisy - normal}
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
@@ -188,9 +189,13 @@ class PatchDataset(Dataset[Sample]):
         return int(row), int(column)
 
     def _cut(self, store: SliceStore, stack: Sequence[int], corner: tuple[int, int]) -> NDArray[np.float32]:
-        """The same square of each slice of a stack in network units, (len(stack), side, side)."""
+        """The same square of each slice of a stack, (len(stack), side, side), network units before clipping."""
         hu = np.stack([cut(store[position].hu, corner, self._config.patch_size) for position in stack])
         return self._scale.to_unit(hu).astype(np.float32)
+
+    def _input(self, patch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A patch in network units as the network sees it in use."""
+        return self._scale.clip_units(patch) if self._guard_range else patch
 
     def _degraded(self, patch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """A patch of a photograph with the noise of the low-dose pool; any other patch is returned unchanged."""

@@ -126,6 +126,7 @@ def make_training_set(
     validation = replace(
         validation,
         sample_batch=_sample_batch(patches),
+        guard_range=not photographs,
         targets_noise_texture=supervision is Supervision.UNPAIRED and noise is None,
     )
     return TrainingSet(patches, validation, pools, _noise_summary(noise))

@@ -71,6 +71,8 @@ class ValidationSet:
         Patches for the images in the log.
     targets_noise_texture : bool
         The method learns the appearance of normal dose including its noise, and is trained on no added noise.
+    guard_range : bool
+        Clip what the network sees to the HU range, as in use; off for photographs.
     """
 
     low: tuple[ValidationSlice, ...]
@@ -80,6 +82,7 @@ class ValidationSet:
     scale: Scale
     sample_batch: Batch | None = None
     targets_noise_texture: bool = False
+    guard_range: bool = True
 
 
 def make_validation_set(

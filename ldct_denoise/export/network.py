@@ -50,9 +50,8 @@ class HuModel(nn.Module):
             The denoised (center) slices, HU.
         """
         low, high = self.scale.low_hu, self.scale.high_hu
-        # NaN would spread over the receptive field.
-        valid = torch.where(torch.isfinite(hu), hu, low).clamp(low, high)
-        change = self.scale.to_hu(self.method.restore(self.scale.to_unit(valid))) - center_slice(valid)
+        restored = self.scale.to_hu(self.method.restore(self.scale.to_input(hu)))
+        change = restored - self.scale.clip(center_slice(hu))
         center = center_slice(hu)
         in_range = (center >= low) & (center <= high)
         return center + torch.where(in_range, change, torch.zeros_like(change))

@@ -106,10 +106,8 @@ def _network_changes(
     stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
     for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
         read = np.stack([stack for _, stack in group])
-        clipped = _fill_non_finite(scale, read)
-        clipped = _clip_to_range(scale, clipped) if settings.guard_range else clipped
         center = read[:, method.context_slices]
-        correction = _restore(method, scale, clipped, device, settings) - clipped[:, method.context_slices]
+        correction = _restore(method, scale, read, device, settings) - scale.clip(center, settings.guard_range)
         correction[~_may_change(scale, center, settings)] = 0
         for (index, _), hu, change in zip(group, center, correction, strict=True):
             if not np.isfinite(change).all():
@@ -169,17 +167,6 @@ def ready(method: Method[Any], device: torch.device) -> Method[Any]:
     return moved
 
 
-def _clip_to_range(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Clip HU to the model's range."""
-    clipped: NDArray[np.float32] = np.clip(hu, scale.low_hu, scale.high_hu)
-    return clipped
-
-
-def _fill_non_finite(scale: Scale, hu: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Replace non-finite pixels by the range's lower end: one would spread over the whole receptive field."""
-    return np.where(np.isfinite(hu), hu, np.float32(scale.low_hu))
-
-
 def _check_bf16(source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings) -> None:
     """Raise if bf16 differs too much from fp32 on the middle slice.
 
@@ -187,10 +174,9 @@ def _check_bf16(source: SliceSource, model: TrainedModel, device: torch.device, 
     """
     if next(model.method.parameters(), None) is None:
         return
-    stack = StackReader(source, model.method.context_slices).read_hu(len(source) // 2)
-    clipped = _clip_to_range(model.scale, _fill_non_finite(model.scale, stack[None]))
+    stack = StackReader(source, model.method.context_slices).read_hu(len(source) // 2)[None]
     exact, fast = (
-        _restore(model.method, model.scale, clipped, device, replace(settings, precision=precision))
+        _restore(model.method, model.scale, stack, device, replace(settings, precision=precision))
         for precision in ("fp32", "bf16")
     )
     difference = float(np.abs(fast - exact).mean())
@@ -206,7 +192,7 @@ def _restore(
     method: Method[Any], scale: Scale, hu: NDArray[np.float32], device: torch.device, settings: ApplySettings
 ) -> NDArray[np.float32]:
     """Restore a batch of HU stacks, shape (n, channels, rows, columns); returns shape (n, rows, columns)."""
-    image = torch.from_numpy(scale.to_unit(hu).astype(np.float32)).to(device)
+    image = torch.from_numpy(scale.to_input(hu, settings.guard_range).astype(np.float32)).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         once = partial(method.restore, seed=settings.seed)
         restored = _average_over_flips(once, image) if settings.tta else once(image)

@@ -183,7 +183,7 @@ def validate(method: Method[Any], images: ValidationSet, device: torch.device) -
     method.eval()
 
     def restore(stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        restored = restore_hu(method, images.scale, stack, device)
+        restored = restore_hu(method, images.scale, stack, device, images.guard_range)
         if not (np.abs(restored) < LARGEST_HU).all():
             raise diverged(f"restored images hold values that are not finite, or beyond {LARGEST_HU:.0e} HU")
         return restored
@@ -214,9 +214,13 @@ def validate(method: Method[Any], images: ValidationSet, device: torch.device) -
 
 @torch.inference_mode()
 def restore_hu(
-    method: Method[Any], scale: Scale, stack: NDArray[np.float32], device: torch.device
+    method: Method[Any],
+    scale: Scale,
+    stack: NDArray[np.float32],
+    device: torch.device,
+    guard_range: bool = True,
 ) -> NDArray[np.float32]:
-    """Restore one slice.
+    """Restore one slice, as ``apply`` does at full strength.
 
     Parameters
     ----------
@@ -227,15 +231,18 @@ def restore_hu(
     stack : ndarray, shape (channels, rows, columns)
         The slice with its context slices, HU.
     device : torch.device
+    guard_range : bool
+        Clip the input to the HU range and leave pixels outside it unchanged; off for photographs.
 
     Returns
     -------
     ndarray, shape (rows, columns)
         HU.
     """
-    image = torch.from_numpy(scale.to_unit(stack))[None].to(device)
+    image = torch.from_numpy(scale.to_input(stack, guard_range))[None].to(device)
     restored: NDArray[np.float32] = scale.to_hu(method.restore(image).float())[0, 0].cpu().numpy()
-    return restored
+    center = _center(stack)
+    return np.where(scale.covers(center), restored, center) if guard_range else restored
 
 
 def noise_level_hu(hu: Image, pixel_spacing_mm: tuple[float, float]) -> float:
