@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,10 +59,13 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary name ends with the whole name: writers select the format by its suffix.
     part = path.with_name(f".part-{secrets.token_hex(4)}-{path.name}")
-    # Created here, so that the umask sets the permissions whichever library writes it.
-    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    # Created here, so that the umask sets the permissions.
+    descriptor = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    os.close(descriptor)
     try:
         write(part)
+        part.chmod(mode)  # safetensors puts a private file of its own in this place
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -320,20 +320,34 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         inventory = scan(folder)
     assert [len(series) for series in inventory.series] == [1]
     named = {item.path.name: item.reason for item in inventory.skipped}
-    assert named.pop("loop") == "a link to a folder; not followed"
+    assert named.pop("loop") == "a link to a folder that is read already, or to one above; not followed"
     assert named == dict.fromkeys(("pipe", "device", "broken", "s"), "not a regular file")
     for name in ("pipe", "device"):
         with pytest.raises(InputError, match="not a regular file"):
             scan(folder / name)
 
 
-def test_a_folder_of_links_to_folders_is_not_called_empty(tmp_path: Path) -> None:
+def test_a_tree_of_links_is_read_once(tmp_path: Path) -> None:
+    """Links to folders, to a folder inside one, to each other and to a folder above."""
     write_ct(tmp_path / "elsewhere" / "good")
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="no file to read \\(a link to a folder; not followed\\)"):
-        find_images(tmp_path / "in")
-    assert [len(series) for series in find_images(tmp_path / "in" / "link").series] == [1]
+    for name, target in {"P1": "elsewhere", "P1-again": "elsewhere", "inner": "elsewhere/good", "up": "."}.items():
+        (tmp_path / "in" / name).symlink_to(tmp_path / target)
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for path in (tmp_path / "in", tmp_path / "link", tmp_path / "in" / "P1"):
+        inventory = find_images(path)
+        assert [len(series) for series in inventory.series] == [1]
+        assert {item.reason for item in inventory.skipped} == {
+            "a link to a folder that is read already, or to one above; not followed"
+        }
+
+
+def test_a_link_in_a_circle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(InputError, match="a: a link that leads nowhere, or in a circle"):
+        find_images(tmp_path / "a")
 
 
 def test_an_output_that_is_not_finished_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from ldct_denoise import methods
 from ldct_denoise.config import parse_config
@@ -18,7 +20,8 @@ from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.models.catalogue import models, shipped_models
-from ldct_denoise.models.trained import DEFAULT_MODEL, load_model, model_checksum
+from ldct_denoise.models.trained import DEFAULT_MODEL, load_model, model_checksum, save_model
+from ldct_denoise.output import atomic_write
 
 
 def test_the_default_model_ships_and_is_small() -> None:
@@ -94,3 +97,17 @@ def test_the_models_gain_on_unseen_patients(mayo2016: Path, group: str, least_ga
     assert min(gains) > least_gain_db - 0.7
     assert np.mean(gains) > least_gain_db
     assert max(map(abs, shifts)) < 1
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_sets_the_permissions_of_written_files(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        save_model(tmp_path / "model.safetensors", "lir", load_model("lir-ct-small").method, {})
+        atomic_write(tmp_path / "text", lambda part: part.write_text("x"))
+        atomic_write(tmp_path / "tensors", lambda part: save_file({"a": np.zeros(1)}, part))
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("model.safetensors", "text", "tensors"), mode
+    )

@@ -105,7 +105,8 @@ def list_files(path: Path) -> FileListing:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        raise InputError(f"{path}: no such file or folder") from None
+        problem = "a link that leads nowhere, or in a circle" if os.path.islink(path) else "no such file or folder"
+        raise InputError(f"{path}: {problem}") from None
     if stat.S_ISDIR(mode):
         return _list_folder(path)
     if not stat.S_ISREG(mode):
@@ -141,8 +142,27 @@ def _skip(path: Path, kind: ExclusionKind, text: str) -> SkippedFile:
 
 
 def _list_folder(root: Path) -> FileListing:
+    """List a folder tree. Links to folders are followed, but never to a folder that is listed already or above."""
     files: list[str] = []
     skipped: list[SkippedFile] = []
+    real_root = os.path.realpath(root)
+    listed = {real_root}
+    links = _walk(root, files, skipped, listed)
+    while links:  # after the folders themselves, so that a folder is listed under its own name
+        link = links.pop(0)
+        target = os.path.realpath(link)
+        if target in listed or Path(real_root).is_relative_to(target):
+            reason = "a link to a folder that is read already, or to one above; not followed"
+            skipped.append(_skip(link, ExclusionKind.NOT_REGULAR, reason))
+        else:
+            listed.add(target)
+            links += _walk(link, files, skipped, listed)
+    return FileListing(tuple(sorted(files)), tuple(skipped))
+
+
+def _walk(root: Path, files: list[str], skipped: list[SkippedFile], listed: set[str]) -> list[Path]:
+    """Append the files below a folder and what is skipped, note the real folders, and return links to folders."""
+    links: list[Path] = []
 
     def skip_unreadable(error: OSError) -> None:
         reason = f"folder cannot be read ({error.strerror})"
@@ -153,15 +173,17 @@ def _list_folder(root: Path) -> FileListing:
         for name in [name for name in folders if name.startswith(".") and ".partial-" in name]:
             folders.remove(name)
             skipped.append(_skip(Path(folder, name), ExclusionKind.NOT_REGULAR, "an output that is not finished"))
-        links = [Path(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
-        skipped += [_skip(link, ExclusionKind.NOT_REGULAR, "a link to a folder; not followed") for link in links]
+        links += [Path(folder, name) for name in folders if os.path.islink(os.path.join(folder, name))]
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders}
+        folders[:] = [name for name in folders if real[name] not in listed]  # two links may share a folder below
+        listed.update(real[name] for name in folders if not os.path.islink(os.path.join(folder, name)))
         for name in sorted(names):
             path = os.path.join(folder, name)
             if _is_regular(path):
                 files.append(path)
             else:
                 skipped.append(_skip(Path(path), ExclusionKind.NOT_REGULAR, "not a regular file"))
-    return FileListing(tuple(sorted(files)), tuple(skipped))
+    return links
 
 
 def _is_regular(path: str) -> bool:
