@@ -329,7 +329,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 def test_a_tree_of_links_is_read_once(tmp_path: Path) -> None:
     """Links to folders, to a folder inside one, to each other and to a folder above."""
-    write_ct(tmp_path / "elsewhere" / "good")
+    write_ct(tmp_path / "elsewhere" / "good" / "0001.dcm")
     (tmp_path / "in").mkdir()
     for name, target in {"P1": "elsewhere", "P1-again": "elsewhere", "inner": "elsewhere/good", "up": "."}.items():
         (tmp_path / "in" / name).symlink_to(tmp_path / target)

@@ -6,8 +6,8 @@ The files are those of MONAI's bundle specification (docs.monai.io, mb_specifica
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
-import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,8 @@ def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite:
     _check_writable(output, overwrite)
     try:
         output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=".part-", dir=output.absolute().parent))
+        part = output.absolute().with_name(f".part-{secrets.token_hex(4)}-{output.name}")
+        part.mkdir()  # not mkdtemp: the umask sets the permissions
     except OSError as error:
         raise OutputError(f"{output}: cannot be written ({error.strerror}); choose another folder") from None
     try:
@@ -72,7 +73,6 @@ def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite:
         _write_json(part / "configs" / "inference.json", _inference())
         (part / "docs" / "README.md").write_text(_readme(model), encoding="utf-8")
         (part / "LICENSE").write_text(_licence(), encoding="utf-8")
-        part.chmod(0o755)
         if output.exists():
             shutil.rmtree(output)
         part.rename(output)
