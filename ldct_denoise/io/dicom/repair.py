@@ -18,7 +18,7 @@ from pydicom.valuerep import format_number_as_ds
 from ldct_denoise.io.dicom.values import number
 
 #: Decimal Strings (PS3.3 C.7.6.2, C.8.2.1) that some writers store under another VR.
-DECIMALS = tuple(
+DECIMALS = frozenset(
     Tag(keyword)
     for keyword in (
         "ImagePositionPatient",
