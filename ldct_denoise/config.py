@@ -184,8 +184,14 @@ class TrainingConfig(_Section):
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints; also after the last step")
     checkpoint: Literal["best", "last"] = Field(
         "best",
-        description="weights that the run keeps. best: of the validation with the lowest score, which needs no "
-        "pairs; last: of the last validation",
+        description="weights that the run keeps. best: of the best validation, see best_by; last: of the last "
+        "validation",
+    )
+    best_by: Literal["auto", "unpaired_score", "psnr", "ssim"] = Field(
+        "auto",
+        description="metric of the best validation. psnr, ssim: mean over the pairs of validation patients; "
+        "unpaired_score: needs no pairs; auto: psnr for a method that is trained on pairs, otherwise "
+        "unpaired_score. Without such pairs it is always unpaired_score",
     )
 
     @model_validator(mode="after")

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from ldct_denoise.methods import Supervision
 from ldct_denoise.training.discriminators import DiscriminatorMonitor
-from ldct_denoise.training.validation import ValidationMetrics
+from ldct_denoise.training.validation import ValidationMetrics, selection_metric
 
 
 def metrics(**changes: object) -> ValidationMetrics:
@@ -95,3 +96,29 @@ def test_a_critic_that_is_never_deceived_is_reported_once_it_is_sure():
     (warning,) = watch.warnings()
     assert "discriminator_y" in warning
     assert "collapsing" in warning
+
+
+def test_pairs_choose_the_weights_of_a_method_that_is_trained_on_pairs():
+    """A better unpaired score does not outweigh a lower PSNR on held-out pairs."""
+    metric, note = selection_metric("auto", Supervision.SUPERVISED, 7)
+    assert (metric, note) == ("psnr", "the best weights are chosen by PSNR on 7 pairs of validation patients")
+    kept = metrics(psnr_gain_db=5.0, pair_ssim=0.8)
+    later = metrics(psnr_gain_db=4.0, pair_ssim=0.9, synthetic_pair_rmse_hu=1.0)
+    assert later.is_better_than(kept.selection_value("unpaired_score"))
+    assert not later.is_better_than(kept.selection_value("psnr"), "psnr")
+    assert later.is_better_than(kept.selection_value("ssim"), "ssim")
+    assert not metrics().is_better_than(kept.selection_value("psnr"), "psnr")  # could not be measured
+
+
+@pytest.mark.parametrize("setting", ["auto", "psnr", "ssim"])
+def test_without_held_out_pairs_the_metric_that_is_used_is_named(setting):
+    metric, note = selection_metric(setting, Supervision.SUPERVISED, 0)
+    assert metric == "unpaired_score"
+    assert "no pairs of validation patients" in note
+    assert "unpaired score" in note
+
+
+def test_the_other_methods_need_no_pairs():
+    assert selection_metric("auto", Supervision.UNPAIRED, 5) == ("unpaired_score", "")
+    assert selection_metric("ssim", Supervision.UNPAIRED, 5)[0] == "ssim"
+    assert selection_metric("unpaired_score", Supervision.SUPERVISED, 5)[0] == "unpaired_score"

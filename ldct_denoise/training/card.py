@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from ldct_denoise import __version__
+from ldct_denoise import __version__, methods
 from ldct_denoise.config import Config
 from ldct_denoise.data.training_set import TrainingSet
 from ldct_denoise.distributed import World
 from ldct_denoise.training.state import RunState
-from ldct_denoise.training.validation import ValidationMetrics
+from ldct_denoise.training.validation import ValidationMetrics, selection_metric
 
 
 def model_card(
@@ -49,6 +49,11 @@ def model_card(
         "started_from": run.started_from,
         "processes": world.size,
         "device": world.device.type,
+        "best_by": selection_metric(
+            config.training.best_by,
+            methods.describe(config.method).supervision,
+            len(data.validation.pairs),
+        )[0],
         "validation": metrics.as_dict(),
         "versions": {
             "ldct_denoise": __version__,

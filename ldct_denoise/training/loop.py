@@ -39,7 +39,7 @@ from ldct_denoise.training.signals import defer_sigint
 from ldct_denoise.training.stages import Stage, check_batch_size, notes, stages
 from ldct_denoise.training.state import STATE_FILE, RunState, create_run, load_state, save_state
 from ldct_denoise.training.step import TrainingStep
-from ldct_denoise.training.validation import diverged, validate
+from ldct_denoise.training.validation import SelectionMetric, diverged, selection_metric, validate
 
 #: Steps between entries of the losses in the log.
 LOG_EVERY = 20
@@ -175,6 +175,9 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
     training_step.check_losses(run, sample)
     for note in notes(stage, run, pools, "noise" in sample, world.device):
         say(note)
+    chosen_by = _selection_metric(config, data)[1]
+    if chosen_by and settings.checkpoint == "best":
+        say(chosen_by)
 
     # The run is known to work: take the folder. An earlier run is removed only now, so that mistakes cost nothing.
     if world.is_first:
@@ -273,10 +276,11 @@ def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, 
     """Validate the averaged weights, keep them if they are the best, log the metrics; returns what to say."""
     with _averaged_weights(run.method, run.average):
         metrics = validate(run.method, data.validation, world.device)
-        if stage.config.training.checkpoint == "last" or metrics.is_better_than(run.best_score):
+        metric = _selection_metric(stage.config, data)[0]
+        if stage.config.training.checkpoint == "last" or metrics.is_better_than(run.best_score, metric):
             run.best_step = run.step
-            if metrics.has_score:
-                run.best_score = metrics.score
+            value = metrics.selection_value(metric)
+            run.best_score = run.best_score if math.isnan(value) else value
             card = model_card(stage.config, run, data, metrics, world)
             save_model(stage.output / MODEL_FILE, stage.config.method, run.method, card)
     log.scalars(run, metrics.as_dict(), "validation/")
@@ -285,6 +289,12 @@ def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, 
     log.scalars(run, run.discriminators.balance(), "balance/")
     warnings = (*metrics.warnings(), *run.discriminators.warnings())
     return [*(f"warning: {warning}" for warning in warnings), metrics.summary()]
+
+
+def _selection_metric(config: Config, data: TrainingSet) -> tuple[SelectionMetric, str]:
+    """The metric that selects weights, and a sentence about it."""
+    supervision = methods.describe(config.method).supervision
+    return selection_metric(config.training.best_by, supervision, len(data.validation.pairs))
 
 
 def _save_checkpoint(stage: Stage, run: RunState, pools: Pools) -> None:

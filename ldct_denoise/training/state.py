@@ -42,7 +42,7 @@ class RunState:
     average : dict of str to Tensor
         Exponential moving average of the weights; empty without ``training.ema_decay``.
     best_score : float
-        Score of the weights that are kept; infinite before the first.
+        Value of the metric that selects weights, for those that are kept, lower is better; at first infinite.
     best_step : int
         Step of the weights that are kept.
     resumed : list of dict

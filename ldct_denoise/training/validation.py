@@ -1,6 +1,7 @@
-"""Validation without pairs: metrics from unpaired images, the score that selects weights, and warnings.
+"""Validation: metrics of unpaired images and of pairs, what selects weights, and warnings.
 
-Where validation patients have pairs, their PSNR gain is measured and logged too; it never selects weights.
+Weights of a method that is trained on pairs are selected by PSNR on the pairs of validation patients; those of the
+others by a score that needs no pairs (:func:`selection_metric`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,14 +18,18 @@ from numpy.typing import NDArray
 from ldct_denoise.data.validation_set import ValidationSet
 from ldct_denoise.errors import TrainingError
 from ldct_denoise.intensity import WINDOWS, Scale, Window
+from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Method
 from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.metrics.no_reference import correlation_of_sums, residual_edge_sums
 from ldct_denoise.metrics.noise import global_noise_level, noise_map
+from ldct_denoise.metrics.ssim import ssim
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.tissues import noise_tissue_mask, tissue_masks
 from ldct_denoise.volume import Image
 
+#: Metrics that can select weights.
+SelectionMetric = Literal["unpaired_score", "psnr", "ssim"]
 #: Tissues whose mean HU must not drift; those of lung and bone depend on where their masks end.
 TISSUES = ("fat", "soft-tissue")
 #: Window of the logged PSNR gain, besides the abdomen window.
@@ -37,6 +42,38 @@ TOLERATED_EDGE_CORRELATION = 0.3
 NO_NOISE_HU = 0.01
 #: Weights whose output exceeds this have diverged, although it is still finite, HU.
 LARGEST_HU = 1e9
+
+
+def selection_metric(
+    setting: SelectionMetric | Literal["auto"], supervision: Supervision, pairs: int
+) -> tuple[SelectionMetric, str]:
+    """Metric that selects the weights of a run, and a sentence about it.
+
+    Parameters
+    ----------
+    setting : {"auto", "unpaired_score", "psnr", "ssim"}
+        ``training.best_by``.
+    supervision : Supervision
+        Kind of images that the method is trained on.
+    pairs : int
+        Number of pairs of validation patients.
+
+    Returns
+    -------
+    metric : {"unpaired_score", "psnr", "ssim"}
+    note : str
+        Empty where nothing deserves mention: a method without pairs is selected by the unpaired score.
+    """
+    is_supervised = supervision is Supervision.SUPERVISED
+    wanted = ("psnr" if is_supervised else "unpaired_score") if setting == "auto" else setting
+    if wanted == "unpaired_score":
+        return wanted, "the best weights are chosen by the unpaired score" if is_supervised else ""
+    if pairs:
+        return wanted, f"the best weights are chosen by {wanted.upper()} on {pairs} pairs of validation patients"
+    return "unpaired_score", (
+        f"no pairs of validation patients: the best weights are chosen by the unpaired score, not by "
+        f"{wanted.upper()}; data.validation_patients names patients to hold back"
+    )
 
 
 def diverged(cause: str) -> TrainingError:
@@ -69,6 +106,8 @@ class ValidationMetrics:
     psnr_gain_db, psnr_gain_abdomen_db : float
         Mean PSNR gain of the validation patients' pairs over the input in [−1024, 1024] HU and in the abdomen
         window, dB.
+    pair_ssim : float
+        Mean SSIM of these pairs after restoration in [−1024, 1024] HU.
     targets_noise_texture : bool
         As in :class:`~ldct_denoise.data.validation_set.ValidationSet`: the aim is a noise ratio of 1.
     """
@@ -82,6 +121,7 @@ class ValidationMetrics:
     psnr_gain_db: float = math.nan
     psnr_gain_abdomen_db: float = math.nan
     targets_noise_texture: bool = False
+    pair_ssim: float = math.nan
 
     @property
     def score(self) -> float:
@@ -113,9 +153,23 @@ class ValidationMetrics:
         excess = self.residual_edge_correlation - TOLERATED_EDGE_CORRELATION
         return 0.0 if math.isnan(excess) else 10 * max(0.0, excess)
 
-    def is_better_than(self, best_score: float) -> bool:
-        """Whether these weights replace the kept ones; weights without a score replace only such without one."""
-        return self.score <= best_score if self.has_score else math.isinf(best_score)
+    def selection_value(self, metric: SelectionMetric) -> float:
+        """Value that selects weights, lower is better; NaN where the metric could not be measured."""
+        if metric == "unpaired_score":
+            return self.score
+        return -self.psnr_gain_db if metric == "psnr" else -self.pair_ssim
+
+    def is_better_than(self, best: float, metric: SelectionMetric = "unpaired_score") -> bool:
+        """Whether these weights replace the kept ones; weights without a value replace only such without one.
+
+        Parameters
+        ----------
+        best : float
+            :meth:`selection_value` of the kept weights; infinite where there are none.
+        metric : {"unpaired_score", "psnr", "ssim"}
+        """
+        value = self.selection_value(metric)
+        return math.isinf(best) if math.isnan(value) else value <= best
 
     def as_dict(self) -> dict[str, float]:
         """Every metric that is not NaN, by name."""
@@ -208,6 +262,7 @@ def validate(method: Method[Any], images: ValidationSet, device: torch.device) -
         residual_edge_correlation=edge_correlation,
         psnr_gain_db=_mean(_psnr_gain_db(*pair, PSNR_WINDOW) for pair in pairs),
         psnr_gain_abdomen_db=_mean(_psnr_gain_db(*pair, WINDOWS["abdomen"]) for pair in pairs),
+        pair_ssim=_mean(ssim(restored, normal, PSNR_WINDOW) for _, normal, restored in pairs),
         targets_noise_texture=images.targets_noise_texture,
     )
 
