@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.orientation import oriented_like
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, slice_thickness_mm
 
 #: Slice thicknesses are equal within this ratio.
@@ -90,13 +91,17 @@ def best_match(
     Returns
     -------
     Match
+        The second series is presented with the axes of ``series``; see :func:`oriented_like`.
 
     Raises
     ------
     InputError
         If no candidate shares a slice with the series, or several fit equally well.
     """
-    matches = [Match(series, other, match_slices(series.geometry, other.geometry)) for other in others]
+    matches = [
+        Match(series, other, match_slices(series.geometry, oriented_like(other, series.geometry).geometry))
+        for other in others
+    ]
     matches = [match for match in matches if match.indices]
     if not matches:
         raise InputError(
@@ -110,7 +115,7 @@ def best_match(
             f"{_label(series)}: {role} series {_label(best[0].second)} and {_label(best[1].second)} "
             f"fit equally well; name the file or folder of one of them"
         )
-    return best[0]
+    return replace(best[0], second=oriented_like(best[0].second, series.geometry))
 
 
 def _rank(match: Match, names_match: NamesMatch) -> tuple[bool, int, bool, bool, bool]:

@@ -6,14 +6,19 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 
+from ldct_denoise.evaluation.evaluate import evaluate
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import VolumeFile, open_volume_file
 from ldct_denoise.io.volumes.stored_type import FLOAT_HU, StoredType, choose_type, preferred_type
-from ldct_denoise.volume import Volume
+from ldct_denoise.orientation import oriented_like
+from ldct_denoise.slice_matching import best_match, match_slices
+from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import shift_model
 
 SHAPE = (3, 36, 44)
@@ -29,8 +34,6 @@ def field(shared_data: Path) -> Path:
 
 def write_nifti(path: Path, stored: np.ndarray, scale: tuple[float, float] = (1.0, 0.0), **fields: Any) -> Path:
     """Write stored values of shape (slices, rows, columns) as they are."""
-    import nibabel
-
     image = nibabel.Nifti1Image(stored.transpose(2, 1, 0), np.diag([-0.7, -0.8, 2.5, 1]), dtype=stored.dtype)
     image.header.set_slope_inter(1.0, 0.0)
     nibabel.save(image, path)
@@ -41,8 +44,6 @@ def write_nifti(path: Path, stored: np.ndarray, scale: tuple[float, float] = (1.
 
 
 def stored_values(path: Path) -> tuple[np.ndarray, float, float]:
-    import nibabel
-
     image = nibabel.load(path)
     return np.asarray(image.dataobj.get_unscaled()), float(image.dataobj.slope), float(image.dataobj.inter)
 
@@ -70,8 +71,6 @@ def ct_values(dtype: str, scale: tuple[float, float], seed: int = 0) -> np.ndarr
 def test_the_identity_keeps_every_stored_value_and_scale(
     tmp_path: Path, dtype: str, scale: tuple[float, float], suffix: str
 ) -> None:
-    import nibabel
-
     path = write_nifti(tmp_path / f"in{suffix}", ct_values(dtype, scale), scale)
     source = open_volume_file(path)
     expected = nibabel.load(path).get_fdata().transpose(2, 1, 0)
@@ -162,3 +161,257 @@ def test_unsigned_volumes_with_an_intercept_keep_negative_hu(
     hu, shifted = in_hu(path), in_hu(tmp_path / f"shifted-{output}")
     in_range = (hu >= -1024) & (hu <= 3071)
     np.testing.assert_allclose(shifted[in_range], hu[in_range] - 20, atol=0.5)
+
+
+# What is not HU ------------------------------------------------------------------------------------------------
+
+
+def noise_ct(seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    """A disc of tissue and fat in air, with noise."""
+    rng = np.random.default_rng(seed)
+    row, column = np.mgrid[: shape[1], : shape[2]] - np.array(shape[1:])[:, None, None] / 2
+    radius = np.hypot(row, column)
+    hu = np.select([radius < 10, radius < 14], [50.0, -100.0], -1000.0)
+    return hu + rng.normal(0, 20, shape)
+
+
+def blocks(values: list[int], shape: tuple[int, int, int] = (12, 36, 44)) -> np.ndarray:
+    """Labels in rectangular areas, on slices in the middle."""
+    labels = np.zeros(shape)
+    for index, value in enumerate(values):
+        labels[4:8, 5 + 8 * (index // 4) :][:, :7, 3 + 10 * (index % 4) : 12 + 10 * (index % 4)] = value
+    return labels
+
+
+def exclusion_of(path: Path, assume_hu: bool = False) -> str:
+    """Kind and reason of the exclusion; empty where the volume is read."""
+    found = find_images(path, assume_hu=assume_hu)
+    return "" if found.series else f"{found.skipped[0].kind}: {found.skipped[0].reason}"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
+@pytest.mark.parametrize("values", [[], [1], [255], [1, 2, 3], [*range(1, 17)]], ids=str)
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_label_maps_are_set_aside_by_their_values(
+    tmp_path: Path, suffix: str, values: list[int], dtype: str
+) -> None:
+    import SimpleITK as sitk
+
+    path = tmp_path / f"liver{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(blocks(values).astype(dtype)), str(path))
+    assert exclusion_of(path).startswith("other_object: a label map")
+    assert exclusion_of(path, assume_hu=True).startswith("other_object: a label map")
+
+
+RNG = np.random.default_rng(0)
+NOT_HU = {
+    "0 to 1": (np.clip((noise_ct() + 1024) / 4095, 0, 1), "perhaps normalised"),
+    "z-scores": ((noise_ct() - noise_ct().mean()) / noise_ct().std(), "perhaps normalised"),
+    "HU + 1024": (np.clip(noise_ct() + 1024, 0, 4095).round(), "subtract 1024"),
+    "MR": (np.abs(RNG.normal(300, 100, SHAPE)).round(), "perhaps MR"),
+    "MR with a masked background": (np.where(noise_ct() > -500, RNG.integers(50, 800, SHAPE), 0), "perhaps MR"),
+    "a photograph": (RNG.integers(0, 256, SHAPE), "perhaps MR"),
+    "SUV": (RNG.gamma(1, 2, SHAPE) * 3, "values are not HU"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_HU)
+def test_values_that_are_not_hu_are_refused_with_a_remedy(tmp_path: Path, case: str) -> None:
+    values, hint = NOT_HU[case]
+    path = write_nifti(tmp_path / "in.nii.gz", values.astype(np.float32))
+    reason = exclusion_of(path)
+    assert reason.startswith("not_hu: values are not HU: ")
+    assert hint in reason
+    assert "--assume-hu" in reason
+    assert exclusion_of(path, assume_hu=True) == ""
+
+
+HU = {
+    "CT": noise_ct(),
+    "windowed CT": np.clip(noise_ct(), -160, 240),
+    "a crop of tissue and fat": noise_ct()[:, 8:28, 12:32],
+    "CT without noise": np.where(noise_ct() > -500, 40, -1000),
+    "padding of -3024": np.where(noise_ct() > -500, noise_ct(), -3024),
+    "air only in one slice": np.concatenate([np.full((2, 36, 44), -1000), noise_ct()]),
+    "zeros around one slice": np.concatenate([np.zeros((20, 36, 44)), noise_ct(), np.zeros((20, 36, 44))]),
+}
+
+
+@pytest.mark.parametrize("case", HU)
+def test_ct_is_not_refused(tmp_path: Path, case: str) -> None:
+    assert exclusion_of(write_nifti(tmp_path / "in.nii.gz", HU[case].astype(np.float32))) == ""
+
+
+def test_one_slice_of_a_ct_shows_that_it_is_in_hu() -> None:
+    from ldct_denoise.io.volumes.guards import values_exclusion
+
+    read: list[int] = []
+
+    def read_hu(index: int) -> np.ndarray:
+        read.append(index)
+        return noise_ct()[0].astype(np.float32)
+
+    assert values_exclusion(read_hu, 300) is None
+    assert read == [0]
+
+
+def test_label_maps_beside_a_ct(field: Path) -> None:
+    found = find_images(field / "F15_labels_beside_ct")
+    assert sorted(source.metadata.path.parent.name for source in found.series) == ["s0001", "s0002"]
+    assert len(found.skipped) == 6  # four masks, the dcmqi labels, the README
+    reasons = [item.reason for item in found.skipped if item.path.name != "README"]
+    assert all("label" in reason for reason in reasons), reasons
+
+
+# Coordinates ---------------------------------------------------------------------------------------------------
+
+
+def test_orders_of_the_same_voxels_are_measured_against_each_other(field: Path, tmp_path: Path) -> None:
+    """LPS, LAS, RAS and permuted orders: nothing differs, whichever is the reference."""
+    folder = field / "F23_nifti_axes"
+    files = {path.name.split(".")[0]: path for path in folder.glob("*.nii.gz")}
+    sources = {name: find_images(path).series[0] for name, path in files.items()}
+    for name, candidate in sources.items():
+        for reference in sources.values():
+            match = best_match(candidate, [reference], "reference")
+            assert len(match.indices) == len(candidate)
+            for first, second in match.indices[:: len(match.indices) // 5]:
+                np.testing.assert_array_equal(match.first.read_hu(first), match.second.read_hu(second))
+        apply(files[name], shift_model(), tmp_path / name, ApplySettings(strength=0))
+        given, written = nibabel.load(files[name]), nibabel.load(tmp_path / name / files[name].name)
+        np.testing.assert_array_equal(given.get_fdata(), written.get_fdata())
+        np.testing.assert_allclose(given.affine, written.affine, atol=1e-5)
+        codes = [(int(one.header["qform_code"]), int(one.header["sform_code"])) for one in (given, written)]
+        assert codes[0] == codes[1]
+    evaluation = evaluate(sources["RAS"], sources["LPS"])
+    assert {row.value for row in evaluation.rows if row.metric == "rmse"} == {0.0}
+
+
+def test_a_transposed_slice_of_anisotropic_pixels_finds_its_place() -> None:
+    shape = (4, 5, 7)
+    hu = np.random.default_rng(0).normal(0, 100, shape).astype(np.float32)
+    affine = np.array([[0, 0, 0.7, -20], [0, 0.9, 0, -30], [2.5, 0, 0, 100], [0, 0, 0, 1.0]])
+    given = Volume(hu, Geometry.from_affine(affine, shape))
+    for order in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)):
+        for flips in np.ndindex(2, 2, 2):
+            steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
+            data = hu.transpose(order)[steps]
+            columns = affine[:3, :3][:, list(order)]
+            origin = affine[:3, 3] + sum(columns[:, i] * (data.shape[i] - 1) for i in range(3) if flips[i])
+            other = np.eye(4)
+            other[:3, :3], other[:3, 3] = columns * np.where(flips, -1, 1), origin
+            moved = oriented_like(Volume(data, Geometry.from_affine(other, data.shape)), given.geometry)
+            pairs = match_slices(given.geometry, moved.geometry)
+            assert len(pairs) == shape[0]
+            for first, second in pairs:
+                np.testing.assert_array_equal(moved.read_hu(second), hu[first])
+    shifted = affine.copy()
+    shifted[0, 3] += 0.3
+    away = Volume(hu, Geometry.from_affine(shifted, shape))
+    assert match_slices(given.geometry, oriented_like(away, given.geometry).geometry) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "spacing", "problem"),
+    [
+        ("unit_sform.nii", (2.5, 4.6875, 4.6875), "sform and qform disagree"),
+        ("no_codes.nii", (2.5, 4.6875, 4.6875), "no orientation"),
+        ("sheared.nii", (2.5, 4.6875, 4.6875), ""),
+        ("gz_named.nii", (2.5, 4.6875, 4.6875), ""),
+        ("plain_named.nii.gz", (2.5, 4.6875, 4.6875), ""),
+    ],
+)
+def test_nifti_headers_that_contradict_themselves(
+    field: Path, tmp_path: Path, name: str, spacing: tuple[float, ...], problem: str
+) -> None:
+    (source,) = find_images(field / "F12_nifti_affines" / name).series
+    np.testing.assert_allclose(source.geometry.spacing_mm, spacing, atol=1e-4)
+    assert [text.startswith(problem) for text in source.metadata.problems] == [True] * bool(problem)
+    reference = find_images(field / "F15_labels_beside_ct" / "s0001" / "ct.nii.gz").series[0]
+    for index in range(len(reference)):
+        np.testing.assert_array_equal(source.read_hu(index), reference.read_hu(index))
+    apply(source.path, shift_model(), tmp_path, ApplySettings(strength=0))
+    written = open_volume_file(tmp_path / name)
+    np.testing.assert_allclose(written.geometry.affine, source.geometry.affine, atol=1e-4)
+    given_codes = source.header.nifti_codes
+    assert written.header.nifti_codes == given_codes
+    assert written.metadata.problems == (source.metadata.problems if name == "no_codes.nii" else ())
+    assert (tmp_path / name).read_bytes().startswith(b"\x1f\x8b") == name.endswith(".gz")
+
+
+def nifti_with(path: Path, **fields: Any) -> Path:
+    """A small CT whose header has other values; ``sform`` and ``qform`` are RAS matrices with their codes."""
+    image = nibabel.Nifti1Image(noise_ct().astype(np.int16).T, np.diag([-0.7, -0.8, 2.5, 1]))
+    for name in ("sform", "qform"):
+        matrix, code = fields.pop(name, (None, 0))
+        getattr(image, f"set_{name}")(matrix, code)
+    for name, value in fields.items():
+        image.header[name] = value
+    nibabel.save(image, path)
+    return path
+
+
+RIGHT, UNIT = np.diag([-0.7, -0.8, 2.5, 1]), np.diag([-1.0, -1.0, 1.0, 1])
+MOVED = RIGHT + np.array([[0, 0, 0, 50], *np.zeros((3, 4))])
+
+
+@pytest.mark.parametrize(
+    ("fields", "spacing", "origin_x", "problem"),
+    [
+        ({"sform": (RIGHT, 1)}, (2.5, 0.8, 0.7), 0, ""),
+        ({"qform": (RIGHT, 1)}, (2.5, 0.8, 0.7), 0, ""),
+        ({"sform": (RIGHT, 1), "qform": (RIGHT, 1)}, (2.5, 0.8, 0.7), 0, ""),
+        ({"sform": (UNIT, 1)}, (2.5, 0.8, 0.7), 0, "the sform has lost the spacing"),
+        ({"sform": (MOVED, 2), "qform": (RIGHT, 1)}, (2.5, 0.8, 0.7), -50, "sform and qform place"),
+        ({"sform": (RIGHT * [[2], [2], [2], [1]], 2)}, (5, 1.6, 1.4), 0, "sform and pixdim disagree"),
+        ({"sform": (RIGHT * [[1e-3], [1e-3], [1e-3], [1]], 1), "xyzt_units": 1}, (2.5, 0.8, 0.7), 0, None),
+    ],
+)
+def test_which_coordinates_of_a_nifti_count(
+    tmp_path: Path, fields: dict[str, Any], spacing: tuple[float, ...], origin_x: float, problem: str | None
+) -> None:
+    source = open_volume_file(nifti_with(tmp_path / "in.nii", **fields))
+    np.testing.assert_allclose(source.geometry.spacing_mm, spacing, rtol=1e-4)
+    assert source.geometry.positions_mm[0][0] == pytest.approx(origin_x, abs=1e-3)
+    if problem is not None:
+        assert [text.startswith(problem) for text in source.metadata.problems] == [True] * bool(problem)
+
+
+def test_a_volume_whose_rows_and_columns_are_oblique_is_refused(tmp_path: Path) -> None:
+    sheared = RIGHT.copy()
+    sheared[0, 1] = 0.3
+    assert "not perpendicular" in exclusion_of(nifti_with(tmp_path / "in.nii", sform=(sheared, 1)))
+
+
+@pytest.mark.parametrize("size", [(44, 36, 3, 1), (44, 36, 3, 1, 1), (44, 36, 3, 2), (44, 36, 3, 1, 3), (44, 108)])
+def test_one_volume_of_a_4d_file_is_read(tmp_path: Path, size: tuple[int, ...]) -> None:
+    data = np.resize(noise_ct().astype(np.int16).T, size)
+    data = noise_ct().astype(np.int16).T.reshape(size, order="F") if data.size == noise_ct().size else data
+    nibabel.save(nibabel.Nifti1Image(data, RIGHT), tmp_path / "in.nii.gz")
+    is_one = len(size) > 3 and np.prod(size[3:]) == 1
+    assert exclusion_of(tmp_path / "in.nii.gz").endswith("" if is_one else "give one 3-D volume of HU")
+    if is_one:
+        (source,) = find_images(tmp_path / "in.nii.gz").series
+        np.testing.assert_array_equal(Volume.of(source).hu, noise_ct().astype(np.int16))
+        write_identity(source, tmp_path / "out.nii.gz")
+        assert len(open_volume_file(tmp_path / "out.nii.gz")) == 3
+
+
+@pytest.mark.parametrize("name", ["ct.nhdr", "ct.mhd"])
+def test_detached_headers_are_read_with_their_data(field: Path, tmp_path: Path, name: str) -> None:
+    folder = field / "F27_detached"
+    (source,) = find_images(folder / name).series
+    assert source.header.layout.compression in ("gzip", "zlib")
+    np.testing.assert_array_equal(Volume.of(source).hu, in_hu(folder / name))
+    found = find_images(folder)
+    assert [item.name for item in found.series] == ["ct.mhd", "ct.nhdr"]
+    assert [item.path.name for item in found.skipped] == ["README"]
+    apply(folder / name, shift_model(), tmp_path, ApplySettings(strength=0))
+    (written,) = tmp_path.iterdir()
+    np.testing.assert_array_equal(in_hu(written), in_hu(folder / name))
+
+
+@pytest.mark.parametrize("name", ["ct.nhdr", "ct.mhd"])
+def test_a_detached_header_without_its_data_is_named(field: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((field / "F27_detached" / name).read_bytes())
+    assert "data" in exclusion_of(tmp_path / name)

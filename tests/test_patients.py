@@ -96,7 +96,7 @@ def test_volumes_have_the_same_rule(tmp_path: Path) -> None:
     geometry = Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), (2, 16, 16))
     for name in ("s0001/ct", "s0002/ct", "PatA/ST001/ct"):
         (tmp_path / name).parent.mkdir(parents=True)
-        write_volume(tmp_path / f"{name}.nii.gz", iter(np.zeros((2, 16, 16))), geometry)
+        write_volume(tmp_path / f"{name}.nii.gz", iter(np.full((2, 16, 16), -1000.0)), geometry)
     assert _patients(tmp_path) == ["PatA", "s0001", "s0002"]
 
 
@@ -178,5 +178,5 @@ def test_volumes_without_a_thickness_are_paired_by_spacing(tmp_path: Path) -> No
             geometry = Geometry.from_affine(np.diag([spacing_mm, 0.7, 0.7, 1.0]), (slices, 16, 16))
             path = tmp_path / "A" / f"{dose}_{spacing_mm:g}mm" / "ct.nii.gz"
             path.parent.mkdir(parents=True)
-            write_volume(path, iter(np.zeros((slices, 16, 16))), geometry)
+            write_volume(path, iter(np.full((slices, 16, 16), -1000.0)), geometry)
     assert sorted(count for _, count in _pairs(tmp_path)) == [3, 7]

@@ -75,7 +75,7 @@ def test_noise2void_needs_no_normal_dose(tree: Path) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_a_patient_whom_a_pool_lives_by_is_not_held_out_by_chance(tmp_path: Path, seed: int) -> None:
     for name in ("A_low", "B_low", "C_low", "D_low", "E_full"):
-        write_volume(tmp_path / f"{name}.nii.gz", iter(np.zeros((1, 16, 16))), _even(1, 16))
+        write_volume(tmp_path / f"{name}.nii.gz", iter(np.full((1, 16, 16), -1000.0)), _even(1, 16))
     pools = pools_from_root(tmp_path, DataConfig(validation_fraction=0.2), seed)
     assert [source.patient for source in pools.normal] == ["E"]
     assert len(pools.low) == 3
@@ -101,7 +101,7 @@ def test_volumes_are_paired_with_those_of_their_own_patient(tmp_path: Path, layo
         for dose in ("low", "full"):
             path = tmp_path / f"{layout.format(who=who, dose=dose)}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_volume(path, iter(np.zeros((1, 16, 16))), _even(1, 16))
+            write_volume(path, iter(np.full((1, 16, 16), -1000.0)), _even(1, 16))
     pools = pools_from_root(tmp_path, DataConfig())
     names = sorted((str(pair.low.path), str(pair.normal.path)) for pair in pools.pairs)
     assert names == [(name.replace("full", "low"), name) for name in sorted(full for _, full in names)]
@@ -132,7 +132,7 @@ def test_what_is_in_no_pool_is_told(tree: Path, tmp_path: Path) -> None:
     ]
     root = tmp_path / "root"
     shutil.copytree(tree, root)
-    write_volume(root / "scout.nii.gz", iter(np.zeros((1, 96, 96))), _even(1, 96))
+    write_volume(root / "scout.nii.gz", iter(np.full((1, 96, 96), -1000.0)), _even(1, 96))
     (root / "broken.dcm").write_bytes(bytes(128) + b"DICM")
     pools = pools_from_root(root, DataConfig())
     assert pools.notes == (

@@ -18,6 +18,7 @@ from ldct_denoise.intensity import Scale, Window
 from ldct_denoise.io.dose_labels import find_pairs, label_series
 from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
+from ldct_denoise.orientation import oriented_like
 from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
@@ -186,6 +187,7 @@ def _paired_slices(
         raise InputError(f"{len(images)} images and {len(labels)} labels; give one label series per image series")
     pairs: list[tuple[PoolSlice, PoolSlice | None]] = []
     for image, label in zip(images, labels, strict=True):
+        label = oriented_like(label, image.geometry)
         indices = match_slices(image.geometry, label.geometry)
         if not indices:
             raise InputError(f"{image.name}: no slice of {label.name} has the same position and pixel grid")

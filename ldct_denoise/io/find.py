@@ -8,10 +8,12 @@ from pathlib import Path
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.archive import ExtractedArchive, list_files
-from ldct_denoise.io.dicom.scan import scan_files
+from ldct_denoise.io.dicom.scan import ASSUMED_HU, scan_files
 from ldct_denoise.io.inventory import Exclusion, ExclusionKind, Inventory, SkippedFile
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.volume_files import VolumeFile, is_volume_file, open_volume_file
+from ldct_denoise.io.volumes.guards import values_exclusion
+from ldct_denoise.io.volumes.itk import data_files
 from ldct_denoise.volume import SliceSource
 
 
@@ -33,7 +35,7 @@ def find_images(
     include_derived : bool
         Include series that this package denoised. By default they are skipped, so that nothing is denoised twice.
     assume_hu : bool
-        Take the values of DICOM images for HU where header or values speak against it.
+        Take values for HU where header or values speak against it. Label maps are skipped all the same.
 
     Returns
     -------
@@ -52,11 +54,13 @@ def find_images(
     volumes: list[SliceSource] = []
     skipped: list[SkippedFile] = []
     others = []
+    detached = {data for name in listing.files for data in data_files(Path(name))}
     for name in listing.files:
         if not is_volume_file(name):
-            others.append(name)
+            if Path(name) not in detached:
+                others.append(name)
             continue
-        found = _open_volume(Path(name), listing.archive, include_derived)
+        found = _open_volume(Path(name), listing.archive, include_derived, assume_hu)
         if isinstance(found, Exclusion):
             skipped.append(SkippedFile(listing.original_path(Path(name)), found))
         else:
@@ -66,7 +70,9 @@ def find_images(
     return Inventory((*dicom.series, *volumes), (*dicom.skipped, *skipped))
 
 
-def _open_volume(file: Path, archive: ExtractedArchive | None, include_derived: bool) -> VolumeFile | Exclusion:
+def _open_volume(
+    file: Path, archive: ExtractedArchive | None, include_derived: bool, assume_hu: bool
+) -> VolumeFile | Exclusion:
     """Open a volume file, or give the reason to skip it."""
     try:
         volume = open_volume_file(file, archive)
@@ -74,7 +80,15 @@ def _open_volume(file: Path, archive: ExtractedArchive | None, include_derived: 
             return Exclusion(ExclusionKind.OTHER_OBJECT, "a label volume, by its NIfTI intent; not an image")
         if not include_derived and volume.header.is_denoised:
             return Exclusion(ExclusionKind.ALREADY_DENOISED, "already denoised by ldct-denoise")
-        return volume
+        if volume.header.is_denoised:
+            return volume
+        exclusion = values_exclusion(volume.read_hu, len(volume))
+        if exclusion is None:
+            return volume
+        if not assume_hu or exclusion.kind is not ExclusionKind.NOT_HU:
+            return exclusion
+        problems = (*volume.metadata.problems, ASSUMED_HU)
+        return replace(volume, metadata=replace(volume.metadata, problems=problems))
     except InputError as error:
         return Exclusion(ExclusionKind.UNREADABLE, str(error).removeprefix(f"{file}: "))
     except Exception as error:  # a damaged file can fail anywhere inside nibabel and SimpleITK

@@ -108,8 +108,8 @@ def output_location(source: SliceSource, output: Path, settings: WriteSettings =
         return output
     if not isinstance(source, VolumeFile):
         return output / f"{output_uid(source, settings)}.nii.gz"
-    name = source.path.name
-    return output / (f"{source.path.stem}.mha" if name.lower().endswith(".mhd") else name)
+    suffix = {".mhd": ".mha", ".nhdr": ".nrrd"}.get(source.path.suffix.lower())
+    return output / (source.path.stem + suffix if suffix else source.path.name)
 
 
 def output_uid(source: SliceSource, settings: WriteSettings) -> str:

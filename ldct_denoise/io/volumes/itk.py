@@ -99,15 +99,17 @@ def data_files(path: Path) -> tuple[Path, ...]:
         fields, _ = _nrrd_fields(path) if path.name.lower().endswith(NRRD_SUFFIXES) else _metaimage_fields(path)
         name = fields.get("data file") or fields.get("datafile") or fields.get("elementdatafile", "")
         return (_beside(path, name),)
-    except (KeyError, ValueError, OSError):
+    except (InputError, KeyError, ValueError, OSError):
         return ()
 
 
 def _beside(path: Path, name: str) -> Path:
-    """A data file that a detached header names."""
+    """The data file that a detached header names."""
     found = path.parent / name
-    if not name or not found.is_file():
+    if not name or name.upper().startswith("LIST") or "%" in name:
         raise ValueError(f"no single data file {name!r}")
+    if not found.is_file():
+        raise InputError(f"{path}: its data file {name} is missing; put it into the same folder")
     return found
 
 
