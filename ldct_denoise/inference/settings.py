@@ -20,9 +20,6 @@ class ApplySettings:
         Denoising strength: 0 returns the input, 1 the network's output, values in between a plain blend of both.
         Default: the output that the model's card recommends, which for the shipped models keeps the texture of
         normal dose (:mod:`ldct_denoise.inference.noise_blend`), and the network's output for others.
-    noise_reduction : float, optional
-        Reduction of the noise in uniform tissue of the series, percent; 50 leaves half of its standard deviation.
-        A reduction larger than the network's own gives the network's output. Not together with ``strength``.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     precision : {"fp32", "bf16"}
@@ -36,6 +33,9 @@ class ApplySettings:
         Test-time augmentation: average over the eight flips and rotations of each slice. Slightly better, eight
         times slower (Timofte, Rothe, Van Gool, "Seven ways to improve example-based single image super
         resolution", CVPR 2016).
+    noise_reduction : float, optional
+        Reduction of the noise in uniform tissue of the series, percent; 50 leaves half of its standard deviation.
+        A reduction larger than the network's own gives the network's output. Not together with ``strength``.
     assume_hu : bool
         Take values for HU where header or values speak against it. Derived images and the ledger record it.
 
