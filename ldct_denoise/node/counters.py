@@ -13,6 +13,7 @@ COUNTERS = {
     "series": "Batches of series, by outcome.",
     "images_sent": "Derived images accepted by a destination.",
     "images_already_sent": "Derived images that a destination had already and that were not sent again.",
+    "send_warnings": "Derived images that a destination stored with a warning or had already, by destination.",
     "send_failures": "Failed attempts to send, by destination.",
     "denoise_seconds": "Time spent denoising.",
 }

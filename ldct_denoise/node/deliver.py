@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter, defaultdict
+from pathlib import Path
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.instance import read_instance_uids
 from ldct_denoise.node.counters import Counters
-from ldct_denoise.node.destinations import Unreachable, make_sender
+from ldct_denoise.node.destinations import Answer, Outcome, Unreachable, make_sender
 from ldct_denoise.node.records import Delivery
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.spool import Spool
@@ -40,6 +42,8 @@ class Deliverer:
         self.name = name
         self._retry, self._spool, self._counters, self._stop = rules.retry, spool, counters, stop
         self._sender = make_sender(rules.destinations[name], rules.ae_title)
+        #: Number of failures of images, by batch and SOP Instance UID.
+        self._failures: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def run_once(self) -> bool:
         """Try to deliver the oldest batch that is due; return whether there was one."""
@@ -54,35 +58,64 @@ class Deliverer:
         key = batch.partition(".")[0]
         sent = self._spool.sent(key, self.name)
         files = sorted(self._spool.folder("outgoing", batch).rglob("*.dcm"))
-        refusals: list[str] = []
-        done = 0
+        answers: list[Answer] = []
+        waiting: list[Path] = []
         try:
             uids = {file: read_instance_uids(file).sop_uid for file in files}
             waiting = [file for file in files if uids[file] not in sent]
+            waiting.sort(key=lambda file: self._failures[batch][uids[file]])  # one that fails holds back no other
             self._counters.add("images_already_sent", len(files) - len(waiting))
-            for file, refusal in self._sender.send(waiting) if waiting else ():
-                done += 1
-                if refusal:
-                    refusals.append(refusal)
-                else:
-                    self._spool.mark_sent(key, self.name, uids[file])
-                    self._counters.add("images_sent", destination=self.name)
+            for file, answer in self._sender.send(waiting) if waiting else ():
+                answers.append(answer)
+                self._note(batch, key, uids[file], answer)
                 if self._stop.is_set():
                     return
         except Unreachable as error:
-            self._retry_later(batch, str(error), made_progress=done > 0)
+            self._failures[batch][uids[waiting[len(answers)]]] += 1  # this image may be the cause
+            self._retry_later(batch, str(error), _has_progress(answers))
         except OSError as error:
             self._retry_later(batch, f"spool: {error.strerror}", made_progress=False)
         except InputError:
             self._finish(batch, 0, "a derived image in the spool cannot be read; send the series again")
-        except Exception as error:  # a bug must not block other batches
-            self._retry_later(batch, type(error).__name__, made_progress=done > 0)
+        except Exception as error:  # a bug must not block other batches and images
+            self._failures[batch].update(uids[file] for file in waiting[len(answers) : len(answers) + 1])
+            self._retry_later(batch, type(error).__name__, _has_progress(answers))
         else:
-            failure = f"{len(refusals)} of {len(waiting)} images refused: {refusals[0]}" if refusals else ""
-            self._finish(batch, len(waiting), failure)
+            self._conclude(batch, answers)
+        finally:
+            self._log_warnings(batch, answers)
+
+    def _note(self, batch: str, key: str, uid: str, answer: Answer) -> None:
+        """Note that the destination has an image, or that it failed."""
+        if answer.outcome is Outcome.STORED:
+            self._spool.mark_sent(key, self.name, uid)
+            self._counters.add("images_sent", destination=self.name)
+            if answer.reason:
+                self._counters.add("send_warnings", destination=self.name)
+        else:
+            self._failures[batch][uid] += 1
+
+    def _log_warnings(self, batch: str, answers: list[Answer]) -> None:
+        """Log each warning of stored images once, with its number of images."""
+        for reason, count in Counter(
+            a.reason for a in answers if a.outcome is Outcome.STORED and a.reason
+        ).items():
+            log.warning("%s: %s: %d images stored with warning %s", batch, self.name, count, reason)
+
+    def _conclude(self, batch: str, answers: list[Answer]) -> None:
+        """Finish a batch whose images were all answered, or schedule those that may be stored another time."""
+        retries = [answer.reason for answer in answers if answer.outcome is Outcome.RETRY]
+        refusals = [answer.reason for answer in answers if answer.outcome is Outcome.REFUSED]
+        if retries:
+            reason = f"{len(retries)} of {len(answers)} images not stored: {retries[0]}"
+            self._retry_later(batch, reason, _has_progress(answers))
+            return
+        failure = f"{len(refusals)} of {len(answers)} images refused: {refusals[0]}" if refusals else ""
+        self._finish(batch, len(answers), failure)
 
     def _finish(self, batch: str, count: int, failure: str) -> None:
         """Record that the destination has all images, or that it will never have them."""
+        self._failures.pop(batch, None)
         with self._spool.update_record(batch) as record:
             delivery = record.deliveries[self.name]
             delivery.state = "failed" if failure else "sent"
@@ -107,7 +140,12 @@ class Deliverer:
             delivery.next_try = now + wait_s
             if now - delivery.first_failure > self._retry.give_up_h * 3600:
                 delivery.state = "failed"
+                self._failures.pop(batch, None)
         log.warning("%s: %s: %s; attempt %d, next in %.0f s", batch, self.name, reason, delivery.attempts, wait_s)
+
+
+def _has_progress(answers: list[Answer]) -> bool:
+    return any(answer.outcome is Outcome.STORED for answer in answers)
 
 
 def settle(spool: Spool, rules: Rules, counters: Counters) -> None:

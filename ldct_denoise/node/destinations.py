@@ -6,6 +6,8 @@ import http.client
 import ssl
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -13,36 +15,70 @@ from urllib.parse import urlsplit
 from pynetdicom import AE
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.io.dicom.instance import storage_uids, stow_failure
+from ldct_denoise.io.dicom.instance import read_instance_uids, storage_uids
 from ldct_denoise.node.rules import ClientTLS, DimseDestination, StowDestination
+from ldct_denoise.node.stow_answer import parse_stow_answer
 
-#: Temporary C-STORE statuses and failure reasons: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
+#: Temporary C-STORE statuses: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
 TEMPORARY = frozenset({*range(0xA700, 0xA800), 0x0110})
-#: HTTP statuses that refuse the image itself; every other failure is temporary.
+#: HTTP statuses that concern one image; other failures concern the server.
 REFUSED_IMAGE = frozenset({400, 409, 413, 415, 422})
+#: C-STORE statuses and failure reasons with which the destination has the image (PS3.4 B.2.3, PS3.7 C).
+STORED_WITH_WARNING = {
+    0xB000: "coercion of data elements",
+    0xB006: "elements discarded",
+    0xB007: "data set does not match SOP class",
+    0x0001: "optional attributes not supported",
+    0x0107: "attribute list error",
+    0x0116: "attribute value out of range",
+    0x0111: "had it already",
+}
 
 
 class Unreachable(Exception):
     """A destination cannot accept images now. The message names no image."""
 
 
+class Outcome(Enum):
+    """What became of an image at a destination."""
+
+    STORED = "stored"
+    RETRY = "retry"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A destination's answer to one image.
+
+    Parameters
+    ----------
+    outcome : Outcome
+        Stored; not stored this time; or never to be stored.
+    reason : str
+        Warning of a stored image, empty without one; otherwise the reason of the failure. Names no image.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+
+
 class Sender(Protocol):
     """Sends images to a destination."""
 
-    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """Send images one after the other.
+    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
+        """Send images one after the other; an image that is not stored does not end it.
 
         Yields
         ------
         Path
             The image.
-        str
-            Empty if the destination has the image now; otherwise the reason why it never will.
+        Answer
 
         Raises
         ------
         Unreachable
-            If the destination is down or has no room. Images yielded before are sent.
+            If the destination is down. The answers yielded before hold.
         """
         ...
 
@@ -78,7 +114,7 @@ class DimseSender:
         self._ae_title = destination.calling_ae_title or ae_title
         self._tls = client_tls(destination.tls) if destination.tls else None
 
-    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
         """See :class:`Sender`."""
         entity = AE(self._ae_title)
         entity.acse_timeout = entity.dimse_timeout = self._destination.timeout_s
@@ -102,7 +138,7 @@ class DimseSender:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for file in files:
                 if contexts[file] in accepted:
-                    yield file, _dimse_refusal(_store(association, file))
+                    yield file, _dimse_answer(_store(association, file))
                 else:
                     yield file, _not_accepted(contexts[file])
         finally:
@@ -110,8 +146,8 @@ class DimseSender:
                 association.release()
 
 
-def _not_accepted(context: tuple[str, str]) -> str:
-    return f"storage class or transfer syntax not accepted: {' '.join(context)}"
+def _not_accepted(context: tuple[str, str]) -> Answer:
+    return Answer(Outcome.REFUSED, f"storage class or transfer syntax not accepted: {' '.join(context)}")
 
 
 def _store(association: object, file: Path) -> int:
@@ -125,13 +161,17 @@ def _store(association: object, file: Path) -> int:
     return int(answer.Status)
 
 
-def _dimse_refusal(status: int) -> str:
-    """Reason of a refusal, empty for success and warnings, which mean stored (PS3.7 Annex C)."""
-    if status == 0 or 0xB000 <= status <= 0xBFFF:
-        return ""
-    if status in TEMPORARY:
-        raise Unreachable(f"C-STORE status 0x{status:04X}")
-    return f"C-STORE status 0x{status:04X}"
+def _dimse_answer(status: int) -> Answer:
+    """Read a C-STORE status; with a warning the image is stored (PS3.7 Annex C)."""
+    if status == 0:
+        return Answer(Outcome.STORED)
+    if status in STORED_WITH_WARNING or 0xB000 <= status <= 0xBFFF:
+        return _stored_with_warning(status)
+    return Answer(Outcome.RETRY if status in TEMPORARY else Outcome.REFUSED, f"C-STORE status 0x{status:04X}")
+
+
+def _stored_with_warning(status: int) -> Answer:
+    return Answer(Outcome.STORED, f"0x{status:04X} ({STORED_WITH_WARNING.get(status, 'warning')})")
 
 
 class StowSender:
@@ -144,16 +184,16 @@ class StowSender:
         self._tls = client_tls(destination.tls or ClientTLS()) if secure else None  # type: ignore[call-arg]
         self._authorization = _read_secret(destination.authorization_file)
 
-    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
         """See :class:`Sender`."""
         connection = self._connection()
         try:
             for file in files:
                 try:
-                    answer, body = self._post(connection, file)
+                    status, body = self._post(connection, file)
                 except (OSError, http.client.HTTPException) as error:
                     raise Unreachable(f"STOW-RS: {type(error).__name__}") from None
-                yield file, _stow_refusal(answer, body)
+                yield file, _stow_answer(status, body, read_instance_uids(file).sop_uid)
         finally:
             connection.close()
 
@@ -167,7 +207,7 @@ class StowSender:
         boundary = uuid.uuid4().hex
         headers = {
             "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-            "Accept": "application/dicom+json",
+            "Accept": "application/dicom+json, application/dicom+xml;q=0.5",
         }
         if self._authorization:
             headers["Authorization"] = self._authorization
@@ -179,14 +219,22 @@ class StowSender:
         return answer.status, answer.read(1 << 20)
 
 
-def _stow_refusal(status: int, body: bytes) -> str:
-    """Reason of a refusal, empty where the image was stored."""
-    reason = stow_failure(body)
-    if reason in TEMPORARY or (status >= 300 and status not in REFUSED_IMAGE):
-        raise Unreachable(f"STOW-RS answer {status}" + (f", reason 0x{reason:04X}" if reason else ""))
-    if status < 300 and reason is None:
-        return ""
-    return f"STOW-RS answer {status}" + (f", reason 0x{reason:04X}" if reason else "")
+def _stow_answer(status: int, body: bytes, sop_uid: str) -> Answer:
+    """Read a STOW-RS answer: an image is stored if the server says so of this image, and only then.
+
+    A success status alone does not mean that: a login page and a proxy answer 200, too.
+    """
+    answer = parse_stow_answer(body)
+    failure = answer.failed.get(sop_uid)
+    if failure == 0x0111:
+        return _stored_with_warning(failure)
+    if status < 300 and sop_uid in answer.stored and sop_uid not in answer.failed:
+        warning = answer.stored[sop_uid]
+        return _stored_with_warning(warning) if warning else Answer(Outcome.STORED)
+    if sop_uid in answer.failed or status in REFUSED_IMAGE:
+        return Answer(Outcome.RETRY, f"STOW-RS answer {status}" + (f", reason 0x{failure:04X}" if failure else ""))
+    detail = " that does not report the image as stored" if status < 300 else ""
+    raise Unreachable(f"STOW-RS answer {status}{detail}")
 
 
 def client_tls(settings: ClientTLS) -> ssl.SSLContext:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -109,21 +108,6 @@ def storage_uids(file: Path) -> tuple[str, str]:
         return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
     except Exception as error:  # a damaged header can fail anywhere inside pydicom
         raise InputError(f"{file}: file meta information cannot be read ({type(error).__name__})") from None
-
-
-def stow_failure(answer: bytes) -> int | None:
-    """Failure Reason (PS3.3 C.14) of the first image that a STOW-RS answer in DICOM JSON reports as not stored.
-
-    Returns
-    -------
-    int or None
-        0 where the answer gives no reason; None where no image failed, or the answer is not DICOM JSON.
-    """
-    try:
-        failed = json.loads(answer)["00081198"]["Value"]
-        return int(failed[0].get("00081197", {"Value": [0]})["Value"][0]) if failed else None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return None
 
 
 def check_keywords(keywords: Iterable[str]) -> None:
