@@ -36,7 +36,21 @@ if TYPE_CHECKING:
 )
 @options.output
 @options.measurements
-@click.option("--include-training-patients", is_flag=True, help="Include patients that a model was trained on.")
+@options.dose_patterns
+@click.option(
+    "--slice-thickness",
+    "slice_thickness_mm",
+    type=float,
+    multiple=True,
+    metavar="MM",
+    help="Measure only series of this slice thickness. Repeatable.",
+)
+@click.option("--kernel", "kernels", multiple=True, help="Measure only series with this kernel. Repeatable.")
+@click.option(
+    "--include-training-patients",
+    is_flag=True,
+    help="Include patients that a model was trained on; their rows are marked.",
+)
 @click.option(
     "--num-seeds",
     type=click.IntRange(min=1),
@@ -57,6 +71,10 @@ def command(
     seed: int,
     models: tuple[str, ...],
     output: Path,
+    low_patterns: tuple[str, ...],
+    normal_patterns: tuple[str, ...],
+    slice_thickness_mm: tuple[float, ...],
+    kernels: tuple[str, ...],
     include_training_patients: bool,
     num_seeds: int,
     include_patient_ids: bool,
@@ -68,11 +86,13 @@ def command(
 ) -> None:
     """Compare several models and methods on all low/normal-dose pairs of a folder.
 
-    All are measured on the same slices. Patients that a model was trained on are left out by default. Writes
+    All are measured on the same slices. Patients that a model was trained on are left out by default; they are
+    recognised by name, UIDs and pixels, and where it cannot be known, the model's rows are marked. Writes
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
     from ldct_denoise.evaluation.compare import compare, compare_on_images
     from ldct_denoise.inference.settings import ApplySettings
+    from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.models.trained import load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_comparison
@@ -104,6 +124,9 @@ def command(
                 loaded,
                 plan,
                 include_training_patients=include_training_patients,
+                patterns=DosePatterns(low_patterns, normal_patterns),
+                slice_thickness_mm=slice_thickness_mm,
+                kernels=kernels,
                 num_seeds=num_seeds,
                 settings=settings,
                 progress=bar,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,14 +131,18 @@ def test_the_card_says_what_was_seen_over_all_generations(first: Path, others: P
         "model": "first",
         "sha256": load_model(first).checksum,
         "training_patients": ["P1", "P2"],
+        "has_unnamed_patients": False,
+        "image_digests": sorted(load_model(first).image_digests),
     }
+    assert load_model(first).image_digests < second.image_digests < third.image_digests
     assert third.training_patients == {"P1", "P2", "P3", "P4", "P5", "P6"}
 
 
 def test_a_patient_without_a_name_is_not_taken_for_another() -> None:
-    """The model that ships has seen one: whoever has no name elsewhere is not left out of a comparison for that."""
-    assert "" in load_model("lir-ct").card["pools"]["training_patients"]
-    assert "" not in load_model("lir-ct").training_patients
+    """Whoever has no name elsewhere is not left out of a comparison for that, but the card tells that there is one."""
+    nameless = replace(load_model("lir-ct-small"), card={"pools": {"training_patients": ["", "A"]}})
+    assert nameless.training_patients == {"A"}
+    assert nameless.has_unnamed_patients
 
 
 def test_patients_it_has_seen_cannot_be_held_out(first: Path, tmp_path: Path) -> None:

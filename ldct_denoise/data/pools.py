@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ldct_denoise.config import DataConfig
+from ldct_denoise.data.image_digests import training_digests
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.dose_words import Dose, DosePatterns
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.photos import open_images
+from ldct_denoise.io.photos import GreyImage, open_images
 from ldct_denoise.methods import Supervision
 from ldct_denoise.slice_matching import has_thickness
 from ldct_denoise.volume import SliceSource
@@ -51,6 +53,11 @@ class Pools:
     def patients(self) -> tuple[str, ...]:
         """IDs of the training patients, sorted."""
         return tuple(sorted({source.patient for source in (*self.low, *self.normal)}))
+
+    @cached_property
+    def image_digests(self) -> tuple[str, ...]:
+        """Digests of the training images; see :mod:`~ldct_denoise.data.image_digests`. Photographs have none."""
+        return tuple(training_digests(one for one in (*self.low, *self.normal) if not isinstance(one, GreyImage)))
 
     def describe(self) -> dict[str, object]:
         """Numbers of series and slices, kernels and patients, for the model's card."""

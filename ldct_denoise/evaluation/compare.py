@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +17,18 @@ from ldct_denoise.evaluation.measure import REFERENCE, SliceSample, measure_slic
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import paired_statistics
+from ldct_denoise.evaluation.training_overlap import TrainingOverlap, fair_pairs
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress, report_fit_progress, restore_slices
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
+from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.regions import WholeImage
+from ldct_denoise.slice_matching import has_thickness
 from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Slices of each pair that the report shows.
@@ -37,6 +41,9 @@ def compare(
     plan: MeasurementPlan = DEFAULT_PLAN,
     *,
     include_training_patients: bool = False,
+    patterns: DosePatterns = DEFAULT_PATTERNS,
+    slice_thickness_mm: Sequence[float] = (),
+    kernels: Sequence[str] = (),
     num_seeds: int = 1,
     settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
     progress: Progress | None = None,
@@ -52,7 +59,14 @@ def compare(
         Windows, regions, contrasts and metrics. Regions in mm are measured in every series that they reach.
     include_training_patients : bool
         Include patients that a model was trained on, with a note. By default they are left out for all models, so
-        that all are measured on the same slices.
+        that all are measured on the same slices. Training images are recognised by patient, by Study and Series
+        Instance UID, and by pixels; where it cannot be known, the model is marked.
+    patterns : DosePatterns
+        The user's own words for the doses.
+    slice_thickness_mm : sequence of float
+        Measure only series with these slice thicknesses; empty: all.
+    kernels : sequence of str
+        Measure only series with these kernels; empty: all.
     num_seeds : int
         Number of seeds for stochastic methods; their labels then end in ``-seed0``, ``-seed1``, ….
     settings : ApplySettings
@@ -64,7 +78,7 @@ def compare(
     -------
     Evaluation
         Models are ``input`` and every candidate's label. ``extra`` holds the ``paired`` statistics,
-        ``seconds_per_slice``, ``models`` and ``noise``.
+        ``seconds_per_slice``, ``models`` (with ``seen_in_training``) and ``noise``.
 
     Raises
     ------
@@ -74,9 +88,12 @@ def compare(
         If ``num_seeds`` is below 1 or no model is given.
     """
     candidates = make_candidates(models, num_seeds)
-    pairs, left_out = _fair_pairs(_pairs_of(dicom_root), models, include_training_patients)
+    found = [pair for pair in _pairs_of(dicom_root, patterns) if _is_wanted(pair, slice_thickness_mm, kernels)]
+    if not found:
+        raise InputError(f"{dicom_root}: no pair has one of the slice thicknesses and kernels that were given")
+    pairs, left_out, overlaps = fair_pairs(found, models, include_training_patients)
     plan = replace(plan, notes=[*plan.notes, *left_out])
-    return _compare_pairs(pairs, candidates, plan, settings, progress)
+    return _compare_pairs(pairs, candidates, plan, settings, progress, overlaps)
 
 
 def compare_on_images(
@@ -135,6 +152,7 @@ def _compare_pairs(
     plan: MeasurementPlan,
     settings: ApplySettings,
     progress: Progress | None,
+    overlaps: Mapping[int, TrainingOverlap] = MappingProxyType({}),
 ) -> Evaluation:
     timer, cases = Timer(), [_case(pair, candidates) for pair in pairs]
     total = sum(len(pair.indices) for pair in pairs)
@@ -152,7 +170,9 @@ def _compare_pairs(
     extra = {
         "paired": paired_statistics(rows, patients, ["input", *labels]),
         "seconds_per_slice": timer.per_slice(),
-        "models": {candidate.label: _model_entry(candidate) for candidate in candidates},
+        "models": {
+            candidate.label: _model_entry(candidate, overlaps.get(id(candidate.model))) for candidate in candidates
+        },
         "noise": noise_entries(noise),
     }
     notes = [*plan.notes, *_settings_notes(settings), *missing_regions(plan, rows)]
@@ -167,8 +187,8 @@ def _settings_notes(settings: ApplySettings) -> Iterator[str]:
         yield f"networks computed in {settings.precision}"
 
 
-def _model_entry(candidate: Candidate) -> dict[str, object]:
-    """A candidate's entry in ``summary.json``: checksum, seed and training budget."""
+def _model_entry(candidate: Candidate, overlap: TrainingOverlap | None) -> dict[str, object]:
+    """A candidate's entry in ``summary.json``: checksum, seed, training budget, seen patients."""
     model = candidate.model
     training = model.card.get("config", {}).get("training", {})
     return {
@@ -176,6 +196,7 @@ def _model_entry(candidate: Candidate) -> dict[str, object]:
         "method": model.method_name,
         "checksum": model.checksum,
         "seed": candidate.seed,
+        "seen_in_training": (overlap or TrainingOverlap()).status,
         "training_seconds": model.card.get("seconds"),
         "training_steps": model.card.get("step"),
         "training_batch": training.get("batch_size"),
@@ -183,31 +204,17 @@ def _model_entry(candidate: Candidate) -> dict[str, object]:
     }
 
 
-def _pairs_of(root: Path) -> list[Pair]:
-    pairs = find_pairs(label_series(find_images(root).series, root))
+def _pairs_of(root: Path, patterns: DosePatterns) -> list[Pair]:
+    pairs = find_pairs(label_series(find_images(root).series, root, patterns))
     if not pairs:
         raise InputError(f"{root}: no low/normal pair; `ldct-denoise inspect` shows how each series was labelled")
     return list(pairs)
 
 
-def _fair_pairs(pairs: list[Pair], models: Sequence[TrainedModel], include: bool) -> tuple[list[Pair], list[str]]:
-    """The pairs to measure, and notes on patients that a model was trained on."""
-    patients = {pair.patient for pair in pairs}
-    seen = {model.name: model.training_patients & patients for model in models}
-    seen = {name: found for name, found in seen.items() if found}
-    if not seen:
-        return pairs, []
-    trained = {patient for found in seen.values() for patient in found}
-    counts = ", ".join(f"{name} on {len(found)}" for name, found in seen.items())
-    if include:
-        return pairs, [f"patients that a model was trained on are included ({counts}): its numbers flatter it"]
-    fair = [pair for pair in pairs if pair.patient not in trained]
-    if not fair:
-        raise InputError(
-            f"every patient was in a model's training pools ({counts}); give other patients or "
-            "--include-training-patients"
-        )
-    return fair, [f"{len(trained)} patient(s) left out because a model was trained on them ({counts})"]
+def _is_wanted(pair: Pair, thicknesses_mm: Sequence[float], kernels: Sequence[str]) -> bool:
+    """Whether a pair has one of the slice thicknesses and one of the kernels; empty: any."""
+    is_right_thickness = not thicknesses_mm or has_thickness(pair.low, thicknesses_mm)
+    return is_right_thickness and (not kernels or pair.kernel in kernels)
 
 
 def _case(pair: Pair, candidates: Sequence[Candidate]) -> SeriesImages:

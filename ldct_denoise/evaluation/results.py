@@ -108,6 +108,13 @@ class Evaluation:
         names = [region.name for region in self.regions]
         return Body().name if Body().name in names else names[0]
 
+    @property
+    def possibly_trained_on(self) -> frozenset[str]:
+        """Models that were trained on some of the patients, or of which this cannot be known."""
+        entries = self.extra.get("models", {})
+        assert isinstance(entries, Mapping)
+        return frozenset(label for label, entry in entries.items() if entry.get("seen_in_training", "no") != "no")
+
     def values(self, model: str, window: str, region: str, metric: str) -> dict[tuple[str, float], float]:
         """Values of one metric, by (series, position in mm); empty where it was not measured.
 
@@ -144,10 +151,12 @@ class Evaluation:
             values = [self.values(model, window.name, region.name, metric) for metric in metrics]
             if values[0]:
                 means = [f"{np.mean([*of_metric.values()] or np.nan):.4f}" for of_metric in values]
-                rows.append((window.name, region.name, model, *means))
+                marked = f"{model}*" if model in self.possibly_trained_on else model
+                rows.append((window.name, region.name, marked, *means))
         widths = [max(len(name) for name in names) + 1 for names in list(zip(*rows, strict=True))[:3]]
+        footnote = ["* trained on some of these patients, or it cannot be known (see the notes)"]
         return [
             "".join(f"{name:{width}}" for name, width in zip(row[:3], widths, strict=True))
             + "".join(f"{value:>10}" for value in row[3:])
             for row in rows
-        ]
+        ] + (footnote if self.possibly_trained_on else [])

@@ -67,6 +67,11 @@ def is_placeholder(patient_id: str) -> bool:
     return letters in PLACEHOLDER_IDS or len(letters) == 0 or (letters[0] in "0x" and len({*letters}) == 1)
 
 
+def is_unnamed(patient: str) -> bool:
+    """Whether the name of a patient is that of a placeholder, perhaps with its study: it can be anybody's."""
+    return is_placeholder(re.sub(r" \(study [0-9a-f]{8}\)$", "", patient))
+
+
 def identify_patients(series: Sequence[SliceSource], doses: Sequence[Dose], root: Path) -> list[PatientName]:
     """Find the patient of every series.
 

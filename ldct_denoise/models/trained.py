@@ -19,6 +19,7 @@ from ldct_denoise import __version__, methods
 from ldct_denoise.config import assignment, recipes
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.intensity import Scale
+from ldct_denoise.io.patients import is_unnamed
 from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.catalogue import shipped_models
@@ -66,8 +67,23 @@ class TrainedModel:
     @property
     def training_patients(self) -> frozenset[str]:
         """Named patients of its training data, and of the model that its training began with."""
-        patients = (self.card.get(part, {}).get("training_patients", ()) for part in ("pools", "started_from"))
-        return frozenset(chain.from_iterable(patients)) - {""}
+        return frozenset(chain.from_iterable(self._from_card("training_patients"))) - {""}
+
+    @property
+    def has_unnamed_patients(self) -> bool:
+        """Whether some of its training images, or of the model that its training began with, name no patient."""
+        names = chain.from_iterable(self._from_card("training_patients"))
+        marked = self.card.get("started_from", {}).get("has_unnamed_patients", False)
+        return marked or any(map(is_unnamed, names))
+
+    @property
+    def image_digests(self) -> frozenset[str]:
+        """Digests of its training images; see :mod:`~ldct_denoise.data.image_digests`."""
+        return frozenset(chain.from_iterable(self._from_card("image_digests")))
+
+    def _from_card(self, key: str) -> list[list[str]]:
+        """Values of the training data, and of the model that its training began with."""
+        return [self.card.get(part, {}).get(key, []) for part in ("pools", "started_from")]
 
 
 def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ def _leaders(evaluation: Evaluation) -> Table:
     assert isinstance(facts, Mapping)
     columns = ["picture", "model", "gain, dB", "95 % interval", "p"]
     columns += [f"{title}, {w.name}" for w in evaluation.windows for title in METRICS.values()]
-    columns += ["mean HU − reference", "s per slice", "trained, min", "training"]
+    columns += ["mean HU − reference", "s per slice", "trained, min", "training", "seen in training"]
     rows = []
     models = [model for model in evaluation.models if model != REFERENCE]
     for model in [*models, REFERENCE]:  # the reference has only a picture
@@ -82,12 +82,14 @@ def _leaders(evaluation: Evaluation) -> Table:
                 seconds.get(model),
                 trained / 60 if trained else None,
                 _budget(fact),
+                fact.get("seen_in_training"),
             ]
         )
     text = (
         f"Region {region}; means with each patient weighted equally. Gain: PSNR over the input, window {window}, "
         "with its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs are in a table "
-        "below). Mean HU: without a window. Seconds: mean on this machine, while it also measures. Pictures: "
+        "below). Mean HU: without a window. Seconds: mean on this machine, while it also measures. Seen in "
+        "training: whether the model was trained on some of these patients. Pictures: "
         f"soft tissue of the first series, window {window}, not scaled. Click a heading to sort."
     )
     return Table("Side by side", text, columns, rows)

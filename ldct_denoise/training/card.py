@@ -41,7 +41,7 @@ def model_card(
     """
     return {
         "config": json.loads(config.model_dump_json()),
-        "pools": data.pools.describe(),
+        "pools": {**data.pools.describe(), "image_digests": list(data.pools.image_digests)},
         "noise": data.noise_summary,
         "step": run.step,
         "seconds": round(run.seconds, 1),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldct_denoise.config import Config
+from ldct_denoise.data.image_digests import uid_digests
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.methods.base import Method
@@ -67,6 +68,8 @@ def load_pretrained(run: RunState, weights: str | Path, config: Config, pools: P
         "model": model.name,
         "sha256": model.checksum,
         "training_patients": sorted(model.training_patients),
+        "has_unnamed_patients": model.has_unnamed_patients,
+        "image_digests": sorted(model.image_digests),
     }
     differing = f"; settings that differ from its own: {differences}" if differences else ""
     return f"starting from the weights of {model.name}{differing}"
@@ -96,8 +99,10 @@ def _different_settings(model: Method[Any], fresh: Method[Any]) -> Iterator[str]
 
 
 def _require_unseen(where: str, model: TrainedModel, config: Config, pools: Pools) -> None:
-    validation = {source.patient for source in (*pools.validation_low, *pools.validation_normal)}
-    seen = sorted(model.training_patients & {*config.data.test_patients, *validation})
+    held_out = (*pools.validation_low, *pools.validation_normal)
+    named = model.training_patients & {*config.data.test_patients, *(source.patient for source in held_out)}
+    recognised = {one.patient for one in held_out if not model.image_digests.isdisjoint(uid_digests(one))}
+    seen = sorted(named | recognised)
     if seen:
         raise ConfigError(
             f"{where} was trained on {', '.join(seen)}, held out here (data.test_patients, "
