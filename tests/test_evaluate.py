@@ -258,7 +258,7 @@ def test_tables_have_the_contract_columns(tmp_path):
     assert one["n"] == len(values) == 4
     assert one["mean"] == pytest.approx(np.mean(values), rel=1e-5)
     assert one["std"] == pytest.approx(np.std(values), rel=1e-4)
-    assert one["ci95_low"] <= one["mean"] <= one["ci95_high"]
+    assert (one["patients"], one["ci95_low"], one["ci95_describes"]) == (1, None, None)
     assert one["mean"] == pytest.approx(pick["input", "full", "body", "rmse"]["mean"] / 2, rel=1e-5)
     assert pick["input", "full", "body", "noise_std"]["mean"] == pytest.approx(20, rel=0.03)
 
@@ -367,7 +367,7 @@ def test_candidate_and_input_are_compared_in_pairs():
     (entry,) = [e for e in result.extra["paired"] if (e["metric"], e["region"]) == ("psnr", "body")]
     assert (entry["model"], entry["against"], entry["n"]) == ("candidate", "input", 4)
     assert entry["difference_mean"] == pytest.approx(20 * np.log10(2), abs=1e-3)
-    assert entry["difference_low"] <= entry["difference_mean"] <= entry["difference_high"]
+    assert entry["difference_low"] is entry["wilcoxon_p"] is None  # a few slices of one patient
 
 
 def test_contrast_to_noise_between_regions():
@@ -404,7 +404,9 @@ def test_patients_are_summarised_and_weighted_equally(tmp_path):
     (pooled,) = only(summary["summary"])
     assert pooled["patient_mean"] == pytest.approx(40, rel=0.02)
     assert pooled["mean"] == pytest.approx((4 * 20 + 8 * 60) / 12, rel=0.02)
-    assert pooled["pooled_ci95_high"] - pooled["pooled_ci95_low"] > 5 * (pooled["ci95_high"] - pooled["ci95_low"])
+    # Neither 12 slices of two patients nor 8 of one carry an interval.
+    assert {pooled[name] for name in ("ci95_low", "ci95_high", "ci95_describes")} == {None}
+    assert each["patient 2"]["ci95_low"] is None
     assert "P1" not in (tmp_path / "e" / "summary.json").read_text()
 
 

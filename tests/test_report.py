@@ -137,7 +137,7 @@ def test_a_change_in_percent_is_of_the_same_mean():
         values[series, "candidate", "abdomen", "psnr"] = [30.0 if series == "A1" else 20.0] * len(along)
         values[series, "candidate", "abdomen", "ssim"] = [0.5] * len(along)
     _, text = sentences(evaluation_of(values))
-    assert "error against the reference -50 % (RMSE 51.00 → 25.50 HU;" in text  # means of 2 and 100, of 1 and 50
+    assert "error against the reference -50 % (RMSE 51.00 → 25.50 HU);" in text  # means of 2 and 100, of 1 and 50
     assert "PSNR 25.00 dB" in text  # mean of 30 and 20
     assert "10 of 10 slices are closer" in text
 
@@ -149,7 +149,7 @@ def test_infinite_slices_do_not_remove_the_others():
     assert "PSNR 34.00 dB (without 1 of 5 slices, where it is infinite)" in text
     (entry,) = paired_statistics(result.rows, result.patients, ["input", "candidate"])
     assert entry["difference_mean"] == pytest.approx(2.5)
-    assert entry["wilcoxon_p"] == pytest.approx(1 / 8)
+    assert entry["wilcoxon_p"] is entry["difference_low"] is entry["interval_describes"] is None
     assert (entry["n"], entry["infinite"], entry["patients"]) == (4, 1, 1)
 
 

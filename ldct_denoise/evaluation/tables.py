@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.metrics.statistics import PatientStatistics
 
 PAIRED_METRICS = ("psnr", "ssim", "rmse")
 
@@ -73,32 +72,30 @@ def summarise(rows: Iterable[Measurement], patients: Mapping[str, str]) -> list[
     Returns
     -------
     list of dict
-        ``mean``, ``std`` (population) and ``n`` over all slices (pooled), with the 95 % bootstrap interval
-        ``pooled_ci95_low``…``pooled_ci95_high``; ``patient_mean`` gives every patient the same weight and has the
-        95 % bootstrap interval ``ci95_low``…``ci95_high`` over slices within patients. Values that are not finite
-        are None.
+        ``mean``, ``std`` (population) and ``n`` over all slices (pooled). ``patient_mean`` gives every patient the
+        same weight and has the 95 % interval ``ci95_low``…``ci95_high``; ``ci95_describes`` says whether that
+        describes patients in general or only the measured ones. Values that are not finite or not known are None.
     """
-    bootstraps: dict[tuple[str, ...], Bootstrap] = {}
+    statistics: dict[tuple[str, ...], PatientStatistics] = {}
     entries: list[Entry] = []
     for key, measured in _by_key(rows).items():
         groups = tuple(patients.get(series, series) for series, _ in measured)
         values = np.array([value for _, value in measured])
-        by_patient, pooled = (_bootstrap(bootstraps, group) for group in (groups, ("all",) * len(groups)))
-        interval, over_all = by_patient.interval(values), pooled.interval(values)
+        by_patient = _statistics(statistics, groups)
+        interval = by_patient.interval(values)
         with np.errstate(invalid="ignore"):
-            spread = float(np.std(values))
+            mean, spread = float(np.mean(values)), float(np.std(values))
         entries.append(
             {
                 **key._asdict(),
-                "mean": finite_or_none(over_all.mean),
+                "mean": finite_or_none(mean),
                 "std": finite_or_none(spread),
                 "n": len(values),
-                "pooled_ci95_low": finite_or_none(over_all.low),
-                "pooled_ci95_high": finite_or_none(over_all.high),
                 "patients": by_patient.n_patients,
                 "patient_mean": finite_or_none(interval.mean),
                 "ci95_low": finite_or_none(interval.low),
                 "ci95_high": finite_or_none(interval.high),
+                "ci95_describes": interval.describes or None,
             }
         )
     return entries
@@ -115,16 +112,17 @@ def summarise_patients(rows: Iterable[Measurement], patients: Mapping[str, str])
     Returns
     -------
     list of dict
-        ``mean``, its 95 % bootstrap interval over slices ``ci95_low``…``ci95_high``, and ``n`` slices.
+        ``mean``, the 95 % interval ``ci95_low``…``ci95_high`` of this patient's mean (None if the slices are too
+        few for their correlation), and ``n`` slices.
     """
-    bootstraps: dict[tuple[str, ...], Bootstrap] = {}
+    statistics: dict[tuple[str, ...], PatientStatistics] = {}
     entries: list[Entry] = []
     for key, measured in _by_key(rows).items():
         groups: dict[str, list[float]] = {}
         for series, value in measured:
             groups.setdefault(patients.get(series, series), []).append(value)
         for patient, values in groups.items():
-            interval = _bootstrap(bootstraps, ("all",) * len(values)).interval(values)
+            interval = _statistics(statistics, ("all",) * len(values)).interval(values)
             numbers = {"mean": interval.mean, "ci95_low": interval.low, "ci95_high": interval.high}
             entries.append(
                 {
@@ -157,8 +155,9 @@ def paired_statistics(
     -------
     list of dict
         For each window, region and metric: mean difference ``model`` − ``against`` with equal weight of patients,
-        its 95 % bootstrap interval over slices within patients, and the two-sided p of Wilcoxon's signed-rank
-        test. ``n`` slices have a finite difference; the other ``infinite`` slices are left out.
+        its 95 % interval and whom that describes (None where the data do not carry one), and the two-sided p of
+        Wilcoxon's signed-rank test of the patients' means (None below six patients). ``n`` slices have a finite
+        difference; the other ``infinite`` slices are left out.
     """
     table: dict[MetricKey, dict[tuple[str, float], float]] = {}
     for row in rows:
@@ -172,8 +171,8 @@ def paired_statistics(
             shared = sorted(ours.keys() & theirs.keys())
             if not shared:
                 continue
-            bootstrap = Bootstrap([patients[series] for series, _ in shared])
-            result = bootstrap.paired([ours[key] for key in shared], [theirs[key] for key in shared])
+            statistics = PatientStatistics([patients[series] for series, _ in shared])
+            result = statistics.paired([ours[key] for key in shared], [theirs[key] for key in shared])
             entries.append(
                 {
                     "model": first,
@@ -181,9 +180,11 @@ def paired_statistics(
                     "window": window,
                     "region": region,
                     "metric": metric,
-                    **{f"difference_{k}": finite_or_none(v) for k, v in asdict(result.difference).items()},
+                    "difference_mean": finite_or_none(result.difference.mean),
+                    "difference_low": finite_or_none(result.difference.low),
+                    "difference_high": finite_or_none(result.difference.high),
+                    "interval_describes": result.difference.describes or None,
                     "wilcoxon_p": result.p_value,
-                    "unit": result.unit,
                     "n": result.n_slices,
                     "infinite": result.n_infinite,
                     "patients": result.n_patients,
@@ -215,8 +216,8 @@ def _by_key(rows: Iterable[Measurement]) -> dict[MetricKey, list[tuple[str, floa
     return table
 
 
-def _bootstrap(cache: dict[tuple[str, ...], Bootstrap], groups: tuple[str, ...]) -> Bootstrap:
-    """Bootstrap of these groups; its weights are drawn once and reused."""
+def _statistics(cache: dict[tuple[str, ...], PatientStatistics], groups: tuple[str, ...]) -> PatientStatistics:
+    """Statistics of these groups, sorted out once and reused."""
     if groups not in cache:
-        cache[groups] = Bootstrap(groups)
+        cache[groups] = PatientStatistics(groups)
     return cache[groups]

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ldct_denoise.evaluation.measure import REFERENCE
 from ldct_denoise.regions.tissues import TISSUES
-from ldct_denoise.report.evaluation import mean_hu_offset, write_report
+from ldct_denoise.report.evaluation import INTERVAL_TEXT, mean_hu_offset, write_report
 from ldct_denoise.report.page import Picture, Table
 from ldct_denoise.report.pictures import png_uri
 
@@ -87,8 +87,8 @@ def _leaders(evaluation: Evaluation) -> Table:
         )
     text = (
         f"Region {region}; means with each patient weighted equally. Gain: PSNR over the input, window {window}, "
-        "with its 95 % bootstrap interval over slices within patients and Wilcoxon's p (all pairs are in a table "
-        "below). Mean HU: without a window. Seconds: mean on this machine, while it also measures. Seen in "
+        f"with its 95 % interval and Wilcoxon's p by patients (all pairs are in a table below). {INTERVAL_TEXT} "
+        "Mean HU: without a window. Seconds: mean on this machine, while it also measures. Seen in "
         "training: whether the model was trained on some of these patients. Pictures: "
         f"soft tissue of the first series, window {window}, not scaled. Click a heading to sort."
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldct_denoise.evaluation.measure import REFERENCE, UNCLIPPED
 from ldct_denoise.evaluation.tables import pseudonyms, summarise_patients
-from ldct_denoise.metrics.statistics import Bootstrap
+from ldct_denoise.metrics.statistics import Interval, PatientStatistics
 from ldct_denoise.regions.regions import region_masks
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.noise_resolution import insert_charts, insert_tables, noise_charts, noise_tables
@@ -21,6 +21,12 @@ from ldct_denoise.volume import spread_indices
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 
+#: Which intervals are empty, and of whom the others speak.
+TOO_FEW_SLICES = "empty where the slices are too few for their correlation (at least 30)"
+INTERVAL_TEXT = (
+    "95 % confidence intervals: with three patients or more for the mean of patients like these, otherwise for "
+    f"the measured patients only; {TOO_FEW_SLICES}."
+)
 #: One metric by (series, position).
 Values = Mapping[tuple[str, float], float]
 
@@ -104,16 +110,25 @@ def _sentence(evaluation: Evaluation, model: str, window: str, region: str, base
     shared = sorted(error.keys() & baseline.keys())
     if not shared or not any(baseline[key] for key in shared):
         return f"{model}: RMSE {_mean(evaluation, error):.2f} HU, {text}"
-    bootstrap = Bootstrap([evaluation.patients[series] for series, _ in shared])
+    statistics = PatientStatistics([evaluation.patients[series] for series, _ in shared])
     before, after = ([values[key] for key in shared] for values in (baseline, error))
-    change = bootstrap.paired(after, before).difference
-    before_hu, after_hu = bootstrap.interval(before).mean, bootstrap.interval(after).mean
+    change = statistics.paired(after, before).difference
+    before_hu, after_hu = (float(statistics.patient_means(values).mean()) for values in (before, after))
     closer = sum(error[key] < baseline[key] for key in shared)
     return (
         f"{model}: error against the reference {100 * change.mean / before_hu:+.0f} % (RMSE {before_hu:.2f} → "
-        f"{after_hu:.2f} HU; 95 % interval of the change {change.low:+.2f} to {change.high:+.2f} HU); {closer} of "
+        f"{after_hu:.2f} HU{_interval_words(change)}); {closer} of "
         f"{len(shared)} slices are closer to the reference than the input. {text}"
     )
+
+
+def _interval_words(change: Interval) -> str:
+    """The interval of a change and whom it describes; nothing where there is none."""
+    if not change.describes:
+        return ""
+    whom = {"patients": "for patients like these", "these patients": "for the measured patients only"}
+    limits = f"{change.low:+.2f} to {change.high:+.2f} HU"
+    return f"; 95 % interval of the change {limits}, {whom[change.describes]}"
 
 
 def _psnr_words(evaluation: Evaluation, values: Values) -> str:
@@ -207,9 +222,10 @@ def _along_z(evaluation: Evaluation, names: Mapping[str, str]) -> ChartSection:
 
 
 def _summary_table(evaluation: Evaluation) -> Table:
-    columns = ("model", "window", "region", "metric", "mean", "std", "n", "patient_mean", "ci95_low", "ci95_high")
+    columns = ["model", "window", "region", "metric", "mean", "std", "n", "patient_mean"]
+    columns += ["ci95_low", "ci95_high", "ci95_describes"]
     rows = [[entry[column] for column in columns] for entry in evaluation.summary()]
-    return Table("All numbers", "Click a heading to sort.", columns, rows)
+    return Table("All numbers", f"{INTERVAL_TEXT} Click a heading to sort.", columns, rows)
 
 
 def _paired_table(evaluation: Evaluation) -> list[Table]:
@@ -217,9 +233,9 @@ def _paired_table(evaluation: Evaluation) -> list[Table]:
     if not isinstance(paired, list) or not paired:
         return []
     text = (
-        "Model − against on the same slices, each patient weighted equally; 95 % bootstrap interval over slices "
-        "within patients; two-sided Wilcoxon p. Slice-level p-values are over-optimistic because slices of a "
-        "patient are correlated. Slices with an infinite value (PSNR of equal images) are left out and counted."
+        f"Model − against on the same slices, each patient weighted equally. {INTERVAL_TEXT} Wilcoxon's two-sided "
+        "p compares patients and needs six of them. Slices with an infinite value (PSNR of equal images) are left "
+        "out and counted."
     )
     return [Table("Paired differences", text, list(paired[0]), [list(entry.values()) for entry in paired])]
 
@@ -234,7 +250,8 @@ def _patient_table(evaluation: Evaluation, include_patient_ids: bool) -> list[Ta
     columns = ("patient", "model", "region", "metric", "mean", "ci95_low", "ci95_high", "n")
     entries = summarise_patients(rows, evaluation.patients)
     cells = [[names[str(entry["patient"])], *(entry[column] for column in columns[1:])] for entry in entries]
-    text = f"Window {window}; 95 % bootstrap interval over the patient's slices. All windows are in summary.json."
+    text = f"Window {window}; 95 % interval of this patient's mean: {TOO_FEW_SLICES}. "
+    text += "All windows are in summary.json."
     return [Table("Patient by patient", text, columns, cells)]
 
 
@@ -267,4 +284,4 @@ def _mean(evaluation: Evaluation, values: Values) -> float:
     if not values:
         return float("nan")
     patients = [evaluation.patients[series] for series, _ in values]
-    return float(Bootstrap(patients, repeats=0).patient_means(list(values.values())).mean())
+    return float(PatientStatistics(patients).patient_means(list(values.values())).mean())

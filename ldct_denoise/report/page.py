@@ -30,8 +30,9 @@ DEFINITIONS = (
     ("noise_std", "standard deviation of image − reference, HU; it includes the noise of the reference."),
     ("hu_mean, hu_std, hu_p05, hu_p50, hu_p95", "statistics of the image's HU in the region, without a window."),
     ("body", "the patient without surrounding air and table; found on the reference."),
-    ("mean, std, n", "over all slices. The patient mean gives every patient the same weight; its 95 % bootstrap "
-     "interval is over slices within patients."),
+    ("mean, std, n", "over all slices. The patient mean gives every patient the same weight. ci95: its 95 % "
+     "confidence interval, from the spread of the patients' means with three patients or more, otherwise from "
+     "blocks of contiguous slices of the measured patients; empty where the data do not carry one."),
 )  # fmt: skip
 
 
