@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ldct_denoise.errors import ConfigError
+from ldct_denoise.errors import ConfigError, setting_problem
 from ldct_denoise.intensity import Scale
 
 
@@ -348,49 +348,6 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
         raise ConfigError(f"config {where}: {setting_problem(error, Config)}") from None
     config.pretraining_config()
     return config
-
-
-def setting_problem(error: ValidationError, model: type[BaseModel], *, prefix: str = "", owner: str = "") -> str:
-    """The first problem that pydantic found, in one line.
-
-    Parameters
-    ----------
-    error : pydantic.ValidationError
-        What building ``model`` raised.
-    model : type of pydantic.BaseModel
-        Its fields are listed where a key is unknown.
-    prefix : str
-        Section that the settings belong to, put before the key.
-    owner : str
-        Method or file that the settings belong to, named in the list of known keys.
-
-    Returns
-    -------
-    str
-        ``key: problem``.
-    """
-    first = error.errors()[0]
-    *section, key = [*([prefix] if prefix else []), *map(str, first["loc"])] or ["settings"]
-    path = ".".join([*section, key])
-    if first["type"] != "extra_forbidden":
-        return f"{path}: {first['msg'].removeprefix('Value error, ')}"
-    label = f"{'.'.join(section) or 'settings'} of {owner}" if owner else "known"
-    return f"{path}: no such setting ({label}: {', '.join(_known_keys(model, first['loc'][:-1]))})"
-
-
-def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """Fields of the model at a location inside a model."""
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _model_inside(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _model_inside(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as ``Model``, ``Model | None`` or ``tuple[Model, ...]``."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_inside, get_args(annotation))), None)
 
 
 def assignment(text: str, where: str, form: str) -> tuple[str, Any]:

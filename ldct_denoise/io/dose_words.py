@@ -87,7 +87,15 @@ _COLLECTIONS = re.compile(
 
 
 class Token(NamedTuple):
-    """A word or number of a name, in lower case, and its place in the name."""
+    """A word or number of a name.
+
+    Parameters
+    ----------
+    text : str
+        In lower case.
+    start, end : int
+        Position in the name, characters.
+    """
 
     text: str
     start: int

@@ -135,7 +135,7 @@ def build(name: str, settings: Mapping[str, object], scale: Scale, *, for_traini
     """
     from pydantic import ValidationError
 
-    from ldct_denoise.config import setting_problem
+    from ldct_denoise.errors import setting_problem
 
     cls = find(name)
     try:

@@ -14,8 +14,14 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from ldct_denoise.config import setting_problem
-from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError, PartialError
+from ldct_denoise.errors import (
+    ConfigError,
+    InputError,
+    LdctDenoiseError,
+    OutputError,
+    PartialError,
+    setting_problem,
+)
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.staging import StagedFolder

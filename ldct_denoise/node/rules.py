@@ -21,8 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from ldct_denoise.config import read_mapping, setting_problem
-from ldct_denoise.errors import ConfigError
+from ldct_denoise.config import read_mapping
+from ldct_denoise.errors import ConfigError, setting_problem
 from ldct_denoise.inference.settings import ApplySettings, Precision
 from ldct_denoise.io.dicom.instance import check_keywords
 from ldct_denoise.io.write_settings import Compression, PrivateTags

@@ -108,3 +108,23 @@ class Encoding:
             setattr(image, keyword, value)
         image.NumberOfFrames, image.PixelData = 1, pixel_data
         return image
+
+
+@dataclass(frozen=True)
+class PixelDataLocation:
+    """Where the Pixel Data element lies in a file.
+
+    Parameters
+    ----------
+    tag_offset, value_offset : int
+        Positions of the tag and of the value, bytes.
+    length : int
+        Length that the element states, bytes.
+    available : int
+        Bytes from the value to the end of the file.
+    """
+
+    tag_offset: int
+    value_offset: int
+    length: int
+    available: int

@@ -31,6 +31,7 @@ from pydicom.uid import (
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.io.dicom.encoding import PixelDataLocation
 from ldct_denoise.io.dicom.repair import repair_decimals
 from ldct_denoise.io.dicom.trailing import add_trailing_elements
 from ldct_denoise.io.dicom.transfer_syntax import correct_transfer_syntax
@@ -43,26 +44,6 @@ MAX_INFLATED_BYTES = 512 << 20
 MAX_INFLATION_RATIO = 100
 SAFE_INFLATED_BYTES = 64 << 20
 _PIXEL_DATA_TAG = (0x7FE0, 0x0010)
-
-
-@dataclass(frozen=True)
-class PixelDataLocation:
-    """Where the Pixel Data element lies in a file.
-
-    Parameters
-    ----------
-    tag_offset, value_offset : int
-        Positions of the tag and of the value, bytes.
-    length : int
-        Length that the element states, bytes.
-    available : int
-        Bytes from the value to the end of the file.
-    """
-
-    tag_offset: int
-    value_offset: int
-    length: int
-    available: int
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from pydicom.uid import UID, RLELossless
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom import decoder_process
 from ldct_denoise.io.dicom.codestream import check_codestream_size
-from ldct_denoise.io.dicom.encoding import Encoding
+from ldct_denoise.io.dicom.encoding import Encoding, PixelDataLocation
 from ldct_denoise.io.dicom.header import (
-    PixelDataLocation,
     as_input_error,
     inflated,
     open_regular_file,

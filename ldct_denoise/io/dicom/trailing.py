@@ -14,7 +14,7 @@ from pydicom.tag import BaseTag
 from ldct_denoise.io.dicom.transfer_syntax import UNDEFINED_LENGTH
 
 if TYPE_CHECKING:
-    from ldct_denoise.io.dicom.header import PixelDataLocation
+    from ldct_denoise.io.dicom.encoding import PixelDataLocation
 
 PIXEL_DATA_GROUP = 0x7FE0
 #: More than this after the pixel data is no header, bytes.

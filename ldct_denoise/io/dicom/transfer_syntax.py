@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 if TYPE_CHECKING:
-    from ldct_denoise.io.dicom.header import PixelDataLocation
+    from ldct_denoise.io.dicom.encoding import PixelDataLocation
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM_TAG = (0xFFFE, 0xE000)

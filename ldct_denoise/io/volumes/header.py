@@ -1,4 +1,4 @@
-"""What the header of a volume file states, independent of the format."""
+"""The header of a volume file, independent of its format."""
 
 from __future__ import annotations
 
