@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from ldct_denoise.errors import InputError
 from ldct_denoise.evaluation.evaluate import evaluate
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import VolumeFile, open_volume_file
+from ldct_denoise.io.volumes import voxels
 from ldct_denoise.io.volumes.stored_type import FLOAT_HU, StoredType, choose_type, preferred_type
 from ldct_denoise.orientation import oriented_like
 from ldct_denoise.slice_matching import best_match, match_slices
@@ -139,14 +142,18 @@ def test_the_type_of_a_result() -> None:
     assert preferred_type(coarse, can_scale=False) == FLOAT_HU == preferred_type(None, can_scale=True)
 
 
-def test_padding_of_nan_is_air_and_stays_nan(tmp_path: Path) -> None:
+def test_padding_of_nan_stays(tmp_path: Path) -> None:
     stored = ct_values("float32", (1.0, 0.0))
     stored[:, :5], stored[0, 10, 10] = np.nan, np.inf
-    source = open_volume_file(write_nifti(tmp_path / "in.nii", stored))
-    assert (source.read_hu(0)[:5] == -1024).all()
-    assert np.isfinite(source.read_hu(0)).all()
-    write_identity(source, tmp_path / "out.nii")
+    path = write_nifti(tmp_path / "in.nii", stored)
+    assert exclusion_of(path) == ""
+    write_identity(open_volume_file(path), tmp_path / "out.nii")
     np.testing.assert_array_equal(stored_values(tmp_path / "out.nii")[0].transpose(2, 1, 0), stored)
+    apply(path, shift_model(7.0), tmp_path / "denoised.nii")
+    denoised = stored_values(tmp_path / "denoised.nii")[0].transpose(2, 1, 0)
+    np.testing.assert_array_equal(np.isnan(denoised), np.isnan(stored))
+    mask = np.where(blocks([1, 2, 3]) > 0, blocks([1, 2, 3]), np.nan).astype(np.float32)
+    assert "a label map" in exclusion_of(write_nifti(tmp_path / "mask.nii.gz", mask))
 
 
 @pytest.mark.parametrize("name", ["u16_inter.nii", "dcm2niix_f17.nii"])
@@ -415,3 +422,66 @@ def test_detached_headers_are_read_with_their_data(field: Path, tmp_path: Path, 
 def test_a_detached_header_without_its_data_is_named(field: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes((field / "F27_detached" / name).read_bytes())
     assert "data" in exclusion_of(tmp_path / name)
+
+
+# Memory and time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii", ".nii.gz"])
+def test_memory_does_not_grow_with_the_files_that_are_open(tmp_path: Path, suffix: str, compressed: bool) -> None:
+    import SimpleITK as sitk
+
+    stored = np.random.default_rng(0).integers(-1000, 1000, (32, 128, 128)).astype(np.int16)
+    sources = []
+    for number in range(12):
+        path = tmp_path / f"{number}{suffix}"
+        sitk.WriteImage(sitk.GetImageFromArray(stored), str(path), useCompression=compressed)
+        sources.append(open_volume_file(path))
+    sources[0].read_hu(31)
+    tracemalloc.start()
+    for index in range(0, 32, 5):
+        for source in sources:
+            np.testing.assert_array_equal(source.read_hu(index), stored[index])
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1.2 * stored.nbytes
+    assert peak < 2 * stored.nbytes
+
+
+def test_a_random_slice_of_a_compressed_file_inflates_a_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voxels, "INDEX_SPACING", 1 << 18)
+    stored = np.random.default_rng(0).integers(-1000, 1000, (80, 128, 128)).astype(np.int16)
+    path = write_nifti(tmp_path / "in.nii.gz", stored)
+    source, counts = open_volume_file(path), [0]
+    source.read_hu(79)  # the index is built while the file is inflated for the first time
+    readinto = voxels._GzipView.readinto
+
+    def counting(view: voxels._GzipView, buffer: memoryview) -> int:
+        counts.append(readinto(view, buffer))
+        return counts[-1]
+
+    monkeypatch.setattr(voxels._GzipView, "readinto", counting)
+    for index in (70, 3, 41, 12, 66):
+        np.testing.assert_array_equal(source.read_hu(index), stored[index])
+    assert sum(counts) / 5 < 0.3 * path.stat().st_size
+
+
+def test_a_header_is_read_without_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_nifti(tmp_path / "in.nii.gz", noise_ct().astype(np.int16))
+    monkeypatch.setattr(voxels.VoxelLayout, "read", lambda layout, index: pytest.fail("voxels were read"))
+    assert open_volume_file(path).header.stored_type.dtype == np.int16
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd", ".nii"])
+def test_a_truncated_file_is_an_error_and_not_a_slice(tmp_path: Path, suffix: str) -> None:
+    import SimpleITK as sitk
+
+    path = tmp_path / f"in{suffix}"
+    noise = np.random.default_rng(0).integers(-1000, 1000, (20, 64, 64)).astype(np.int16)
+    sitk.WriteImage(sitk.GetImageFromArray(noise), str(path), useCompression=suffix != ".nii")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"slice 19 cannot be read"):
+        open_volume_file(path).read_hu(19)

@@ -111,7 +111,9 @@ class VolumeWriter:
         if hu.shape != shape:
             raise ModelError(f"{self.location}: computed image is {hu.shape}, a slice {shape}")
         self._slices[index] = np.array(hu, dtype=np.float32)
-        self._low, self._high = min(self._low, float(hu.min())), max(self._high, float(hu.max()))
+        finite = hu[np.isfinite(hu)]
+        self._low = min(self._low, float(finite.min(initial=np.inf)))
+        self._high = max(self._high, float(finite.max(initial=-np.inf)))
         self._rounding_error = max(self._rounding_error, self._preferred.rounding_error_hu(hu))
 
     def _save(self) -> None:

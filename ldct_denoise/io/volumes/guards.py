@@ -46,6 +46,7 @@ def values_exclusion(read_hu: Callable[[int], NDArray[np.float32]], slices: int)
         if len(sampled) >= SAMPLED_SLICES and not _is_constant(sampled):
             break
         hu = read_hu(index)
+        hu = np.where(np.isfinite(hu), hu, np.float32(0))  # NaN is padding
         if _has_air_or_fat(hu):
             return None
         if len(sampled) >= SAMPLED_SLICES:

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Value of voxels that are stored as NaN or infinity, as padding around the patient is, HU.
-PADDING_HU = -1024.0
 #: Largest rounding error of a stored value, HU.
 MAX_ROUNDING_HU = 0.5
 #: Integers that replace an input's integers which do not hold a result.
@@ -58,13 +56,10 @@ class StoredType:
         return low, high
 
     def to_hu(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Convert stored values to HU; NaN and infinity become :data:`PADDING_HU`."""
+        """Convert stored values to HU; NaN stays."""
         if self.is_scaled:
             stored = stored.astype(np.float64) * self.slope + self.intercept
-        hu = stored.astype(np.float32)
-        if not self.is_integer:
-            hu[~np.isfinite(hu)] = PADDING_HU
-        return hu
+        return stored.astype(np.float32)
 
     def from_hu(self, hu: NDArray[np.floating[Any]]) -> NDArray[Any]:
         """Convert HU to the closest stored values."""

@@ -27,7 +27,7 @@ MAX_OPEN_STREAMS = 32
 INDEX_SPACING = 4 << 20
 #: Bytes that are inflated at once where slices are read in order; each read begins at an entry of the index.
 READ_AHEAD = 8 << 20
-_BUFFER_SIZE = 1 << 18
+_BUFFER_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
