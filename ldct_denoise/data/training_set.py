@@ -28,6 +28,7 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.photos import GreyImage
 from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Batch
+from ldct_denoise.models.envelope import measure_envelope
 
 #: Without validation patients one normal-dose slice in this many is held back for validation.
 VALIDATION_STRIDE = 8
@@ -47,12 +48,15 @@ class TrainingSet:
         The pools after averaging and simulation.
     noise_summary : list of dict
         For each kernel: mean frequency and range of the measured noise, for the model's card.
+    envelope : dict
+        Range of the training images (:mod:`ldct_denoise.models.envelope`), for the model's card.
     """
 
     patches: PatchDataset
     validation: ValidationSet
     pools: Pools
     noise_summary: list[dict[str, Any]] = field(default_factory=list)
+    envelope: dict[str, Any] = field(default_factory=dict)
 
 
 def make_training_set(
@@ -129,7 +133,8 @@ def make_training_set(
         guard_range=not photographs,
         targets_noise_texture=supervision is Supervision.UNPAIRED and noise is None,
     )
-    return TrainingSet(patches, validation, pools, _noise_summary(noise))
+    envelope = {} if photographs else measure_envelope((*pools.low, *pools.normal))
+    return TrainingSet(patches, validation, pools, _noise_summary(noise), envelope)
 
 
 def _split(pools: Pools, context_slices: int, paired: bool) -> tuple[Sequence[PoolSlice], Sequence[PoolSlice]]:

@@ -43,6 +43,7 @@ def model_card(
         "config": json.loads(config.model_dump_json()),
         "pools": {**data.pools.describe(), "image_digests": list(data.pools.image_digests)},
         "noise": data.noise_summary,
+        "envelope": data.envelope,
         "step": run.step,
         "seconds": round(run.seconds, 1),
         "resumed": run.resumed,
