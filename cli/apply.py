@@ -33,6 +33,11 @@ from . import options
     metavar="PERCENT",
     help="Reduce the noise in uniform tissue by this much, instead of --strength; 50 leaves half of it.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse series with problems, or outside the images that the model was trained on.",
+)
 @options.device
 @options.precision
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
@@ -58,6 +63,7 @@ def command(
     model: str | None,
     strength: float | None,
     noise_reduction: float | None,
+    strict: bool,
     device: str,
     precision: str,
     seed: int,
@@ -84,6 +90,7 @@ def command(
         seed,
         tta=tta,
         noise_reduction=noise_reduction,
+        strict=strict,
         assume_hu=assume_hu,
     )
     loaded = load_model(model or DEFAULT_MODEL)

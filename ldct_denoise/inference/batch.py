@@ -14,9 +14,11 @@ from ldct_denoise.inference.ledger import Entry, Ledger, count_files, job_key
 from ldct_denoise.inference.series import (
     WriteReport,
     apply_series,
+    check_input,
     check_report,
     denoise_series,
     derivation_of,
+    input_warnings,
     report_path,
     report_series,
 )
@@ -36,7 +38,7 @@ from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
 
 #: Settings that do not change what is written.
-_NEUTRAL_SETTINGS = ("device", "overwrite", "created")
+_NEUTRAL_SETTINGS = ("device", "overwrite", "created", "strict")
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +79,7 @@ def apply(
     progress : callable
         Called with (files or slices done, their number, note).
     notify : callable
-        Called with a line about files that are excluded, or series that are skipped.
+        Called with a line about files that are excluded, series that are skipped, and warnings about a series.
 
     Returns
     -------
@@ -107,6 +109,10 @@ def apply(
         return batch.run(worker, progress, notify)
     if worker.rank:
         return []
+    warnings = input_warnings(inventory.series[0], model, settings)
+    check_input(warnings, inventory.series[0], settings)
+    for warning in warnings:
+        notify(f"{inventory.series[0].name}: {warning}")
     try:
         location = apply_series(
             inventory.series[0], model, output, settings, writing, write_report=write_report, progress=progress
@@ -165,20 +171,24 @@ class _Batch:
         total, before = sum(len(job.source) for job in todo), 0
         for number, job in enumerate(todo, 1):
             part = _part_of(progress, before, total, f"series {number}/{len(todo)}")
-            self._process(job, job.location in finished, part)
+            self._process(job, job.location in finished, part, notify)
             before += len(job.source)
         results = [job.location for job in jobs if job not in todo] + self.written
         self._raise_failures(worker, gather((len(results), len(jobs), self.failures)), results)
         return results
 
-    def _process(self, job: _Job, finished: bool, progress: Progress) -> None:
+    def _process(self, job: _Job, finished: bool, progress: Progress, notify: Callable[[str], None]) -> None:
         """Denoise one series; any failure is collected, so that the others are done."""
         try:
             if not finished:
                 if self.write_report is not None:
                     check_report(job.location, self.writing)
+                warnings = input_warnings(job.source, self.model, self.settings)
+                check_input(warnings, job.source, self.settings)
+                for warning in warnings:
+                    notify(f"{job.source.name}: {warning}")
                 denoise_series(job.source, self.model, job.output, self.settings, self.writing, progress)
-                self.ledger.add(self._entry(job))
+                self.ledger.add(self._entry(job, warnings))
             if self.write_report is not None:
                 report_series(job.source, job.location, self.write_report)
         except PartialError as error:  # its report failed
@@ -232,7 +242,7 @@ class _Batch:
     def _key(self, source: SliceSource) -> str:
         return job_key(source, self.model.checksum, self._written_settings())
 
-    def _entry(self, job: _Job) -> Entry:
+    def _entry(self, job: _Job, warnings: Sequence[str] = ()) -> Entry:
         return Entry(
             key=self._key(job.source),
             series=output_uid(job.source, self.writing),
@@ -241,6 +251,7 @@ class _Batch:
             settings=self._written_settings(),
             output=self.ledger.relative(job.location),
             files=count_files(job.location),
+            warnings=list(warnings),
         )
 
 

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +47,8 @@ class Entry:
         Number of files of the result.
     finished : str
         Time, ISO 8601, UTC.
+    warnings : sequence of str
+        Problems of the source, and how it differs from the images that the model was trained on.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Entry:
     output: str
     files: int
     finished: str = field(default_factory=_now)
+    warnings: Sequence[str] = ()
 
 
 def job_key(source: SliceSource, checksum: str, settings: Mapping[str, Any]) -> str:

@@ -6,17 +6,18 @@ While the network processes one slice, the next are read and the last are writte
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ldct_denoise.errors import LdctDenoiseError, OutputError, PartialError
+from ldct_denoise.errors import InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress, Slices, report_fit_progress, restore_slices
 from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.io.writer import SeriesWriter, check_dicom_settings, open_writer, output_location
+from ldct_denoise.models.envelope import measure_series, outside
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
 
@@ -118,6 +119,53 @@ def denoise_series(
             writer, restore_slices(source, model, settings), lambda done: report(done, total, source.name)
         )
     return writer.location
+
+
+def input_warnings(source: SliceSource, model: TrainedModel, settings: ApplySettings) -> list[str]:
+    """Problems of a series, and how it differs from the images that the model was trained on.
+
+    Parameters
+    ----------
+    source : SliceSource
+        A few slices are measured, unless the output is the input.
+    model : TrainedModel
+        Its card holds the envelope of its training images.
+    settings : ApplySettings
+
+    Returns
+    -------
+    list of str
+        One line for each problem, and at most one about the model.
+    """
+    found = list(source.metadata.problems)
+    if len(source) == 1:
+        found.append("a series of one slice")
+    if 0 in (settings.strength, settings.noise_reduction):
+        return found
+    envelope = model.card.get("envelope", {})
+    differences = outside(envelope, measure_series(source)) if envelope else []
+    if differences:
+        found.append(f"outside what {model.name} was trained on: {'; '.join(differences)}")
+    return found
+
+
+def check_input(warnings: Sequence[str], source: SliceSource, settings: ApplySettings) -> None:
+    """Refuse a series with warnings, where ``settings.strict`` is set.
+
+    Parameters
+    ----------
+    warnings : sequence of str
+        From :func:`input_warnings`.
+    source : SliceSource
+    settings : ApplySettings
+
+    Raises
+    ------
+    InputError
+        Naming the warnings.
+    """
+    if settings.strict and warnings:
+        raise InputError(f"{source.name}: {'; '.join(warnings)}; refused by --strict")
 
 
 def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:

@@ -38,6 +38,8 @@ class ApplySettings:
         A reduction larger than the network's own gives the network's output. Not together with ``strength``.
     assume_hu : bool
         Take values for HU where header or values speak against it. Derived images and the ledger record it.
+    strict : bool
+        Refuse a series with problems, or outside the images that the model was trained on.
 
     Raises
     ------
@@ -53,6 +55,7 @@ class ApplySettings:
     tta: bool = False
     noise_reduction: float | None = None
     assume_hu: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.strength is not None and not 0 <= self.strength <= 1:

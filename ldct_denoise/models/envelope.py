@@ -1,6 +1,6 @@
 """Range of the images that a model was trained on, and how an input differs from it.
 
-The range is measured in the training pools and kept in the model's card; ``apply`` measures each series against it.
+It is measured in the training pools and kept in the model's card; ``apply`` measures each series against it.
 """
 
 from __future__ import annotations

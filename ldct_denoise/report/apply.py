@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.inference.series import derivation_of
+from ldct_denoise.inference.series import derivation_of, input_warnings
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.checks import CHECKED_TISSUES
@@ -56,6 +56,7 @@ def write_apply_report(
     model_info: Mapping[str, object] | None = None,
     *,
     title: str = "Denoising report",
+    warnings: Sequence[str] = (),
 ) -> NoReferenceReport:
     """Measure a denoised series against its input and write the report.
 
@@ -68,6 +69,8 @@ def write_apply_report(
     model_info : mapping, optional
         Model, checksum, strength, …; shown as a table.
     title : str
+    warnings : sequence of str
+        Warnings about the input, shown as notes.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def write_apply_report(
         title=title,
         sentences=[_verdict(report)],
         checks=report.checks,
-        notes=[f"{report.slices} of {len(pairs)} slices were measured."],
+        notes=[*warnings, f"{report.slices} of {len(pairs)} slices were measured."],
         slice_views=views,
         picture_note=f"{len(views)} of {len(pairs)} slices are shown (spread along z, cropped to the body) so "
         "that the file stays below 10 MB.",
@@ -142,7 +145,8 @@ def apply_report_writer(
 
     def write(source: SliceSource, location: Path, report: Path) -> NoReferenceReport:
         restored = find_images(location, include_derived=True).series[0]
-        return write_apply_report(source, restored, report, facts)
+        warnings = input_warnings(source, model, settings)
+        return write_apply_report(source, restored, report, facts, warnings=warnings)
 
     return write
 
