@@ -226,8 +226,8 @@ def http_status(url: str) -> tuple[int, str]:
 class Receiver:
     """A C-STORE receiver that remembers, and answers what it is told to."""
 
-    def __init__(self, port: int, status: int = 0x0000) -> None:
-        self.port, self.status = port, status
+    def __init__(self, port: int, status: int = 0x0000, syntaxes: list[str] | None = None) -> None:
+        self.port, self.status, self.syntaxes = port, status, syntaxes
         self.received: list[pydicom.Dataset] = []
         self._server: object = None
 
@@ -235,9 +235,13 @@ class Receiver:
         from pynetdicom import AE, DEFAULT_TRANSFER_SYNTAXES, StoragePresentationContexts, evt
 
         entity = AE("ARCHIVE")
-        entity.supported_contexts = StoragePresentationContexts
-        for syntax in (pydicom.uid.RLELossless, *DEFAULT_TRANSFER_SYNTAXES):
-            entity.add_supported_context(pydicom.uid.CTImageStorage, syntax)
+        if self.syntaxes:
+            for context in StoragePresentationContexts:
+                entity.add_supported_context(context.abstract_syntax, self.syntaxes)
+        else:
+            entity.supported_contexts = StoragePresentationContexts
+            for syntax in (pydicom.uid.RLELossless, *DEFAULT_TRANSFER_SYNTAXES):
+                entity.add_supported_context(pydicom.uid.CTImageStorage, syntax)
         self._server = entity.start_server(
             (LOOPBACK, self.port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)]
         )

@@ -440,14 +440,34 @@ def test_a_final_refusal_is_a_dead_letter_that_can_be_requeued(start: Start, tmp
     strict.stop()
 
 
-def test_a_transfer_syntax_that_is_not_accepted_is_reported(
-    start: Start, archive: Receiver, tmp_path: Path
+@pytest.mark.parametrize("compress", [None, "jpegls", "j2k", "rle"])
+def test_images_are_sent_in_the_transfer_syntax_that_the_peer_accepts(
+    start: Start, tmp_path: Path, compress: str | None
 ) -> None:
-    node = start(**to_archive(archive, compress="jpegls"))
+    basic = Receiver(free_ports(1)[0], syntaxes=[pydicom.uid.ImplicitVRLittleEndian]).start()
+    node = start(**to_archive(basic, compress=compress))
+    files = make_series(tmp_path / "in", "1.2.3", 1, slices=2)
+    enhanced = make_enhanced(tmp_path / "multiframe" / "enhanced.dcm")
+    plain = {str(image.SOPInstanceUID): image.pixel_array for image in map(pydicom.dcmread, [*files, enhanced])}
+    storescu(node.rules.port, [*files, enhanced])
+    wait_for(lambda: len(basic.received) == 3 and idle(node))
+    for image in basic.received:
+        image.file_meta = pydicom.dataset.FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+        pixels = image.pixel_array
+        assert any(np.array_equal(pixels, expected) for expected in plain.values())
+    assert len(set(basic.uids)) == 3
+    basic.stop()
+
+
+def test_a_transfer_syntax_that_is_not_accepted_is_reported(start: Start, tmp_path: Path) -> None:
+    odd = Receiver(free_ports(1)[0], syntaxes=[pydicom.uid.JPEG2000Lossless]).start()
+    node = start(**to_archive(odd, compress="jpegls"))
     storescu(node.rules.port, make_series(tmp_path / "in", "1.2.3", 1, slices=2))
     wait_for(lambda: node.spool.counts()["dead-letter"] == 1)
     (note,) = (node.spool.root / "dead-letter").glob("*.json")
     assert "2 of 2 images refused: storage class or transfer syntax not accepted" in note.read_text()
+    odd.stop()
 
 
 def test_after_long_enough_it_gives_up(start: Start, tmp_path: Path) -> None:

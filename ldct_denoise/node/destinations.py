@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 
-from ldct_denoise.errors import ConfigError
-from ldct_denoise.io.dicom.instance import read_instance_uids, storage_uids
+from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.io.dicom.instance import read_instance_uids, read_uncompressed, storage_uids
 from ldct_denoise.node.rules import ClientTLS, DimseDestination, StowDestination
 from ldct_denoise.node.stow_answer import parse_stow_answer
 
@@ -40,7 +42,7 @@ class Unreachable(Exception):
 
 
 class Outcome(Enum):
-    """What became of an image at a destination."""
+    """State of an image at a destination after it was sent."""
 
     STORED = "stored"
     RETRY = "retry"
@@ -120,7 +122,9 @@ class DimseSender:
         entity.acse_timeout = entity.dimse_timeout = self._destination.timeout_s
         entity.network_timeout = entity.connection_timeout = self._destination.timeout_s
         contexts = {file: storage_uids(file) for file in files}
-        for storage_class, syntax in sorted(set(contexts.values())):
+        for storage_class, syntax in sorted(
+            {offer for context in contexts.values() for offer in _offers(*context)}
+        ):
             entity.add_requested_context(storage_class, syntax)
         association = entity.associate(
             self._destination.host,
@@ -137,23 +141,44 @@ class DimseSender:
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for file in files:
-                if contexts[file] in accepted:
-                    yield file, _dimse_answer(_store(association, file))
-                else:
+                usable = next((offer for offer in _offers(*contexts[file]) if offer in accepted), None)
+                if usable is None:
                     yield file, _not_accepted(contexts[file])
+                    continue
+                try:
+                    image = file if usable == contexts[file] else read_uncompressed(file)
+                except InputError:
+                    yield (
+                        file,
+                        Answer(Outcome.REFUSED, "transfer syntax not accepted, and pixels cannot be decoded"),
+                    )
+                else:
+                    yield file, _dimse_answer(_store(association, image))
         finally:
             if association.is_established:
                 association.release()
+
+
+def _offers(storage_class: str, syntax: str) -> list[tuple[str, str]]:
+    """Contexts in which an image can be sent, the best first.
+
+    The last is the default transfer syntax, which every peer must accept (PS3.5 10.1).
+    """
+    syntaxes = dict.fromkeys((syntax, str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)))
+    return [(storage_class, offer) for offer in syntaxes]
 
 
 def _not_accepted(context: tuple[str, str]) -> Answer:
     return Answer(Outcome.REFUSED, f"storage class or transfer syntax not accepted: {' '.join(context)}")
 
 
-def _store(association: object, file: Path) -> int:
-    """Send one image and return the C-STORE status."""
+def _store(association: object, image: Path | Dataset) -> int:
+    """Send one image and return the C-STORE status.
+
+    A data set in Explicit VR Little Endian is sent in Implicit VR where only that was accepted.
+    """
     try:
-        answer = association.send_c_store(file)  # type: ignore[attr-defined]
+        answer = association.send_c_store(image)  # type: ignore[attr-defined]
     except (RuntimeError, OSError):
         raise Unreachable("association lost") from None
     if "Status" not in answer:

@@ -13,7 +13,7 @@ _SOP_UID, _WARNING_REASON, _FAILURE_REASON = "00081155", "00081196", "00081197"
 
 @dataclass(frozen=True)
 class StowAnswer:
-    """What a STOW-RS answer reports, by SOP Instance UID.
+    """Images that a STOW-RS answer reports as stored and as failed, by SOP Instance UID.
 
     Parameters
     ----------

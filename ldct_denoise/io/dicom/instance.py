@@ -110,6 +110,29 @@ def storage_uids(file: Path) -> tuple[str, str]:
         raise InputError(f"{file}: file meta information cannot be read ({type(error).__name__})") from None
 
 
+def read_uncompressed(file: Path) -> Dataset:
+    """Read an image that this package wrote, with its pixels decoded; the same image, so the UID stays.
+
+    Returns
+    -------
+    Dataset
+        In Explicit VR Little Endian, or as it is in the file where that is not compressed.
+
+    Raises
+    ------
+    InputError
+        If its pixels cannot be decoded.
+    """
+    try:
+        with suppress_warnings():
+            image = pydicom.dcmread(file)
+            if image.file_meta.TransferSyntaxUID.is_compressed:
+                image.decompress(as_rgb=False, generate_instance_uid=False)
+            return image
+    except Exception as error:  # a damaged codestream can fail anywhere inside a decoder
+        raise InputError(f"{file}: pixels cannot be decoded ({type(error).__name__})") from None
+
+
 def check_keywords(keywords: Iterable[str]) -> None:
     """Check that names are keywords of DICOM attributes.
 
