@@ -219,6 +219,71 @@ def test_late_images_of_two_stacks_join_their_own(tmp_path: Path, late: int) -> 
     assert (len(derived), len(found), len({uid for uid, _ in found})) == (6, 2, 2)
 
 
+def rule_batches(spool_folder: Path, rules: list[dict[str, object]], *batches: list[Path]) -> list[int]:
+    """Number of the rule that each batch fell under; -1 where it was ignored. Each batch is a life of the node."""
+    content = settings(spool_folder, 11112, destinations={"a": {"stow": "http://h/studies"}})
+    chosen = []
+    for files in batches:
+        loaded = Rules(**content | {"rules": rules})
+        spool = Spool(loaded.spool, loaded.limits)
+        batch = batch_of(spool, files)
+        Worker(loaded, spool, Counters(), threading.Event()).run_once()
+        assert spool.batches("dead-letter") == []
+        chosen.append(spool.record(batch).rule)
+        spool.close()
+    return chosen
+
+
+LOCALIZER = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ConvolutionKernel": "T20", "SliceThickness": "1"}
+BY_KERNEL = [
+    {"match": {"ConvolutionKernel": "T*"}, "ignore": True},
+    identity_rule("a", match={"SliceThickness": "<2"}),
+    identity_rule("a", match={"ConvolutionKernel": "B*"}),
+]
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_a_localizer_among_the_slices_does_not_choose_their_rule(tmp_path: Path, place: int) -> None:
+    files = [
+        write_ct(tmp_path / str(n), n, ConvolutionKernel="B30f", SliceThickness="5")
+        for n in range(7)
+        if n != place
+    ]
+    # The place of its file in the folder depends on its UID.
+    files.insert(place, write_ct(tmp_path / "loc", 20, SOPInstanceUID=f"1.2.{place}", **LOCALIZER))
+    assert rule_batches(tmp_path / "spool", BY_KERNEL, files) == [3]
+    derived = [pydicom.dcmread(file) for file in (tmp_path / "spool" / "outgoing").rglob("*.dcm")]
+    assert len(derived) == 6
+
+
+def test_late_images_fall_under_the_rule_of_their_series(tmp_path: Path) -> None:
+    files = [write_ct(tmp_path / str(n), n, ConvolutionKernel="B30f", SliceThickness="5") for n in range(3)]
+    late = [write_ct(tmp_path / "late", 3, ConvolutionKernel="T20", SliceThickness="1")]
+    assert rule_batches(tmp_path / "spool", BY_KERNEL, files, late) == [3, 3]
+    changed = [identity_rule("a", match={"ConvolutionKernel": "T*"}), *BY_KERNEL]
+    assert rule_batches(tmp_path / "spool", changed, late) == [1]
+
+
+def test_an_ignored_series_stays_ignored_when_more_of_it_comes(tmp_path: Path) -> None:
+    first = [write_ct(tmp_path / "1", 1, ConvolutionKernel="T20", SliceThickness="5")]
+    late = [write_ct(tmp_path / "2", 2, ConvolutionKernel="B30f", SliceThickness="5")]
+    assert rule_batches(tmp_path / "spool", BY_KERNEL, first, late) == [-1, -1]
+
+
+def test_a_localizer_that_comes_first_does_not_choose_the_rule(tmp_path: Path) -> None:
+    localizer = [write_ct(tmp_path / "loc", 20, **LOCALIZER)]
+    files = [write_ct(tmp_path / str(n), n, ConvolutionKernel="B30f", SliceThickness="5") for n in range(3)]
+    assert rule_batches(tmp_path / "spool", BY_KERNEL, localizer, files) == [-1, 3]
+
+
+def test_the_rule_of_most_images_decides(tmp_path: Path) -> None:
+    kernels = ["T20", "B30f", "B30f", "B30f"]
+    files = [
+        write_ct(tmp_path / str(n), n, ConvolutionKernel=k, SliceThickness="5") for n, k in enumerate(kernels)
+    ]
+    assert rule_batches(tmp_path / "spool", BY_KERNEL, files) == [3]
+
+
 def test_no_derived_image_stays_of_a_series_that_cannot_be_denoised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

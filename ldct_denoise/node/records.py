@@ -74,6 +74,22 @@ class Record:
         return cls(**content, deliveries=deliveries)
 
 
+@dataclass(frozen=True)
+class RememberedRule:
+    """The rule that decided for a series.
+
+    Parameters
+    ----------
+    rules_digest : str
+        Digest of all rules at that time; see :attr:`ldct_denoise.node.rules.Rules.rules_digest`.
+    index : int or None
+        Index of the rule; None if none fitted.
+    """
+
+    rules_digest: str
+    index: int | None
+
+
 def read_record(root: Path, batch: str) -> Record:
     """Read the record of a batch of the spool ``root``; an empty one where there is none or it cannot be read."""
     try:

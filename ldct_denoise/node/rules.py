@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import ipaddress
 import operator
 from collections.abc import Callable, Mapping
@@ -269,6 +270,12 @@ class Rules(Section):
     def keywords(self) -> frozenset[str]:
         """Keywords of all attributes that rules match."""
         return frozenset(keyword for rule in self.rules for keyword in rule.match)
+
+    @property
+    def rules_digest(self) -> str:
+        """Digest of all rules; a remembered choice among them is valid as long as it stays the same."""
+        content = "\n".join(rule.model_dump_json() for rule in self.rules)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def rule_for(self, values: Mapping[str, tuple[str, ...]]) -> int | None:
         """Index of the first rule that fits; None if none does, and the series is ignored."""

@@ -8,7 +8,7 @@
 ``outgoing``    derived images that some destination does not have yet
 ``dead-letter`` batches that cannot go on, each with ``<batch>.json``: the reason, and its former state
 ``records``     one record per batch: attempts, deliveries
-``series``      for each series: creation time, its stacks, and the images that each destination has
+``series``      for each series: creation time, its stacks, its rule, and the images that each destination has
 =============== ==========================================================================
 
 A batch moves from folder to folder by one rename. Folder names are hashes, so that no path contains a patient's
@@ -26,7 +26,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from ldct_denoise.node.durable_files import remove, sync, temporary_file, write_text
-from ldct_denoise.node.records import Delivery, Record, read_record, write_record
+from ldct_denoise.node.records import Delivery, Record, RememberedRule, read_record, write_record
 from ldct_denoise.node.rules import Limits
 
 STATES = ("incoming", "ready", "outgoing", "dead-letter")
@@ -256,6 +256,18 @@ class Spool:
     def save_stack_registry(self, key: str, registry: StackRegistry) -> None:
         """Write which images of a series belong to which stack, for images that arrive late."""
         write_text(self.root / "series" / key / "stacks.json", registry.to_json())
+
+    def remembered_rule(self, key: str, rules_digest: str) -> RememberedRule | None:
+        """Read which rule decided for a series; None if none did yet, or the rules have changed since."""
+        try:
+            remembered = RememberedRule(**json.loads((self.root / "series" / key / "rule.json").read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        return remembered if remembered.rules_digest == rules_digest else None
+
+    def remember_rule(self, key: str, rule: RememberedRule) -> None:
+        """Write which rule decided for a series, for images that arrive late."""
+        write_text(self.root / "series" / key / "rule.json", json.dumps(asdict(rule)))
 
     def sent(self, key: str, destination: str) -> set[str]:
         """SOP Instance UIDs that a destination has acknowledged."""

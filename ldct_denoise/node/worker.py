@@ -6,6 +6,8 @@ import errno
 import logging
 import threading
 import time
+from collections import Counter
+from pathlib import Path
 
 from ldct_denoise.errors import LdctDenoiseError, OutputError
 from ldct_denoise.inference.series import apply_series
@@ -16,7 +18,7 @@ from ldct_denoise.io.inventory import Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.node.counters import Counters
-from ldct_denoise.node.records import Delivery, Record
+from ldct_denoise.node.records import Delivery, Record, RememberedRule
 from ldct_denoise.node.rules import Rule, Rules
 from ldct_denoise.node.spool import Spool
 
@@ -97,7 +99,7 @@ class Worker:
         key = batch.partition(".")[0]
         registry = self._spool.stack_registry(key)
         found = scan(folder, registry=registry)
-        index = self._rules.rule_for(attribute_values(next(folder.iterdir()), self._rules.keywords))
+        index = self._choose_rule(key, found, folder)
         if index is None or self._rules.rules[index].ignore:
             self._ignore(batch, "no rule" if index is None else f"rule {index + 1}")
             return
@@ -120,6 +122,40 @@ class Worker:
             "%s: %d images denoised in %.1f s by rule %d, %d skipped",
             batch, record.images, seconds, record.rule, record.skipped,
         )  # fmt: skip
+
+    def _choose_rule(self, key: str, found: Inventory[Series], folder: Path) -> int | None:
+        """Choose the rule of a series by the images that can be denoised, and remember it for late images.
+
+        Localizers and other images that the scan excludes decide only where nothing else remains. If images fit
+        different rules, the rule of most of them decides.
+
+        Parameters
+        ----------
+        key : str
+            Key of the series.
+        found : Inventory
+            The images of the batch.
+        folder : Path
+            Folder of the received images.
+
+        Returns
+        -------
+        int or None
+            Index of the rule; None if none fits.
+        """
+        remembered = self._spool.remembered_rule(key, self._rules.rules_digest) if found.series else None
+        if remembered is not None:
+            return remembered.index
+        files = sorted({ref.path for series in found.series for ref in series.slices}) or sorted(folder.iterdir())
+        keywords = self._rules.keywords
+        votes = Counter(self._rules.rule_for(attribute_values(file, keywords)) for file in files)
+        last = len(self._rules.rules)
+        index = min(votes, key=lambda rule: (-votes[rule], last if rule is None else rule))
+        if found.series:
+            if len(votes) > 1:
+                log.warning("%s: its images fit %d rules; that of most images decides", key, len(votes))
+            self._spool.remember_rule(key, RememberedRule(self._rules.rules_digest, index))
+        return index
 
     def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> None:
         """Write the derived images, one folder for each stack of the series."""
