@@ -142,9 +142,8 @@ class Inventory(Generic[S_co]):
             return []
         kinds = Counter(item.kind.value.replace("_", " ") for item in self.skipped)
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        return [
-            f"{len(self.skipped)} files are skipped ({listed}); `ldct-denoise inspect {path}` lists the reasons"
-        ]
+        skipped = "1 file is" if len(self.skipped) == 1 else f"{len(self.skipped)} files are"
+        return [f"{skipped} skipped ({listed}); `ldct-denoise inspect {path}` lists the reasons"]
 
     def require_all_slices(self, written: Path) -> None:
         """Check, after the only series was written to ``written``, that it lacks no slice.
