@@ -10,7 +10,11 @@ READY := $(VENV)/.ready
 # Two workers of one torch thread each: faster on two cores than one worker of two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: help demo test quick lint unit coverage format lock wheel wheelhouse clean
+# Environments of their own, resolved by uv: RESOLUTION=lowest-direct is the floor that pyproject.toml declares.
+TEST_PYTHON ?= 3.11
+RESOLVED_VENV = .venv-$(RESOLUTION)-$(TEST_PYTHON)
+
+.PHONY: test-lowest test-newest test-resolved help demo test quick lint unit coverage format lock wheel wheelhouse clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -69,5 +73,16 @@ wheelhouse: wheel  ## wheelhouse/: every wheel an air-gapped machine needs
 	$(BIN)/pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock \
 	    "torch==$(WHEELHOUSE_TORCH)" "$$(ls -t dist/ldct_denoise-*.whl | head -1)[sim,node]"
 
+test-lowest:  ## the fast tests with the lowest declared versions (needs uv; TEST_PYTHON=3.11)
+	$(MAKE) test-resolved RESOLUTION=lowest-direct
+
+test-newest:  ## the fast tests with the newest versions that pyproject.toml allows (needs uv; TEST_PYTHON=3.13)
+	$(MAKE) test-resolved RESOLUTION=highest
+
+test-resolved:
+	uv venv --quiet --clear --python $(TEST_PYTHON) $(RESOLVED_VENV)
+	uv pip install --quiet --python $(RESOLVED_VENV) --resolution $(RESOLUTION) --torch-backend cpu --editable ".[dev]"
+	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) build dist wheelhouse demo-output *.egg-info
+	rm -rf $(VENV) .venv-* build dist wheelhouse demo-output *.egg-info

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import resource
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ldct_denoise.errors import LdctDenoiseError, TrainingError
+from ldct_denoise.process_limits import peak_memory_bytes
 
 T = TypeVar("T")
 GIB = 2**30
@@ -76,6 +76,6 @@ def _resident(name: str) -> int:
     """Bytes of resident memory from ``/proc``; on other systems the peak of the process."""
     path = Path("/proc/self/status")
     if not path.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory_bytes()
     lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
     return int(lines[name].split()[0]) * 1024

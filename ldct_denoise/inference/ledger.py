@@ -6,7 +6,6 @@ paths, but no patient data.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.series import Series
@@ -126,15 +127,17 @@ class Ledger:
             If the file cannot be written.
         """
         line = json.dumps(asdict(entry), sort_keys=True).encode() + b"\n"
+        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock.acquire()
                 os.write(descriptor, line if _ends_with_newline(descriptor) else b"\n" + line)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+                lock.release()
         except OSError as error:
             raise OutputError(
                 f"{self.path}: cannot be written ({error.strerror}); free disk space for it"
@@ -151,7 +154,10 @@ def count_files(location: Path) -> int:
 
 def _ends_with_newline(descriptor: int) -> bool:
     size = os.fstat(descriptor).st_size
-    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+    if size == 0:
+        return True
+    os.lseek(descriptor, size - 1, os.SEEK_SET)  # os.pread is missing on Windows; appending ignores the position
+    return os.read(descriptor, 1) == b"\n"
 
 
 def _read(path: Path) -> list[Entry]:

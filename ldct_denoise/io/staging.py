@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
+
 from ldct_denoise.errors import OutputError
 
 #: Suffix of a folder that is being replaced.
 REPLACED_SUFFIX = "-old"
+#: Suffix of the file next to a folder that locks it.
+LOCK_SUFFIX = ".lock"
 
 
 class StagedFolder:
@@ -46,8 +48,8 @@ class StagedFolder:
             self._remove_leftovers()
             self._refuse(inputs)
             self.path = self.target.with_name(f"{self._prefix}-{secrets.token_hex(4)}")
-            self.path.mkdir()
             self._lock = _locked(self.path)
+            self.path.mkdir()
         except OSError as error:
             raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another folder") from None
 
@@ -78,7 +80,7 @@ class StagedFolder:
 
     def _unlock(self) -> None:
         if self._lock is not None:
-            os.close(self._lock)
+            _unlock(self._lock)
             self._lock = None
 
     def _refuse(self, inputs: Iterable[Path]) -> None:
@@ -102,21 +104,28 @@ class StagedFolder:
 
     def _remove_leftovers(self) -> None:
         for path in self.target.parent.glob(f"{self._prefix.replace('[', '[[]')}-*"):
+            path = path.with_name(path.name.removesuffix(LOCK_SUFFIX))
             lock = _locked(path)
             if lock is None:
                 continue
-            if path.name.endswith(REPLACED_SUFFIX) and not self.target.exists():
+            if path.is_dir() and path.name.endswith(REPLACED_SUFFIX) and not self.target.exists():
                 path.rename(self.target)  # killed between the two renames of publish()
             else:
                 shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+            _unlock(lock)
 
 
-def _locked(folder: Path) -> int | None:
-    """Lock the folder; a descriptor that holds the lock, or None where another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    with contextlib.suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    os.close(descriptor)
-    return None
+def _locked(folder: Path) -> BaseFileLock | None:
+    """Lock a folder by a file next to it; None where another process holds the lock."""
+    lock = FileLock(folder.with_name(folder.name + LOCK_SUFFIX), thread_local=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def _unlock(lock: BaseFileLock) -> None:
+    """Release the lock and remove its file; no process waits for it, because each folder has a name of its own."""
+    lock.release()
+    Path(lock.lock_file).unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import resource
 import shutil
 import threading
 import time
@@ -21,6 +20,7 @@ from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.status import StatusServer
 from ldct_denoise.node.storage_scp import StorageSCP, server_tls
 from ldct_denoise.node.worker import Worker
+from ldct_denoise.process_limits import peak_memory_bytes
 
 log = logging.getLogger("ldct_denoise.node")
 
@@ -118,7 +118,7 @@ class Node:
             "free_bytes": shutil.disk_usage(self.rules.spool).free,
             "open_associations": self._receiver.open_associations,
             "up_seconds": time.time() - self._started,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_memory_bytes": peak_memory_bytes(),
         }
         return self.counters.text(gauges, self.spool.counts())
 

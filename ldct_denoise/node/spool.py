@@ -18,7 +18,6 @@ name or ID. The spool contains patient images: its folders are readable only for
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +28,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.instance import InstanceUIDs
@@ -99,7 +100,7 @@ class Spool:
 
     def close(self) -> None:
         """Release the spool for another node."""
-        os.close(self._lock)
+        self._lock.release()
 
     # Receiving ----------------------------------------------------------------------------------------------
 
@@ -365,11 +366,10 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _lock(root: Path) -> int:
-    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+def _lock(root: Path) -> BaseFileLock:
+    lock = FileLock(root / "lock", mode=0o600, thread_local=False)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
+        lock.acquire(blocking=False)
+    except Timeout:
         raise OutputError(f"spool {root}: another node uses it; give each node its own") from None
-    return descriptor
+    return lock

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import struct
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from pydicom.uid import CTImageStorage, JPEGExtended12Bit
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.encoding import Encoding
 from ldct_denoise.io.quiet import short_message, suppress_warnings
+from ldct_denoise.process_limits import limit_memory
 
 #: Longest time to decode one frame, s.
 LIMIT_S = 10.0
@@ -167,8 +167,7 @@ def _read_exactly(stream: IO[bytes], count: int) -> bytes:
 
 def _serve() -> None:
     """Answer requests until the input ends."""
-    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory(LIMIT_BYTES)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # codecs print to standard output
     while True:

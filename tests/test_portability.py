@@ -1,0 +1,73 @@
+"""The package works where Python lacks `fcntl` and `resource`, as on Windows: both are blocked in a new process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packaging.requirements import Requirement
+
+from ldct_denoise import process_limits
+from ldct_denoise.io.volume_writer import write_volume
+from tests.synthetic import water_disc
+
+ROOT = Path(__file__).parent.parent
+BLOCKED = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; "
+
+
+def run_without(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BLOCKED + code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, check=False)
+
+
+def test_every_module_is_imported_without_them() -> None:
+    done = run_without(
+        "import importlib, pkgutil, ldct_denoise\n"
+        "for found in pkgutil.walk_packages(ldct_denoise.__path__, 'ldct_denoise.'):\n"
+        "    if not found.name.endswith('__main__'):\n"
+        "        importlib.import_module(found.name)\n"
+        "assert ldct_denoise.process_limits.peak_memory_bytes() == 0\n"
+        "assert not ldct_denoise.process_limits.limit_memory(1)\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_apply_denoises_a_batch_without_them(tmp_path: Path) -> None:
+    for name in "ab":
+        volume = water_disc(name, 10, slices=2, side=64)
+        write_volume(tmp_path / "in" / f"{name}.nii.gz", iter(volume.hu), volume.geometry)
+    code = "from ldct_denoise.cli.main import main; main()"
+    done = run_without(code, "apply", tmp_path / "in", "-o", tmp_path / "out", "--model", "bilateral")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "out-ledger.jsonl").read_text().splitlines()) == 2
+
+
+def test_peak_memory_grows() -> None:
+    before = process_limits.peak_memory_bytes()
+    block = np.ones(2**24)
+    assert process_limits.peak_memory_bytes() >= before > 10**7
+    assert block.any()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs fcntl")
+def test_no_module_imports_them_unguarded() -> None:
+    users = [
+        path
+        for path in (ROOT / "ldct_denoise").rglob("*.py")
+        if any(line in ("import fcntl", "import resource") for line in path.read_text().splitlines())
+    ]
+    assert users == []
+
+
+def test_the_installed_versions_satisfy_the_declared_ranges() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [Requirement(text) for text in project["dependencies"]]
+    assert {"Pillow", "filelock"} <= {one.name for one in requirements}
+    for one in requirements:
+        assert one.specifier.contains(version(one.name), prereleases=True), one
