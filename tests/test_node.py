@@ -551,7 +551,7 @@ def test_images_not_meant_to_be_denoised_are_left_alone(start: Start, archive: R
         {"ImageType": ["DERIVED", "SECONDARY", "MIP"]},
         {"ImageType": ["DERIVED", "SECONDARY", "MPR"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]},
         {"RescaleType": "MGML"},
-        {"SeriesDescription": "Patient Protocol"},
+        PROTOCOL,
     ]
     files = [make_series(tmp_path / f"in{n}", "1.2.3", n, slices=1)[0] for n in range(len(changes))]
     for file, change in zip(files, changes, strict=True):
@@ -566,12 +566,15 @@ def test_images_not_meant_to_be_denoised_are_left_alone(start: Start, archive: R
     assert archive.received == []
 
 
+PROTOCOL = {"SeriesDescription": "Patient Protocol", "ImageType": ["DERIVED", "SECONDARY", "OTHER"]}
+
+
 @pytest.mark.parametrize(
     ("images", "is_ignored"),
     [
         ([{"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}], True),
-        ([{"SeriesDescription": "Patient Protocol"}, {"RescaleType": "MGML"}], True),
-        ([{"EchoTime": 30, "RescaleType": None}], True),
+        ([PROTOCOL, {"RescaleType": "MGML"}], True),
+        ([{"EchoTime": 30} | dict.fromkeys(("RescaleType", "KVP", "ConvolutionKernel", "XRayTubeCurrent"))], True),
         ([{"ImagePositionPatient": None}], False),
         ([{"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {"Rows": 7}], False),
     ],
