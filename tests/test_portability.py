@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from ldct_denoise import process_limits
+from ldct_denoise.io import process_limits
 from ldct_denoise.io.volume_writer import write_volume
 from tests.synthetic import water_disc
 
@@ -32,8 +32,8 @@ def test_every_module_is_imported_without_them() -> None:
         "for found in pkgutil.walk_packages(ldct_denoise.__path__, 'ldct_denoise.'):\n"
         "    if not found.name.endswith('__main__'):\n"
         "        importlib.import_module(found.name)\n"
-        "assert ldct_denoise.process_limits.peak_memory_bytes() == 0\n"
-        "assert not ldct_denoise.process_limits.limit_memory(1)\n"
+        "assert ldct_denoise.io.process_limits.peak_memory_bytes() == 0\n"
+        "assert not ldct_denoise.io.process_limits.limit_memory(1)\n"
     )
     assert done.returncode == 0, done.stderr
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ldct_denoise.errors import LdctDenoiseError, TrainingError
-from ldct_denoise.process_limits import peak_memory_bytes
+from ldct_denoise.io.process_limits import peak_memory_bytes
 
 T = TypeVar("T")
 GIB = 2**30

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from ldct_denoise.io.process_limits import peak_memory_bytes
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
@@ -20,7 +21,6 @@ from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.status import StatusServer
 from ldct_denoise.node.storage_scp import StorageSCP, server_tls
 from ldct_denoise.node.worker import Worker
-from ldct_denoise.process_limits import peak_memory_bytes
 
 log = logging.getLogger("ldct_denoise.node")
 

@@ -120,8 +120,8 @@ class ValidationMetrics:
     residual_edge_correlation: float = math.nan
     psnr_gain_db: float = math.nan
     psnr_gain_abdomen_db: float = math.nan
-    targets_noise_texture: bool = False
     pair_ssim: float = math.nan
+    targets_noise_texture: bool = False
 
     @property
     def score(self) -> float:

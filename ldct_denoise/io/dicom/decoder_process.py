@@ -27,8 +27,8 @@ from pydicom.uid import CTImageStorage, JPEGExtended12Bit
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.encoding import Encoding
+from ldct_denoise.io.process_limits import limit_memory
 from ldct_denoise.io.quiet import short_message, suppress_warnings
-from ldct_denoise.process_limits import limit_memory
 
 #: Longest time to decode one frame, s.
 LIMIT_S = 10.0
