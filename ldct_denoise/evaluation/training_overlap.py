@@ -128,7 +128,9 @@ def training_overlap(model: TrainedModel, pairs: Sequence[Pair]) -> TrainingOver
 
 
 def _is_trained(model: TrainedModel) -> bool:
-    return "pools" in model.card or methods.describe(model.method_name).supervision is not Supervision.NONE
+    if "pools" in model.card or model.method_name not in methods.names():
+        return "pools" in model.card
+    return methods.describe(model.method_name).supervision is not Supervision.NONE
 
 
 def _has_digest(pair: Pair, digests: frozenset[str]) -> bool:
