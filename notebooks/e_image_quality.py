@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.metrics.noise import noise_reduction_profile
+from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
 from ldct_denoise.report.image_quality import observer_sentence
 
@@ -56,7 +57,7 @@ right.plot(profile.frequency, profile.power)
 right.set(xlabel="frequency, 1/mm", ylabel="dB", title="noise reduction profile")
 plt.show()
 for name, image in (("quarter dose", before), ("denoised", after)):
-    print(f"{name:13} {image.noise.variance_hu2**0.5:5.1f} HU, mean frequency {image.spectrum.mean_frequency:.2f} /mm")
+    print(f"{name:13} {image.noise.variance_hu2**0.5:5.1f} HU, mean frequency {mean_noise_frequency(image.noise):.2f} /mm")
 
 # %% [markdown]
 # **Resolution** depends on contrast: a denoiser keeps strong edges and blurs weak ones, so one curve is not enough.

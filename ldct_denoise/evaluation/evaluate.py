@@ -122,7 +122,7 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
                 item = found[model]
                 entry |= {
                     "noise_hu": item.noise_hu,
-                    "mean_frequency_per_mm": finite_or_none(item.spectrum.mean_frequency),
+                    "mean_frequency_per_mm": finite_or_none(item.mean_frequency_per_mm),
                     "peak_frequency_per_mm": item.spectrum.peak_frequency,
                     "rois": item.rois,
                     "frequency_per_mm": [float(value) for value in item.spectrum.frequency],

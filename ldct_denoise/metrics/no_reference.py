@@ -32,6 +32,7 @@ from ldct_denoise.metrics.noise import (
     noise_reduction_profile,
 )
 from ldct_denoise.metrics.series_noise import RING_PER_MM, uniform_soft_tissue_rois
+from ldct_denoise.metrics.texture import texture_shift
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.tissues import TISSUES, tissue_masks
 
@@ -126,17 +127,16 @@ def no_reference_report(
             progress(done)
     noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
-    before_nps, after_nps, profile = _spectra(sums.rois, pixel_spacing_mm)
+    before_nps, after_nps, profile, texture = _spectra(sums.rois, pixel_spacing_mm)
     product, square = (sum(item[part] for item in sums.gradients) for part in (0, 1))
     totals = (sum(item[part] for item in sums.residuals) for part in range(3))
-    frequencies = [float("nan") if nps is None else nps.mean_frequency for nps in (before_nps, after_nps)]
     checks = (
         check_noise(noise_hu),
         check_shift(shift_hu),
         check_sharpness(product / square if square > 0 else float("nan")),
         check_removed_anatomy(correlation_of_sums(*totals)),
         check_flicker(*(flicker.value_hu for flicker in sums.flicker)),
-        check_texture(*frequencies),
+        check_texture(texture),
     )
     found = tuple(check for check in checks if check is not None)
     return NoReferenceReport(found, noise_hu, shift_hu, before_nps, after_nps, profile, done)
@@ -306,13 +306,13 @@ def _gradients(image: Image) -> tuple[Image, Image]:
 
 def _spectra(
     rois: list[tuple[Image, Image]], spacing: tuple[float, float]
-) -> tuple[RadialSpectrum | None, RadialSpectrum | None, RadialSpectrum | None]:
+) -> tuple[RadialSpectrum | None, RadialSpectrum | None, RadialSpectrum | None, tuple[float, float]]:
+    """Radial spectra before and after, their ratio, and the change of their mean frequency."""
     if not rois:
-        return None, None, None
-    before, after = (
-        noise_power_spectrum(np.array(stack), spacing).radial(RING_PER_MM) for stack in zip(*rois, strict=True)
-    )
-    return before, after, noise_reduction_profile(before, after)
+        return None, None, None, (float("nan"), float("nan"))
+    first, second = (np.array(stack) for stack in zip(*rois, strict=True))
+    before, after = (noise_power_spectrum(stack, spacing).radial(RING_PER_MM) for stack in (first, second))
+    return before, after, noise_reduction_profile(before, after), texture_shift(first, second, spacing)
 
 
 def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:

@@ -96,7 +96,11 @@ class RadialSpectrum:
 
     @property
     def mean_frequency(self) -> float:
-        """``∫ f·NPS df / ∫ NPS df``, 1/mm (f_av of TG-233); NaN where there is no power."""
+        """``∫ f·NPS df / ∫ NPS df`` of this curve, 1/mm; NaN where there is no power.
+
+        It is too high where a trend was removed from small regions; see
+        :func:`~ldct_denoise.metrics.texture.mean_noise_frequency`.
+        """
         total = float(np.trapezoid(self.power, self.frequency))
         return float(np.trapezoid(self.frequency * self.power, self.frequency)) / total if total else float("nan")
 

@@ -19,6 +19,7 @@ from ldct_denoise.metrics.noise import (
     noise_power_spectrum,
     noise_reduction_profile,
 )
+from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.regions.tissues import noise_tissue_mask
 
 Image = NDArray[np.floating]
@@ -66,6 +67,8 @@ class ImageNoise:
         Standard deviation in the ROIs after removal of the trend, HU.
     spectrum : RadialSpectrum
         Radial noise power spectrum.
+    mean_frequency_per_mm : float
+        See :func:`~ldct_denoise.metrics.texture.mean_noise_frequency`.
     flicker_hu : float
         See :class:`~ldct_denoise.metrics.contrast.Flicker`; NaN without neighbouring slices.
     rois : int
@@ -74,6 +77,7 @@ class ImageNoise:
 
     noise_hu: float
     spectrum: RadialSpectrum
+    mean_frequency_per_mm: float
     flicker_hu: float
     rois: int
 
@@ -189,6 +193,7 @@ class SeriesNoise:
             name: ImageNoise(
                 spectrum.variance_hu2**0.5,
                 spectrum.radial(RING_PER_MM),
+                mean_noise_frequency(spectrum),
                 flicker.get(name, np.nan),
                 self._rois[name],
             )

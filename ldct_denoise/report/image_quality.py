@@ -18,6 +18,7 @@ from ldct_denoise.evaluation.image_quality import (
 )
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.metrics.noise import noise_reduction_profile
+from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
@@ -83,7 +84,7 @@ def sentences(study: ImageQualityStudy) -> list[str]:
     """Summary in words."""
     raw, ours = study.unprocessed[study.settings.dose], study.denoised
     noise = [item.noise.variance_hu2**0.5 for item in (raw, ours)]
-    frequency = [item.spectrum.mean_frequency for item in (raw, ours)]
+    frequency = [mean_noise_frequency(item.noise) for item in (raw, ours)]
     sharp = {c: (raw.transfer[c].frequency_at(0.5), ours.transfer[c].frequency_at(0.5)) for c in _contrasts(ours)}
     kept = ", ".join(f"{c:+g} HU {before:.2f} → {after:.2f}" for c, (before, after) in sharp.items())
     percent = 100 * study.settings.dose
@@ -129,7 +130,7 @@ def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
 def _numbers(image: PhantomMeasurements) -> Entry:
     return {
         "noise_hu": finite_or_none(image.noise.variance_hu2**0.5),
-        "mean_frequency_per_mm": finite_or_none(image.spectrum.mean_frequency),
+        "mean_frequency_per_mm": finite_or_none(mean_noise_frequency(image.noise)),
         "peak_frequency_per_mm": finite_or_none(image.spectrum.peak_frequency),
         "frequency_per_mm": image.spectrum.frequency.tolist(),
         "nps_hu2_mm2": [finite_or_none(value) for value in image.spectrum.power],
