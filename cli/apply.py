@@ -21,12 +21,7 @@ from . import options
     help="A shipped model, a model file, a run folder, or a method without training (see `models`).  "
     "[default: the model that ships]",
 )
-@click.option(
-    "--strength",
-    type=float,
-    help="Denoising strength (0–1): 0 returns the input, 1 the network's output.  [default: the texture of normal "
-    "dose for shipped models, 1 for others]",
-)
+@options.strength
 @click.option(
     "--noise-reduction",
     type=click.FloatRange(0, 100),

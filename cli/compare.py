@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     "models",
     multiple=True,
     required=True,
-    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:strength=0.8). Repeatable.",
+    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8). Repeatable.",
 )
 @options.output
 @options.measurements
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     help="Number of seeds for stochastic methods.",
 )
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs in the report.")
+@options.strength
 @options.tta
 @options.device
 @options.precision
@@ -78,6 +79,7 @@ def command(
     include_training_patients: bool,
     num_seeds: int,
     include_patient_ids: bool,
+    strength: float | None,
     tta: bool,
     device: str,
     precision: str,
@@ -103,7 +105,7 @@ def command(
         raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
     plan = options.measurement_plan(**measurements)
     make_output_folder(output, overwrite)
-    settings = ApplySettings(device=device, precision=precision, tta=tta)  # type: ignore[arg-type]
+    settings = ApplySettings(strength, device, precision, tta=tta)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
         if dicom_root is None:

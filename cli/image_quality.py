@@ -14,7 +14,7 @@ from . import options
     short_help="Noise, resolution, detectability and dose equivalence of a model on a simulated phantom.",
 )
 @click.option(
-    "--model", help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:strength=0.8)."
+    "--model", help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8)."
 )
 @options.output
 @click.option(

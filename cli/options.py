@@ -37,6 +37,12 @@ precision = click.option(
     show_default=True,
     help="bf16 is faster where the device has it.",
 )
+strength = click.option(
+    "--strength",
+    type=float,
+    help="Denoising strength (0–1): 0 returns the input, 1 the network's output.  [default: the texture of normal "
+    "dose for shipped models, 1 for others]",
+)
 tta = click.option(
     "--tta", is_flag=True, help="Test-time augmentation: average over 8 flips and rotations (8× slower)."
 )

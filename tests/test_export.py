@@ -18,6 +18,7 @@ from ldct_denoise import methods
 from ldct_denoise.errors import ModelError, OutputError
 from ldct_denoise.export.export import export
 from ldct_denoise.export.formats import read_onnx, read_torchscript
+from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
@@ -40,7 +41,7 @@ def volume(rows: int, columns: int, slices: int = 2) -> Volume:
 
 
 def applied(model: TrainedModel, source: Volume) -> np.ndarray:
-    return np.stack([hu for _, hu in restore_slices(source, model)])
+    return np.stack([hu for _, hu in restore_slices(source, model, ApplySettings(strength=1))])
 
 
 @pytest.fixture(scope="module")
