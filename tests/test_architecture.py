@@ -98,12 +98,37 @@ def test_a_method_imports_only_what_methods_share() -> None:
     assert found == []
 
 
-def test_no_files_import_each_other_in_a_circle() -> None:
-    graph = {module: {name for name in imports(module) & {*FILES} if name != module} for module in FILES}
+@pytest.mark.parametrize("depth", [1, 99], ids=["packages", "files"])
+def test_nothing_imports_in_a_circle(depth: int) -> None:
+    graph: dict[str, set[str]] = {}
+    for module in FILES:
+        importer, imported = (
+            shortened(module, depth),
+            {shortened(name, depth) for name in imports(module) & {*FILES}},
+        )
+        graph.setdefault(importer, set()).update(imported - {importer})
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" → ".join(error.args[1]))
+
+
+def shortened(module: str, depth: int) -> str:
+    return ".".join(module.split(".")[:depth])
+
+
+def test_the_library_neither_prints_nor_exits() -> None:
+    found = []
+    for module, path in FILES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "print",
+                "sys.exit",
+                "exit",
+                "click.echo",
+            ):
+                found.append(f"{module}:{node.lineno}")
+    assert [place for place in found if not place.startswith("cli.")] == []
 
 
 def test_the_root_holds_these_modules_alone() -> None:
