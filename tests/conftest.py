@@ -20,6 +20,22 @@ if str(ROOT) not in ldct_denoise.__path__:  # a bare checkout: cli/ and configs/
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+#: Files whose tests train, simulate, export, start programs or wait for a network: `make quick` leaves them out.
+SLOW_FILES = {
+    "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_export", "test_image_quality",
+    "test_io_conformance", "test_io_fuzz", "test_node", "test_node_archive", "test_node_security", "test_notebooks",
+    "test_physics_dose", "test_simulated_training", "test_stages", "test_training", "test_training_resume",
+    "test_view_browser", "test_warm_start", "test_wheelhouse",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of the slow files."""
+    for item in items:
+        if item.path.stem in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real CT and test images, for development only; tests that need them skip without them."""

@@ -93,6 +93,7 @@ def test_python_m_is_the_command() -> None:
     assert done.stdout.startswith("Usage: ldct-denoise ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["", ".api", ".arrays", ".data.dataset", ".models.trained", ".monai"])
 def test_the_examples_run(module: str, pairs: Path, tmp_path: Path) -> None:
     tested = importlib.import_module(f"ldct_denoise{module}")

@@ -307,6 +307,7 @@ def test_a_slice_that_cannot_be_read_is_told_after_the_others_were_done(
     assert sorted(len(one) for one in scan(tmp_path / "out", include_derived=True).series) == [2, 3][:count]
 
 
+@pytest.mark.slow
 def test_a_killed_apply_leaves_nothing_under_a_final_name(series: Series, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -391,6 +392,7 @@ def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
     np.testing.assert_allclose(restored[0], expected, atol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_command_line_prints_what_was_written_though_something_is_missing(tmp_path: Path, count: int) -> None:
     for number in range(1, count + 1):
@@ -415,6 +417,7 @@ def test_the_command_line_prints_what_was_written_though_something_is_missing(tm
     assert sorted(result.stdout.splitlines()) == [str(path) for path in written]
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_errors_in_one_line(tmp_path: Path) -> None:
     write_volume(tmp_path / "in.nii", random_volume(), random_volume().geometry)
     for arguments, told in (

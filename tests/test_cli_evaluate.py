@@ -68,6 +68,7 @@ def measured(files, capsys, *, reference="ref"):
     return json.loads((files / "e" / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_volume_of_a_folder_is_a_patient_as_in_inspect(files, capsys):
     volumes(files, "ABC", 500)
     summary = measured(files, capsys)

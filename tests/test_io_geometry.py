@@ -128,6 +128,7 @@ def test_a_single_slice_keeps_its_thickness_and_direction(
 # Large trees -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_for_a_tree_of_100_000_slices(tmp_path: Path) -> None:
     """Bytes a slice, held after the scan and at its peak, measured on 300."""
     count = 300

@@ -263,6 +263,7 @@ def test_every_loss_is_of_the_slice_in_the_middle() -> None:
     assert {image.shape[1] for image in shown.values()} == {1}
 
 
+@pytest.mark.slow
 def test_a_run_trains_and_goes_on_from_a_model_of_one_slice(tmp_path: Path) -> None:
     pools = Pools((water_disc("P1low", 60, 1, 6),), (water_disc("P2normal", 20, 2, 12),))
     flat = tiny_config(iterations=2)
@@ -388,6 +389,7 @@ def test_an_exported_model_takes_stacks(tmp_path: Path) -> None:
     assert repeat_slice(torch.zeros(2, 1, 4, 4), 2).shape == (2, 5, 4, 4)
 
 
+@pytest.mark.slow
 def test_an_onnx_export_takes_stacks(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")

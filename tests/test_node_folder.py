@@ -144,6 +144,7 @@ main(["serve", "--folder", {str(source)!r}, {str(output)!r}])
     return process
 
 
+@pytest.mark.slow
 def test_sigterm_leaves_nothing_half_done(mercure: tuple[Path, Path]) -> None:
     with step_at_work(*mercure) as process:
         process.send_signal(signal.SIGTERM)
@@ -152,6 +153,7 @@ def test_sigterm_leaves_nothing_half_done(mercure: tuple[Path, Path]) -> None:
     assert list(mercure[1].iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_killed_step_is_deleted_at_the_next_start(mercure: tuple[Path, Path]) -> None:
     source, output = mercure
     with step_at_work(source, output) as process:

@@ -119,6 +119,7 @@ def test_the_wire_preserves_its_signal_and_shows_the_resolution() -> None:
     assert 0.95 * least < spread < least + 0.27
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 96, 128, 200, 256, 400, 700, 1024])
 @pytest.mark.parametrize("kind", ["wire", "low-contrast"])
 def test_every_rod_is_sampled_and_labelled_at_every_size(kind: str, size: int) -> None:
