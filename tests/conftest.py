@@ -23,9 +23,10 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 #: Files whose tests train, simulate, export, start programs or wait for a network: `make quick` leaves them out.
 SLOW_FILES = {
     "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_export", "test_image_quality",
-    "test_io_conformance", "test_io_fuzz", "test_node", "test_node_archive", "test_node_security", "test_notebooks",
-    "test_physics_dose", "test_simulated_training", "test_stages", "test_training", "test_training_resume",
-    "test_view_browser", "test_warm_start", "test_wheelhouse",
+    "test_io_conformance", "test_io_fuzz", "test_methods_conformance", "test_node", "test_node_archive",
+    "test_node_security", "test_notebooks", "test_physics_dose", "test_portability",
+    "test_simulated_training", "test_stages", "test_training", "test_training_overlap",
+    "test_training_resume", "test_view_browser", "test_warm_start", "test_wheelhouse",
 }  # fmt: skip
 
 
