@@ -8,7 +8,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 READY := $(VENV)/.ready
 # Two workers of one torch thread each: faster on two cores than one worker of two.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Environments of their own, resolved by uv: RESOLUTION=lowest-direct is the floor that pyproject.toml declares.
 TEST_PYTHON ?= 3.11
@@ -68,9 +68,9 @@ WHEELHOUSE_TORCH ?= $(TORCH)+cpu
 
 wheelhouse: wheel  ## wheelhouse/: every wheel an air-gapped machine needs
 	rm -rf wheelhouse
-	$(BIN)/pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" \
-	|| $(BIN)/pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" --index-url $(TORCH_CPU_INDEX)
-	$(BIN)/pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock \
+	$(BIN)/python -m pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" \
+	|| $(BIN)/python -m pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" --index-url $(TORCH_CPU_INDEX)
+	$(BIN)/python -m pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock \
 	    "torch==$(WHEELHOUSE_TORCH)" "$$(ls -t dist/ldct_denoise-*.whl | head -1)[sim,node]"
 
 test-lowest:  ## the fast tests with the lowest declared versions (needs uv; TEST_PYTHON=3.11)
@@ -82,7 +82,7 @@ test-newest:  ## the fast tests with the newest versions that pyproject.toml all
 test-resolved:
 	uv venv --quiet --clear --python $(TEST_PYTHON) $(RESOLVED_VENV)
 	uv pip install --quiet --python $(RESOLVED_VENV) --resolution $(RESOLUTION) --torch-backend cpu --editable ".[dev]"
-	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) .venv-* build dist wheelhouse demo-output *.egg-info

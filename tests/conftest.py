@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,11 +31,18 @@ SLOW_FILES = {
 }  # fmt: skip
 
 
+def pytest_configure() -> None:
+    """A shell that starts pytest in the background ignores Ctrl-C, which tests and their child processes need."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of the slow files."""
+    """Mark every test of the slow files, and run these first, so that both workers end at the same time."""
     for item in items:
         if item.path.stem in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.path.stem not in SLOW_FILES)
 
 
 @pytest.fixture(scope="session")

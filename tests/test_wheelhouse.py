@@ -14,7 +14,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,7 +123,7 @@ def installed(place: Path, wheelhouse: Path) -> Path:
             moved = moved.replace("pip install", "pip install --no-deps")
         run_offline(moved)
     (own,) = (place / "opt" / "ldct-denoise").glob("lib/python*/site-packages")
-    (own / "others.pth").write_text(sysconfig.get_path("purelib"))
+    (own / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
     return place / "opt" / "ldct-denoise"
 
 
