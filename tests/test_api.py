@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_the_examples_run(module: str, pairs: Path, tmp_path: Path) -> None:
     results = doctest.testmod(tested, extraglobs=given)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_documentation_run(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scans").symlink_to(pairs / "normal")
+    Path("mayo2016").symlink_to(pairs)
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    given: dict[str, object] = {"hu": random_volume((2, 64, 64)).hu}
+    for block in blocks:
+        exec(block, given)
+    assert len(blocks) == 3
+    assert given["denoised"].shape == (2, 64, 64)
+    assert given["low"].shape == (16, 1, 64, 64)
+    assert given["pipeline"]({"image": "scans"})["image"].shape == (1, 96, 96, 4)
 
 
 # ---- denoise ----------------------------------------------------------------------------------------------------
