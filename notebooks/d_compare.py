@@ -36,7 +36,8 @@ print("\n".join(result.lines()))
 for entry in result.extra["paired"]:
     if entry["metric"] == "rmse" and entry["region"] == "body":
         low, high = entry["difference_low"], entry["difference_high"]
-        print(f"{entry['model']} − {entry['against']}: {entry['difference_mean']:+.2f} HU, 95 % {low:+.2f} to {high:+.2f}")
+        interval = "no interval: too few patients" if low is None else f"95 % {low:+.2f} to {high:+.2f}"
+        print(f"{entry['model']} − {entry['against']}: {entry['difference_mean']:+.2f} HU, {interval}")
 
 # %%
 case = result.cases[0]

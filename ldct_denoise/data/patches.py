@@ -96,7 +96,7 @@ class PatchDataset(Dataset[Sample]):
         self.sources, self._config = sources, data
         self._scale, self._seed = config.scale, config.training.seed
         # As in use: the range of photographs is not guarded, because their noise exceeds it.
-        self._guard_range = sources.low_noise is None
+        self._guard_range = not isinstance(sources.low_noise or sources.noise, PhotographNoise)
         self._low = SliceStore(sources.low, data.cache_num, cache_dir)
         self._normal = SliceStore(sources.normal, data.cache_num, cache_dir)
         self._low_context = ContextSampler(sources.low, context_slices)
