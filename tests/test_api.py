@@ -72,12 +72,19 @@ def test_no_module_shadows_a_public_name() -> None:
 def imported_modules(code: str) -> set[str]:
     program = f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(json.loads(done.stdout))
+    return set(json.loads(done.stdout.splitlines()[-1]))
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     heavy = {"torch", "monai", "SimpleITK", "numpy", "pydicom", "scipy", "skimage"}
     assert imported_modules("import ldct_denoise") & heavy == set()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import importlib\nmain = importlib.import_module('ldct_denoise.cli.main').main\n"
+    code += "try: main(['--help'])\nexcept SystemExit: print()"
+    heavy = {"torch", "monai", "SimpleITK", "numpy", "pydicom", "scipy", "skimage", "matplotlib"}
+    assert imported_modules(code) & heavy == set()
 
 
 def test_reading_does_not_import_torch() -> None:
