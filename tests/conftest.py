@@ -12,6 +12,7 @@ import pytest
 import ldct_denoise
 
 if TYPE_CHECKING:
+    from ldct_denoise.data.pools import Pools
     from ldct_denoise.node.serve import Node
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +58,15 @@ def shared_data() -> Path:
 def mayo2016(shared_data: Path) -> Path:
     """The 21 Mayo 2016 slice pairs."""
     return shared_data / "mayo2016"
+
+
+@pytest.fixture
+def pools() -> Pools:
+    """A low- and a normal-dose pool of one patient each: water discs with noise."""
+    from ldct_denoise.data.pools import Pools
+    from tests.synthetic import water_disc
+
+    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ldct_denoise.config import Config, parse_config
 from ldct_denoise.intensity import Scale
+from ldct_denoise.io.dicom.scan import scan
+from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel
@@ -53,6 +55,11 @@ def water_disc(uid: str, noise_hu: float, seed: int = 0, slices: int = 3, side: 
     disc = np.where(row**2 + column**2 < (0.42 * side) ** 2, 0.0, -1000.0)
     hu = disc + noise_hu * rng.standard_normal((slices, side, side))
     return Volume(hu, axial_geometry(slices, side, side), uid, uid[:2], uid)
+
+
+def series_of(path: Path) -> list[Series]:
+    """The DICOM series under a path."""
+    return [one for one in scan(path).series if isinstance(one, Series)]
 
 
 class Shift(Method[base.Settings]):

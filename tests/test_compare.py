@@ -23,12 +23,13 @@ from ldct_denoise.metrics.statistics import PatientStatistics
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.regions.regions import Sphere, Tissue
 from ldct_denoise.report.write import write_comparison
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Volume
+from tests.synthetic import axial_geometry
 
 
 def pair(patient, slices=3, seed=0):
     rng = np.random.default_rng(seed)
-    place = Geometry(np.arange(slices)[:, None] * np.array([0, 0, 3.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 96, 96)
+    place = axial_geometry(slices, 96, 96, (3.0, 1.0, 1.0))
     rows, columns = np.mgrid[:96, :96]
     clean = np.where((rows - 48) ** 2 + (columns - 48) ** 2 < 40**2, 40.0, -1000.0)
     clean = np.repeat(clean[None], slices, axis=0)

@@ -20,14 +20,15 @@ from ldct_denoise.io.derived.derived_series import DerivedWriter
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.write_settings import WriteSettings
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Volume
+from tests.synthetic import axial_geometry
 
 SECRET = "SECRET"
 
 
 def make_source(folder: Path, **attributes: object) -> Series:
     """Two slices with a secret in many places."""
-    geometry = Geometry([[0, 0, 0], [0, 0, 3]], (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 40)
+    geometry = axial_geometry(2, 32, 40, (3.0, 0.7, 0.7))
     volume = Volume(np.random.default_rng(0).normal(0, 100, geometry.shape), geometry)
     names = {"patient_id": SECRET, "study_uid": "1.2.826.0.1", "description": f"CT {SECRET}"}
     write_series(

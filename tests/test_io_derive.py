@@ -26,8 +26,9 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.write_settings import WriteSettings
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Volume
 from tests.conformance import check_derived
+from tests.synthetic import axial_geometry
 
 MODEL = Derivation("lir-ct", "ab" * 32, strength=0.75)
 CREATED = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -35,7 +36,7 @@ CREATED = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 def make_source(folder: Path, slices: int = 3, **attributes: object) -> Path:
     """A small CT series of whole HU from −1000 up, with ``attributes`` set in every file."""
-    geometry = Geometry([[-5, -6, 3 * k] for k in range(slices)], (1, 0, 0), (0, 1, 0), (0.7, 0.7), 32, 40)
+    geometry = axial_geometry(slices, 32, 40, (3.0, 0.7, 0.7), (-5, -6, 0))
     hu = np.random.default_rng(1).integers(-1000, 2000, geometry.shape).astype(np.float32)
     uid = derived_uid("study")
     write_series(

@@ -13,14 +13,15 @@ from pydicom import dcmread
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.dicom.uids import derived_uid
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Volume
+from tests.synthetic import axial_geometry
 
 STUDY = derived_uid("study")
 
 
 @pytest.fixture
 def volume() -> Volume:
-    geometry = Geometry([[-5, -6, 3 * k] for k in range(4)], (1, 0, 0), (0, 1, 0), (0.7, 0.7), 24, 20)
+    geometry = axial_geometry(4, 24, 20, (3.0, 0.7, 0.7), (-5, -6, 0))
     return Volume(np.random.default_rng(0).normal(0, 300, geometry.shape).astype(np.float32), geometry)
 
 

@@ -34,11 +34,7 @@ from ldct_denoise.io.write_settings import WriteSettings
 from tests.dicom_files import ROWS, cells, ct_image, write_ct
 from tests.enhanced_file import FRAMES, frame_groups, make_enhanced
 from tests.fuzz_dicom import named_seeds
-from tests.synthetic import shift_model
-
-
-def series_of(path: Path) -> list[Series]:
-    return list(scan(path).series)
+from tests.synthetic import series_of, shift_model
 
 
 def reasons(inventory: Inventory[Any]) -> list[str]:

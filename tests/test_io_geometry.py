@@ -17,11 +17,7 @@ from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.volume import Geometry, Volume
 from tests.dicom_files import COLUMNS, ROWS, ct_image, write_ct
-
-
-def series_of(path: Path) -> list[Series]:
-    return list(scan(path).series)
-
+from tests.synthetic import series_of
 
 TILT = np.radians(18)
 ORIENTATIONS = {

@@ -19,7 +19,8 @@ from ldct_denoise.io.photos import NoisyImage, noise_for, open_images
 from ldct_denoise.methods import Supervision
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Volume
+from tests.synthetic import axial_geometry
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_poisson_noise_is_turned_with_the_grey_values_that_it_belongs_to() -> No
     grey = np.full((1, 64, 64), 10, np.float32)
     grey[:, :, 32:] = 240
     config = load_config("natural-poisson", ["data.sigma=[8,8]"])
-    place = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 64, 64)
+    place = axial_geometry(1, 64, 64, (3.0, 1.0, 1.0))
     pools = Pools((Volume(grey, place, "a"),), (Volume(grey, place, "b"), Volume(grey, place, "c")))
     patches = make_training_set(config, pools, Supervision.UNPAIRED).patches
     samples = [patches[number] for number in range(60)]

@@ -17,7 +17,8 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.regions.regions import Sphere
 from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
 from ldct_denoise.report.pictures import decode_hu
-from ldct_denoise.volume import Geometry, Volume
+from ldct_denoise.volume import Volume
+from tests.synthetic import axial_geometry
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 SCRIPTS = sorted(NOTEBOOKS.glob("*.py"))
@@ -48,7 +49,7 @@ def test_the_notebook_is_the_script_without_output(script):
 
 
 def test_the_viewer_shows_the_positions_that_all_series_have():
-    place = Geometry(np.arange(6)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 32, 32)
+    place = axial_geometry(6, 32, 32, (1.0, 1.0, 1.0))
     rng = np.random.default_rng(0)
     low = Volume(rng.normal(0, 30, place.shape), place)
     out = Volume(rng.normal(0, 10, (4, 32, 32)), place.select([4, 3, 2, 1]))
@@ -64,15 +65,13 @@ def test_the_viewer_shows_the_positions_that_all_series_have():
         review(
             {
                 "input": low,
-                "output": Volume(
-                    np.zeros((1, 8, 8)), Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 8, 8)
-                ),
+                "output": Volume(np.zeros((1, 8, 8)), axial_geometry(1, 8, 8, (3.0, 1.0, 1.0))),
             }
         )
 
 
 def test_blinded_reading_hides_the_key_and_unblinds(tmp_path):
-    place = Geometry(np.arange(12)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 4, 4)
+    place = axial_geometry(12, 4, 4, (1.0, 1.0, 1.0))
     good, bad = Volume(np.ones(place.shape), place), Volume(np.zeros(place.shape), place)
     reading = BlindedReading(good, bad, ("good", "bad"), range(12), seed=1)
     sides = []
@@ -97,7 +96,7 @@ def test_blinded_reading_hides_the_key_and_unblinds(tmp_path):
 
 
 def test_blinded_reading_pairs_by_position():
-    place = Geometry(np.arange(4)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 4, 4)
+    place = axial_geometry(4, 4, 4, (1.0, 1.0, 1.0))
     first = Volume(np.arange(4.0)[:, None, None] * np.ones(place.shape), place)
     backwards = Volume(first.hu[::-1], place.select([3, 2, 1, 0]))
     reading = BlindedReading(first, backwards, ("first", "backwards"), range(4))
@@ -111,7 +110,7 @@ def test_blinded_reading_pairs_by_position():
 
 @pytest.mark.parametrize("centre", [(2.0, 2.0, 500.0), (900.0, 2.0, 1.0)])
 def test_a_sphere_outside_the_series_holds_no_pixel(centre):
-    place = Geometry(np.arange(4)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 8, 8)
+    place = axial_geometry(4, 8, 8, (1.0, 1.0, 1.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = roi_numbers({"a": Volume(np.full(place.shape, 40.0), place)}, Sphere("s", centre, 1.2))["a"]

@@ -18,6 +18,7 @@ from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuatio
 from ldct_denoise.physics.simulated_cache import simulated_pool
 from ldct_denoise.physics.texture import Texture, noise_texture
 from ldct_denoise.volume import Geometry, Volume
+from tests.synthetic import axial_geometry
 
 SIDE, SPACING = 256, (1.2, 1.2)
 PLAIN = Scanner(electronic_noise_ma=0, bow_tie=0, modulation=0)
@@ -160,7 +161,7 @@ def test_a_noise_free_series_is_refused(model: NoiseModel | None) -> None:
 )
 def test_pixels_too_coarse_or_fine_are_refused(spacing_mm: float, reason: str) -> None:
     hu = water() + np.random.default_rng(0).normal(0, 20, (1, SIDE, SIDE)).astype(np.float32)
-    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (spacing_mm, spacing_mm), SIDE, SIDE)
+    geometry = axial_geometry(1, SIDE, SIDE, (3.0, spacing_mm, spacing_mm))
     with pytest.raises(InputError, match=reason):
         DoseSimulator(Volume(hu, geometry, name="coarse"))
 

@@ -29,7 +29,7 @@ from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
-from tests.synthetic import read_csv
+from tests.synthetic import axial_geometry, read_csv
 
 
 def _even(slices: int, side: int = 8) -> Geometry:
@@ -166,7 +166,7 @@ def test_drawn_noise_has_the_level_and_range_asked_for() -> None:
     excess = np.sqrt(1 - 0.25)
     assert noise.low_hu == pytest.approx(40 * excess * 0.5)
     assert noise.high_hu == pytest.approx(80 * excess * 1.5)
-    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
+    geometry = axial_geometry(1, 64, 64, (3.0, 0.7, 0.7))
     source = Volume(np.zeros((1, 64, 64)), geometry)
     drawn = [noise.sample(source, 64, np.random.default_rng(seed)).hu.std() for seed in range(60)]
     assert min(drawn) > 0.8 * noise.low_hu
@@ -177,7 +177,7 @@ def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
     frequencies = np.arange(1, 15) * 0.05
     model = NoiseModel("", frequencies, np.ones(14), np.array([40.0, 40.0]))
     config = DataConfig(noise_model="nps", noise_level_factors=(1.0, 1.0), target_noise_fraction=0.5)
-    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 64, 64)
+    geometry = axial_geometry(1, 64, 64, (3.0, 0.7, 0.7))
     source = Volume(np.zeros((1, 64, 64)), geometry)
     for own_hu in (0.0, 10.0, 15.0):
         noise = NoiseSampler([model], config, {source.uid: own_hu})
@@ -205,7 +205,7 @@ def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
 
 
 def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:
-    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
+    geometry = axial_geometry(1, 128, 128, (3.0, 0.7, 0.7))
     rng = np.random.default_rng(0)
     white = rng.standard_normal((2, 1, 128, 128)).astype(np.float32)
     clean, low = Volume(0.01 * white[0], geometry), Volume(40 * white[1], geometry)
@@ -224,7 +224,7 @@ def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:
 
 
 def test_nothing_lies_below_the_scanners_floor() -> None:
-    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
+    geometry = axial_geometry(1, 128, 128, (3.0, 0.7, 0.7))
     white = np.random.default_rng(0).standard_normal((1, 128, 128)).astype(np.float32)
     air, low = Volume(np.full((1, 128, 128), -1000.0, np.float32), geometry), Volume(40 * white, geometry)
     given = {
@@ -428,7 +428,7 @@ def test_broad_fields_have_unit_variance() -> None:
 
 
 def test_pool_noise_is_measured_and_told() -> None:
-    geometry = Geometry(np.zeros((1, 3)), (1, 0, 0), (0, 1, 0), (0.7, 0.7), 128, 128)
+    geometry = axial_geometry(1, 128, 128, (3.0, 0.7, 0.7))
     white = Volume(30 * np.random.default_rng(0).standard_normal((1, 128, 128)), geometry)
     said: list[str] = []
     noise = noise_of_pool([white], [], DataConfig(noise_model="nps"), said.append)

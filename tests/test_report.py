@@ -24,6 +24,7 @@ from ldct_denoise.report.page import _cell
 from ldct_denoise.report.pdf import write_summary_pdf
 from ldct_denoise.report.pictures import crop_box, decode_hu, encode_hu, save_comparison
 from ldct_denoise.volume import Geometry, Volume
+from tests.synthetic import axial_geometry
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -73,7 +74,7 @@ def apply_report(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("slices", [24, 120])
 def test_the_report_of_a_long_series_detects_slice_offsets(tmp_path, slices):
     """Slice offsets of 4 HU, with anatomy that changes slowly but strongly along the series."""
-    place = Geometry(np.arange(slices)[:, None] * np.array([0, 0, 1.0]), (1, 0, 0), (0, 1, 0), (1.0, 1.0), 96, 96)
+    place = axial_geometry(slices, 96, 96, (1.0, 1.0, 1.0))
     rng, (rows, columns) = np.random.default_rng(0), np.mgrid[:96, :96] - 47.5
     clean = np.where(np.hypot(rows, columns) < 42, 50.0, -1000.0) + np.zeros((slices, 1, 1))
     for z in range(slices):

@@ -24,14 +24,9 @@ from ldct_denoise.training.explain import explain_settings
 from ldct_denoise.training.loop import Progress, train
 from ldct_denoise.training.plan import plan_training
 from ldct_denoise.training.state import load_state
-from tests.synthetic import saved_weights, tiny_config, water_disc
+from tests.synthetic import saved_weights, tiny_config
 
 FIRST = {"data": {"patch_size": 48}, "training": {"iterations": 4, "learning_rate": 1e-3, "checkpoint": "best"}}
-
-
-@pytest.fixture
-def pools() -> Pools:
-    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
 
 
 def two_stages(pretraining: dict[str, Any] | None = None, **training: object) -> Config:

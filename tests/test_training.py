@@ -37,11 +37,6 @@ def log_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldct_denoise.training.loop.LOG_EVERY", 1)
 
 
-@pytest.fixture
-def pools() -> Pools:
-    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
-
-
 def test_a_stopped_run_resumed_equals_an_unbroken_one(pools: Pools, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(tiny_config(checkpoint="last"), pools, whole, device="cpu")

@@ -34,11 +34,6 @@ def log_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ldct_denoise.training.loop.LOG_EVERY", 1)
 
 
-@pytest.fixture
-def pools() -> Pools:
-    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
-
-
 def last(**training: object) -> Config:
     return tiny_config(checkpoint="last", **training)
 

@@ -22,11 +22,6 @@ from tests.synthetic import saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture
-def pools() -> Pools:
-    return Pools((water_disc("P1low", 60, 1),), (water_disc("P2normal", 20, 2),))
-
-
-@pytest.fixture
 def others() -> Pools:
     return Pools((water_disc("P3low", 60, 3),), (water_disc("P4normal", 20, 4),))
 
