@@ -18,6 +18,7 @@ from ldct_denoise.evaluation.inserts import Insert
 from ldct_denoise.evaluation.plan import MeasurementPlan
 from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.slice_matching import best_match, match_slices
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice_noise
 from ldct_denoise.regions.body import body_mask
@@ -25,7 +26,6 @@ from ldct_denoise.regions.parse import disambiguate_names, parse_region, parse_r
 from ldct_denoise.regions.regions import Body, LabelRegion, Sphere, Tissue, WholeImage
 from ldct_denoise.regions.tissues import tissue_mask
 from ldct_denoise.report.write import write_evaluation
-from ldct_denoise.slice_matching import best_match, match_slices
 from ldct_denoise.volume import Geometry, Volume
 
 

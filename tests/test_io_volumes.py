@@ -16,11 +16,11 @@ from ldct_denoise.evaluation.evaluate import evaluate
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.orientation import oriented_like
+from ldct_denoise.io.slice_matching import best_match, match_slices
 from ldct_denoise.io.volume_files import VolumeFile, open_volume_file
 from ldct_denoise.io.volumes import voxels
 from ldct_denoise.io.volumes.stored_type import FLOAT_HU, StoredType, choose_type, preferred_type
-from ldct_denoise.orientation import oriented_like
-from ldct_denoise.slice_matching import best_match, match_slices
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import shift_model
 

@@ -13,8 +13,8 @@ from ldct_denoise.data.pools import pools_from_paths, pools_from_root
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.patients import is_placeholder
+from ldct_denoise.io.slice_matching import best_match
 from ldct_denoise.io.volume_writer import write_volume
-from ldct_denoise.slice_matching import best_match
 from ldct_denoise.volume import Geometry
 from tests.dicom_files import write_ct
 

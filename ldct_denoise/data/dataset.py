@@ -18,8 +18,8 @@ from ldct_denoise.intensity import Scale, Window
 from ldct_denoise.io.dose_labels import find_pairs, label_series
 from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
-from ldct_denoise.orientation import oriented_like
-from ldct_denoise.slice_matching import match_slices
+from ldct_denoise.io.orientation import oriented_like
+from ldct_denoise.io.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]

@@ -16,8 +16,8 @@ from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_
 from ldct_denoise.io.dose_words import Dose, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import GreyImage, open_images
+from ldct_denoise.io.slice_matching import has_thickness
 from ldct_denoise.methods import Supervision
-from ldct_denoise.slice_matching import has_thickness
 from ldct_denoise.volume import SliceSource
 
 

@@ -25,10 +25,10 @@ from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import NoiseLaw, NoisyImage, open_images
+from ldct_denoise.io.slice_matching import has_thickness
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.regions import WholeImage
-from ldct_denoise.slice_matching import has_thickness
 from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Slices of each pair that the report shows.

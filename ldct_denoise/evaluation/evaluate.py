@@ -14,8 +14,8 @@ from ldct_denoise.evaluation.tables import Entry, finite_or_none, paired_statist
 from ldct_denoise.io.dose_labels import label_series, names_match_except_dose
 from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, Dose, DosePatterns
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.slice_matching import Match, best_match
 from ldct_denoise.metrics.series_noise import SeriesNoise, noise_reduction_profiles
-from ldct_denoise.slice_matching import Match, best_match
 from ldct_denoise.volume import SliceSource
 
 #: An input with less than this share of the reference's noise suggests that the two were swapped.

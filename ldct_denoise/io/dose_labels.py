@@ -25,8 +25,8 @@ from ldct_denoise.io.dose_words import (
     without_dose,
 )
 from ldct_denoise.io.patients import identify_patients, names_below, scan_path, study_uid
+from ldct_denoise.io.slice_matching import match_slices, same_thickness
 from ldct_denoise.io.volume_files import VolumeFile
-from ldct_denoise.slice_matching import match_slices, same_thickness
 from ldct_denoise.volume import SliceSource
 
 

@@ -12,6 +12,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.inference.series import derivation_of, input_warnings
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.slice_matching import match_slices
 from ldct_denoise.metrics.checks import CHECKED_TISSUES
 from ldct_denoise.metrics.contrast import finest_spacing_mm
 from ldct_denoise.metrics.no_reference import (
@@ -25,7 +26,6 @@ from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
-from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Largest number of slices that are measured, and that are shown.

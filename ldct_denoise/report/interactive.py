@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Window
+from ldct_denoise.io.slice_matching import match_slices
 from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, Sphere
 from ldct_denoise.report.page import PICTURE_BUDGET, Page, render, write_page
 from ldct_denoise.report.pictures import slice_view, spread_slice_views
-from ldct_denoise.slice_matching import match_slices
 from ldct_denoise.volume import Geometry, SliceSource
 
 Image = NDArray[np.floating]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.orientation import oriented_like
+from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.volume import POSITION_TOLERANCE_MM, Geometry, SliceSource, slice_thickness_mm
 
 #: Slice thicknesses are equal within this ratio.
