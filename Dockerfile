@@ -1,7 +1,7 @@
 # The node, or the step of a router, in a container. Build it where a wheelhouse/ lies (`make wheelhouse`):
 #     docker build --network none -t ldct-denoise .
 # It has not been built by a container engine yet: none is at hand where this project is made. A test goes through
-# its steps one by one instead (tests/test_wheelhouse.py). docs/deploy.md says how to run it.
+# its steps one by one instead (tests/test_wheelhouse.py). docs/how-to/pacs.md says how to run it.
 FROM python:3.11-slim AS install
 COPY wheelhouse /wheelhouse
 RUN python -m venv /opt/ldct-denoise

@@ -62,7 +62,7 @@ low_pattern = click.option(
     multiple=True,
     metavar="WORD|REGEX",
     help="Your own word or regular expression for low dose in names of files and folders and in descriptions. "
-    "Repeatable; tried before the built-in words (docs/inspect.md).",
+    "Repeatable; tried before the built-in words (docs/reference/input.md).",
 )
 normal_pattern = click.option(
     "--normal-pattern", "normal_patterns", multiple=True, metavar="WORD|REGEX", help="The same for normal dose."

@@ -219,7 +219,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     if worker.size > 1 and "WORLD_SIZE" not in os.environ:
         raise ConfigError(
             f"environment: srun started {worker.size} tasks without torchrun, which would all train the same run; "
-            "start one task per node, and torchrun in it (docs/cluster.md)"
+            "start one task per node, and torchrun in it (docs/how-to/cluster.md)"
         )
     chosen = choose_device(device, worker.local_rank)
     if chosen.type == "cuda":

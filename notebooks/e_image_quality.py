@@ -14,7 +14,7 @@
 # Effect of a denoiser on noise, resolution, HU and detectability, measured on a simulated phantom with known truth: a disk
 # of 50 HU with four rods, scanned repeatedly at several doses. `ldct-denoise image-quality --model NAME --output DIR`
 # writes the same as a report. For scans of your own phantom, give its rods to `ldct-denoise evaluate --insert`.
-# Definitions: `docs/measurements.md`.
+# Definitions: `docs/reference/measurements.md`.
 
 # %%
 import matplotlib.pyplot as plt

@@ -1,7 +1,7 @@
 """Find what general DICOM checkers pass over in silence in a derived series.
 
 ``dciodvfy`` does not notice an image that still says ORIGINAL, one without any derivation data, a broken
-equipment chain, stale pixel statistics or a changed frame of reference; ``docs/dicom.md`` lists them.
+equipment chain, stale pixel statistics or a changed frame of reference; ``docs/reference/derived-series.md`` lists them.
 """
 
 from __future__ import annotations

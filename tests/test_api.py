@@ -124,7 +124,7 @@ def test_the_examples_of_the_documentation_run(
     monkeypatch.chdir(tmp_path)
     Path("scans").symlink_to(pairs / "normal")
     Path("mayo2016").symlink_to(pairs)
-    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/python.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     given: dict[str, object] = {"hu": random_volume((2, 64, 64)).hu}
     for block in blocks:

@@ -1,4 +1,4 @@
-"""``ldct-denoise inspect`` from the outside; its JSON is what docs/inspect.md says."""
+"""``ldct-denoise inspect`` from the outside; its JSON is what docs/reference/input.md says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.enhanced_file import make_enhanced
 from tests.fuzz_dicom import named_seeds
 from tests.synthetic import run_cli
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "inspect.md"
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs/reference/input.md"
 
 
 @pytest.fixture

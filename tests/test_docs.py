@@ -44,7 +44,9 @@ def test_every_path_in_the_map_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
+    "path",
+    [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
 )
 def test_links_lead_somewhere(path):
     links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", path.read_text(encoding="utf-8"))
@@ -53,7 +55,7 @@ def test_links_lead_somewhere(path):
 
 def test_every_recipe_and_command_is_documented():
     text = "".join(
-        path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     )
     recipes = [path.stem for path in (ROOT / "configs").glob("*.yaml")]
     commands = [path.stem for path in (ROOT / "cli").glob("*.py")]

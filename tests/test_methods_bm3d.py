@@ -132,7 +132,7 @@ def test_sigma_is_estimated_from_the_slice() -> None:
 
 @pytest.mark.slow
 def test_reaches_the_published_figure_on_natural_images(shared_data: Path) -> None:
-    """Six of the 68; all of them: docs/methods.md."""
+    """Six of the 68; all of them: docs/reference/methods.md."""
     paths = sorted((shared_data / "natural" / "bsd68").glob("*.png"))[::12]
     gains = []
     for number, path in enumerate(paths):

@@ -97,8 +97,10 @@ def train(name: str, method: Method[Any], steps: int) -> dict[str, float]:
 
 @pytest.fixture
 def documented_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The example of docs/add-a-method.md as a file of its own."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add-a-method.md").read_text(encoding="utf-8"), re.S)
+    """The example of docs/tutorials/add-a-method.md as a file of its own."""
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/tutorials/add-a-method.md").read_text(encoding="utf-8"), re.S
+    )
     (tmp_path / "my_method.py").write_text(code, encoding="utf-8")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     yield "my-method"

@@ -172,8 +172,8 @@ def test_orthanc_routes_to_the_node_by_the_script_of_the_documents(tmp_path: Pat
     tool("Orthanc")
     port, *ports = free_ports(3)
     orthanc = Orthanc(*ports, tmp_path / "orthanc")
-    (tmp_path / "ldct.lua").write_text(documented("lua", "deploy.md"))
-    asked = json.loads(documented("json", "deploy.md"))
+    (tmp_path / "ldct.lua").write_text(documented("lua", "how-to/pacs.md"))
+    asked = json.loads(documented("json", "how-to/pacs.md"))
     orthanc.more = {
         "DicomModalities": {
             name: [title, host, port] for name, (title, host, _) in asked["DicomModalities"].items()

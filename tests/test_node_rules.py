@@ -148,7 +148,7 @@ def test_waits_double_up_to_the_longest() -> None:
 
 
 def test_the_documents_example_is_valid(tmp_path: Path) -> None:
-    example = re.search(r"```yaml\n(.*?)```", (ROOT / "docs" / "serve.md").read_text(), re.DOTALL)
+    example = re.search(r"```yaml\n(.*?)```", (ROOT / "docs/reference/dicom-node.md").read_text(), re.DOTALL)
     (tmp_path / "rules.yaml").write_text(example[1])
     rules = load_rules(tmp_path / "rules.yaml")
     assert rules.rule_for({"SeriesDescription": ("A bone 2",)}) == 0

@@ -134,7 +134,7 @@ def test_the_recipe_of_a_shipped_model_is_how_it_was_made(name: str) -> None:
 def test_the_first_stage_is_that_of_the_documentation(
     name: str, steps: tuple[int, int], rate: tuple[float, float]
 ) -> None:
-    """As docs/models.md describes it: the models themselves record their last stage only."""
+    """As docs/reference/models.md describes it: the models themselves record their last stage only."""
     last = load_config(name)
     first = last.pretraining_config()
     assert first is not None

@@ -1,4 +1,4 @@
-"""Print the difference between bf16 and fp32 on every low-dose slice of a folder (docs/speed.md).
+"""Print the difference between bf16 and fp32 on every low-dose slice of a folder (docs/explanation/speed.md).
 
 python docs/figures/bf16.py ../shared/data/mayo2016 lir-ct
 """

@@ -1,4 +1,4 @@
-"""Draw bsd68.png: PSNR on BSD68 over training time, as measured for docs/experiments.md."""
+"""Draw bsd68.png: PSNR on BSD68 over training time, as measured for docs/research/experiments.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Print PSNR gain and HU bias of a model, by region, on every pair of a folder (docs/models.md).
+"""Print PSNR gain and HU bias of a model, by region, on every pair of a folder (docs/reference/models.md).
 
 python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [LOWPASS_SIGMA_PX [LOWPASS_MIN_HU]] [--each] [--times
 F]

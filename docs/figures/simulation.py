@@ -1,4 +1,4 @@
-"""Figures and numbers of docs/simulation.md: simulated against real quarter dose (Mayo 2016), and water cylinders.
+"""Figures and numbers of docs/explanation/simulation.md: simulated against real quarter dose (Mayo 2016), and water cylinders.
 
 python docs/figures/simulation.py ../shared/data/mayo2016 docs/figures
 """

@@ -162,7 +162,7 @@ def report_fit_progress(
 
 
 def ready(method: Method[Any], device: torch.device) -> Method[Any]:
-    """Move a method to its device, in the memory format that is fastest there (docs/speed.md)."""
+    """Move a method to its device, in the memory format that is fastest there (docs/explanation/speed.md)."""
     moved: Method[Any] = method.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return moved
 

@@ -21,7 +21,7 @@ def inspect(
     patterns: DosePatterns = DEFAULT_PATTERNS,
     assume_hu: bool = False,
 ) -> dict[str, Any]:
-    """Describe everything under ``path`` in the form of ``inspect --json`` (docs/inspect.md).
+    """Describe everything under ``path`` in the form of ``inspect --json`` (docs/reference/input.md).
 
     Parameters
     ----------

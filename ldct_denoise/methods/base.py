@@ -1,6 +1,6 @@
 """The interface of a denoising method: settings, networks, training phases, restoration.
 
-How to write one: ``docs/add-a-method.md``.
+How to write one: ``docs/tutorials/add-a-method.md``.
 """
 
 from __future__ import annotations

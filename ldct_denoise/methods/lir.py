@@ -4,7 +4,7 @@ Content and noise are encoded separately, so that noise can be exchanged between
 normal-dose image y of other patients. E_X and E_Y encode content, E_X^N encodes noise, G_X generates from content
 and noise, G_Y from content only; D_X, D_Y and D_R are discriminators of images and of the representation. The
 restoration is ``G_Y(E_X(x))``. Equation numbers are those of the paper. ``architecture: lir`` is the published
-form, ``architecture: unet`` the one for CT; ``docs/method.md`` explains each setting.
+form, ``architecture: unet`` the one for CT; ``docs/explanation/method.md`` explains each setting.
 
 Supervision: unpaired
 

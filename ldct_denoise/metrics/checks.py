@@ -1,6 +1,6 @@
 """Checks of a denoised series against its input: each has a status (green, amber, red) and a reason in words.
 
-The limits are this project's own, calibrated as described in ``docs/measurements.md``. They warn; they do not
+The limits are this project's own, calibrated as described in ``docs/reference/measurements.md``. They warn; they do not
 certify.
 """
 

@@ -1,7 +1,7 @@
 """Quality checks of a denoised series without a reference: input against output alone.
 
 Every check gets a status (green, amber, red) and a reason in words. The limits are this project's own, calibrated
-as described in ``docs/measurements.md``. They warn; they do not certify.
+as described in ``docs/reference/measurements.md``. They warn; they do not certify.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def residual_edge_correlation(before: Image, after: Image, body: Mask) -> float:
     residual (before − after) and ``d`` the band-passed input; the band is a difference of Gaussians (σ = 2 and 4
     pixels), in which noise is weak against anatomy. If only noise was removed the correlation is near 0. A blurred
     edge or a removed lesion leaves its own detail in the residual: 0.6 and more for a blur
-    (``docs/measurements.md``).
+    (``docs/reference/measurements.md``).
 
     Parameters
     ----------

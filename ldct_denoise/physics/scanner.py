@@ -77,7 +77,7 @@ class Scanner:
             raise ConfigError("scanner: electronic noise, bow tie and modulation must be ≥ 0, views ≥ 16")
 
 
-#: A 120 kV body scan on a Siemens Definition AS+, fitted to the Mayo pairs (``docs/simulation.md``).
+#: A 120 kV body scan on a Siemens Definition AS+, fitted to the Mayo pairs (``docs/explanation/simulation.md``).
 DEFAULT_SCANNER = Scanner()
 
 

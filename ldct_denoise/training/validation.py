@@ -130,7 +130,7 @@ class ValidationMetrics:
         The RMSE of the synthetic pairs, plus the largest drift of a mean HU beyond 1 HU. A method that learns the
         noise texture of normal dose was not trained on such pairs, and may reach the right noise level with a
         texture that it invents: its RMSE is multiplied by ``1 + |ln noise_ratio|``, and removed anatomy counts.
-        Both together order such runs better than either alone (docs/experiments.md).
+        Both together order such runs better than either alone (docs/research/experiments.md).
         """
         largest_bias = max(map(abs, self.hu_bias.values()), default=0.0)
         bias = max(0.0, largest_bias - TOLERATED_BIAS_HU)

@@ -1,6 +1,6 @@
 """Attributes of a derived CT image.
 
-``docs/dicom.md`` gives the reason and the clause of the standard for each.
+``docs/reference/derived-series.md`` gives the reason and the clause of the standard for each.
 """
 
 from __future__ import annotations
