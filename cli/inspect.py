@@ -19,7 +19,7 @@ COLUMNS = (
 
 @click.command(short_help="List series, doses, pairs and skipped files.")
 @click.argument("path", type=options.EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs (docs/reference/input.md).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs (docs/reference/input.md).")
 @options.dose_patterns
 @click.option("--files", is_flag=True, help="List every skipped file.")
 @options.assume_hu
@@ -33,8 +33,8 @@ def command(
 ) -> None:
     """List every CT series at or below PATH: patient, dose and its source, kernel, size, gaps, low/normal pairs.
 
-    PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/reference/input.md describes what is read, and why
-    files are skipped.
+    PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/reference/input.md describes what is read
+    and why files are skipped.
     """
     from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.io.inspect import inspect

@@ -46,9 +46,9 @@ def command(
 ) -> None:
     """Run a DICOM node: receive CT series, denoise them by rules, and send the derived series on.
 
-    RULES is a YAML file (docs/reference/dicom-node.md): who may send, which series are denoised how, and where they are sent.
-    The node listens on loopback unless RULES names another address. It ends on SIGTERM or Ctrl-C; unfinished work
-    stays in its spool and continues at the next start. Research use only.
+    RULES is a YAML file (docs/reference/dicom-node.md): who may send, which series are denoised how, and where
+    they are sent. The node listens on loopback unless RULES names another address. It ends on SIGTERM or Ctrl-C;
+    unfinished work stays in its spool and continues at the next start. Research use only.
     """
     _log_to_stderr(verbose)
     folder = folder or _mercure_folders() if rules is None else folder

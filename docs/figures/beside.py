@@ -1,4 +1,4 @@
-"""Prints what neighbouring slices are worth, on series scanned again at a lower dose (docs/research/experiments.md).
+"""Print the gain from neighbouring slices, on series scanned again at a lower dose.
 
 python docs/figures/beside.py FOLDER|patient:SEED MODEL … [--every N] [--dose F] [--cache DIR]
 

@@ -1,4 +1,4 @@
-"""Print the numbers of docs/research/experiments.md on air, and on noise that both doses share, from the Mayo 2016 pairs.
+"""Print figures on air, and on noise that both doses share, from the Mayo 2016 pairs.
 
 python docs/figures/low_dose_noise.py ../shared/data/mayo2016 [MODEL ...]
 

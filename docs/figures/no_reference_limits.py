@@ -1,4 +1,4 @@
-"""Print the checks of `apply --report` for "denoisers" of known quality, on real pairs (docs/reference/measurements.md).
+"""Print the checks of `apply --report` for "denoisers" of known quality, on real pairs.
 
 python docs/figures/no_reference_limits.py ../shared/data/mayo2016
 """

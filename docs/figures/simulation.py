@@ -1,4 +1,4 @@
-"""Figures and numbers of docs/explanation/simulation.md: simulated against real quarter dose (Mayo 2016), and water cylinders.
+"""Simulated against real quarter dose (Mayo 2016), and water cylinders: docs/explanation/simulation.md.
 
 python docs/figures/simulation.py ../shared/data/mayo2016 docs/figures
 """

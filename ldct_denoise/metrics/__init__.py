@@ -1,1 +1,1 @@
-"""Image-quality metrics: pure functions on HU, one topic per module. Definitions: ``docs/reference/measurements.md``."""
+"""Image-quality metrics: pure functions on HU. Definitions: ``docs/reference/measurements.md``."""

@@ -1,7 +1,7 @@
 """Checks of a denoised series against its input: each has a status (green, amber, red) and a reason in words.
 
-The limits are this project's own, calibrated as described in ``docs/reference/measurements.md``. They warn; they do not
-certify.
+The limits are this project's own, calibrated as described in ``docs/reference/measurements.md``. They
+warn; they do not certify.
 """
 
 from __future__ import annotations

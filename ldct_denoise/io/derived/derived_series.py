@@ -1,7 +1,7 @@
 """Write a derived DICOM series: one new image for each source image, all or none.
 
-The attributes are set in `ldct_denoise.io.derived.attributes`. ``docs/reference/derived-series.md`` gives the reasons and the
-clauses of the standard.
+The attributes are set in `ldct_denoise.io.derived.attributes`. ``docs/reference/derived-series.md`` gives
+the reasons and the clauses of the standard.
 """
 
 from __future__ import annotations
