@@ -18,10 +18,11 @@ from ldct_denoise.data.noise import NoiseSampler, noise_of_pool, random_nps_nois
 from ldct_denoise.data.pools import Pools, pools_from_paths, pools_from_root
 from ldct_denoise.data.slices import PoolSlice, SliceStore, decode, pool_slices
 from ldct_denoise.data.thick_slices import ThickSliceSeries, with_thick_slices
-from ldct_denoise.data.training_set import make_training_set
+from ldct_denoise.data.training_set import make_training_set, partner_positions
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dose_labels import Pair
+from ldct_denoise.io.orientation import Axes, FlippedSlices, PermutedVolume
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.methods import Supervision
 from ldct_denoise.phantoms.patients import write_patients
@@ -29,7 +30,7 @@ from ldct_denoise.physics.dose import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
-from tests.synthetic import axial_geometry, read_csv
+from tests.synthetic import axial_geometry, read_csv, water_disc
 
 
 def _even(slices: int, side: int = 8) -> Geometry:
@@ -111,6 +112,29 @@ def test_volumes_are_paired_with_those_of_their_own_patient(tmp_path: Path, layo
     named = pools_from_paths(lows, fulls, DataConfig())
     assert sorted((str(pair.low.path), str(pair.normal.path)) for pair in named.pairs) == names
     assert len(named.patients) == 3
+
+
+@pytest.mark.parametrize("order", ["rows flipped", "columns and slices flipped", "transposed", "sagittal"])
+def test_pairs_of_the_same_voxels_in_another_axis_order(tmp_path: Path, order: str) -> None:
+    """The normal-dose volume of dcm2niix, the low-dose one of another program: the pools hold the paired slices."""
+    axes = {
+        "rows flipped": Axes((0, 1, 2), (False, True, False)),
+        "columns and slices flipped": Axes((0, 1, 2), (True, False, True)),
+        "transposed": Axes((0, 2, 1), (False, False, False)),
+        "sagittal": Axes((2, 0, 1), (True, False, True)),
+    }[order]
+    low = water_disc("A", 60, 1, slices=5, side=32)
+    turned = (PermutedVolume if axes.order[0] else FlippedSlices)(low, axes)
+    write_volume(tmp_path / "A_low.nii.gz", iter(low.hu), low.geometry)
+    write_volume(tmp_path / "A_full.nrrd", iter(Volume.of(turned).hu), turned.geometry)
+    pools = pools_from_root(tmp_path, DataConfig())
+    (pair,) = pools.pairs
+    assert pair.indices == tuple((index, index) for index in range(5))
+    partners = partner_positions(pools, pool_slices(pools.low), pool_slices(pools.normal))
+    assert partners == {index: index for index in range(5)}
+    for index in range(5):
+        for normal in (pair.normal, pools.normal[0]):
+            np.testing.assert_allclose(normal.read_hu(index), pair.low.read_hu(index), atol=0.6)
 
 
 def test_explicit_paths_are_what_the_user_says_they_are(tree: Path) -> None:

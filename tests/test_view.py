@@ -24,6 +24,7 @@ from click.testing import CliRunner
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.orientation import Axes, FlippedSlices
 from ldct_denoise.view import ViewServer, serve_view
 from ldct_denoise.view.nifti import HEADER_BYTES, NiftiFile, NotInt16Error
 from ldct_denoise.volume import Geometry, Volume
@@ -90,6 +91,17 @@ def test_the_served_file_is_a_nifti_of_the_exact_hu():
     assert np.array_equal(np.asarray(image.dataobj), source.hu.transpose(2, 1, 0))
     # NIfTI's RAS is LPS with two signs changed: the first voxel of the second slice.
     assert image.affine @ [0, 0, 1, 1] == pytest.approx([100, 80, 53, 1])
+
+
+def test_series_in_another_axis_order_are_served_on_the_grid_of_the_first():
+    source = volume()
+    turned = Volume.of(FlippedSlices(source, Axes((0, 2, 1), (True, False, True))))
+    with serving(source, turned) as server:
+        first, second = server.manifest()["series"]
+        np.testing.assert_allclose(first["affine"], second["affine"], atol=1e-9)
+        assert (first["shape"], first["positions_mm"]) == (second["shape"], second["positions_mm"])
+        files = [ask(server, f"/{server.token}/{number}-int16.nii")[1] for number in range(2)]
+    assert files[0][HEADER_BYTES:] == files[1][HEADER_BYTES:]
 
 
 def test_the_served_file_lies_where_simpleitk_has_the_series(tmp_path):

@@ -18,7 +18,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.photos import GreyImage, open_images
 from ldct_denoise.io.slice_matching import has_thickness
 from ldct_denoise.methods import Supervision
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.volume import SeriesView, SliceSource
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,14 @@ def _split(
     )
     training = [item for item in labelled if item.patient not in held_out]
     validation = [item for item in labelled if item.patient in held_out]
+    pairs, validation_pairs = find_pairs(training), find_pairs(validation)
     pools = Pools(
         low=_of(training, Dose.LOW),
-        normal=_of(training, Dose.NORMAL),
-        pairs=tuple(find_pairs(training)),
+        normal=_oriented(_of(training, Dose.NORMAL), pairs),
+        pairs=pairs,
         validation_low=_of(validation, Dose.LOW),
-        validation_pairs=tuple(find_pairs(validation)),
-        validation_normal=_of(validation, Dose.NORMAL),
+        validation_pairs=validation_pairs,
+        validation_normal=_oriented(_of(validation, Dose.NORMAL), validation_pairs),
     )
     simulated = config.simulated_dose is not None
     if not pools.normal and (supervision is not Supervision.SELF or simulated):
@@ -234,6 +235,12 @@ def _draw_validation_patients(
 
 def _of(labelled: Iterable[LabelledSeries], dose: Dose) -> tuple[SliceSource, ...]:
     return tuple(item.series for item in labelled if item.dose is dose)
+
+
+def _oriented(normal: Sequence[SliceSource], pairs: Sequence[Pair]) -> tuple[SliceSource, ...]:
+    """Normal-dose series with the axes that they have in their pairs, so that the pools hold the paired slices."""
+    changed = {id(pair.normal.source): pair.normal for pair in pairs if isinstance(pair.normal, SeriesView)}
+    return tuple(changed.get(id(source), source) for source in normal)
 
 
 def _is_wanted(source: SliceSource, config: DataConfig) -> bool:

@@ -24,6 +24,7 @@ from ldct_denoise.io.dose_words import (
     paired_patterns,
     without_dose,
 )
+from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.io.patients import identify_patients, names_below, scan_path, study_uid
 from ldct_denoise.io.slice_matching import match_slices, same_thickness
 from ldct_denoise.io.volume_files import VolumeFile
@@ -72,6 +73,8 @@ class Pair:
     patient : str
     kernel : str
     low, normal : SliceSource
+        The normal-dose series is presented with the axes of the low-dose one; see
+        :func:`~ldct_denoise.io.orientation.oriented_like`.
     indices : tuple of (int, int)
         (low slice, normal slice) at the same position and orientation.
     """
@@ -221,7 +224,8 @@ def _decide(clues: Sequence[_Clue], containers: set[tuple[str, ...]]) -> tuple[D
 def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
     """Find low- and normal-dose series of the same scan and reconstruction that share slices.
 
-    They have the same patient, kernel, slice thickness and pixel grid. Series of different studies are paired only
+    They have the same patient, kernel, slice thickness and voxel grid, whose axes may run in another order. Series
+    of different studies are paired only
     where their folders are equal but for the dose. Of several partners, the best are used: of the same study, then
     with the same name but for the dose, then with the same slice spacing.
     """
@@ -253,15 +257,15 @@ def _is_same_study(found: _Found) -> bool:
 
 
 def _has_same_name(found: _Found) -> bool:
-    low, normal, pair = found
+    low, normal, _ = found
     equal_paths = low.names_dose and normal.names_dose and low.scan_path == normal.scan_path
-    are_files = isinstance(pair.low, VolumeFile) and isinstance(pair.normal, VolumeFile)
-    return names_match_except_dose(pair.low, pair.normal) if are_files else equal_paths
+    are_files = isinstance(low.series, VolumeFile) and isinstance(normal.series, VolumeFile)
+    return names_match_except_dose(low.series, normal.series) if are_files else equal_paths
 
 
 def _has_same_spacing(found: _Found) -> bool:
-    first, second = (item.series.geometry.slice_spacing_mm for item in found[:2])
-    return math.isclose(first, second, rel_tol=0.01)
+    pair = found[2]
+    return math.isclose(pair.low.geometry.slice_spacing_mm, pair.normal.geometry.slice_spacing_mm, rel_tol=0.01)
 
 
 def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
@@ -270,8 +274,9 @@ def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
         return None
     if not same_thickness(low.series, normal.series) or not _may_be_one_scan(low, normal):
         return None
-    indices = match_slices(low.series.geometry, normal.series.geometry)
-    return Pair(low.patient, kernel, low.series, normal.series, indices) if indices else None
+    oriented = oriented_like(normal.series, low.series.geometry)
+    indices = match_slices(low.series.geometry, oriented.geometry)
+    return Pair(low.patient, kernel, low.series, oriented, indices) if indices else None
 
 
 def _may_be_one_scan(low: LabelledSeries, normal: LabelledSeries) -> bool:

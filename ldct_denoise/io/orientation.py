@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.volume import Geometry, SeriesView, SliceSource, Volume
+from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView, SliceSource, Volume
 
 #: Largest deviation of a change of axes from whole steps.
 AXES_TOLERANCE = 1e-3
@@ -29,6 +29,11 @@ class Axes:
     order: tuple[int, ...]
     flipped: tuple[bool, ...]
 
+    def __str__(self) -> str:
+        return "".join(
+            f"{'-' if flip else '+'}{axis}" for axis, flip in zip(self.order, self.flipped, strict=True)
+        )
+
     @property
     def is_identity(self) -> bool:
         """Whether nothing changes."""
@@ -42,37 +47,50 @@ class Axes:
 
 @dataclass(frozen=True)
 class FlippedSlices(SeriesView):
-    """The slices of a series, each with its rows and columns flipped or exchanged.
+    """The slices of a series, perhaps in reverse order, each with its rows and columns flipped or exchanged.
 
     Parameters
     ----------
     source : SliceSource
     axes : Axes
-        Of a slice: (rows, columns).
+        Of the volume: (slices, rows, columns); slices remain slices.
     """
 
     axes: Axes
 
+    @property
+    def uid(self) -> str:
+        """UID of the source with the change of axes appended: its slices are other arrays."""
+        return f"{self.source.uid}/axes/{self.axes}"
+
+    @property
+    def metadata(self) -> SeriesMetadata:
+        """Header information, in the order of the slices."""
+        return self.source.metadata.select(self._indices)
+
+    @property
+    def _indices(self) -> range:
+        """Index in the source of each slice."""
+        every = range(len(self.source))
+        return every[::-1] if self.axes.flipped[0] else every
+
     @cached_property
     def geometry(self) -> Geometry:  # type: ignore[override]
         """Geometry with the new axes."""
-        old = self.source.geometry
+        old = self.source.geometry.select(self._indices)
         directions = np.array([old.column_direction, old.row_direction])
         spacing, size = old.pixel_spacing_mm, (old.rows, old.columns)
-        shift = np.zeros(3)
-        for axis, flip in zip(self.axes.order, self.axes.flipped, strict=True):
+        shift, turned = np.zeros(3), []
+        first, second = (axis - 1 for axis in self.axes.order[1:])
+        for axis, flip in zip((first, second), self.axes.flipped[1:], strict=True):
+            turned.append(-directions[axis] if flip else directions[axis])
             if flip:
-                shift = shift + directions[axis] * spacing[axis] * (size[axis] - 1)
-        down, along = (
-            directions[axis] * (-1 if flip else 1)
-            for axis, flip in zip(self.axes.order, self.axes.flipped, strict=True)
-        )
-        first, second = self.axes.order
+                shift += directions[axis] * spacing[axis] * (size[axis] - 1)
         return replace(
             old,
             positions_mm=old.positions_mm + shift,
-            row_direction=tuple(along),
-            column_direction=tuple(down),
+            row_direction=tuple(turned[1]),
+            column_direction=tuple(turned[0]),
             pixel_spacing_mm=(spacing[first], spacing[second]),
             rows=size[first],
             columns=size[second],
@@ -80,7 +98,9 @@ class FlippedSlices(SeriesView):
 
     def read_hu(self, index: int) -> NDArray[np.float32]:
         """Read one slice in HU, shape (rows, columns)."""
-        return self.axes.apply(self.source.read_hu(index))
+        _, first, second = self.axes.order
+        in_plane = Axes((first - 1, second - 1), self.axes.flipped[1:])
+        return in_plane.apply(self.source.read_hu(self._indices[index]))
 
 
 @dataclass(frozen=True)
@@ -96,6 +116,11 @@ class PermutedVolume(SeriesView):
     """
 
     axes: Axes
+
+    @property
+    def uid(self) -> str:
+        """UID of the source with the change of axes appended: its slices are other arrays."""
+        return f"{self.source.uid}/axes/{self.axes}"
 
     @cached_property
     def geometry(self) -> Geometry:  # type: ignore[override]
@@ -141,11 +166,13 @@ def oriented_like(source: SliceSource, geometry: Geometry) -> SliceSource:
     given, wanted = source.geometry.affine[:3, :3], geometry.affine[:3, :3]
     in_plane = _axes(np.linalg.lstsq(wanted[:, 1:], given[:, 1:], rcond=None)[0], wanted[:, 1:], given[:, 1:])
     if in_plane is not None:
-        return source if in_plane.is_identity else FlippedSlices(source, in_plane)
+        are_reversed = min(len(source), geometry.shape[0]) > 1 and given[:, 0] @ wanted[:, 0] < 0
+        axes = Axes((0, *(axis + 1 for axis in in_plane.order)), (bool(are_reversed), *in_plane.flipped))
+        return source if axes.is_identity else FlippedSlices(source, axes)
     if source.geometry.is_even and abs(np.linalg.det(wanted)) > 0:
-        axes = _axes(np.linalg.solve(wanted, given), wanted, given)
-        if axes is not None:
-            return PermutedVolume(source, axes)
+        permutation = _axes(np.linalg.solve(wanted, given), wanted, given)
+        if permutation is not None:
+            return PermutedVolume(source, permutation)
     return source
 
 

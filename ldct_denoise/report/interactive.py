@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Window
+from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.io.slice_matching import match_slices
 from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, Sphere
@@ -84,7 +85,7 @@ def review(
     Parameters
     ----------
     sources : mapping from title to SliceSource
-        Paired by position; the last one is the reference of the differences.
+        Paired by position, also in another axis order; the last one is the reference of the differences.
     regions : sequence of Region
         Regions that are outlined.
     most : int
@@ -102,6 +103,7 @@ def review(
         If the series have no slice position in common.
     """
     *others, last = sources
+    sources = {name: oriented_like(source, sources[last].geometry) for name, source in sources.items()}
     matches = {name: dict(match_slices(sources[last].geometry, sources[name].geometry)) for name in others}
     indices = [
         {**{name: matches[name][index] for name in others}, last: index}
@@ -171,6 +173,7 @@ class BlindedReading:
         indices: Sequence[int],
         seed: int = 0,
     ) -> None:
+        second = oriented_like(second, first.geometry)
         self._sources, self._names, self.indices = (first, second), names, tuple(indices)
         self._partner = dict(match_slices(first.geometry, second.geometry))
         unmatched = [str(index) for index in self.indices if index not in self._partner]

@@ -22,6 +22,7 @@ import numpy as np
 from ldct_denoise import __version__
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, OutputError
 from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.view.nifti import NiftiFile, NotInt16Error
 from ldct_denoise.volume import SliceSource, slice_thickness_mm
 
@@ -56,7 +57,8 @@ class ViewServer(ThreadingHTTPServer):
     Parameters
     ----------
     sources : sequence of SliceSource
-        One to three series. The first defines the planes; the others are shown at the same patient position.
+        One to three series. The first defines the planes; the others are shown at the same patient position. Where
+        they hold the same voxels in another axis order, they are presented in that of the first.
     names : sequence of str
         Title of each series on the page.
     port : int
@@ -90,7 +92,7 @@ class ViewServer(ThreadingHTTPServer):
         if len(names) != len(sources) or len(set(names)) != len(names):
             raise ConfigError(f"{len(names)} names for {len(sources)} series to view; give each its own name")
         self.names, self.include_patient_ids = tuple(names), include_patient_ids
-        self.files = [NiftiFile(source) for source in sources]
+        self.files = [NiftiFile(oriented_like(source, sources[0].geometry)) for source in sources]
         self.token = secrets.token_urlsafe(32)
         try:
             super().__init__(("127.0.0.1", port), _Handler)
@@ -249,7 +251,8 @@ def serve_view(
     Parameters
     ----------
     sources : sequence of SliceSource
-        One to three series. The first defines the planes; the others are shown at the same patient position.
+        One to three series. The first defines the planes; the others are shown at the same patient position. Where
+        they hold the same voxels in another axis order, they are presented in that of the first.
     names : sequence of str
         Title of each series on the page, for example ``("INPUT", "OUTPUT")``.
     port : int
