@@ -19,10 +19,21 @@ from . import options
     required=True,
     help="monai-bundle writes a folder, the others a file.",
 )
+@click.option(
+    "--pixel-spacing-mm",
+    type=click.FloatRange(min=0.05, max=10),
+    default=0.8,
+    show_default=True,
+    help="Pixel spacing of the slices: the width of the low-frequency passthrough is in mm.",
+)
 @options.output
 @options.overwrite
 def command(
-    model: str, format_: Literal["onnx", "torchscript", "monai-bundle"], output: Path, overwrite: bool
+    model: str,
+    format_: Literal["onnx", "torchscript", "monai-bundle"],
+    pixel_spacing_mm: float,
+    output: Path,
+    overwrite: bool,
 ) -> None:
     """Export MODEL (a shipped model, a model file or a run folder) for other programs.
 
@@ -33,6 +44,7 @@ def command(
     from ldct_denoise.export.verify import CHECKED
     from ldct_denoise.models.trained import load_model
 
-    done = export(load_model(model), format_, output, overwrite=overwrite)
+    spacing_mm = (pixel_spacing_mm, pixel_spacing_mm)
+    done = export(load_model(model), format_, output, spacing_mm=spacing_mm, overwrite=overwrite)
     click.echo(done.path)
     click.echo(f"largest difference on {len(CHECKED)} sizes: {done.difference_hu:.2g} HU", err=True)

@@ -57,8 +57,9 @@ def denoise(
         As :func:`load_model` takes it. Load a model once and pass it when you denoise many arrays.
     spacing_mm : sequence of float, optional
         Spacing of an array: (row, column) or (slice, row, column). Required where the output keeps texture (the
-        default of the shipped models), and for three-dimensional arrays where the model sees adjacent slices.
-        Volumes and series carry their own.
+        default of the shipped models), and for three-dimensional arrays where the model sees adjacent slices. A
+        model's low-frequency passthrough has a width in mm; without a spacing it is for pixels of 0.8 mm. Volumes
+        and series carry their own.
     strength : float, optional
         0 returns the input, 1 the network's output, values between blend the two. Default: as in :func:`apply`.
 
@@ -172,12 +173,15 @@ def _as_source(
 
 
 def _array_as_volume(image: NDArray[Any], spacing_mm: Sequence[float] | None, needs_spacing: bool) -> Volume:
+    from ldct_denoise.methods.base import NOMINAL_SPACING_MM
+
     _require_hu(image)
     if spacing_mm is None and needs_spacing:
         raise ConfigError(
             "spacing_mm: needed here; give (row, column) or (slice, row, column) spacing in mm, or strength=1"
         )
-    spacing = (1.0,) * image.ndim if spacing_mm is None else tuple(float(value) for value in spacing_mm)
+    nominal = (1.0, *NOMINAL_SPACING_MM)[-image.ndim :]
+    spacing = nominal if spacing_mm is None else tuple(float(value) for value in spacing_mm)
     if len(spacing) != image.ndim or not all(np.isfinite(value) and value > 0 for value in spacing):
         raise ConfigError(
             f"spacing_mm: {spacing_mm} does not fit an array of shape {image.shape}; give one positive number "

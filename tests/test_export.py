@@ -147,19 +147,19 @@ def test_a_network_that_changes_on_the_way_is_not_written(added: float, differen
 
 
 @pytest.mark.parametrize("format", ["torchscript", pytest.param("onnx", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("sigma_px", [12.4, 13.0])
+@pytest.mark.parametrize("sigma_mm", [9.9, 10.4])
 def test_the_smallest_promised_slices_are_tried(
-    format: str, sigma_px: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    format: str, sigma_mm: float, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A low-pass filter of 12.6 pixels has a radius of 32 pixels; a slice of 32 pixels cannot be reflected by that."""
+    """A low-pass filter of 12.6 pixels of 0.8 mm has a radius of 32 pixels; a slice of 32 pixels cannot be reflected by that."""
     if format == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    settings = {"architecture": "unet", "base_channels": 4, "blocks_per_level": 2, "lowpass_sigma_px": sigma_px}
+    settings = {"architecture": "unet", "base_channels": 4, "blocks_per_level": 2, "lowpass_sigma_mm": sigma_mm}
     model = TrainedModel(
         "smooth", methods.build("cyclegan", settings, Scale()).eval(), "cyclegan", Scale(), {}, "0"
     )
-    if sigma_px < 12.6:
+    if sigma_mm < 10:
         assert export(model, format, tmp_path / "model").difference_hu <= LIMIT_HU
         return
     with pytest.raises(ModelError, match="32×32"):

@@ -224,12 +224,29 @@ def test_the_unet_starts_as_identity_and_keeps_any_size() -> None:
 
 
 def test_low_frequency_passthrough_keeps_the_mean() -> None:
-    method = lir(**UNET, lowpass_sigma_px=6.0).eval()
+    method = lir(**UNET, lowpass_sigma_mm=4.5).eval()
     with torch.no_grad():
         method.g_y.last.bias.fill_(1.6)  # a network that has drifted by 0.1
     image = torch.full((1, 1, 64, 64), 0.25)
     with torch.inference_mode():
         assert (method.restore(image) - image).abs().max() < 1e-3
+
+
+def test_the_passthrough_has_its_width_in_mm() -> None:
+    """A drift as wide as a lesion of 8 mm is corrected alike on fine, coarse and oblong pixels."""
+    method = lir(**UNET, lowpass_sigma_mm=2.25).eval()
+    kept = []
+    for row_mm, column_mm in [(0.4, 0.4), (0.8, 0.8), (1.2, 1.2), (0.4, 1.2)]:
+        row, column = torch.meshgrid(
+            torch.arange(-24.0, 24, row_mm), torch.arange(-24.0, 24, column_mm), indexing="ij"
+        )
+        drift = 0.01 * torch.exp(-(row**2 + column**2) / 32)[None, None]
+        image = torch.full_like(drift, 0.25)
+        passthrough = method.for_spacing((row_mm, column_mm))._passthrough
+        kept.append(float((passthrough(image + drift, image) - image).max()))
+    assert kept == pytest.approx([kept[1]] * 4, rel=0.02)
+    assert 0.1 < kept[1] / 0.01 < 0.4
+    assert method.for_spacing((0.8, 0.8)).g_y is method.g_y  # the networks are shared
 
 
 def test_the_representation_discriminator_learns_from_small_patches_in_bf16_too() -> None:
@@ -247,7 +264,7 @@ def test_the_representation_discriminator_learns_from_small_patches_in_bf16_too(
 
 
 def test_low_frequencies_of_air_are_not_kept_below_lowpass_min_hu() -> None:
-    method = lir(**UNET, lowpass_sigma_px=2.0, lowpass_min_hu=-950.0).eval()
+    method = lir(**UNET, lowpass_sigma_mm=1.5, lowpass_min_hu=-950.0).eval()
     with torch.no_grad():
         method.g_y.last.weight.zero_()
         method.g_y.last.bias.fill_(0.04)  # the network adds 0.0025: 10.24 HU

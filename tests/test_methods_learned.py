@@ -40,7 +40,7 @@ def test_translation_methods_keep_low_frequencies_where_asked(name: str) -> None
         "blocks_per_level": 2,
         "norm": "none",
     }
-    passthrough = {"lowpass_sigma_px": 3.0, "lowpass_min_hu": -950.0}
+    passthrough = {"lowpass_sigma_mm": 2.25, "lowpass_min_hu": -950.0}
     free = methods.build(name, settings, Scale()).eval()
     with torch.no_grad():
         for part in free.modules():

@@ -1,6 +1,6 @@
 """Print PSNR gain and HU bias of a model, by region, on every pair of a folder (docs/reference/models.md).
 
-python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [LOWPASS_SIGMA_PX [LOWPASS_MIN_HU]] [--each] [--times
+python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [LOWPASS_SIGMA_MM [LOWPASS_MIN_HU]] [--each] [--times
 F]
 
 Another low-frequency passthrough than the model's may be given; 0 is none. --each prints every slice. --times
@@ -13,12 +13,12 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldct_denoise import methods
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS, Window
@@ -26,7 +26,6 @@ from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.models.trained import load_model
-from ldct_denoise.networks.low_pass import LowFrequencyPassthrough
 from ldct_denoise.regions import body_mask, tissue_masks
 from ldct_denoise.volume import Volume
 
@@ -98,10 +97,12 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=1.0)
     arguments = parser.parse_args()
     model = load_model(arguments.model)
-    method: Any = model.method
     if arguments.lowpass:
-        sigma_px, min_hu, *_ = (*arguments.lowpass, None)
-        method._passthrough = LowFrequencyPassthrough(sigma_px, min_hu, model.scale) if sigma_px else None
+        sigma_mm, min_hu, *_ = (*arguments.lowpass, None)
+        settings = model.method.settings.model_dump() | {"lowpass_sigma_mm": sigma_mm, "lowpass_min_hu": min_hu}
+        method = methods.build(model.method_name, settings, model.scale).eval()
+        method.load_state_dict(model.method.state_dict())
+        model = replace(model, method=method)
     for pair in find_pairs(label_series(find_images(arguments.root).series, arguments.root)):
         seen = pair if arguments.times == 1 else noisier(pair, arguments.times)
         restored = dict(restore_slices(seen.low, model, ApplySettings()))

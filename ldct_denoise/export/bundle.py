@@ -69,9 +69,9 @@ def write_bundle(model: TrainedModel, network: HuModel, output: Path, overwrite:
             (part / folder).mkdir()
         write_torchscript(part / "models" / "model.ts", model, network)
         difference = require_same(network, read_torchscript(part / "models" / "model.ts"), "monai-bundle")
-        _write_json(part / METADATA, _metadata(model))
+        _write_json(part / METADATA, _metadata(model, network))
         _write_json(part / "configs" / "inference.json", _inference())
-        (part / "docs" / "README.md").write_text(_readme(model), encoding="utf-8")
+        (part / "docs" / "README.md").write_text(_readme(model, network), encoding="utf-8")
         (part / "LICENSE").write_text(_licence(), encoding="utf-8")
         if output.exists():
             shutil.rmtree(output)
@@ -90,7 +90,7 @@ def _check_writable(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output}: not a bundle, so it is not replaced; choose another folder")
 
 
-def _metadata(model: TrainedModel) -> dict[str, Any]:
+def _metadata(model: TrainedModel, network: HuModel) -> dict[str, Any]:
     """Return the content of ``metadata.json``."""
     low, high = model.scale.low_hu, model.scale.high_hu
     image = {
@@ -120,7 +120,7 @@ def _metadata(model: TrainedModel) -> dict[str, Any]:
         "data_type": "nibabel",
         "intended_use": "Research use only, not for diagnosis",
         "references": [methods.describe(model.method_name).reference],
-        "ldct_denoise": describe(model),
+        "ldct_denoise": describe(model, network),
         "network_data_format": {
             "inputs": {"image": image},
             "outputs": {"pred": {**image, "channel_def": {"0": "restored"}}},
@@ -173,8 +173,8 @@ def _inference() -> dict[str, Any]:
     }
 
 
-def _readme(model: TrainedModel) -> str:
-    rows = "\n".join(f"| {name} | {value} |" for name, value in describe(model).items())
+def _readme(model: TrainedModel, network: HuModel) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in describe(model, network).items())
     method = methods.describe(model.method_name)
     return f"""# {model.name}
 

@@ -12,6 +12,7 @@ from ldct_denoise.errors import ModelError
 from ldct_denoise.export.formats import Format, read_onnx, read_torchscript, write_onnx, write_torchscript
 from ldct_denoise.export.network import HuModel
 from ldct_denoise.export.verify import require_same
+from ldct_denoise.methods.base import NOMINAL_SPACING_MM
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.output import atomic_write, check_writable
 
@@ -35,7 +36,14 @@ class Exported:
     difference_hu: float
 
 
-def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool = False) -> Exported:
+def export(
+    model: TrainedModel,
+    format: Format,
+    output: Path,
+    *,
+    spacing_mm: tuple[float, float] = NOMINAL_SPACING_MM,
+    overwrite: bool = False,
+) -> Exported:
     """Write a model for other programs.
 
     Parameters
@@ -46,6 +54,8 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
         Format of the export.
     output : Path
         Output file; for a bundle, output folder.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing of the slices that it is for, mm.
     overwrite : bool
         Whether existing output is replaced.
 
@@ -61,7 +71,7 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
     OutputError
         If the output exists or cannot be written.
     """
-    network = _network(model)
+    network = _network(model, spacing_mm)
     if format == "monai-bundle":
         from ldct_denoise.export.bundle import write_bundle
 
@@ -78,7 +88,7 @@ def export(model: TrainedModel, format: Format, output: Path, *, overwrite: bool
     return Exported(output, format, differences[0])
 
 
-def _network(model: TrainedModel) -> HuModel:
+def _network(model: TrainedModel, spacing_mm: tuple[float, float]) -> HuModel:
     """Return the model as one network; raise ModelError if it has none or is random."""
     if next(model.method.parameters(), None) is None:
         raise ModelError(f"model {model.name!r}: has no network, so it cannot be exported; give a trained model")
@@ -86,4 +96,4 @@ def _network(model: TrainedModel) -> HuModel:
         raise ModelError(
             f"model {model.name!r}: draws random numbers, so it cannot be exported; give another model"
         )
-    return HuModel(model).eval()
+    return HuModel(model, spacing_mm).eval()

@@ -44,7 +44,7 @@ def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None
     with _tracing(model, "torchscript"):
         traced = torch.jit.trace(network, _example(model), check_trace=False)
         whole = io.BytesIO()  # torch.jit.save to a path requires a certain suffix
-        torch.jit.save(traced, whole, _extra_files={"model.json": json.dumps(describe(model)).encode()})
+        torch.jit.save(traced, whole, _extra_files={"model.json": json.dumps(describe(model, network)).encode()})
     path.write_bytes(whole.getvalue())
 
 
@@ -94,7 +94,7 @@ def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
         )
     assert program is not None
     proto = program.model_proto
-    onnx.helper.set_model_props(proto, describe(model))
+    onnx.helper.set_model_props(proto, describe(model, network))
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
 

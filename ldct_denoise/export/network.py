@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldct_denoise import __version__
-from ldct_denoise.methods.base import center_slice
+from ldct_denoise.methods.base import NOMINAL_SPACING_MM, center_slice
 from ldct_denoise.models.trained import TrainedModel
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -28,11 +28,14 @@ class HuModel(nn.Module):
     ----------
     model : TrainedModel
         The model; its method is copied.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing of the slices, mm.
     """
 
-    def __init__(self, model: TrainedModel) -> None:
+    def __init__(self, model: TrainedModel, spacing_mm: tuple[float, float] = NOMINAL_SPACING_MM) -> None:
         super().__init__()
-        self.method = copy.deepcopy(model.method).cpu().eval().requires_grad_(False)
+        self.spacing_mm = spacing_mm
+        self.method = copy.deepcopy(model.method.for_spacing(spacing_mm)).cpu().eval().requires_grad_(False)
         self.scale = model.scale
 
     def forward(self, hu: Tensor) -> Tensor:
@@ -57,7 +60,7 @@ class HuModel(nn.Module):
         return center + torch.where(in_range, change, torch.zeros_like(change))
 
 
-def describe(model: TrainedModel) -> dict[str, str]:
+def describe(model: TrainedModel, network: HuModel) -> dict[str, str]:
     """Return the description that an exported file contains."""
     context, channels = model.method.context_slices, model.method.in_channels
     order = (
@@ -71,6 +74,7 @@ def describe(model: TrainedModel) -> dict[str, str]:
         "range_hu": f"{model.scale.low_hu:g} {model.scale.high_hu:g}",
         "input": f"hu: float32, (n, {channels}, rows, columns), HU, at least {SMALLEST_SIDE} rows and columns"
         + order,
+        "pixel_spacing_mm": " ".join(f"{mm:g}" for mm in network.spacing_mm),
         "output": "restored_hu: float32, (n, 1, rows, columns), HU",
         "use": "research use only, not for diagnosis",
     }

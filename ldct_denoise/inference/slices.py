@@ -99,10 +99,10 @@ def _network_changes(
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     """Index, HU and change of each slice by the network at full strength; 0 where it may not change a pixel."""
     device = choose_device(settings.device, worker_from_environment().local_rank)
-    method = ready(model.method, device)
+    method = ready(model.method.for_spacing(source.geometry.pixel_spacing_mm), device)
     scale = model.scale
     if settings.precision == "bf16":
-        _check_bf16(source, model, device, settings)
+        _check_bf16(source, method, model, device, settings)
     stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
     for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
         read = np.stack([stack for _, stack in group])
@@ -167,16 +167,18 @@ def ready(method: Method[Any], device: torch.device) -> Method[Any]:
     return moved
 
 
-def _check_bf16(source: SliceSource, model: TrainedModel, device: torch.device, settings: ApplySettings) -> None:
+def _check_bf16(
+    source: SliceSource, method: Method[Any], model: TrainedModel, device: torch.device, settings: ApplySettings
+) -> None:
     """Raise if bf16 differs too much from fp32 on the middle slice.
 
     Methods without weights are not checked: a fit in bf16 is another fit.
     """
-    if next(model.method.parameters(), None) is None:
+    if next(method.parameters(), None) is None:
         return
-    stack = StackReader(source, model.method.context_slices).read_hu(len(source) // 2)[None]
+    stack = StackReader(source, method.context_slices).read_hu(len(source) // 2)[None]
     exact, fast = (
-        _restore(model.method, model.scale, stack, device, replace(settings, precision=precision))
+        _restore(method, model.scale, stack, device, replace(settings, precision=precision))
         for precision in ("fp32", "bf16")
     )
     difference = float(np.abs(fast - exact).mean())

@@ -5,6 +5,7 @@ x is a low-dose image, y a normal-dose image of another patient or position.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal, TypeVar
@@ -13,7 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods.base import Batch, Losses, Method, TrainableSettings, center_slice
+from ldct_denoise.methods.base import (
+    NOMINAL_SPACING_MM,
+    Batch,
+    Losses,
+    Method,
+    TrainableSettings,
+    center_slice,
+)
 from ldct_denoise.networks.blocks import Norm, run_padded
 from ldct_denoise.networks.discriminators import DiscriminatorInput, ImageDiscriminator
 from ldct_denoise.networks.encoder_decoder import LirEncoder, LirGenerator, UNetEncoder, UNetGenerator
@@ -45,12 +53,12 @@ class UnpairedSettings(TrainableSettings):
     )
     spectral_norm: bool = Field(False, description="spectral normalisation of the image discriminators")
     adversarial_loss: AdversarialForm = Field("least_squares", description="form of all adversarial losses")
-    lowpass_sigma_px: float = Field(
-        0.0, ge=0, description="restored images keep the input's part below this Gaussian low-pass, pixels; 0: off"
+    lowpass_sigma_mm: float = Field(
+        0.0, ge=0, description="restored images keep the input's part below this Gaussian low-pass, mm; 0: off"
     )
     lowpass_min_hu: float | None = Field(
         None,
-        description="lowpass_sigma_px acts only where the low-pass filtered input is above this, fading in over "
+        description="lowpass_sigma_mm acts only where the low-pass filtered input is above this, fading in over "
         "50 HU; in air low-dose values are biased, since noise below the lowest stored value is clipped; none: "
         "everywhere",
     )
@@ -82,8 +90,19 @@ class UnpairedMethod(Method[S]):
 
     def __init__(self, settings: S, scale: Scale) -> None:
         super().__init__(settings, scale)
-        sigma_px, min_hu = settings.lowpass_sigma_px, settings.lowpass_min_hu
-        self._passthrough = LowFrequencyPassthrough(sigma_px, min_hu, scale) if sigma_px else None
+        self._passthrough = self._make_passthrough(NOMINAL_SPACING_MM)
+
+    def _make_passthrough(self, spacing_mm: tuple[float, float]) -> LowFrequencyPassthrough | None:
+        sigma_mm, min_hu = self.settings.lowpass_sigma_mm, self.settings.lowpass_min_hu
+        return LowFrequencyPassthrough(sigma_mm, spacing_mm, min_hu, self.scale) if sigma_mm else None
+
+    def for_spacing(self, spacing_mm: tuple[float, float]) -> UnpairedMethod[S]:
+        """Return this method with its low-frequency passthrough for a pixel spacing; networks are shared."""
+        if self._passthrough is None:
+            return self
+        other = copy.copy(self)
+        other._modules = {**self._modules, "_passthrough": self._make_passthrough(spacing_mm)}
+        return other
 
     @abstractmethod
     def _restore(self, image: Tensor) -> Tensor:

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from ldct_denoise.intensity import Scale
 from ldct_denoise.networks.optimizers import OptimizerName, create_optimizer
 
+#: Row and column spacing for which a method is built, mm: typical of body CT. Training patches mix spacings.
+NOMINAL_SPACING_MM = (0.8, 0.8)
+
 
 class Settings(BaseModel):
     """Base of the settings of every method: unknown keys are errors, values are frozen."""
@@ -194,6 +197,19 @@ class Method(nn.Module, ABC, Generic[S]):
         Tensor, shape (n, 1, height, width)
             Denoised slices, network units.
         """
+
+    def for_spacing(self, spacing_mm: tuple[float, float]) -> Method[S]:
+        """Return this method for slices of a pixel spacing; by default itself.
+
+        A method is built for :data:`NOMINAL_SPACING_MM`. One that has lengths in mm returns a copy that shares its
+        networks.
+
+        Parameters
+        ----------
+        spacing_mm : tuple of 2 floats
+            Row and column spacing, mm.
+        """
+        return self
 
     def add_training_networks(self) -> None:
         """Build the networks that only training uses: discriminators, for example."""

@@ -211,10 +211,6 @@ def _read(path: Path, name: str) -> TrainedModel:
 def model_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over all that decides a model's output: method, settings, HU range, weights.
 
-    Renaming a setting changes the digest but not the output, so UIDs of derived series should not change either. A
-    file whose settings were renamed therefore has the entry ``published_as``: a mapping of its new digest to the
-    checksum that it was published with. It does not apply to other weights, since their digest is another.
-
     Parameters
     ----------
     metadata : mapping
@@ -234,5 +230,4 @@ def model_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -
         tensor = tensors[name].contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    published: dict[str, str] = json.loads(metadata.get("published_as", "{}"))
-    return published.get(digest.hexdigest(), digest.hexdigest())
+    return digest.hexdigest()

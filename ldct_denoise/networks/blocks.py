@@ -258,20 +258,25 @@ def gaussian_kernel(sigma_px: float, radius: int) -> Tensor:
     return weights / weights.sum()
 
 
-def blur(image: Tensor, kernel: Tensor) -> Tensor:
+def blur(image: Tensor, kernel: Tensor, along_rows: Tensor | None = None) -> Tensor:
     """Convolve each channel with a separable kernel, reflecting at the borders.
 
     Parameters
     ----------
     image : Tensor, shape (n, c, height, width)
     kernel : Tensor, shape (odd,)
+        Along columns, and along rows unless there is another.
+    along_rows : Tensor, shape (odd,), optional
+        Along rows.
 
     Returns
     -------
     Tensor, shape (n, c, height, width)
     """
-    channels, radius = image.shape[1], len(kernel) // 2
-    kernel = kernel if is_tracing() else kernel.to(image)  # a traced conversion would fix the device
-    padded = reflect_pad(image, radius, radius, radius, radius)
-    along_rows = F.conv2d(padded, kernel.expand(channels, 1, 1, -1), groups=channels)
-    return F.conv2d(along_rows, kernel[:, None].expand(channels, 1, -1, 1), groups=channels)
+    down, along = kernel, kernel if along_rows is None else along_rows
+    if not is_tracing():  # a traced conversion would fix the device
+        down, along = down.to(image), along.to(image)
+    channels, high, wide = image.shape[1], len(down) // 2, len(along) // 2
+    padded = reflect_pad(image, wide, wide, high, high)
+    blurred = F.conv2d(padded, along.expand(channels, 1, 1, -1), groups=channels)
+    return F.conv2d(blurred, down[:, None].expand(channels, 1, -1, 1), groups=channels)

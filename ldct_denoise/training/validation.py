@@ -19,7 +19,7 @@ from ldct_denoise.data.validation_set import ValidationSet
 from ldct_denoise.errors import TrainingError
 from ldct_denoise.intensity import WINDOWS, Scale, Window
 from ldct_denoise.methods import Supervision
-from ldct_denoise.methods.base import Method
+from ldct_denoise.methods.base import NOMINAL_SPACING_MM, Method
 from ldct_denoise.metrics.fidelity import psnr
 from ldct_denoise.metrics.no_reference import correlation_of_sums, residual_edge_sums
 from ldct_denoise.metrics.noise import global_noise_level, noise_map
@@ -236,8 +236,10 @@ def validate(method: Method[Any], images: ValidationSet, device: torch.device) -
     """
     method.eval()
 
-    def restore(stack: NDArray[np.float32]) -> NDArray[np.float32]:
-        restored = restore_hu(method, images.scale, stack, device, images.guard_range)
+    def restore(
+        stack: NDArray[np.float32], spacing_mm: tuple[float, float] = NOMINAL_SPACING_MM
+    ) -> NDArray[np.float32]:
+        restored = restore_hu(method.for_spacing(spacing_mm), images.scale, stack, device, images.guard_range)
         if not (np.abs(restored) < LARGEST_HU).all():
             raise diverged(f"restored images hold values that are not finite, or beyond {LARGEST_HU:.0e} HU")
         return restored
@@ -247,12 +249,14 @@ def validate(method: Method[Any], images: ValidationSet, device: torch.device) -
     ]
     before = _rms(noisy - clean for clean, noisy, _ in synthetic)
     after = _rms(restored - clean for clean, _, restored in synthetic)
-    low = [(item.center, restore(item.hu), item.pixel_spacing_mm) for item in images.low]
+    low = [(item.center, restore(item.hu, item.pixel_spacing_mm), item.pixel_spacing_mm) for item in images.low]
     normal_noise = _mean(noise_level_hu(item.center, item.pixel_spacing_mm) for item in images.normal)
     if normal_noise < NO_NOISE_HU:
         normal_noise = math.nan
     bias, edge_correlation = _residual_metrics(low)
-    pairs = [(noisy.center, normal.center, restore(noisy.hu)) for noisy, normal in images.pairs]
+    pairs = [
+        (noisy.center, normal.center, restore(noisy.hu, noisy.pixel_spacing_mm)) for noisy, normal in images.pairs
+    ]
     return ValidationMetrics(
         synthetic_pair_rmse_hu=after,
         synthetic_pair_psnr_gain_db=20 * math.log10(before / after) if before > 0 and after > 0 else math.nan,
