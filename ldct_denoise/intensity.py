@@ -107,7 +107,7 @@ class Scale:
     @staticmethod
     def clip_units(units: Array) -> Array:
         """Clip network values to the range, 0…1."""
-        return np.clip(units, 0.0, 1.0) if isinstance(units, np.ndarray) else units.clamp(0.0, 1.0)
+        return units.clip(0.0, 1.0)
 
     def covers(self, hu: NDArray[np.floating]) -> NDArray[np.bool_]:
         """Mask of values inside the range; a model must not change the others."""

@@ -22,10 +22,10 @@ from ldct_denoise.benchmark import evaluate as bench_evaluate
 from ldct_denoise.benchmark import synthetic
 from ldct_denoise.benchmark import train as bench_train
 from ldct_denoise.benchmark.engines import engine_results
+from ldct_denoise.benchmark.loading import loading_results
 from ldct_denoise.benchmark.memory import peak_memory
 from ldct_denoise.benchmark.peers import PEERS, parameter_count
 from ldct_denoise.benchmark.results import Benchmark, Result, describe_machine, fastest
-from ldct_denoise.benchmark.train import loading_results
 from ldct_denoise.errors import InputError, ModelError, OutputError
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import ApplySettings
@@ -219,6 +219,7 @@ def test_patches_come_from_dicom_the_cache_and_memory() -> None:
         "patches from DICOM",
         "patches from the cache",
         "patches from memory",
+        "patches with the noise of lir-quick",
     ]
     assert all(result.value > 1 for result in results)
 
@@ -248,7 +249,8 @@ def test_evaluation_is_stated_for_300_slices(monkeypatch: pytest.MonkeyPatch) ->
 def test_training_compares_both_loops(monkeypatch: pytest.MonkeyPatch, emulated: bool) -> None:
     monkeypatch.setattr(bench_train, "emulates_bf16", lambda device: emulated)
     monkeypatch.setattr(bench_train, "peak_memory", lambda prepare, *arguments: (prepare(*arguments)(), 0.2))
-    monkeypatch.setattr(bench_train, "loading_results", list)
+    loaded = [Result("patches with the noise of lir-quick", 1000.0, "patches/s")]
+    monkeypatch.setattr(bench_train, "loading_results", lambda recipe: loaded)
     measured = bench_train.benchmark_train(channels=4, batch_size=1, steps=1).results
     results = {result.name: result for result in measured}
     speeds = [results[f"{name} loop, fp32"].value for name in ("our", "published")]
@@ -256,6 +258,8 @@ def test_training_compares_both_loops(monkeypatch: pytest.MonkeyPatch, emulated:
     assert results["our peak memory against the published loop's"].value == 1
     # Counted, not timed: the generators run again, and the encoders three times.
     assert results["operations of the published loop against ours"].value > 1.1
+    needed = results["patches that a GPU would take"].value
+    assert results["loader processes that feed it"].value == pytest.approx(needed / 1000)
     assert ("the same with bf16" in results) is not emulated
     assert results["patches that training needs"].note == f"both pools, {'fp32' if emulated else 'bf16'}"
 

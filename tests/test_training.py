@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.config import load_config
 from ldct_denoise.data import slices as slices_module
-from ldct_denoise.data.patches import PatchDataset, PatchSources, batches
+from ldct_denoise.data.patches import PatchDataset, PatchSources, batches, flip_and_rotate
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import SliceStore, body_blocks, pool_slices
 from ldct_denoise.data.training_set import make_training_set
@@ -299,7 +300,7 @@ def test_only_a_bounded_number_of_slices_is_held_and_the_disk_cache_gives_the_sa
     for position in (0, 3, 5, 0, 1):
         np.testing.assert_array_equal(store[position].hu, slices[position].source.read_hu(position))
         np.testing.assert_array_equal(np.asarray(cached[position].hu), store[position].hu)
-    assert len(store._cached) == 2
+    assert len(store._recent) == 2
 
 
 def test_a_cached_slice_is_not_decoded_again_and_is_known_wherever_it_stands(
@@ -315,6 +316,49 @@ def test_a_cached_slice_is_not_decoded_again_and_is_known_wherever_it_stands(
             np.testing.assert_array_equal(store[position].hu, item.source.read_hu(item.index))
             np.testing.assert_array_equal(store[position].body_blocks, decode(item).body_blocks)
     assert sorted(decoded) == sorted(item.key for item in slices)
+
+
+def test_a_slice_that_was_not_stored_whole_is_decoded_again(tmp_path: Path) -> None:
+    (item,) = pool_slices([water_disc("A", 10, slices=1)])
+    whole = SliceStore([item], cache_num=1, cache_dir=tmp_path)[0].hu.copy()
+    (stored,) = tmp_path.iterdir()
+    content = stored.read_bytes()
+    for damaged in (b"", b"short", content[:-8]):
+        stored.unlink()
+        stored.write_bytes(damaged)
+        np.testing.assert_array_equal(SliceStore([item], cache_num=1, cache_dir=tmp_path)[0].hu, whole)
+
+
+def test_flips_and_rotations_are_the_eight_symmetries_of_a_square() -> None:
+    image = np.arange(18, dtype=np.float32).reshape(2, 3, 3)
+    for number in range(8):
+        flipped = torch.from_numpy(image).flip(-1) if number >= 4 else torch.from_numpy(image)
+        expected = torch.rot90(flipped, number % 4, (-2, -1)).numpy()
+        np.testing.assert_array_equal(flip_and_rotate(image, number), expected)
+    assert len({flip_and_rotate(image, number).tobytes() for number in range(8)}) == 8
+
+
+def test_all_orientations_of_a_patch_are_drawn_equally_often() -> None:
+    hu = np.zeros((1, 32, 32), np.float32)
+    hu[:, 4:10, 2:30] = 100  # differs under each of the eight symmetries
+    hu[:, 4:20, 2:6] = 200
+    slices = pool_slices([replace(water_disc("A", 0, slices=1, side=32), hu=hu)])
+    patches = PatchDataset(PatchSources((), slices), tiny_config())
+    drawn = Counter(patches[number]["normal"].numpy().tobytes() for number in range(800))
+    assert len(drawn) == 8
+    assert min(drawn.values()) > 70
+    assert max(drawn.values()) < 130
+
+
+def test_a_sample_depends_on_seed_and_number_alone() -> None:
+    slices = pool_slices([water_disc("A", 10, slices=3)])
+    first, again = (PatchDataset(PatchSources(slices, slices), tiny_config()) for _ in range(2))
+    samples = [first[number] for number in range(6)]
+    for number in (5, 0, 3):
+        for name, patch in again[number].items():
+            assert torch.equal(patch, samples[number][name])
+    other = PatchDataset(PatchSources(slices, slices), tiny_config(seed=1))[0]
+    assert not torch.equal(other["low"], samples[0]["low"])
 
 
 def test_body_blocks_fill_the_lungs_and_leave_the_air() -> None:

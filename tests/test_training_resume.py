@@ -225,6 +225,15 @@ def test_a_model_is_not_lost_for_want_of_a_checkpoint(pools: Pools, tmp_path: Pa
     assert {"model.safetensors", "training.csv"} <= files(tmp_path)
 
 
+def test_a_run_of_another_run_format_is_not_resumed(pools: Pools, tmp_path: Path) -> None:
+    train(last(iterations=1), pools, tmp_path, device="cpu")
+    state = load_state(tmp_path / "checkpoint.pt")
+    del state["run_format"]  # as the first format was
+    save_state(tmp_path / "checkpoint.pt", state)
+    with pytest.raises(ModelError, match=r"run format 1, .* format 2; .*--overwrite.*pretrained_weights"):
+        train(last(iterations=2), pools, tmp_path, device="cpu", resume=True)
+
+
 def test_a_damaged_checkpoint_is_told_in_our_words(pools: Pools, tmp_path: Path) -> None:
     train(last(iterations=1), pools, tmp_path, device="cpu")
     (tmp_path / "checkpoint.pt").write_bytes(b"x" * 100)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ldct_denoise.benchmark.loading import loading_results
 from ldct_denoise.benchmark.memory import GIB, peak_memory
 from ldct_denoise.benchmark.results import Benchmark, Progress, Result, describe_machine, no_progress, timed
-from ldct_denoise.benchmark.synthetic import patient, write_patient
 from ldct_denoise.config import Config, load_config
-from ldct_denoise.data.patches import PatchDataset, PatchSources, batches
-from ldct_denoise.data.slices import pool_slices
 from ldct_denoise.distributed import World, choose_device, emulates_bf16
-from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods.base import Batch, Losses
 from ldct_denoise.methods.lir import REPRESENTATION_MAX_GRAD_NORM, Lir
 from ldct_denoise.networks.losses import discriminator_loss
@@ -26,6 +21,10 @@ from ldct_denoise.training.state import create_run
 from ldct_denoise.training.step import TrainingStep
 
 Step = Callable[[], None]
+#: Recipe that ``train`` uses unless another is named.
+DEFAULT_RECIPE = "lir-quick"
+#: Sustained rate that the computed GPU is given: about a tenth of the bf16 peak of a data-centre GPU of 2023.
+GPU_TFLOPS = 100.0
 
 
 @dataclass(frozen=True)
@@ -85,9 +84,10 @@ def benchmark_train(
     published, ours = (_step_operations(loop, channels) for loop in ("published", "our"))
     results.append(Result("operations of the published loop against ours", published / ours, "times"))
     progress("patches")
-    results += loading_results()
+    results += loading_results(recipe=DEFAULT_RECIPE)
     needed = speeds["our", precisions[-1]].steps * batch_size * 2
     results.append(Result("patches that training needs", needed, "patches/s", f"both pools, {precisions[-1]}"))
+    results += gpu_results(results)
     return Benchmark("train", results, machine)
 
 
@@ -141,6 +141,8 @@ def _training_step(loop: str, config: Config, device: torch.device) -> Step:
     run, one_step = create_run(config, world), TrainingStep(config, world)
     side, batch_size = config.data.patch_size, config.training.batch_size
     images = {name: torch.rand(batch_size, 1, side, side) for name in ("low", "normal")}
+    if run.method.uses_noise:
+        images["noise"] = 0.01 * torch.randn(batch_size, 1, side, side)
     if loop == "published":
         assert isinstance(run.method, Lir)
         published = PublishedLoop(run.method, [phase.optimizer for phase in run.phases])
@@ -194,11 +196,40 @@ class PublishedLoop:
 
 
 def _step_operations(loop: str, channels: int) -> int:
-    """Count the operations of one step on one patch of each pool."""
-    step = _training_step(loop, _steps_config(loop, "fp32", channels, 1), torch.device("cpu"))
+    """Count the operations of one step of the published networks on one patch of each pool."""
+    return _count_operations(_training_step(loop, _steps_config(loop, "fp32", channels, 1), torch.device("cpu")))
+
+
+def _count_operations(step: Step) -> int:
     with FlopCounterMode(display=False) as counter:
         step()
     return int(counter.get_total_flops())
+
+
+def gpu_results(measured: Sequence[Result]) -> list[Result]:
+    """Set the loading of patches beside what a GPU would take; computed, so that it needs no GPU.
+
+    Parameters
+    ----------
+    measured : sequence of Result
+        Results of :func:`~ldct_denoise.benchmark.loading.loading_results` for the default recipe.
+
+    Returns
+    -------
+    list of Result
+        Patches per second that a GPU of :data:`GPU_TFLOPS` would take, and the loader processes that feed it.
+    """
+    config = load_config(DEFAULT_RECIPE, ["training.batch_size=1"])
+    operations = _count_operations(_training_step("our", config, torch.device("cpu")))
+    needed = 2e12 * GPU_TFLOPS / operations
+    rate = next(
+        result.value for result in measured if result.name == f"patches with the noise of {DEFAULT_RECIPE}"
+    )
+    note = f"{DEFAULT_RECIPE}, {GPU_TFLOPS:g} TFLOP/s sustained, {operations / 1e9:.1f} GFLOP a step for a patch of each pool"
+    return [
+        Result("patches that a GPU would take", needed, "patches/s", note),
+        Result("loader processes that feed it", needed / rate, "processes", "data.num_workers"),
+    ]
 
 
 def _steps_config(loop: str, precision: str, channels: int, batch_size: int) -> Config:
@@ -211,57 +242,3 @@ def _steps_config(loop: str, precision: str, channels: int, batch_size: int) -> 
         "training.channels_last": loop == "our",
     }
     return load_config("lir-paper", [f"{key}={value}" for key, value in changes.items()])
-
-
-# ---- patches ------------------------------------------------------------------------------------------------
-
-
-def loading_results(slices: int = 24, patches: int = 256, workers: int = 0) -> list[Result]:
-    """Measure patches per second: decoded from DICOM each time, from the cache on disk, and from memory.
-
-    Parameters
-    ----------
-    slices : int
-        Number of slices of each series.
-    patches : int
-        Number of timed patches.
-    workers : int
-        Number of loader processes; 0: this process.
-
-    Returns
-    -------
-    list of Result
-        Patches per second.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        low, normal = (
-            write_patient(root, patient(slices, dose), number) for number, dose in ((1, 0.25), (2, 1.0))
-        )
-        rates = {
-            "DICOM": _patch_rate(low, normal, patches, workers),
-            "the cache": _patch_rate(low, normal, patches, workers, cache=root / "cache"),
-            "memory": _patch_rate(low, normal, patches, workers, memory=slices),
-        }
-    note = f"64×64, uncompressed {slices}-slice series, one process"
-    return [Result(f"patches from {name}", rate, "patches/s", note) for name, rate in rates.items()]
-
-
-def _patch_rate(
-    low: Series, normal: Series, patches: int, workers: int, *, cache: Path | None = None, memory: int = 1
-) -> float:
-    config = load_config(
-        "lir-paper",
-        [f"data.cache_num={memory}", f"data.cache_dir={cache or 'null'}", f"data.num_workers={workers}"],
-    )
-    dataset = PatchDataset(PatchSources(pool_slices([low]), pool_slices([normal])), config)
-    batch_size = 16
-
-    def read(first: int, last: int) -> int:
-        drawn = batches(dataset, range(first, last), batch_size, num_workers=workers)
-        return sum(len(sample["low"]) for sample in drawn)
-
-    steps = max(1, patches // (2 * batch_size))
-    read(0, steps)  # fills the cache and memory
-    seconds = timed(lambda: read(steps, 2 * steps), torch.device("cpu"))
-    return 2 * batch_size * steps / seconds

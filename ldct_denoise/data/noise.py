@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ldct_denoise.config import DataConfig
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.photos import NoiseLaw, noise_for
-from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise
+from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise, half_plane_frequencies
 from ldct_denoise.volume import SliceSource
 
 #: Random spectra: the peak of the radial NPS is drawn uniformly from this range, 1/mm.
@@ -163,8 +163,7 @@ def random_nps_noise(count: int, side: int, spacing_mm: float, rng: np.random.Ge
     """
     peak, power = rng.uniform(*RANDOM_NPS_PEAKS_PER_MM), rng.uniform(1.2, 6.0)
     roll_off = peak * power ** (1 / power)  # where the derivative of f·exp(−(f/f₀)^p) vanishes at `peak`
-    vertical, horizontal = np.fft.fftfreq(2 * side, spacing_mm), np.fft.rfftfreq(2 * side, spacing_mm)
-    radius = np.hypot(vertical[:, None], horizontal[None])
+    radius = half_plane_frequencies(2 * side, 2 * side, (spacing_mm, spacing_mm)).astype(np.float32)
     nps = (rng.uniform(0, 0.3) * peak + radius) * np.exp(-((radius / roll_off) ** power))
     return filtered_noise(nps, (count, side, side), rng)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,9 +24,6 @@ from ldct_denoise.data.noise import NoiseSample, NoiseSampler, PhotographNoise
 from ldct_denoise.data.simulated_noise import SimulatedNoise
 from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, cut
 from ldct_denoise.errors import InputError
-
-if TYPE_CHECKING:
-    from monai.transforms import Compose
 
 Patches = dict[str, NDArray[np.float32]]
 Sample = dict[str, Tensor]
@@ -94,7 +90,7 @@ class PatchDataset(Dataset[Sample]):
         data = config.data
         cache_dir = Path(data.cache_dir) if data.cache_dir else None
         self.sources, self._config = sources, data
-        self._scale, self._seed = config.scale, config.training.seed
+        self._scale, self._random = config.scale, _CounterRandom(config.training.seed)
         # As in use: the range of photographs is not guarded, because their noise exceeds it.
         self._guard_range = not isinstance(sources.low_noise or sources.noise, PhotographNoise)
         self._low = SliceStore(sources.low, data.cache_num, cache_dir)
@@ -104,16 +100,15 @@ class PatchDataset(Dataset[Sample]):
         self._simulated = SimulatedNoise(self._normal, sources.scans, data, cache_dir)
         self._anatomy = [original_slice(item).key for item in sources.normal]
         self._paired_low = sorted(sources.targets or ())
-        self._augment: Compose | None = _augmentation() if data.augment else None
 
     def __len__(self) -> int:
         return 2**62  # endless: the sampler determines where a run starts and ends
 
     def __getitem__(self, sample: int) -> Sample:
-        rng = np.random.default_rng([self._seed, sample])
+        rng = self._random.at(sample)
         patches = self._unpaired(rng) if self.sources.targets is None else self._pair(self.sources.targets, rng)
-        if self._augment is not None:
-            self._flip_and_rotate(self._augment, patches, rng)
+        if self._config.augment:
+            self._flip_and_rotate(patches, rng)
         return {name: torch.from_numpy(np.ascontiguousarray(patch)) for name, patch in patches.items()}
 
     def _pair(self, targets: Mapping[int, int], rng: np.random.Generator) -> Patches:
@@ -183,15 +178,20 @@ class PatchDataset(Dataset[Sample]):
 
     def _corner(self, decoded: DecodedSlice, rng: np.random.Generator) -> tuple[int, int]:
         """First row and column of a patch whose centre lies in the body."""
-        centre = decoded.body_blocks[rng.integers(len(decoded.body_blocks))] * GRID + rng.integers(GRID, size=2)
-        limit = np.maximum(np.asarray(decoded.hu.shape) - self._config.patch_size, 0)
-        row, column = np.clip(centre - self._config.patch_size // 2, 0, limit)
-        return int(row), int(column)
+        side = self._config.patch_size
+        block_row, block_column = decoded.body_blocks[rng.integers(len(decoded.body_blocks))].tolist()
+        row = GRID * block_row + int(rng.integers(GRID)) - side // 2
+        column = GRID * block_column + int(rng.integers(GRID)) - side // 2
+        rows, columns = decoded.hu.shape
+        return max(0, min(row, rows - side)), max(0, min(column, columns - side))
 
     def _cut(self, store: SliceStore, stack: Sequence[int], corner: tuple[int, int]) -> NDArray[np.float32]:
         """The same square of each slice of a stack, (len(stack), side, side), network units before clipping."""
-        hu = np.stack([cut(store[position].hu, corner, self._config.patch_size) for position in stack])
-        return self._scale.to_unit(hu).astype(np.float32)
+        side = self._config.patch_size
+        hu = np.empty((len(stack), side, side), np.float32)
+        for channel, position in zip(hu, stack, strict=True):
+            channel[...] = cut(store[position].hu, corner, side)
+        return self._scale.to_unit(hu)
 
     def _input(self, patch: NDArray[np.float32]) -> NDArray[np.float32]:
         """A patch in network units as the network sees it in use."""
@@ -204,19 +204,57 @@ class PatchDataset(Dataset[Sample]):
         noise = self.sources.low_noise.sample(self._scale.to_hu(patch), rng)
         return patch + noise / np.float32(self._scale.width_hu)
 
-    def _flip_and_rotate(self, augment: Compose, patches: Patches, rng: np.random.Generator) -> None:
+    def _flip_and_rotate(self, patches: Patches, rng: np.random.Generator) -> None:
         """Turn partners alike, and a normal-dose patch like its noise; turn unpaired patches independently."""
-        common = int(rng.integers(2**31))
+        common = int(rng.integers(8))
         for name in patches:
             alike = self.sources.targets is not None or name != "low"
-            augment.set_random_state(seed=common if alike else int(rng.integers(2**31)))
-            patches[name] = np.asarray(augment(patches[name]))
+            patches[name] = flip_and_rotate(patches[name], common if alike else int(rng.integers(8)))
 
 
-def _augmentation() -> Compose:
-    from monai.transforms import Compose, RandFlip, RandRotate90
+def flip_and_rotate(image: NDArray[np.float32], symmetry: int) -> NDArray[np.float32]:
+    """One of the eight symmetries of a square, as a view.
 
-    return Compose([RandFlip(prob=0.5, spatial_axis=0), RandRotate90(prob=0.75, max_k=3)])
+    Parameters
+    ----------
+    image : ndarray, shape (..., side, side)
+    symmetry : int
+        0 to 7: rotation by ``symmetry % 4`` quarter turns, after a flip where it is 4 or more; 0 is the identity.
+
+    Returns
+    -------
+    ndarray, shape (..., side, side)
+    """
+    flipped = image[..., ::-1] if symmetry >= 4 else image
+    match symmetry % 4:
+        case 1:
+            return flipped.swapaxes(-1, -2)[..., ::-1, :]
+        case 2:
+            return flipped[..., ::-1, ::-1]
+        case 3:
+            return flipped.swapaxes(-1, -2)[..., ::-1]
+    return flipped
+
+
+class _CounterRandom:
+    """Random generators that start at the number of a sample: twenty times as fast as seeding one for each.
+
+    Parameters
+    ----------
+    seed : int
+        Key of a Philox generator; the sample number is the second word of its counter.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.Philox(key=seed)
+        self._start = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def at(self, sample: int) -> np.random.Generator:
+        """The generator of one sample; valid until the next call."""
+        self._start["state"]["counter"][1] = sample
+        self._bits.state = self._start
+        return self._generator
 
 
 class _SampleNumbers(Sampler[int]):

@@ -1,17 +1,17 @@
 """Slices of a pool, decoded when they are needed.
 
-Memory use is bounded: the most recently used slices stay in memory. Where a folder is given, MONAI's
-``PersistentDataset`` also keeps every decoded slice on disk, so compressed files are decoded once.
+Memory use is bounded: the most recently used slices stay in memory. Where a folder is given, every slice is
+decoded once and stored there as float32. The stored slices are mapped into memory, so that all processes share one
+copy of them in the page cache, and a patch costs a copy of its pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.errors import InputError, OutputError
+from ldct_denoise.output import atomic_write
 from ldct_denoise.volume import SliceSource
 
 #: Side of a block of the coarse grid on which the body is found, pixels.
 GRID = 8
+#: Largest number of stored slices of a pool that are mapped at once; Linux allows a process 65,530 mappings.
+MAX_MAPPED = 16_384
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ class SliceStore:
     slices : sequence of PoolSlice
         The pool.
     cache_num : int
-        Largest number of decoded slices in memory.
+        Largest number of decoded slices in memory; without effect where ``cache_dir`` is given.
     cache_dir : Path, optional
-        Folder that keeps decoded slices on disk.
+        Folder that keeps decoded slices, from which they are mapped into memory.
 
     Raises
     ------
@@ -133,59 +136,71 @@ class SliceStore:
 
     def __init__(self, slices: Sequence[PoolSlice], cache_num: int, cache_dir: Path | None = None) -> None:
         self.slices = tuple(slices)
-        self._cached: OrderedDict[int, DecodedSlice] = OrderedDict()
-        self._cache_num = cache_num
-        self._disk = _disk_cache(self.slices, cache_dir) if cache_dir else None
+        self._recent: OrderedDict[int, DecodedSlice] = OrderedDict()
+        self._limit = MAX_MAPPED if cache_dir else cache_num
+        self._folder = cache_dir
+        if cache_dir:
+            try:
+                cache_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _cannot_store(cache_dir, error) from None
 
     def __len__(self) -> int:
         return len(self.slices)
 
     def __getitem__(self, position: int) -> DecodedSlice:
-        if position in self._cached:
-            self._cached.move_to_end(position)
-            return self._cached[position]
-        decoded = self._read(position)
-        self._cached[position] = decoded
-        if len(self._cached) > self._cache_num:
-            self._cached.popitem(last=False)
+        if position in self._recent:
+            self._recent.move_to_end(position)
+            return self._recent[position]
+        item = self.slices[position]
+        decoded = _mapped(item, self._folder) if self._folder else decode(item)
+        self._recent[position] = decoded
+        if len(self._recent) > self._limit:
+            self._recent.popitem(last=False)
         return decoded
 
-    def _read(self, position: int) -> DecodedSlice:
-        if self._disk is None:
-            return decode(self.slices[position])
-        stored: Mapping[str, Any] = self._disk[position]
-        return DecodedSlice(np.asarray(stored["hu"]), np.asarray(stored["body_blocks"]))
+
+def _mapped(item: PoolSlice, folder: Path) -> DecodedSlice:
+    """Map the stored copy of a slice into memory; decode and store the slice where there is no whole copy.
+
+    The file holds, in 32-bit words: rows, columns, number of blocks; HU; blocks.
+    """
+    path = folder / _cache_name(item)
+    words = _map_words(path)
+    if words is None:
+        decoded = decode(item)
+        header = np.array([*decoded.hu.shape, len(decoded.body_blocks)], np.int32)
+        parts = (header, decoded.hu.astype(np.float32), decoded.body_blocks.astype(np.int32))
+        try:
+            atomic_write(path, lambda part: part.write_bytes(b"".join(array.tobytes() for array in parts)))
+        except OSError as error:
+            raise _cannot_store(folder, error) from None
+        words = _map_words(path)
+        if words is None:
+            return decoded
+    rows, columns, _ = words[:3].tolist()
+    pixels, blocks = words[3 : 3 + rows * columns], words[3 + rows * columns :]
+    return DecodedSlice(pixels.view(np.float32).reshape(rows, columns), blocks.reshape(-1, 2))
 
 
-def _disk_cache(slices: Sequence[PoolSlice], folder: Path) -> Any:
-    from monai.data import PersistentDataset
-    from monai.transforms import Transform
-
-    class Decode(Transform):  # type: ignore[misc]  # MONAI caches only the results of a Transform
-        """Decode a slice to tensors, which torch loads without executing code."""
-
-        def __call__(self, data: Mapping[str, Any]) -> dict[str, Any]:
-            decoded = decode(slices[data["position"]])
-            return {"hu": torch.tensor(decoded.hu), "body_blocks": torch.tensor(decoded.body_blocks)}
-
-    items = [{"position": position, "key": _cache_key(item)} for position, item in enumerate(slices)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot store decoded slices ({error.strerror}); see data.cache_dir"
-        ) from None
-    return PersistentDataset(items, [Decode()], cache_dir=folder, hash_func=_slice_hash)
+def _map_words(path: Path) -> NDArray[np.int32] | None:
+    """Map a file of 32-bit words; None where it is missing or not whole."""
+    if not path.is_file() or (size := path.stat().st_size // 4) < 3:
+        return None
+    # Unlike np.memmap, torch closes the file once it is mapped.
+    words: NDArray[np.int32] = torch.from_file(str(path), size=size, dtype=torch.int32).numpy()
+    rows, columns, blocks = words[:3].tolist()
+    return words if size == 3 + rows * columns + 2 * blocks else None
 
 
-def _cache_key(item: PoolSlice) -> str:
-    """Series, index and position of a slice: the index changes its meaning when a series grows."""
-    return f"{item.key} {item.source.geometry.positions_mm[item.index].round(3).tolist()}"
+def _cannot_store(folder: Path, error: OSError) -> OutputError:
+    return OutputError(f"{folder}: cannot store decoded slices ({error.strerror}); see data.cache_dir")
 
 
-def _slice_hash(item: Mapping[str, Any]) -> bytes:
-    """Cache file of a slice, whatever its position in the pool; 3 is the version of the stored format."""
-    return hashlib.sha256(f"3/{item['key']}".encode()).hexdigest()[:32].encode()
+def _cache_name(item: PoolSlice) -> str:
+    """Cache file of a slice: of its series, index and position, because the index changes when a series grows."""
+    position = item.source.geometry.positions_mm[item.index].round(3).tolist()
+    return f"{hashlib.sha256(f'4/{item.key} {position}'.encode()).hexdigest()[:32]}.slice"
 
 
 def pool_slices(sources: Sequence[SliceSource]) -> tuple[PoolSlice, ...]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.metrics.noise import periodograms, ring_means
@@ -96,10 +97,8 @@ class NoiseModel:
         ndarray, shape (count, height, width), float32
         """
         # The fields are periodic; twice the size keeps opposite edges apart.
-        rows, columns = 2 * height, 2 * width
-        down, along = np.fft.fftfreq(rows, spacing_mm[0]), np.fft.rfftfreq(columns, spacing_mm[1])
-        power = self.power(np.hypot(down[:, None], along[None]))
-        return filtered_noise(power, (count, height, width), rng)
+        radius = half_plane_frequencies(2 * height, 2 * width, spacing_mm)
+        return filtered_noise(self.power(radius), (count, height, width), rng)
 
     def save(self, path: Path) -> None:
         """Write the model to a JSON file."""
@@ -154,6 +153,28 @@ def fill_with_air(hu: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(valid_pixels(hu), hu, np.float32(AIR_HU))
 
 
+@lru_cache(maxsize=32)
+def half_plane_frequencies(rows: int, columns: int, spacing_mm: tuple[float, float]) -> NDArray[np.float64]:
+    """Radial frequency of each coefficient of ``rfft2``, 1/mm.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Size of the image, pixels.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing.
+
+    Returns
+    -------
+    ndarray, shape (rows, columns // 2 + 1)
+        Read-only, because it is shared between calls.
+    """
+    down, along = np.fft.fftfreq(rows, spacing_mm[0]), np.fft.rfftfreq(columns, spacing_mm[1])
+    radius: NDArray[np.float64] = np.hypot(down[:, None], along[None])
+    radius.setflags(write=False)
+    return radius
+
+
 def filtered_noise(
     power: NDArray[np.float64], shape: tuple[int, int, int], rng: np.random.Generator
 ) -> NDArray[np.float32]:
@@ -162,7 +183,7 @@ def filtered_noise(
     Parameters
     ----------
     power : ndarray, shape (2·height, width + 1)
-        Relative power on the half plane of ``rfft2`` of twice the size.
+        Relative power on the half plane of ``rfft2`` of twice the size; see :func:`half_plane_frequencies`.
     shape : tuple of 3 ints
         (count, height, width).
     rng : Generator
@@ -175,10 +196,11 @@ def filtered_noise(
     area = (2 * height, 2 * width)
     twice = np.full(width + 1, 2.0)
     twice[[0, -1]] = 1.0  # these columns of the half plane have no mirror image
-    sigma = np.sqrt((power * twice).sum() / (area[0] * area[1]))
-    white = np.fft.rfft2(rng.standard_normal((count, *area), dtype=np.float32))
-    fields = np.fft.irfft2(white * np.sqrt(power), s=area)[:, :height, :width]
-    return (fields / sigma).astype(np.float32)
+    variance = (power @ twice).sum() / (area[0] * area[1])
+    white = fft.rfft2(rng.standard_normal((count, *area), dtype=np.float32))
+    white *= np.sqrt(power / variance).astype(np.float32)
+    fields: NDArray[np.float32] = fft.irfft2(white, s=area, overwrite_x=True)[:, :height, :width]
+    return fields
 
 
 def estimate_noise(source: SliceSource) -> NoiseModel:

@@ -20,6 +20,8 @@ from ldct_denoise.output import atomic_write
 from ldct_denoise.training.discriminators import DiscriminatorMonitor
 
 STATE_FILE = "checkpoint.pt"
+#: Raised when the same settings and images no longer give the same run, as after a change of the random numbers.
+RUN_FORMAT = 2
 _NUMBERS = ("step", "seconds", "best_score", "best_step")
 
 
@@ -65,6 +67,7 @@ class RunState:
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values for a checkpoint."""
         return {
+            "run_format": RUN_FORMAT,
             "method": self.method.state_dict(),
             "optimizers": [phase.optimizer.state_dict() for phase in self.phases],
             "average": self.average,
@@ -146,7 +149,7 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises
     ------
     ModelError
-        If it cannot be read.
+        If it cannot be read, or another version of the program wrote it and would draw other random numbers.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -154,4 +157,9 @@ def load_state(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path}: not a checkpoint, or damaged; put a copy of it back, or start again (--overwrite)"
         ) from None
+    if (found := state.get("run_format", 1)) != RUN_FORMAT:
+        raise ModelError(
+            f"{path}: has run format {found}, this version resumes format {RUN_FORMAT}; resume with the version "
+            "that began the run, start again (--overwrite), or start from its weights (training.pretrained_weights)"
+        )
     return state
