@@ -225,7 +225,8 @@ def gpu_results(measured: Sequence[Result]) -> list[Result]:
     rate = next(
         result.value for result in measured if result.name == f"patches with the noise of {DEFAULT_RECIPE}"
     )
-    note = f"{DEFAULT_RECIPE}, {GPU_TFLOPS:g} TFLOP/s sustained, {operations / 1e9:.1f} GFLOP a step for a patch of each pool"
+    cost = f"{operations / 1e9:.1f} GFLOP a step for a patch of each pool"
+    note = f"{DEFAULT_RECIPE}, {GPU_TFLOPS:g} TFLOP/s sustained, {cost}"
     return [
         Result("patches that a GPU would take", needed, "patches/s", note),
         Result("loader processes that feed it", needed / rate, "processes", "data.num_workers"),

@@ -160,6 +160,6 @@ def load_state(path: Path) -> dict[str, Any]:
     if (found := state.get("run_format", 1)) != RUN_FORMAT:
         raise ModelError(
             f"{path}: has run format {found}, this version resumes format {RUN_FORMAT}; resume with the version "
-            "that began the run, start again (--overwrite), or start from its weights (training.pretrained_weights)"
+            "that began the run, start again (--overwrite), or take its weights (training.pretrained_weights)"
         )
     return state
