@@ -26,50 +26,58 @@ from . import options
 )
 @click.option(
     "--lesion",
-    type=float,
-    default=-6.0,
-    show_default=True,
-    metavar="HU",
-    help="Contrast of the lesion to be detected.",
+    "lesions",
+    multiple=True,
+    metavar="BACKGROUND,MM,HU",
+    help="A lesion to be detected: background (liver or lung), diameter and contrast, such as liver,7,-10. "
+    "Repeatable; default: three in each background.",
 )
 @click.option(
     "--realisations",
-    type=click.IntRange(2, 200),
+    type=click.IntRange(3, 200),
     default=16,
     show_default=True,
     help="Noise realisations (slices) of each kind of image.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@options.strength
 @options.device
 @options.overwrite
 def command(
     model: str | None,
     output: Path,
     dose: float,
-    lesion: float,
+    lesions: tuple[str, ...],
     realisations: int,
     seed: int,
+    strength: float | None,
     device: str,
     overwrite: bool,
 ) -> None:
     """Denoise a simulated phantom and measure image quality before and after.
 
-    Measures the noise power spectrum, resolution by contrast, HU linearity, detectability of a lesion by two model
-    observers, and the dose at which unprocessed images reach the same detectability. Writes summary.json and
-    report.html.
+    Measures the noise power spectrum, resolution by contrast, HU linearity, detectability of lesions in liver and
+    lung by three model observers, and the dose at which unprocessed images reach the same detectability. Writes
+    summary.json and report.html.
     """
     from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
     from ldct_denoise.output import make_output_folder
+    from ldct_denoise.phantoms.tasks import DEFAULT_LESIONS, Lesion
     from ldct_denoise.report.image_quality import sentences, write_image_quality_report
 
-    settings = ImageQualitySettings(dose=dose, lesion_hu=lesion, realisations=realisations, seed=seed)
+    settings = ImageQualitySettings(
+        dose=dose,
+        lesions=tuple(map(Lesion.parse, lesions)) or DEFAULT_LESIONS,
+        realisations=realisations,
+        seed=seed,
+    )
     make_output_folder(output, overwrite)
     loaded = load_model(model or DEFAULT_MODEL)
     with options.progress_bar("measuring") as bar:
         found = measure_image_quality(
-            slice_restorer(loaded, ApplySettings(device=device, seed=seed)),
+            slice_restorer(loaded, ApplySettings(strength=strength, device=device, seed=seed)),
             settings,
             progress=lambda done, total: bar(done, total, ""),
         )

@@ -23,7 +23,12 @@ from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.metrics.noise import noise_reduction_profile
 from ldct_denoise.metrics.texture import mean_noise_frequency
-from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
+from ldct_denoise.evaluation.image_quality import (
+    OBSERVERS,
+    ImageQualitySettings,
+    measure_image_quality,
+    slice_restorer,
+)
 from ldct_denoise.report.image_quality import observer_sentence
 
 model = load_model("tv")  # a shipped model, a run folder, a .safetensors file, or a method without training
@@ -81,21 +86,23 @@ for contrast_hu, measured in after.rod_hu.items():
 print(f"slope {after.linearity.slope:.4f}, uniform part {after.body_hu - before.body_hu:+.2f} HU against the input")
 
 # %% [markdown]
-# **Detectability** of a faint lesion. Less noise does not necessarily make a lesion easier to see: the channelised
-# Hotelling observer (CHO) can undo a blur and gains little; the observer with a human eye filter (NPWE) is disturbed by
-# fine noise and gains more. For each observer, the equivalent dose is the dose at which unprocessed images reach the same
-# d′.
+# **Detectability** of faint lesions. Less noise does not necessarily make a lesion easier to see: a channelised Hotelling
+# observer (CHO) can undo a blur and gains little; the observer with a human eye filter (NPWE) is disturbed by fine noise
+# and gains more. The observers score the images themselves, with and without the lesion. The equivalent dose is the dose
+# at which unprocessed images reach the same d′.
 
 # %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-for axis, observer in zip(axes, study.equivalence, strict=True):
+figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+lesion = study.settings.lesions[1]
+for axis, observer in zip(axes, OBSERVERS, strict=True):
     doses = sorted(study.unprocessed)
-    axis.plot([100 * dose for dose in doses], [study.unprocessed[d].observers[observer].d_prime for d in doses], "o-")
-    found = after.observers[observer]
+    curve = [study.unprocessed[dose].detectability[lesion, observer].d_prime for dose in doses]
+    axis.plot([100 * dose for dose in doses], curve, "o-", label="unprocessed")
+    found = after.detectability[lesion, observer]
     spread = [[found.d_prime - found.low], [found.high - found.d_prime]]
     axis.errorbar([25], [found.d_prime], spread, fmt="s", capsize=4, label="denoised")
-    axis.set(xlabel="dose, % of normal", ylabel="d′", title=observer)
+    axis.set(xlabel="dose, % of normal", ylabel="d′", title=f"{observer}: {lesion.name}")
     axis.legend()
 plt.show()
-for observer in study.equivalence:
+for observer in OBSERVERS:
     print(observer_sentence(study, observer))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -197,53 +195,6 @@ def test_the_eye_filter_vanishes_at_low_and_high_frequencies():
     response = detectability.eye_filter(np.linspace(0, 2, 200))
     assert response[0] == 0
     assert 0 < np.argmax(response) < 199
-
-
-def test_hotelling_of_a_gaussian_lesion_in_white_noise():
-    size, sigma_px, contrast_hu = 33, 3.0, 8.0
-    rng = np.random.default_rng(4)
-    lesion = gaussian_lesion(size, sigma_px, contrast_hu)
-    absent, present = rng.normal(0, 15, (2, 400, size, size))
-    channels = detectability.laguerre_gauss_channels(size, np.sqrt(2 * np.pi) * sigma_px, 5)
-    result = detectability.hotelling_detectability(present + lesion, absent, channels)
-    ideal = np.sqrt(np.sum(lesion**2)) / 15
-    assert result.d_prime == pytest.approx(ideal, rel=0.1)
-    assert result.low < ideal < result.high
-
-
-def test_leave_one_out_finds_no_lesion_in_noise():
-    rng = np.random.default_rng(4)
-    absent, present = rng.normal(0, 15, (2, 40, 33, 33))
-    channels = detectability.laguerre_gauss_channels(33, 8, 6)
-    assert abs(detectability.hotelling_detectability(present, absent, channels).d_prime) < 0.8
-    with pytest.raises(InputError, match="too few"):
-        detectability.hotelling_detectability(present[:8], absent, channels)
-
-
-def test_dose_equivalence_of_a_known_law():
-    rng = np.random.default_rng(0)
-    doses = [0.1, 0.25, 0.5, 1.0]
-
-    def value(d_prime):
-        samples = d_prime * rng.normal(1, 0.03, 500)
-        return detectability.Detectability(d_prime, *np.quantile(samples, [0.025, 0.975]), samples)
-
-    curve = [value(3 * np.sqrt(dose)) for dose in doses]
-    found = detectability.dose_equivalence(doses, curve, value(3 * np.sqrt(0.4)))
-    assert found.dose == pytest.approx(0.4, rel=1e-6)
-    assert found.low < 0.4 < found.high
-    assert found.high / found.low < 1.5
-
-
-def test_no_dose_interval_where_d_prime_is_uncertain():
-    """If one in ten samples of d′ is not above 0, the others do not define a 95 % interval."""
-    samples = np.linspace(-0.1, 0.9, 500)
-    faint = detectability.Detectability(0.4, -0.08, 0.88, samples)
-    found = detectability.dose_equivalence([0.25, 1.0], [replace(faint, d_prime=0.3), faint], faint)
-    assert found.dose == pytest.approx(1.0)
-    assert np.isnan([found.low, found.high]).all()
-    nothing = detectability.Detectability(0.0, 0.0, 0.0, np.zeros(500))
-    assert np.isnan(detectability.dose_equivalence([0.25, 1.0], [nothing] * 2, nothing).dose)
 
 
 def test_cnr_and_linearity():

@@ -1,7 +1,8 @@
 """Image quality of a denoiser on a simulated phantom: noise, resolution, detectability, dose equivalence.
 
-Every slice is a new noise realisation of the same object, so the truth is known and repetitions cost nothing. A
-network trained on patients may behave differently in a phantom than in a patient.
+Every slice is a new noise realisation of a known object, so the truth is known and repetitions cost nothing. All
+doses, and the images with and without lesions, share their noise realisations: what differs is the dose, the
+lesion or the denoiser. A network trained on patients may behave differently in a phantom than in a patient.
 """
 
 from __future__ import annotations
@@ -11,47 +12,50 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.evaluation.inserts import CORE_FRACTION
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.metrics.contrast import Linearity, hu_linearity
-from ldct_denoise.metrics.detectability import (
+from ldct_denoise.metrics.dose_equivalence import DoseEquivalence, dose_equivalence
+from ldct_denoise.metrics.noise import NoisePowerSpectrum, RadialSpectrum, noise_power_spectrum
+from ldct_denoise.metrics.observers import (
     Detectability,
-    DoseEquivalence,
-    dose_equivalence,
-    eye_filter,
-    gaussian_task,
+    gabor_channels,
     hotelling_detectability,
     laguerre_gauss_channels,
-    npw_detectability,
-    radial_frequency,
+    npwe_template,
+    template_detectability,
 )
-from ldct_denoise.metrics.noise import NoisePowerSpectrum, RadialSpectrum, noise_power_spectrum
 from ldct_denoise.metrics.series_noise import RING_PER_MM
 from ldct_denoise.metrics.sharpness import TaskTransfer, ttf_of_disk
 from ldct_denoise.models.trained import TrainedModel
-from ldct_denoise.phantoms.scan import with_noise
-from ldct_denoise.volume import Geometry, SliceSource, Volume
+from ldct_denoise.phantoms.tasks import (
+    BACKGROUND_HU,
+    DEFAULT_LESIONS,
+    ROD_RADIUS_MM,
+    ROI_PX,
+    SIDE_PX,
+    SPACING_MM,
+    Lesion,
+    add_lesions,
+    background_truth,
+    cut_rois,
+    phantom_geometry,
+    rod_centres_px,
+    rod_truth,
+    scan_noise_hu,
+)
+from ldct_denoise.volume import SliceSource, Volume
 
-#: Matrix size and pixel spacing.
-SIDE_PX, SPACING_MM = 256, 0.75
-BODY_RADIUS_MM, BODY_HU = 88.0, 50.0
-#: Resolution of the simulated scanner: σ of a Gaussian, mm.
-BLUR_MM = 0.6
-#: Rods on a ring: contrast to the body, HU.
-ROD_CONTRASTS_HU = (-100.0, 40.0, 120.0, 400.0)
-ROD_RADIUS_MM, RING_MM = 14.0, 45.0
-LESION_SIGMA_MM = 3.0
-#: ROIs of a slice: side in pixels, and how many along a side of the grid. Each holds one lesion, or noise alone.
-ROI_PX, ROIS_PER_SIDE = 32, 4
-#: Number of Laguerre–Gauss channels of the Hotelling observer.
+#: Number of Laguerre–Gauss channels of the CHO.
 CHANNELS = 5
-BOOTSTRAP_REPEATS = 300
-#: The scanner's transfer function is divided out, but not below this value.
-MIN_SCANNER_TRANSFER = 0.05
+#: Internal noise of the Gabor CHO: variance of each channel relative to that from the images.
+INTERNAL_NOISE = 1.0
+#: Names of the observers; see :class:`PhantomMeasurements`.
+OBSERVERS = ("NPWE", "Gabor CHO", "CHO")
+BOOTSTRAP_REPEATS = 400
 
 Stack = NDArray[np.floating]
 Restore = Callable[[SliceSource], Iterable[NDArray[np.floating]]]
@@ -67,29 +71,42 @@ class ImageQualitySettings:
         Dose of the images that are denoised, as a fraction of the normal dose.
     doses : tuple of float
         Doses of the unprocessed images that they are compared with; ``dose`` is added.
-    lesion_hu : float
-        Contrast of the Gaussian lesion (σ = 3 mm), HU.
+    lesions : tuple of Lesion
+        Lesions to be detected.
     realisations : int
-        Slices of each kind; each has 16 ROIs.
+        Slices of each kind; each has 8 regions of each background.
     seed : int
 
     Raises
     ------
     ConfigError
-        If doses or realisations are out of range.
+        If doses or realisations are out of range, or there is no lesion.
     """
 
     dose: float = 0.25
     doses: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0)
-    lesion_hu: float = -6.0
+    lesions: tuple[Lesion, ...] = DEFAULT_LESIONS
     realisations: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not all(0 < dose <= 1 for dose in (self.dose, *self.doses)) or len(set(self.doses)) < 2:
             raise ConfigError("doses: give at least two fractions of the normal dose, above 0 and at most 1")
-        if self.realisations < 2:
-            raise ConfigError("realisations: give at least 2")
+        if self.realisations < 3:
+            raise ConfigError("realisations: give at least 3")
+        if not self.lesions or len(set(self.lesions)) < len(self.lesions):
+            raise ConfigError("lesions: give at least one, and none twice")
+
+    def by_background(self) -> dict[str, list[Lesion]]:
+        """The lesions of each background."""
+        found: dict[str, list[Lesion]] = {}
+        for lesion in self.lesions:
+            found.setdefault(lesion.background, []).append(lesion)
+        return found
+
+
+#: A lesion and an observer.
+Task = tuple[Lesion, str]
 
 
 @dataclass(frozen=True)
@@ -99,18 +116,21 @@ class PhantomMeasurements:
     Parameters
     ----------
     noise : NoisePowerSpectrum
+        Of the liver.
     spectrum : RadialSpectrum
         Radial mean of ``noise``.
     transfer : mapping from contrast (HU) to TaskTransfer
-        From the rods, averaged over the realisations.
+        From the rods, with intervals over the realisations.
     rod_hu : mapping from contrast (HU) to float
         Mean HU in the core of each rod.
     body_hu : float
-        Mean HU of the uniform ROIs.
+        Mean HU of the liver.
     linearity : Linearity
         HU of the rods against the truth.
-    observers : mapping from observer to Detectability
-        ``CHO`` (channelised Hotelling) and ``NPWE`` (non-prewhitening with eye filter).
+    detectability : mapping from (Lesion, observer) to Detectability
+        Observers: ``NPWE`` (non-prewhitening with eye filter; template of the ideal lesion), ``Gabor CHO``
+        (channelised Hotelling with internal noise) and ``CHO`` (channelised Hotelling with Laguerre–Gauss
+        channels: what an ideal linear observer can see).
     """
 
     noise: NoisePowerSpectrum
@@ -119,7 +139,7 @@ class PhantomMeasurements:
     rod_hu: Mapping[float, float]
     body_hu: float
     linearity: Linearity
-    observers: Mapping[str, Detectability]
+    detectability: Mapping[Task, Detectability]
 
 
 @dataclass(frozen=True)
@@ -131,7 +151,7 @@ class ImageQualityStudy:
     settings : ImageQualitySettings
     unprocessed : mapping from dose to PhantomMeasurements
     denoised : PhantomMeasurements
-    equivalence : mapping from observer to DoseEquivalence
+    equivalence : mapping from (Lesion, observer) to DoseEquivalence
         Dose at which unprocessed images reach the d′ of the denoised ones.
     example : mapping from str to ndarray
         One slice of the rods: ``input``, ``output`` and ``truth``, HU.
@@ -140,7 +160,7 @@ class ImageQualityStudy:
     settings: ImageQualitySettings
     unprocessed: Mapping[float, PhantomMeasurements]
     denoised: PhantomMeasurements
-    equivalence: Mapping[str, DoseEquivalence]
+    equivalence: Mapping[Task, DoseEquivalence]
     example: Mapping[str, Stack]
 
 
@@ -157,163 +177,137 @@ def measure_image_quality(
         Takes a series and returns its denoised slices (HU) in order; see :func:`slice_restorer`.
     settings : ImageQualitySettings
     progress : callable, optional
-        Called with (kinds of images done, kinds in all).
+        Called with (steps done, steps in all).
 
     Returns
     -------
     ImageQualityStudy
     """
+    phantom = _Phantom(settings)
     doses = sorted({*settings.doses, settings.dose})
     measured: dict[float, PhantomMeasurements] = {}
+    steps = len(doses) + phantom.slices
     for done, dose in enumerate(doses):
-        measured[dose] = _measure(_scans(settings, dose), settings)
+        measured[dose] = _measure(phantom.scan(dose), phantom)
         if progress:
-            progress(done + 1, len(doses) + 1)
-    scans = _scans(settings, settings.dose)
-    restored = {kind: scan.with_hu(np.stack(list(restore(scan)))) for kind, scan in scans.items()}
-    denoised = _measure(restored, settings)
-    if progress:
-        progress(len(doses) + 1, len(doses) + 1)
+            progress(done + 1, steps)
+    scan = phantom.scan(settings.dose)
+    restored = np.empty_like(scan)
+    for index, hu in enumerate(
+        restore(Volume(scan, phantom_geometry(len(scan)), "phantom", "phantom", "phantom"))
+    ):
+        restored[index] = hu
+        if progress:
+            progress(len(doses) + index + 1, steps)
+    denoised = _measure(restored, phantom)
     equivalence = {
-        observer: dose_equivalence(
-            doses, [measured[dose].observers[observer] for dose in doses], denoised.observers[observer]
-        )
-        for observer in denoised.observers
+        task: dose_equivalence(doses, [measured[dose].detectability[task] for dose in doses], found)
+        for task, found in denoised.detectability.items()
     }
-    example = {"input": scans["rods"].hu[0], "output": restored["rods"].hu[0], "truth": _truth("rods", settings)}
+    example = {"input": scan[0], "output": restored[0], "truth": phantom.truths[0]}
     return ImageQualityStudy(settings, measured, denoised, equivalence, example)
 
 
 def slice_restorer(model: TrainedModel, settings: ApplySettings) -> Restore:
     """The ``restore`` argument of :func:`measure_image_quality` for a model."""
-    return lambda source: [hu for _, hu in restore_slices(source, model, settings)]
+    return lambda source: (hu for _, hu in restore_slices(source, model, settings))
 
 
-def phantom_geometry(slices: int) -> Geometry:
-    """Geometry of the phantom's slices: centred, 3 mm apart."""
-    corner = -(SIDE_PX - 1) / 2 * SPACING_MM
-    positions = np.array([[corner, corner, 3.0 * number] for number in range(slices)])
-    return Geometry(positions, (1, 0, 0), (0, 1, 0), (SPACING_MM, SPACING_MM), SIDE_PX, SIDE_PX)
+class _Phantom:
+    """Objects and noise: the realisations of the rods, of the background, and of the background with lesions."""
+
+    def __init__(self, settings: ImageQualitySettings) -> None:
+        self.settings = settings
+        self.lesions = settings.by_background()
+        count = settings.realisations
+        rods, background = (
+            scan_noise_hu(count, 2 * settings.seed + number, with_lung=bool(number)) for number in (0, 1)
+        )
+        self.images = max(map(len, self.lesions.values()))
+        empty = background_truth()
+        filled = [add_lesions(empty, self.lesions, number) for number in range(self.images)]
+        self.truths = [rod_truth(), empty, *filled]
+        self._noise = [rods, *[background] * (1 + self.images)]
+
+    @property
+    def slices(self) -> int:
+        """Number of slices of a scan."""
+        return len(self.truths) * self.settings.realisations
+
+    def scan(self, dose: float) -> NDArray[np.float32]:
+        """All slices at a dose: every object with all realisations of its noise, HU."""
+        parts = [truth + noise / np.sqrt(dose) for truth, noise in zip(self.truths, self._noise, strict=True)]
+        return np.concatenate(parts).astype(np.float32)
+
+    def rods(self, scan: Stack) -> Stack:
+        """The slices of the rods."""
+        return scan[: self.settings.realisations]
+
+    def without_lesions(self, scan: Stack, background: str) -> Stack:
+        """The ROIs without lesions, shape (realisations, rois, ROI_PX, ROI_PX)."""
+        count = self.settings.realisations
+        return cut_rois(scan[count : 2 * count], background)
+
+    def with_lesion(self, scan: Stack, lesion: Lesion) -> Stack:
+        """The ROIs with a lesion, each in the place of the one without it."""
+        count, of_background = self.settings.realisations, self.lesions[lesion.background]
+        number = of_background.index(lesion)
+        filled = [
+            cut_rois(scan[(2 + image) * count : (3 + image) * count], lesion.background)
+            for image in range(self.images)
+        ]
+        # The ROI of this place holds this lesion in the image with (place + image) % lesions = number.
+        places = range(filled[0].shape[1])
+        return np.stack([filled[(number - place) % len(of_background)][:, place] for place in places], axis=1)
 
 
-def rod_centres_px() -> dict[float, tuple[float, float]]:
-    """Row and column of each rod's centre, by contrast."""
-    angles = 2 * np.pi * np.arange(len(ROD_CONTRASTS_HU)) / len(ROD_CONTRASTS_HU) + np.pi / 4
-    middle = (SIDE_PX - 1) / 2
-    return {
-        contrast: (middle + RING_MM * np.sin(angle) / SPACING_MM, middle + RING_MM * np.cos(angle) / SPACING_MM)
-        for contrast, angle in zip(ROD_CONTRASTS_HU, angles, strict=True)
-    }
-
-
-def lesion_shape() -> Stack:
-    """A Gaussian lesion of height 1 in the centre of an ROI, shape (ROI_PX, ROI_PX)."""
-    axis = (np.arange(ROI_PX) - (ROI_PX - 1) / 2) * SPACING_MM
-    return np.exp(-(axis[:, None] ** 2 + axis[None, :] ** 2) / (2 * LESION_SIGMA_MM**2))
-
-
-def _truth(kind: str, settings: ImageQualitySettings) -> Stack:
-    """The object without noise: ``rods``, ``lesions`` or ``plain``."""
-    fine = 4  # sampled finely and averaged, as detector pixels average over their area
-    axis = (np.arange(SIDE_PX * fine) + 0.5) / fine - 0.5
-    rows, columns = axis[:, None], axis[None, :]
-    middle = (SIDE_PX - 1) / 2
-    hu = np.full((SIDE_PX * fine, SIDE_PX * fine), -1000.0)
-    hu[np.hypot(rows - middle, columns - middle) * SPACING_MM < BODY_RADIUS_MM] = BODY_HU
-    if kind == "rods":
-        for contrast, (row, column) in rod_centres_px().items():
-            hu[np.hypot(rows - row, columns - column) * SPACING_MM < ROD_RADIUS_MM] = BODY_HU + contrast
-    coarse = hu.reshape(SIDE_PX, fine, SIDE_PX, fine).mean(axis=(1, 3))
-    image: Stack = ndimage.gaussian_filter(coarse, BLUR_MM / SPACING_MM)
-    if kind == "lesions":
-        for roi in _rois():
-            image[roi] += settings.lesion_hu * lesion_shape()
-    return image
-
-
-def _rois() -> list[tuple[slice, slice]]:
-    start = (SIDE_PX - ROIS_PER_SIDE * ROI_PX) // 2
-    starts = [start + number * ROI_PX for number in range(ROIS_PER_SIDE)]
-    return [(slice(r, r + ROI_PX), slice(c, c + ROI_PX)) for r in starts for c in starts]
-
-
-def _scans(settings: ImageQualitySettings, dose: float) -> dict[str, Volume]:
-    """Realisations of all three objects at a dose, each with independent noise."""
-    geometry = phantom_geometry(settings.realisations)
-    scans = {}
-    for number, kind in enumerate(("rods", "lesions", "plain")):
-        truth = np.broadcast_to(_truth(kind, settings), geometry.shape)
-        volume = Volume(truth, geometry, f"{kind}-{dose:g}", "phantom", kind)
-        scans[kind] = with_noise(volume, dose, settings.seed * 10 + number)
-    return scans
-
-
-def _measure(scans: Mapping[str, Volume], settings: ImageQualitySettings) -> PhantomMeasurements:
+def _measure(scan: Stack, phantom: _Phantom) -> PhantomMeasurements:
     spacing = (SPACING_MM, SPACING_MM)
-    present, absent = (_cut(scans[kind].hu) for kind in ("lesions", "plain"))
-    noise = noise_power_spectrum(absent, spacing)
-    mean = scans["rods"].hu.mean(axis=0, dtype=np.float64)
+    liver = phantom.without_lesions(scan, "liver").reshape(-1, ROI_PX, ROI_PX)
+    noise = noise_power_spectrum(liver, spacing)
+    rods = phantom.rods(scan)
+    mean = rods.mean(axis=0, dtype=np.float64)
     centres = rod_centres_px()
     transfer = {
-        contrast: ttf_of_disk(mean, centre, ROD_RADIUS_MM, spacing) for contrast, centre in centres.items()
+        contrast: ttf_of_disk(rods, centre, ROD_RADIUS_MM, spacing, seed=phantom.settings.seed)
+        for contrast, centre in centres.items()
     }
     rod_hu = {contrast: _core_mean(mean, centre) for contrast, centre in centres.items()}
-    nominal = [BODY_HU + contrast for contrast in rod_hu]
-    weakest = min(transfer, key=abs)  # nearest to the lesion's contrast
-    observers = {
-        "CHO": hotelling_detectability(
-            present, absent, _channels(), repeats=BOOTSTRAP_REPEATS, seed=settings.seed
-        ),
-        "NPWE": _eye_observer(absent, transfer[weakest], settings),
-    }
+    nominal = [BACKGROUND_HU["liver"] + contrast for contrast in rod_hu]
     return PhantomMeasurements(
         noise,
         noise.radial(RING_PER_MM),
         transfer,
         rod_hu,
-        float(absent.mean(dtype=np.float64)),
+        float(liver.mean(dtype=np.float64)),
         hu_linearity(nominal, list(rod_hu.values())),
-        observers,
+        _detectability(scan, phantom),
     )
 
 
-def _cut(stack: Stack) -> Stack:
-    """All ROIs of all slices, shape (n, ROI_PX, ROI_PX)."""
-    return np.concatenate([stack[:, rows, columns] for rows, columns in _rois()])
-
-
-def _channels() -> NDArray[np.float64]:
-    return laguerre_gauss_channels(ROI_PX, np.sqrt(2 * np.pi) * LESION_SIGMA_MM / SPACING_MM, CHANNELS)
+def _detectability(scan: Stack, phantom: _Phantom) -> dict[Task, Detectability]:
+    """d′ of every lesion by every observer."""
+    seed = phantom.settings.seed
+    found: dict[Task, Detectability] = {}
+    gabor = gabor_channels(ROI_PX, SPACING_MM)
+    for background, lesions in phantom.lesions.items():
+        absent = phantom.without_lesions(scan, background)
+        for lesion in lesions:
+            images = phantom.with_lesion(scan, lesion), absent
+            laguerre = laguerre_gauss_channels(ROI_PX, np.sqrt(2 * np.pi) * lesion.sigma_mm / SPACING_MM, CHANNELS)
+            template = npwe_template(lesion.image(), (SPACING_MM, SPACING_MM))
+            of_observers = (
+                template_detectability(*images, template, seed=seed, repeats=BOOTSTRAP_REPEATS),
+                hotelling_detectability(
+                    *images, gabor, internal_noise=INTERNAL_NOISE, seed=seed, repeats=BOOTSTRAP_REPEATS
+                ),
+                hotelling_detectability(*images, laguerre, seed=seed, repeats=BOOTSTRAP_REPEATS),
+            )
+            found |= {(lesion, name): one for name, one in zip(OBSERVERS, of_observers, strict=True)}
+    return found
 
 
 def _core_mean(mean: Stack, centre: tuple[float, float]) -> float:
     rows, columns = np.ogrid[:SIDE_PX, :SIDE_PX]
     core = np.hypot(rows - centre[0], columns - centre[1]) * SPACING_MM < CORE_FRACTION * ROD_RADIUS_MM
     return float(mean[core].mean())
-
-
-def _eye_observer(absent: Stack, transfer: TaskTransfer, settings: ImageQualitySettings) -> Detectability:
-    """NPWE d′ of the lesion, with an interval by a bootstrap over the ROIs of the noise spectrum.
-
-    The scanner's transfer function is divided out, because the lesion is added after the scanner's blur.
-    """
-    spacing = (SPACING_MM, SPACING_MM)
-    single = [noise_power_spectrum(roi[None], spacing) for roi in absent]
-    power, axes = np.array([item.power for item in single]), (single[0].row_frequency, single[0].column_frequency)
-    radius = radial_frequency(single[0])
-    task = gaussian_task(radius, LESION_SIGMA_MM, abs(settings.lesion_hu))
-    scanner = np.exp(-2 * (np.pi * BLUR_MM * transfer.frequency) ** 2) * np.sinc(transfer.frequency * SPACING_MM)
-    ratio = transfer.value / np.maximum(scanner, MIN_SCANNER_TRANSFER)
-    relative = TaskTransfer(transfer.frequency, ratio, transfer.contrast_hu)
-    eye = eye_filter(radius)
-    rng = np.random.default_rng(settings.seed)
-
-    def d_prime(weights: NDArray[np.float64]) -> float:
-        mean = NoisePowerSpectrum(np.tensordot(weights, power, 1), *axes)
-        return npw_detectability(mean, task, relative, eye)
-
-    count = len(power)
-    draws = rng.multinomial(count, np.full(count, 1 / count), size=BOOTSTRAP_REPEATS) / count
-    samples = np.array([d_prime(weights) for weights in draws])
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Detectability(d_prime(np.full(count, 1 / count)), float(low), float(high), samples)

@@ -9,13 +9,14 @@ AAPM Report 233 (TG-233), "Performance evaluation of computed tomography systems
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, special
 
 from ldct_denoise.errors import InputError
+from ldct_denoise.metrics.statistics import small_sample_spread
 
 Image = NDArray[np.floating]
 
@@ -25,6 +26,10 @@ OVERSAMPLING = 8
 DISK_REACH = 0.8
 #: The smallest insert that a TTF can be measured from: radius in pixels, and pixels near its edge.
 MIN_RADIUS_PX, MIN_EDGE_PIXELS = 4, 50
+#: Fewest realisations for an interval.
+MIN_REALISATIONS = 3
+#: The centre is searched in this multiple of the radius, and believed if the contrast is so many times its error.
+CENTRE_REACH, MIN_CENTRE_SIGNIFICANCE = 1.6, 5.0
 
 
 @dataclass(frozen=True)
@@ -39,40 +44,68 @@ class TaskTransfer:
         Dimensionless, 1 at frequency 0.
     contrast_hu : float
         Contrast of the edge it was measured on, inside − outside, HU.
+    samples : ndarray, shape (m, n), optional
+        Bootstrap samples of ``value`` over realisations.
+    realisations : int
+        Number of images with independent noise.
     """
 
     frequency: NDArray[np.float64]
     value: NDArray[np.float64]
     contrast_hu: float
+    samples: NDArray[np.float64] | None = None
+    realisations: int = 1
 
     def frequency_at(self, value: float) -> float:
         """Frequency at which the curve first falls to ``value`` (0.5: f50, 0.1: f10), 1/mm; NaN if it does not."""
-        below = np.flatnonzero(self.value < value)
-        if not len(below) or below[0] == 0:
-            return float("nan")
-        after, before = below[0], below[0] - 1
-        part = (self.value[before] - value) / (self.value[before] - self.value[after])
-        return float(self.frequency[before] + part * (self.frequency[after] - self.frequency[before]))
+        return _first_crossing(self.frequency, self.value, value)
+
+    def frequency_interval(self, value: float) -> tuple[float, float]:
+        """95 % interval of :meth:`frequency_at`, 1/mm.
+
+        NaN without samples, or where some samples do not fall to the value. The bootstrap samples are spread for
+        the small number of realisations (:func:`~ldct_denoise.metrics.statistics.small_sample_spread`).
+        """
+        estimate = self.frequency_at(value)
+        if self.samples is None or not np.isfinite(estimate):
+            return float("nan"), float("nan")
+        found = np.array([_first_crossing(self.frequency, sample, value) for sample in self.samples])
+        if np.isnan(found).any():
+            return float("nan"), float("nan")
+        found = estimate + small_sample_spread(self.realisations) * (found - found.mean())
+        low, high = np.quantile(found, [0.025, 0.975])
+        return float(low), float(high)
 
 
 def ttf_of_disk(
-    hu: Image, centre_px: tuple[float, float], radius_mm: float, pixel_spacing_mm: tuple[float, float]
+    hu: Image,
+    centre_px: tuple[float, float],
+    radius_mm: float,
+    pixel_spacing_mm: tuple[float, float],
+    *,
+    seed: int = 0,
+    repeats: int = 200,
 ) -> TaskTransfer:
     """Task transfer function from the edge of a circular insert.
 
     The distance of every pixel from the centre gives the oversampled edge profile. Its derivative is the line
-    spread function, and the modulus of the Fourier transform of that is the TTF. Average repeated slices first if
-    the contrast is not well above the noise.
+    spread function, and the modulus of the Fourier transform of that is the TTF. Give repeated slices if the
+    contrast is not well above the noise: their profiles are averaged. A wrong centre blurs the profile; see
+    :func:`find_disk_centre`.
 
     Parameters
     ----------
-    hu : ndarray, shape (rows, columns)
-        HU.
+    hu : ndarray, shape (rows, columns) or (realisations, rows, columns)
+        One image, or images of the same object with independent noise, HU. Three or more give an interval.
     centre_px : tuple of 2 floats
         Row and column of the centre, pixels.
     radius_mm : float
     pixel_spacing_mm : tuple of 2 floats
         Row and column spacing, mm.
+    seed : int
+        Seed of the bootstrap over realisations.
+    repeats : int
+        Number of bootstrap samples.
 
     Returns
     -------
@@ -89,22 +122,76 @@ def ttf_of_disk(
     Richard et al., "Towards task-based assessment of CT performance: System and object MTF across different
     reconstruction algorithms", Med. Phys. 39, 2012.
     """
+    stack = hu.reshape(-1, *hu.shape[-2:])
     middle, half = np.array(centre_px), radius_mm / np.array(pixel_spacing_mm)
-    if np.any(middle - half < -0.5) or np.any(middle + half > np.array(hu.shape) - 0.5):
+    if np.any(middle - half < -0.5) or np.any(middle + half > np.array(stack.shape[1:]) - 0.5):
         raise InputError(
             f"an insert of radius {radius_mm:g} mm is not completely inside the image; check centre and radius"
         )
-    rows, columns = np.mgrid[: hu.shape[0], : hu.shape[1]]
-    distance = np.hypot(
-        (rows - centre_px[0]) * pixel_spacing_mm[0], (columns - centre_px[1]) * pixel_spacing_mm[1]
-    )
+    distance = _distance_mm(stack.shape[1:], centre_px, pixel_spacing_mm)
     reach = DISK_REACH * radius_mm
     ring = np.abs(distance - radius_mm) < reach
     if ring.sum() < MIN_EDGE_PIXELS or radius_mm < MIN_RADIUS_PX * max(pixel_spacing_mm):
         raise InputError(
             f"an insert of radius {radius_mm:g} mm is too small for a TTF; give {MIN_RADIUS_PX} pixels or more"
         )
-    return _from_profile(radius_mm - distance[ring], hu[ring], reach, min(pixel_spacing_mm))
+    step = min(pixel_spacing_mm) / OVERSAMPLING
+    profiles = np.array([_edge_profile(radius_mm - distance[ring], image[ring], reach, step) for image in stack])
+    curve = _transfer_of_profile(profiles.mean(axis=0), step)
+    count = len(profiles)
+    if count < MIN_REALISATIONS:
+        return curve
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=repeats) / count
+    samples = np.array([_transfer_of_profile(profile, step).value for profile in weights @ profiles])
+    return replace(curve, samples=samples, realisations=count)
+
+
+def find_disk_centre(
+    hu: Image, centre_px: tuple[float, float], radius_mm: float, pixel_spacing_mm: tuple[float, float]
+) -> tuple[float, float]:
+    """Centre of a circular insert by least squares: a disc with a blurred edge, near the given centre.
+
+    Position, radius, blur, contrast and background are fitted.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU; the mean of repeated slices where there are any.
+    centre_px : tuple of 2 floats
+        Row and column of the approximate centre, pixels.
+    radius_mm : float
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    tuple of 2 floats
+        Row and column, pixels. The given centre where the insert hardly stands out of the noise, or where the fit
+        is further away than a third of the radius.
+    """
+    from scipy.optimize import least_squares
+
+    spacing = np.array(pixel_spacing_mm)
+    rows, columns = np.nonzero(_distance_mm(hu.shape, centre_px, pixel_spacing_mm) < CENTRE_REACH * radius_mm)
+    values = np.asarray(hu[rows, columns], dtype=np.float64)
+    y, x = (rows - centre_px[0]) * spacing[0], (columns - centre_px[1]) * spacing[1]
+
+    def fit(parameters: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+        """Residuals and contrast of the best disc with this shift, change of radius and blur."""
+        down, along, wider, blur = parameters
+        inside = special.ndtr((radius_mm + wider - np.hypot(y - down, x - along)) / max(abs(blur), 1e-3))
+        level = inside - inside.mean()
+        contrast = float(level @ values / max(level @ level, 1e-12))
+        return values - values.mean() - contrast * level, contrast
+
+    pixel_mm = float(spacing.mean())
+    found = least_squares(lambda parameters: fit(parameters)[0], [0.0, 0.0, 0.0, pixel_mm], x_scale=pixel_mm)
+    residual, contrast = fit(found.x)
+    shift = found.x[:2]
+    error = float(residual.std()) / np.sqrt(2 * np.pi * radius_mm / pixel_mm)
+    if abs(contrast) < MIN_CENTRE_SIGNIFICANCE * error or np.hypot(*shift) > radius_mm / 3:
+        return centre_px
+    return centre_px[0] + float(shift[0] / spacing[0]), centre_px[1] + float(shift[1] / spacing[1])
 
 
 def ttf_of_edge(hu: Image, pixel_spacing_mm: tuple[float, float]) -> TaskTransfer:
@@ -144,28 +231,52 @@ def ttf_of_edge(hu: Image, pixel_spacing_mm: tuple[float, float]) -> TaskTransfe
         distance = -distance
     reach = 0.9 * min(distance.max(), -distance.min())
     near = np.abs(distance) < reach
-    return _from_profile(distance[near], hu[near], reach, min(pixel_spacing_mm))
+    step = min(pixel_spacing_mm) / OVERSAMPLING
+    return _transfer_of_profile(_edge_profile(distance[near], hu[near], reach, step), step)
 
 
-def _from_profile(distance: Image, hu: Image, reach: float, pixel_mm: float) -> TaskTransfer:
-    """Transfer function from pixels at signed distances from the edge (positive inside)."""
-    step = pixel_mm / OVERSAMPLING
+def _distance_mm(
+    shape: tuple[int, ...], centre_px: tuple[float, float], pixel_spacing_mm: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Distance of every pixel from a point, mm."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    distance: NDArray[np.float64] = np.hypot(
+        (rows - centre_px[0]) * pixel_spacing_mm[0], (columns - centre_px[1]) * pixel_spacing_mm[1]
+    )
+    return distance
+
+
+def _edge_profile(distance: Image, hu: Image, reach: float, step: float) -> NDArray[np.float64]:
+    """Mean HU in bins of the signed distance from the edge, mm (positive inside)."""
     count = int(2 * reach / step)
     bins = np.clip(((distance + reach) / step).astype(int), 0, count - 1)
     size = np.bincount(bins, minlength=count)
-    middle = (np.arange(count) + 0.5) * step - reach
-    filled = size > 0
-    profile = np.interp(
-        middle, middle[filled], np.bincount(bins, weights=hu, minlength=count)[filled] / size[filled]
-    )
+    filled = np.flatnonzero(size)
+    means = np.bincount(bins, weights=hu, minlength=count)[filled] / size[filled]
+    return np.interp(np.arange(count), filled, means)
+
+
+def _transfer_of_profile(profile: NDArray[np.float64], step: float) -> TaskTransfer:
+    """Transfer function from an edge profile with bins of ``step`` mm."""
+    count = len(profile)
     quarter = max(count // 6, 1)
     contrast = float(profile[-quarter:].mean() - profile[:quarter].mean())
     spread = np.diff(profile) * np.hanning(count - 1)
     padded = 8 * count
     value = np.abs(np.fft.rfft(spread, padded))
     frequency = np.fft.rfftfreq(padded, step)
-    keep = frequency <= 1 / (2 * pixel_mm) * 1.5
+    keep = frequency <= 1.5 / (2 * step * OVERSAMPLING)
     # Binning and the finite difference each multiply the spectrum by a sinc, which is divided out.
     known = np.sinc(frequency[keep] * step) ** 2
     curve = np.asarray(value[keep] / value[0] / known, dtype=np.float64)
     return TaskTransfer(np.asarray(frequency[keep], dtype=np.float64), curve, contrast)
+
+
+def _first_crossing(frequency: NDArray[np.float64], curve: NDArray[np.float64], value: float) -> float:
+    """Frequency at which a curve first falls to a value; NaN if it does not."""
+    below = np.flatnonzero(curve < value)
+    if not len(below) or below[0] == 0:
+        return float("nan")
+    after, before = below[0], below[0] - 1
+    part = (curve[before] - value) / (curve[before] - curve[after])
+    return float(frequency[before] + part * (frequency[after] - frequency[before]))

@@ -148,6 +148,20 @@ class PatientStatistics:
         return replace(part.paired(difference[known], np.zeros(known.sum())), n_infinite=left_out)
 
 
+def small_sample_spread(count: int) -> float:
+    """Factor by which bootstrap samples of ``count`` units are spread so that their percentiles cover.
+
+    ``√(n/(n−1))·t₀.₉₇₅,ₙ₋₁/z₀.₉₇₅``: 1.12 for 16 units, 1.59 for 4.
+
+    References
+    ----------
+    Hesterberg, "What teachers should know about the bootstrap", The American Statistician 69, 2015.
+    """
+    from scipy.stats import norm, t
+
+    return float(np.sqrt(count / (count - 1)) * t.ppf(0.975, count - 1) / norm.ppf(0.975))
+
+
 def _mean_error(values: NDArray[np.float64]) -> tuple[float, int] | None:
     """Standard error of the mean of one patient's slices and its degrees of freedom; None if not known.
 

@@ -10,16 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ldct_denoise import __version__
-from ldct_denoise.evaluation.image_quality import (
-    LESION_SIGMA_MM,
-    SPACING_MM,
-    ImageQualityStudy,
-    PhantomMeasurements,
-)
+from ldct_denoise.evaluation.image_quality import OBSERVERS, ImageQualityStudy, PhantomMeasurements
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
+from ldct_denoise.metrics.dose_equivalence import DoseEquivalence
 from ldct_denoise.metrics.noise import noise_reduction_profile
+from ldct_denoise.metrics.sharpness import TaskTransfer
 from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.output import atomic_write, make_output_folder
+from ldct_denoise.phantoms.tasks import SPACING_MM
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
 from ldct_denoise.report.pictures import slice_view
@@ -30,13 +28,14 @@ DEFINITIONS = (
     ("noise power spectrum", "dx·dy/(Nx·Ny)·mean |DFT|² of uniform ROIs, second-order trend removed, HU²·mm²."),
     ("TTF", "task transfer function from the edge of a rod in the mean of all realisations; f50 is the frequency "
      "at which it falls to 0.5. A denoiser is not linear: the curve is valid for its contrast only."),
-    ("d′", "distance between the means of an observer's responses with and without the lesion, in standard "
-     "deviations. CHO: channelised Hotelling observer, five Laguerre–Gauss channels, leave-one-out. NPWE: "
-     "non-prewhitening observer with the eye filter of Saunders & Samei 2006, from the noise power spectrum and "
-     "the TTF at the lowest contrast."),
+    ("d′", "distance between the means of an observer's scores with and without the lesion, in standard "
+     "deviations. Scored on the images themselves, in pairs with the same noise; the area under the ROC curve is "
+     "Φ(d′/√2). NPWE: template of the ideal lesion with the eye filter of Saunders & Samei 2006. Gabor CHO: "
+     "channelised Hotelling observer with internal noise. CHO: Laguerre–Gauss channels without internal noise, "
+     "what an ideal linear observer can see. Both are trained on all realisations but the one that they score."),
     ("dose equivalence", "a power law is fitted to d′ of the unprocessed images; the equivalent dose is where "
-     "they reach the d′ of the denoised images, with the 95 % bootstrap interval over all ROIs. The TTF's "
-     "uncertainty is not included."),
+     "they reach the d′ of the denoised images. 95 % intervals by a bootstrap over realisations. Nothing is "
+     "extrapolated beyond the measured doses."),
 )  # fmt: skip
 
 
@@ -67,10 +66,7 @@ def write_image_quality_report(
     page = Page(
         title=f"Image quality on a phantom: {model.get('model', 'denoiser')}",
         sentences=sentences(study),
-        notes=[
-            f"Lesion: Gaussian, σ = {LESION_SIGMA_MM:g} mm, {settings.lesion_hu:+g} HU; {settings.realisations} "
-            f"slices of each kind, 16 ROIs in each; seed {settings.seed}."
-        ],
+        notes=[f"{settings.realisations} realisations of the noise, 8 ROIs in each; seed {settings.seed}."],
         slice_views=[slice_view("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
         picture_note="One realisation of the rods.",
         charts=[_noise_charts(study), _transfer_charts(study), _dose_charts(study)],
@@ -95,24 +91,29 @@ def sentences(study: ImageQualityStudy) -> list[str]:
         f"Resolution (f50, 1/mm) by contrast: {kept}.",
         f"Mean HU of the uniform part changes by {ours.body_hu - raw.body_hu:+.2f} HU; HU linearity of the rods: "
         f"slope {ours.linearity.slope:.4f}, largest deviation {ours.linearity.largest_deviation_hu:.1f} HU.",
-        *(observer_sentence(study, observer) for observer in study.equivalence),
+        *(observer_sentence(study, observer) for observer in OBSERVERS),
     ]
 
 
 def observer_sentence(study: ImageQualityStudy, observer: str) -> str:
-    """Detectability before and after for one observer, and the equivalent dose, with intervals."""
-    raw, ours = study.unprocessed[study.settings.dose].observers[observer], study.denoised.observers[observer]
-    equivalent = study.equivalence[observer]
-    text = (
-        f"{observer}: d′ {raw.d_prime:.2f} ({raw.low:.2f} to {raw.high:.2f}) unprocessed and {ours.d_prime:.2f} "
-        f"({ours.low:.2f} to {ours.high:.2f}) denoised at {100 * study.settings.dose:g} % of the dose"
-    )
-    if not np.isfinite([equivalent.dose, equivalent.low, equivalent.high]).all():
-        return f"{text}; the equivalent dose cannot be determined: d′ is out of range or too uncertain."
+    """Equivalent dose of every lesion for one observer, with intervals."""
+    found = [
+        f"{lesion.name}: {dose_text(equal)}"
+        for (lesion, name), equal in study.equivalence.items()
+        if name == observer
+    ]
     return (
-        f"{text}; unprocessed images reach that at {100 * equivalent.dose:.0f} % of the dose "
-        f"(95 % interval {100 * equivalent.low:.0f} to {100 * equivalent.high:.0f} %)."
+        f"{observer}: denoised images of {100 * study.settings.dose:g} % of the dose show a lesion as unprocessed "
+        f"images of this dose do (95 % interval): {'; '.join(found)}."
     )
+
+
+def dose_text(found: DoseEquivalence) -> str:
+    """An equivalent dose and its interval in words."""
+    if not np.isfinite(found.dose):
+        return "not within the measured doses"
+    limits = [f"{100 * limit:.0f}" if np.isfinite(limit) else "beyond" for limit in (found.low, found.high)]
+    return f"{100 * found.dose:.0f} % ({limits[0]} to {limits[1]})"
 
 
 def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
@@ -123,7 +124,10 @@ def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
         "model": dict(model),
         "settings": asdict(study.settings),
         "images": {name: _numbers(image) for name, image in {**kinds, "denoised": study.denoised}.items()},
-        "dose_equivalence": {observer: _finite(asdict(found)) for observer, found in study.equivalence.items()},
+        "dose_equivalence": [
+            {**asdict(lesion), "observer": observer, **_finite(asdict(found))}
+            for (lesion, observer), found in study.equivalence.items()
+        ],
     }
 
 
@@ -135,13 +139,24 @@ def _numbers(image: PhantomMeasurements) -> Entry:
         "frequency_per_mm": image.spectrum.frequency.tolist(),
         "nps_hu2_mm2": [finite_or_none(value) for value in image.spectrum.power],
         "f50_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.5) for c in _contrasts(image)}),
+        "f50_ci95_per_mm": {
+            f"{c:+g} HU": [finite_or_none(limit) for limit in image.transfer[c].frequency_interval(0.5)]
+            for c in _contrasts(image)
+        },
         "f10_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.1) for c in _contrasts(image)}),
         "body_hu": finite_or_none(image.body_hu),
         "hu_linearity": _finite(asdict(image.linearity)),
-        "detectability": {
-            name: _finite({"d_prime": found.d_prime, "ci95_low": found.low, "ci95_high": found.high})
-            for name, found in image.observers.items()
-        },
+        "detectability": [
+            {
+                **asdict(lesion),
+                "observer": observer,
+                **_finite({"d_prime": found.d_prime, "ci95_low": found.low, "ci95_high": found.high}),
+                "auc": finite_or_none(found.auc),
+                "auc_ci95_low": finite_or_none(found.auc_interval[0]),
+                "auc_ci95_high": finite_or_none(found.auc_interval[1]),
+            }
+            for (lesion, observer), found in image.detectability.items()
+        ],
     }
 
 
@@ -193,30 +208,42 @@ def _transfer_charts(study: ImageQualityStudy) -> ChartSection:
 
 
 def _dose_charts(study: ImageQualityStudy) -> ChartSection:
+    """One chart for each observer: d′ by dose for every lesion, and the denoised images at the equivalent dose."""
     doses = sorted(study.unprocessed)
+    percent = [100 * dose for dose in doses]
     charts = []
-    for observer in study.equivalence:
-        raw = [study.unprocessed[dose].observers[observer].d_prime for dose in doses]
-        ours = study.denoised.observers[observer]
-        curves = {
-            "unprocessed": ([100 * dose for dose in doses], raw),
-            "denoised (with interval)": ([100 * study.settings.dose] * 3, [ours.low, ours.d_prime, ours.high]),
-        }
-        charts.append(line_chart(curves, "dose, % of normal", "d′", observer, dots=True))
-    return ChartSection("Detectability", "Detectability of the lesion, by dose and observer.", charts)
+    for observer in OBSERVERS:
+        curves = {}
+        for lesion in study.settings.lesions:
+            task = lesion, observer
+            curves[lesion.name] = (
+                percent,
+                [study.unprocessed[dose].detectability[task].d_prime for dose in doses],
+            )
+        ours = [study.denoised.detectability[lesion, observer].d_prime for lesion in study.settings.lesions]
+        curves["denoised (all lesions)"] = ([100 * study.settings.dose] * len(ours), sorted(ours))
+        charts.append(
+            line_chart(curves, "dose, % of normal", "d′", f"{observer}: unprocessed, by lesion", dots=True)
+        )
+    return ChartSection("Detectability", "Detectability by dose, lesion and observer.", charts)
 
 
 def _detectability_table(study: ImageQualityStudy) -> Table:
     rows: list[list[object]] = []
-    for observer in study.equivalence:
-        for dose, image in study.unprocessed.items():
-            found = image.observers[observer]
-            rows.append(["unprocessed", observer, dose, found.d_prime, found.low, found.high, None])
-        found, equal = study.denoised.observers[observer], study.equivalence[observer]
-        equivalent = f"{equal.dose:.2f} ({equal.low:.2f} to {equal.high:.2f})" if np.isfinite(equal.dose) else None
-        rows.append(["denoised", observer, study.settings.dose, found.d_prime, found.low, found.high, equivalent])
-    columns = ("image", "observer", "dose", "d′", "ci95_low", "ci95_high", "equivalent dose")
-    return Table("Detectability", "Doses are fractions of the normal dose.", columns, rows)
+    raw, ours = study.unprocessed[study.settings.dose], study.denoised
+    for (lesion, observer), found in ours.detectability.items():
+        before = raw.detectability[lesion, observer]
+        equal = study.equivalence[lesion, observer]
+        cells = [f"{one.d_prime:.2f} ({one.low:.2f} to {one.high:.2f})" for one in (before, found)]
+        areas = [f"{one.auc:.3f}" for one in (before, found)]
+        place = [lesion.background, lesion.diameter_mm, lesion.contrast_hu, observer]
+        rows.append([*place, cells[0], areas[0], cells[1], areas[1], dose_text(equal)])
+    columns = (
+        "background", "diameter, mm", "contrast, HU", "observer", "d′ unprocessed", "AUC unprocessed",
+        "d′ denoised", "AUC denoised", "equivalent dose",
+    )  # fmt: skip
+    text = f"At {100 * study.settings.dose:g} % of the dose, with 95 % intervals."
+    return Table("Detectability", text, columns, rows)
 
 
 def _rod_table(study: ImageQualityStudy) -> Table:
@@ -226,13 +253,20 @@ def _rod_table(study: ImageQualityStudy) -> Table:
             contrast,
             name,
             image.rod_hu[contrast],
-            *(image.transfer[contrast].frequency_at(level) for level in (0.5, 0.1)),
+            _with_interval(image.transfer[contrast], 0.5),
+            image.transfer[contrast].frequency_at(0.1),
         ]
         for contrast in _contrasts(study.denoised)
         for name, image in kinds.items()
     ]
     columns = ("contrast, HU", "image", "mean, HU", "f50, 1/mm", "f10, 1/mm")
     return Table("Rods", "The body has 50 HU.", columns, rows)
+
+
+def _with_interval(transfer: TaskTransfer, level: float) -> str:
+    low, high = transfer.frequency_interval(level)
+    value = f"{transfer.frequency_at(level):.2f}"
+    return f"{value} ({low:.2f} to {high:.2f})" if np.isfinite(low) else value
 
 
 def _model_table(model: Mapping[str, object]) -> Table:
