@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-re
 TEST_PYTHON ?= 3.11
 RESOLVED_VENV = .venv-$(RESOLUTION)-$(TEST_PYTHON)
 
-.PHONY: test-lowest test-newest test-resolved help demo test quick lint unit coverage format lock wheel wheelhouse clean
+.PHONY: test-lowest test-newest test-resolved help demo test quick lint unit coverage format lock docs wheel wheelhouse clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -44,6 +44,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 unit: $(READY)
 	$(PYTEST) $(PYTEST_ARGS)
@@ -59,6 +60,9 @@ lock: $(READY)  ## write requirements.lock from this environment
 	@{ echo "# Pinned versions that \`make demo\` and \`make test\` install (torch first, see the Makefile)."; \
 	   echo "# Written by \`make lock\`."; \
 	   $(BIN)/pip freeze --exclude-editable --exclude torch; } > requirements.lock
+
+docs: $(READY)  ## site/: the documentation, which opens without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
 
 wheel: $(READY)  ## dist/ldct_denoise-*.whl
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
@@ -85,4 +89,4 @@ test-resolved:
 	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 clean:  ## remove the environment and everything built
-	rm -rf $(VENV) .venv-* build dist wheelhouse demo-output *.egg-info
+	rm -rf $(VENV) .venv-* build dist site wheelhouse demo-output *.egg-info

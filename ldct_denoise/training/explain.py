@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -16,7 +17,7 @@ from ldct_denoise import methods
 from ldct_denoise.config import Config
 from ldct_denoise.errors import ConfigError
 
-_TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "section"}
+_TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "section", Path: "path"}
 _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "multiple_of": "multiple of"}
 
 
@@ -36,6 +37,8 @@ class Setting:
         Value in the configuration.
     description : str
         Meaning and unit.
+    is_required : bool
+        Whether it has no default.
     """
 
     key: str
@@ -43,6 +46,7 @@ class Setting:
     default: object
     value: object
     description: str
+    is_required: bool = False
 
     def describe(self, width: int = 80) -> str:
         """Text of several lines, each at most ``width`` characters long."""
@@ -76,7 +80,7 @@ def explain_settings(config: Config, key: str = "") -> list[Setting]:
     """
     values = config.model_dump(mode="json")
     method = methods.find(config.method).Settings
-    found = list(_settings_of(Config, values, "", {"settings": method}))
+    found = list(settings_of(Config, values, {"settings": method}))
     if not key:
         return found
     kept = [one for one in found if f".{key}." in f".{one.key}."]
@@ -86,18 +90,36 @@ def explain_settings(config: Config, key: str = "") -> list[Setting]:
     return kept
 
 
-def _settings_of(
-    model: type[BaseModel], values: Mapping[str, Any], prefix: str, sections: Mapping[str, type[BaseModel]]
+def settings_of(
+    model: type[BaseModel],
+    values: Mapping[str, Any] | None = None,
+    sections: Mapping[str, type[BaseModel]] | None = None,
+    prefix: str = "",
 ) -> Iterator[Setting]:
-    """Settings of a model and of the models inside it; ``sections`` gives models that its fields do not name."""
+    """Settings of a model and of the models inside it.
+
+    Parameters
+    ----------
+    model : type of BaseModel
+        Its fields are the settings.
+    values : mapping, optional
+        Values by name; a setting without one has its default.
+    sections : mapping, optional
+        Models of fields whose annotation names none, by field.
+    prefix : str
+        Text before every key.
+    """
+    values, sections = values or {}, sections or {}
     for name, field in model.model_fields.items():
         inner = sections.get(name) or field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            yield from _settings_of(inner, values.get(name) or {}, f"{prefix}{name}.", {})
+            yield from settings_of(inner, values.get(name), prefix=f"{prefix}{name}.")
         else:
-            default = json.loads(json.dumps(field.get_default(call_default_factory=True), default=str))
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            default = json.loads(json.dumps(default, default=str))
             text = field.description or ""
-            yield Setting(f"{prefix}{name}", _type_text(field), default, values.get(name, default), text)
+            value = values.get(name, default)
+            yield Setting(f"{prefix}{name}", _type_text(field), default, value, text, field.is_required())
 
 
 def _type_text(field: FieldInfo) -> str:
@@ -121,6 +143,8 @@ def _annotation_text(annotation: Any) -> str:
         return f"{len(inside)} {_annotation_text(inside[0])}s"
     if NoneType in inside:
         return f"{' or '.join(_annotation_text(one) for one in inside if one is not NoneType)}, or null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
     origin = get_origin(annotation)
     if inside and origin is not dict:  # Annotated
         return _annotation_text(inside[0])
