@@ -2,7 +2,8 @@ from statistics import mean
 
 import ldct_denoise
 
-evaluation = ldct_denoise.compare("patients", ["lir-ct-small", "bilateral"])
-for model in evaluation.models:
+models = ["lir-ct-small", "bilateral"]
+evaluation = ldct_denoise.compare("patients", models)
+for model in ["input", *models]:
     slices = evaluation.values(model, "abdomen", "body", "rmse")
     print(f"{model}: RMSE {mean(slices.values()):.1f} HU, {len(slices)} slices")
