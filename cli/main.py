@@ -27,7 +27,7 @@ class Commands(click.Group):
         names = {name.replace("_", "-") for name in files}
         order = [
             "demo", "inspect", "view", "train", "apply", "evaluate", "compare", "image-quality", "simulate",
-            "phantom", "serve", "models",
+            "phantom", "serve", "node", "models",
         ]  # fmt: skip
         return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 

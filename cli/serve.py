@@ -12,12 +12,19 @@ from . import options
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
+
+    from ldct_denoise.node.rules import Rules
 
 
 @click.command(short_help="Run a DICOM node, or one step of a DICOM router.")
-@click.argument("rules", type=options.EXISTING, required=False)
-@click.option("--check", is_flag=True, help="Only check RULES: settings, models, certificates.")
-@click.option("--retry", is_flag=True, help="Requeue the dead letters; also while the node runs.")
+@click.argument("rules", type=options.PATH, required=False)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Only check RULES: settings, models, certificates, spool, and C-ECHO to destinations.",
+)
+@click.option("--init", is_flag=True, help="Write a commented starting file to RULES, then exit.")
 @click.option(
     "--folder",
     nargs=2,
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 def command(
     rules: Path | None,
     check: bool,
-    retry: bool,
+    init: bool,
     folder: tuple[Path, Path] | None,
     model: str | None,
     strength: float | None,
@@ -48,7 +55,8 @@ def command(
 
     RULES is a YAML file (docs/reference/dicom-node.md): who may send, which series are denoised how, and where
     they are sent. The node listens on loopback unless RULES names another address. It ends on SIGTERM or Ctrl-C;
-    unfinished work stays in its spool and continues at the next start. Research use only.
+    unfinished work stays in its spool and continues at the next start. SIGHUP reads RULES again.
+    `ldct-denoise node` lists what is waiting. Research use only.
     """
     _log_to_stderr(verbose)
     folder = folder or _mercure_folders() if rules is None else folder
@@ -65,25 +73,56 @@ def command(
     if model or strength is not None or device:
         raise click.UsageError("--model, --strength and --device belong to --folder; a node takes them from RULES")
     assert rules is not None
-    _run_node(rules, check, retry)
+    if init:
+        from ldct_denoise.node.starting_rules import write_starting_rules
+
+        write_starting_rules(rules)
+        click.echo(f"{rules}: edit it, then run ldct-denoise serve --check {rules}")
+        return
+    _run_node(rules, check)
 
 
-def _run_node(path: Path, check: bool, retry: bool) -> None:
+def _run_node(path: Path, check: bool) -> None:
     from ldct_denoise.node.rules import load_rules
 
     rules = load_rules(path)
-    if retry:
-        from ldct_denoise.node.spool import requeue
-
-        click.echo(f"{requeue(rules.spool)} batches requeued")
-        return
     from ldct_denoise.node import serve
 
     if check:
-        serve.check(rules)
+        warnings = serve.check(rules, contact=True)
         click.echo(f"{path}: {len(rules.rules)} rules and {len(rules.destinations)} destinations can be used")
+        for warning in warnings:
+            click.echo(f"attention: {warning}")
+        if warnings:
+            raise click.exceptions.Exit(1)
         return
-    serve.Node(rules).run(_stop_event())
+    serve.Node(rules).run(_stop_event(), _reload_on_sighup(path))
+
+
+def _reload_on_sighup(path: Path) -> Callable[[], Rules | None]:
+    """A function that returns the rules anew after SIGHUP, else None."""
+    import logging
+    import signal
+    import threading
+
+    from ldct_denoise.errors import ConfigError
+    from ldct_denoise.node.rules import load_rules
+
+    asked = threading.Event()
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, lambda *_: asked.set())
+
+    def reload() -> Rules | None:
+        if not asked.is_set():
+            return None
+        asked.clear()
+        try:
+            return load_rules(path)
+        except ConfigError as error:
+            logging.getLogger("ldct_denoise.node").error("the new rules are not used: %s", error)
+            return None
+
+    return reload
 
 
 def _stop_event() -> threading.Event:

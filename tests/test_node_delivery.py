@@ -46,7 +46,7 @@ class Delivering:
 
     @property
     def sent(self) -> set[str]:
-        return self.spool.sent("k-a", "a") - {""}
+        return set(self.spool.memory.sent("k-a", "a"))
 
     def settled(self) -> str:
         settle(self.spool, self.rules, self.counters)

@@ -14,7 +14,7 @@ from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.records import Delivery
 from ldct_denoise.node.rules import CompletionSettings, Limits
-from ldct_denoise.node.spool import IncomingSeries, Spool, requeue, series_key
+from ldct_denoise.node.spool import IncomingSeries, Spool, series_key
 
 LIMITS = Limits(free_gib=0)
 
@@ -48,11 +48,11 @@ def test_an_image_received_twice_is_one(spool: Spool) -> None:
 
 def test_late_images_make_a_second_batch_with_the_same_creation_time(spool: Spool) -> None:
     first = spool.complete(spool.receive(identity(1), b"1"))
-    before = spool.created(first.partition(".")[0])
+    before = spool.memory.created(first.partition(".")[0])
     time.sleep(0.01)
     second = spool.complete(spool.receive(identity(2), b"2"))
     assert spool.batches("ready") == [first, second]
-    assert spool.created(second.partition(".")[0]) == before
+    assert spool.memory.created(second.partition(".")[0]) == before
 
 
 def test_a_killed_node_finds_its_work_again(spool: Spool) -> None:
@@ -105,9 +105,9 @@ def test_a_refused_image_leaves_nothing(spool: Spool, monkeypatch: pytest.Monkey
 def test_sent_images_are_known_even_after_a_torn_line(spool: Spool) -> None:
     (spool.root / "series" / "k").mkdir()
     (spool.root / "series" / "k" / "pacs.sent").write_text("1.2.3\n1.2")
-    spool.mark_sent("k", "pacs", "1.2.4")
-    assert {"1.2.3", "1.2.4"} <= spool.sent("k", "pacs")
-    assert spool.sent("k", "other") == set()
+    spool.memory.mark_sent("k", "pacs", "1.2.4", "abc")
+    assert {"1.2.3": "", "1.2.4": "abc"}.items() <= spool.memory.sent("k", "pacs").items()
+    assert spool.memory.sent("k", "other") == {}
 
 
 def test_a_dead_letter_has_a_reason_and_returns_to_its_former_state(spool: Spool) -> None:
@@ -118,19 +118,19 @@ def test_a_dead_letter_has_a_reason_and_returns_to_its_former_state(spool: Spool
     spool.dead_letter("ready", batch, "no slices")
     assert spool.counts()["dead-letter"] == 1
     assert "no slices" in (spool.root / "dead-letter" / f"{batch}.json").read_text()
-    assert requeue(spool.root) == 1
+    assert spool.retry(batch) == "ready"
+    assert not list((spool.root / "dead-letter").iterdir())
     assert spool.batches("ready") == [batch]
     assert spool.record(batch).attempts == 0
     assert spool.record(batch).deliveries == {"pacs": Delivery(), "web": Delivery(state="sent")}
-    assert requeue(spool.root) == 0
 
 
 def test_old_memories_go_but_not_those_of_series_at_work(spool: Spool) -> None:
     old, busy = series_key(identity(1, "1.5")), spool.receive(identity(1), b"1")
     for key in (old, busy):
-        spool.created(key)
+        spool.memory.created(key)
         os.utime(spool.root / "series" / key / "created", (1, 1))
-    spool.prune(days=30)
+    spool.tidy(days=30)
     assert [folder.name for folder in (spool.root / "series").iterdir()] == [busy]
 
 

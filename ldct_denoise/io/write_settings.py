@@ -37,6 +37,9 @@ class WriteSettings:
     created : datetime, optional
         Creation time of derived DICOM images; by default now. The DICOM node sets it, so that a repeated job gives
         identical files.
+    revision : int
+        Another number gives the derived DICOM images other UIDs. The DICOM node sets it where a series is sent
+        again with corrected patient data, because archives keep the first image of each UID.
     """
 
     format: Format | None = None
@@ -47,6 +50,7 @@ class WriteSettings:
     convert_enhanced: bool = False
     deidentify: bool = False
     created: datetime | None = None
+    revision: int = 0
 
 
 #: The input's format, uncompressed, existing outputs kept.

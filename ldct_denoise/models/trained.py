@@ -198,14 +198,19 @@ def _read(path: Path, name: str) -> TrainedModel:
         raise ModelError(f"{path}: not a model file ({str(error).splitlines()[0]})") from None
     if metadata.get("format") != "ldct-denoise model 1":
         raise ModelError(f"{path}: a safetensors file, but not written by ldct-denoise train")
-    scale = Scale(*json.loads(metadata["range_hu"]))
-    method = methods.build(metadata["method"], json.loads(metadata["settings"]), scale)
+    try:
+        scale = Scale(*map(float, json.loads(metadata["range_hu"])))
+        settings, card = dict(json.loads(metadata["settings"])), dict(json.loads(metadata["card"]))
+        method_name = metadata["method"]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: its metadata are damaged ({type(error).__name__}); get the file anew") from None
+    method = methods.build(method_name, settings, scale)
     wanted = method.restoration_parameters()
     if wanted.keys() != tensors.keys() or any(wanted[key].shape != tensors[key].shape for key in wanted):
-        raise ModelError(f"{path}: its weights do not fit method {metadata['method']} of version {__version__}")
+        raise ModelError(f"{path}: its weights do not fit method {method_name} of version {__version__}")
     method.load_state_dict(tensors, strict=False)
-    card, checksum = json.loads(metadata["card"]), model_checksum(metadata, tensors)
-    return TrainedModel(name, method.eval(), metadata["method"], scale, card, checksum)
+    checksum = model_checksum(metadata, tensors)
+    return TrainedModel(name, method.eval(), method_name, scale, card, checksum)
 
 
 def model_checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -42,7 +42,7 @@ class Completion:
                         self._aborted.add(key)
 
     def complete_series(self, incoming: Iterable[IncomingSeries], now: float) -> list[str]:
-        """Keys of the incoming series that are complete at the time ``now``."""
+        """Keys of the incoming series that are complete at the monotonic time ``now``."""
         groups: dict[str, list[IncomingSeries]] = {}
         for series in incoming:
             groups.setdefault(series.study if self._settings.unit == "study" else series.key, []).append(series)

@@ -11,6 +11,8 @@ COUNTERS = {
     "images_refused": "Images refused, by reason.",
     "associations": "Associations, by how they ended.",
     "series": "Batches of series, by outcome.",
+    "incomplete_series": "Batches whose derived series lacks images.",
+    "images_discarded": "Accepted objects that are no CT images and were discarded.",
     "images_sent": "Derived images accepted by a destination.",
     "images_already_sent": "Derived images that a destination had already and that were not sent again.",
     "send_warnings": "Derived images that a destination stored with a warning or had already, by destination.",
@@ -46,7 +48,9 @@ class Counters:
         with self._lock:
             return sum(count for (n, _, v), count in self._values.items() if n == name and v == value)
 
-    def text(self, gauges: Mapping[str, float], states: Mapping[str, int]) -> str:
+    def text(
+        self, gauges: Mapping[str, float], states: Mapping[str, int], waiting: Mapping[str, float] | None = None
+    ) -> str:
         """All counters in Prometheus' text format 0.0.4.
 
         Parameters
@@ -55,6 +59,12 @@ class Counters:
             Further values, by name.
         states : mapping from str to int
             Number of batches in every state of the spool.
+        waiting : mapping from str to float, optional
+            Number of batches that wait for every destination.
+
+        Returns
+        -------
+        str
         """
         lines = []
         with self._lock:
@@ -67,6 +77,13 @@ class Counters:
                 lines.append(f"{full_name}{_label(kind, value)} {count:.10g}")
         lines += ["# HELP ldct_node_batches Series and batches in the spool.", "# TYPE ldct_node_batches gauge"]
         lines += [f"ldct_node_batches{_label('state', state)} {count}" for state, count in states.items()]
+        lines += [
+            "# HELP ldct_node_waiting Batches that wait for a destination.",
+            "# TYPE ldct_node_waiting gauge",
+        ]
+        lines += [
+            f"ldct_node_waiting{_label('destination', name)} {count:g}" for name, count in (waiting or {}).items()
+        ]
         for name, number in gauges.items():
             lines += [f"# TYPE ldct_node_{name} gauge", f"ldct_node_{name} {number:.10g}"]
         return "\n".join(lines) + "\n"

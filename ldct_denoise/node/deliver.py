@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.instance import read_instance_uids
+from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.destinations import Answer, Outcome, Unreachable, make_sender
 from ldct_denoise.node.records import Delivery
@@ -40,34 +42,56 @@ class Deliverer:
 
     def __init__(self, name: str, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
         self.name = name
-        self._retry, self._spool, self._counters, self._stop = rules.retry, spool, counters, stop
-        self._sender = make_sender(rules.destinations[name], rules.ae_title)
+        self._spool, self._counters, self._stop = spool, counters, stop
+        self._waits = Waits()
+        self.use(rules)
+        #: Monotonic time of the last image that the destination stored; None before the first.
+        self.last_success: float | None = None
         #: Number of failures of images, by batch and SOP Instance UID.
         self._failures: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def use(self, rules: Rules) -> None:
+        """Deliver by these rules from the next batch on.
+
+        Raises
+        ------
+        ConfigError
+            If the TLS or authorization files of the destination cannot be used.
+        """
+        self._sender = make_sender(rules.destinations[self.name], rules.ae_title)
+        self._retry = rules.retry
 
     def run_once(self) -> bool:
         """Try to deliver the oldest batch that is due; return whether there was one."""
         for batch in self._spool.batches("outgoing"):
-            delivery = self._spool.record(batch).deliveries.get(self.name)
-            if delivery and delivery.state == "waiting" and delivery.next_try <= time.time():
+            delivery = self._spool.peek(batch).deliveries.get(self.name)
+            if delivery and delivery.state == "waiting" and self._is_due(batch, delivery):
+                self._waits.forget(batch)
                 self._deliver(batch)
                 return True
         return False
 
+    def cancel(self) -> None:
+        """Abort a running transmission, when the node stops."""
+        self._sender.cancel()
+
+    def _is_due(self, batch: str, delivery: Delivery) -> bool:
+        return self._waits.is_over(batch, delivery.next_try, self._retry.wait_s(max(delivery.attempts, 1)))
+
     def _deliver(self, batch: str) -> None:
         key = batch.partition(".")[0]
-        sent = self._spool.sent(key, self.name)
         files = sorted(self._spool.folder("outgoing", batch).rglob("*.dcm"))
         answers: list[Answer] = []
         waiting: list[Path] = []
         try:
             uids = {file: read_instance_uids(file).sop_uid for file in files}
-            waiting = [file for file in files if uids[file] not in sent]
+            sent = self._spool.memory.sent(key, self.name)
+            waiting = [file for file in files if not _is_delivered(file, sent.get(uids[file]))]
             waiting.sort(key=lambda file: self._failures[batch][uids[file]])  # one that fails holds back no other
             self._counters.add("images_already_sent", len(files) - len(waiting))
             for file, answer in self._sender.send(waiting) if waiting else ():
                 answers.append(answer)
-                self._note(batch, key, uids[file], answer)
+                self._note(batch, key, file, uids[file], answer)
                 if self._stop.is_set():
                     return
         except Unreachable as error:
@@ -85,10 +109,11 @@ class Deliverer:
         finally:
             self._log_warnings(batch, answers)
 
-    def _note(self, batch: str, key: str, uid: str, answer: Answer) -> None:
+    def _note(self, batch: str, key: str, file: Path, uid: str, answer: Answer) -> None:
         """Note that the destination has an image, or that it failed."""
         if answer.outcome is Outcome.STORED:
-            self._spool.mark_sent(key, self.name, uid)
+            self.last_success = time.monotonic()
+            self._spool.memory.mark_sent(key, self.name, uid, _digest(file))
             self._counters.add("images_sent", destination=self.name)
             if answer.reason:
                 self._counters.add("send_warnings", destination=self.name)
@@ -129,16 +154,16 @@ class Deliverer:
     def _retry_later(self, batch: str, reason: str, made_progress: bool) -> None:
         """Schedule the next attempt, or give up after ``give_up_h`` without progress."""
         self._counters.add("send_failures", destination=self.name)
-        now = time.time()
         with self._spool.update_record(batch) as record:
             delivery = record.deliveries[self.name]
-            if made_progress or not delivery.attempts:
-                delivery.attempts, delivery.first_failure = 0, now
+            if made_progress:
+                delivery.attempts, delivery.failing_s = 0, 0.0
             delivery.attempts += 1
             delivery.reason = reason
             wait_s = self._retry.wait_s(delivery.attempts)
-            delivery.next_try = now + wait_s
-            if now - delivery.first_failure > self._retry.give_up_h * 3600:
+            delivery.next_try = time.time() + wait_s
+            delivery.failing_s += wait_s
+            if delivery.failing_s > self._retry.give_up_h * 3600:
                 delivery.state = "failed"
                 self._failures.pop(batch, None)
         log.warning("%s: %s: %s; attempt %d, next in %.0f s", batch, self.name, reason, delivery.attempts, wait_s)
@@ -146,6 +171,16 @@ class Deliverer:
 
 def _has_progress(answers: list[Answer]) -> bool:
     return any(answer.outcome is Outcome.STORED for answer in answers)
+
+
+def _is_delivered(file: Path, digest: str | None) -> bool:
+    """Whether a destination has an image as it is now; an empty digest stands for any content."""
+    return digest is not None and (digest == "" or digest == _digest(file))
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def settle(spool: Spool, rules: Rules, counters: Counters) -> None:
@@ -158,6 +193,8 @@ def settle(spool: Spool, rules: Rules, counters: Counters) -> None:
     counters : Counters
     """
     for batch in spool.batches("outgoing"):
+        if not spool.peek(batch).deliveries:
+            _restore_deliveries(batch, spool)
         deliveries = spool.record(batch).deliveries
         for name, delivery in deliveries.items():
             if delivery.state == "waiting" and name not in rules.destinations:
@@ -166,8 +203,17 @@ def settle(spool: Spool, rules: Rules, counters: Counters) -> None:
             continue
         failures = [f"{name}: {d.reason}" for name, d in deliveries.items() if d.state == "failed"]
         if failures or not deliveries:
-            spool.dead_letter("outgoing", batch, "; ".join(failures) or "no destination is known")
+            spool.dead_letter("outgoing", batch, "; ".join(failures) or "its destinations are not known")
             log.error("%s: not delivered to all destinations; see dead-letter/%s.json", batch, batch)
         else:
             spool.delete("outgoing", batch)
-        counters.add("series", outcome="dead letter" if failures else "delivered")
+        counters.add("series", outcome="dead letter" if failures or not deliveries else "delivered")
+
+
+def _restore_deliveries(batch: str, spool: Spool) -> None:
+    """Begin the deliveries of a batch anew whose record was lost; what a destination has is not sent again."""
+    remembered = spool.memory.rule(batch.partition(".")[0])
+    if remembered and remembered.send_to:
+        log.error("%s: its record was lost; its deliveries begin anew", batch)
+        with spool.update_record(batch) as record:
+            record.deliveries = {name: Delivery() for name in remembered.send_to}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import ssl
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,11 @@ from urllib.parse import urlsplit
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
+from pynetdicom.association import Association
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.dicom.instance import read_instance_uids, read_uncompressed, storage_uids
+from ldct_denoise.node.reachability import connection_problem, describe, echo_problem, rejection
 from ldct_denoise.node.rules import ClientTLS, DimseDestination, StowDestination
 from ldct_denoise.node.stow_answer import parse_stow_answer
 
@@ -84,6 +88,14 @@ class Sender(Protocol):
         """
         ...
 
+    def cancel(self) -> None:
+        """Abort a running transmission, from another thread."""
+        ...
+
+    def check(self) -> str:
+        """Ask the destination whether it is there; return the reason where it is not, else an empty text."""
+        ...
+
 
 def make_sender(destination: DimseDestination | StowDestination, ae_title: str) -> Sender:
     """Create the sender for a destination.
@@ -115,6 +127,7 @@ class DimseSender:
         self._destination = destination
         self._ae_title = destination.calling_ae_title or ae_title
         self._tls = client_tls(destination.tls) if destination.tls else None
+        self._association: Association | None = None
 
     def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
         """See :class:`Sender`."""
@@ -137,7 +150,8 @@ class DimseSender:
             yield from ((file, _not_accepted(contexts[file])) for file in files)
             return
         if not association.is_established:
-            raise Unreachable("association rejected" if association.is_rejected else "no association")
+            raise Unreachable(self._failure(association))
+        self._association = association
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for file in files:
@@ -155,8 +169,26 @@ class DimseSender:
                 else:
                     yield file, _dimse_answer(_store(association, image))
         finally:
+            self._association = None
             if association.is_established:
                 association.release()
+
+    def cancel(self) -> None:
+        """See :class:`Sender`."""
+        if (association := self._association) is not None:
+            association.abort(block=False)
+
+    def check(self) -> str:
+        """See :class:`Sender`."""
+        return echo_problem(self._destination, self._ae_title, self._tls)
+
+    def _failure(self, association: Association) -> str:
+        """Why there is no association."""
+        if association.is_rejected:
+            return rejection(association)
+        to = self._destination
+        problem = connection_problem(to.host, to.port, min(to.timeout_s, 10), self._tls)
+        return problem or "no answer to the association request"
 
 
 def _offers(storage_class: str, syntax: str) -> list[tuple[str, str]]:
@@ -208,19 +240,32 @@ class StowSender:
         secure = self._address.scheme == "https"
         self._tls = client_tls(destination.tls or ClientTLS()) if secure else None  # type: ignore[call-arg]
         self._authorization = _read_secret(destination.authorization_file)
+        self._open: http.client.HTTPConnection | None = None
 
     def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
         """See :class:`Sender`."""
-        connection = self._connection()
+        connection = self._open = self._connection()
         try:
             for file in files:
                 try:
                     status, body = self._post(connection, file)
                 except (OSError, http.client.HTTPException) as error:
-                    raise Unreachable(f"STOW-RS: {type(error).__name__}") from None
+                    raise Unreachable(f"STOW-RS: {describe(error)}") from None
                 yield file, _stow_answer(status, body, read_instance_uids(file).sop_uid)
         finally:
+            self._open = None
             connection.close()
+
+    def cancel(self) -> None:
+        """See :class:`Sender`."""
+        if (connection := self._open) is not None and connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    def check(self) -> str:
+        """See :class:`Sender`."""
+        port = self._address.port or (443 if self._tls else 80)
+        return connection_problem(str(self._address.hostname), port, self._destination.timeout_s, self._tls)
 
     def _connection(self) -> http.client.HTTPConnection:
         host, port = str(self._address.hostname), self._address.port

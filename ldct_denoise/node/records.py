@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from ldct_denoise.node.durable_files import write_text
+
+#: Version of the spool's layout and of its records. A newer version may add fields; older nodes ignore them.
+VERSION = 1
 
 
 @dataclass
@@ -18,8 +25,10 @@ class Delivery:
     ----------
     attempts : int
         Failed attempts since the last progress.
-    first_failure, next_try : float
-        Time of the first of them, and time of the next attempt, seconds since 1970.
+    failing_s : float
+        Seconds waited between them.
+    next_try : float
+        Time of the next attempt, seconds since 1970.
     reason : str
         Reason of the last failure.
     state : str
@@ -27,7 +36,7 @@ class Delivery:
     """
 
     attempts: int = 0
-    first_failure: float = 0.0
+    failing_s: float = 0.0
     next_try: float = 0.0
     reason: str = ""
     state: str = "waiting"
@@ -49,12 +58,16 @@ class Record:
         Name of the model.
     images, skipped : int
         Number of images denoised, and of received images that were skipped.
+    incomplete : str
+        Kinds of images that are missing from the derived series, in words; empty if none is.
     former_state : str
         State of a dead letter before it became one.
     reason : str
         Reason of the last failure to denoise it.
     deliveries : dict from str to Delivery
         By destination.
+    version : int
+        :data:`VERSION` of the node that wrote it.
     """
 
     attempts: int = 0
@@ -63,15 +76,11 @@ class Record:
     model: str = ""
     images: int = 0
     skipped: int = 0
+    incomplete: str = ""
     former_state: str = ""
     reason: str = ""
     deliveries: dict[str, Delivery] = field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Record:
-        """Restore a record from what :func:`dataclasses.asdict` gave."""
-        deliveries = {name: Delivery(**values) for name, values in content.pop("deliveries", {}).items()}
-        return cls(**content, deliveries=deliveries)
+    version: int = VERSION
 
 
 @dataclass(frozen=True)
@@ -84,17 +93,47 @@ class RememberedRule:
         Digest of all rules at that time; see :attr:`ldct_denoise.node.rules.Rules.rules_digest`.
     index : int or None
         Index of the rule; None if none fitted.
+    send_to : tuple of str
+        Names of its destinations.
     """
 
     rules_digest: str
     index: int | None
+    send_to: tuple[str, ...] = ()
 
 
-def read_record(root: Path, batch: str) -> Record:
-    """Read the record of a batch of the spool ``root``; an empty one where there is none or it cannot be read."""
+def record_path(root: Path, batch: str) -> Path:
+    """File of the record of a batch."""
+    return root / "records" / f"{batch}.json"
+
+
+def read_record(root: Path, batch: str, *, set_aside: bool = True) -> Record:
+    """Read the record of a batch of the spool ``root``.
+
+    Unknown fields are ignored: a newer version wrote them. A record that cannot be read is renamed to
+    ``<batch>.json.unreadable``, so that it neither stops the node nor is lost to whoever looks for the cause.
+
+    Parameters
+    ----------
+    root : Path
+    batch : str
+    set_aside : bool
+        False to leave an unreadable record where it is, for a process that must not change the spool.
+
+    Returns
+    -------
+    Record
+        An empty one where there is none or it cannot be read.
+    """
+    path = record_path(root, batch)
     try:
-        return Record.from_dict(json.loads((root / "records" / f"{batch}.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        return _adapter().validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Record()
+    except (OSError, ValueError, RecursionError):
+        with contextlib.suppress(OSError):  # if the disk itself fails, the batch goes on without its record
+            if set_aside:
+                os.replace(path, path.with_name(f"{path.name}.unreadable"))
         return Record()
 
 
@@ -108,4 +147,10 @@ def write_record(root: Path, batch: str, record: Record) -> None:
     batch : str
     record : Record
     """
-    write_text(root / "records" / f"{batch}.json", json.dumps(asdict(record)))
+    record.version = VERSION
+    write_text(record_path(root, batch), json.dumps(asdict(record)))
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)

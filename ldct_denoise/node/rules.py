@@ -244,11 +244,17 @@ class Rules(Section):
     port: Port = Field(11112, description="TCP port to listen on")
     spool: Path = Field(description="folder of received and derived images")
     accept: tuple[Peer, ...] = Field(min_length=1, description="accepted callers")
+    other_objects: Literal["refuse", "discard"] = Field(
+        "refuse",
+        description="objects that are no CT images: refuse their storage class, or accept and discard them",
+    )
     tls: ServerTLS | None = Field(None, description="TLS of the receiver; null for none")
     limits: Limits = Limits()  # type: ignore[call-arg]
     complete: CompletionSettings = CompletionSettings()  # type: ignore[call-arg]
     retry: Retry = Retry()  # type: ignore[call-arg]
-    status_port: Port | None = Field(8104, description="port of health and counters on loopback; null for none")
+    status_port: Port | None = Field(8104, description="port of health and counters; null for none")
+    status_host: Address = Field("127.0.0.1", description="address of health and counters; they name no patient")
+    alarm_min: float = Field(30, gt=0, description="age of a waiting batch from which the node counts as degraded")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     remember_days: float = Field(30, gt=0, description="how long the node remembers what was sent")
     destinations: dict[str, Destination] = Field(default_factory=dict, description="by name, for send_to")

@@ -7,6 +7,7 @@ and connections that never request an association do not use up the number of as
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -16,7 +17,8 @@ from collections.abc import Callable
 from socketserver import BaseServer
 from typing import Any
 
-from pynetdicom import AE, evt
+from pydicom.uid import AllTransferSyntaxes
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.sop_class import Verification
@@ -79,6 +81,18 @@ class StorageSCP:
             ) from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="receive", daemon=True)
 
+    def use(self, rules: Rules) -> None:
+        """Accept callers by these rules from the next connection on.
+
+        Raises
+        ------
+        ConfigError
+            If the TLS files cannot be used; the former rules stay.
+        """
+        context = server_tls(rules.tls) if rules.tls else None
+        self._rules = rules
+        self._server.use(rules, context)
+
     def start(self) -> None:
         """Start to accept connections."""
         self._thread.start()
@@ -107,7 +121,9 @@ class StorageSCP:
         caller = str(event.assoc.requestor.primitive.calling_ae_title)
         host = event.assoc.requestor.address_info.address
         if not any(peer.allows(caller, host) for peer in self._rules.accept):
-            log.warning("refused a caller from %s: its AE title is not allowed from there", host)
+            log.warning(
+                "refused caller %r from %s: its AE title is not allowed from there", printable(caller), host
+            )
             self._counters.add("associations", end="caller refused")
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)
             event.assoc.kill()
@@ -115,6 +131,9 @@ class StorageSCP:
     def _on_store(self, event: Any) -> int:
         """Store an image; answer success only when it is safe on disk."""
         try:
+            if str(event.request.AffectedSOPClassUID) not in STORAGE_CLASSES:
+                self._counters.add("images_discarded")
+                return SUCCESS
             data = event.encoded_dataset()
             uids = read_instance_uids(data)
             if uids.sop_uid != str(event.request.AffectedSOPInstanceUID):
@@ -160,6 +179,10 @@ class _ApplicationEntity(AE):  # type: ignore[misc]
         self.maximum_pdu_size = limits.pdu_kib * 1024
         for storage_class in STORAGE_CLASSES:
             self.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
+        if rules.other_objects == "discard":
+            for context in AllStoragePresentationContexts:
+                if context.abstract_syntax not in STORAGE_CLASSES:
+                    self.add_supported_context(context.abstract_syntax, list(AllTransferSyntaxes))
         self.add_supported_context(Verification)
 
     @property
@@ -182,6 +205,10 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
         self._rules, self._refused = rules, refused
         super().__init__(*given, request_handler=_Handler, **named)
 
+    def use(self, rules: Rules, context: ssl.SSLContext | None) -> None:
+        """Serve by other rules and another TLS context."""
+        self._rules, self.ssl_context = rules, context
+
     @property
     def limits(self) -> Any:
         """Limits from the rules."""
@@ -201,9 +228,20 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
             log.warning("closed a connection from %s: host not accepted", client_address[0])
             self._refused("host refused")
             return False
-        if len(self.active_associations) >= CONNECTIONS_PER_ASSOCIATION * self._rules.limits.associations:
+        open_connections = self.active_associations
+        if len(open_connections) >= CONNECTIONS_PER_ASSOCIATION * self._rules.limits.associations:
             self._refused("too many connections")
+            return self._close_silent(open_connections)
+        return True
+
+    def _close_silent(self, open_connections: list[Association]) -> bool:
+        """Close the oldest connection without an association, so that silent ones do not keep others out."""
+        silent = [connection for connection in open_connections if not connection.is_established]
+        if not silent:
             return False
+        oldest = min(silent, key=lambda connection: getattr(connection, "opened_s", 0.0))
+        with contextlib.suppress(AttributeError, OSError):
+            oldest.dul.socket.socket.shutdown(socket.SHUT_RDWR)
         return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -226,6 +264,7 @@ class _Handler(RequestHandler):  # type: ignore[misc]
 
     def _create_association(self) -> Association:
         association = super()._create_association()
+        association.opened_s = time.monotonic()
         association.dul.socket = _LimitedSocket(association.dul.socket, self.server.limits)
         association.dimse = _Dimse(association)
         return association
@@ -291,6 +330,13 @@ class _LimitedSocket(AssociationSocket):  # type: ignore[misc]
         connection.settimeout(self._limits.idle_s)
         view.release()
         return received[:count]
+
+
+def printable(ae_title: str) -> str:
+    """An AE title as it may be logged: plain characters only, as a hostile caller may send any."""
+    return "".join(
+        character if character.isascii() and character.isprintable() else "?" for character in ae_title
+    )[:16]
 
 
 def server_tls(settings: ServerTLS) -> ssl.SSLContext:

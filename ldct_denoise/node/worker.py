@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -11,13 +10,15 @@ from pathlib import Path
 
 from ldct_denoise.errors import LdctDenoiseError, OutputError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.io.dicom.instance import attribute_values
+from ldct_denoise.io.dicom.instance import attribute_values, patient_identity
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.io.inventory import Inventory
+from ldct_denoise.io.inventory import ExclusionKind, Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
+from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.durable_files import FULL
 from ldct_denoise.node.records import Delivery, Record, RememberedRule
 from ldct_denoise.node.rules import Rule, Rules
 from ldct_denoise.node.spool import Spool
@@ -26,6 +27,10 @@ log = logging.getLogger("ldct_denoise.node")
 
 #: A batch becomes a dead letter after this many attempts that ended with the node or the disk.
 MAX_ATTEMPTS = 3
+
+
+#: Kinds of received images that leave a gap in the derived series.
+_MISSING = frozenset({ExclusionKind.UNREADABLE, ExclusionKind.INVALID_HEADER, ExclusionKind.LOST_SLICE})
 
 
 class _Stopped(Exception):
@@ -47,6 +52,18 @@ class Worker:
     def __init__(self, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
         self._rules, self._spool, self._counters, self._stop = rules, spool, counters, stop
         self._models: dict[str, TrainedModel] = {}
+        self._waits = Waits()
+
+    def use(self, rules: Rules) -> None:
+        """Work by these rules from the next batch on.
+
+        Raises
+        ------
+        ModelError
+            If one of their models cannot be loaded; the former rules stay.
+        """
+        self._load(rules)
+        self._rules = rules
 
     def load_models(self) -> None:
         """Load every model that a rule names, so that a wrong name is found at the start of the node.
@@ -56,15 +73,19 @@ class Worker:
         ModelError
             If a model cannot be loaded.
         """
-        for rule in self._rules.rules:
+        self._load(self._rules)
+
+    def _load(self, rules: Rules) -> None:
+        for rule in rules.rules:
             if not rule.ignore:
                 self._model(rule)
 
     def run_once(self) -> bool:
         """Process the oldest batch that is due; return whether there was one."""
-        now = time.time()
+        longest_s = self._rules.retry.longest_s
         for batch in self._spool.batches("ready"):
-            if self._spool.record(batch).not_before <= now:
+            if self._waits.is_over(batch, self._spool.peek(batch).not_before, longest_s):
+                self._waits.forget(batch)
                 self._process(batch)
                 return True
         return False
@@ -97,7 +118,7 @@ class Worker:
         folder = self._spool.folder("ready", batch)
         started = time.monotonic()
         key = batch.partition(".")[0]
-        registry = self._spool.stack_registry(key)
+        registry = self._spool.memory.stack_registry(key)
         found = scan(folder, registry=registry)
         index = self._choose_rule(key, found, folder)
         if index is None or self._rules.rules[index].ignore:
@@ -108,9 +129,10 @@ class Worker:
             return
         rule = self._rules.rules[index]
         self._write(batch, found, rule)
-        self._spool.save_stack_registry(key, registry)
+        self._spool.memory.save_stack_registry(key, registry)
         record.rule, record.model = index + 1, self._model(rule).name
         record.images, record.skipped = sum(map(len, found.series)), len(found.skipped)
+        record.incomplete = self._report_missing(batch, found)
         record.deliveries = {name: Delivery() for name in rule.send_to}
         record.attempts = 0
         self._spool.set_record(batch, record)
@@ -122,6 +144,20 @@ class Worker:
             "%s: %d images denoised in %.1f s by rule %d, %d skipped",
             batch, record.images, seconds, record.rule, record.skipped,
         )  # fmt: skip
+
+    def _report_missing(self, batch: str, found: Inventory[Series]) -> str:
+        """Log and count images that are missing from the derived series, and return what is missing, in words."""
+        kinds = Counter(item.kind.replace("_", " ") for item in found.skipped if item.kind in _MISSING)
+        parts = [
+            f"{count} of {len(found.skipped) + sum(map(len, found.series))} images missing ({kind})"
+            for kind, count in kinds.items()
+        ]
+        uneven = sum(len(series) > 2 and not series.geometry.is_even for series in found.series)
+        parts += [f"{uneven} of {len(found.series)} stacks with uneven spacing"] if uneven else []
+        if parts:
+            self._counters.add("incomplete_series")
+            log.warning("%s: the derived series is incomplete: %s", batch, "; ".join(parts))
+        return "; ".join(parts)
 
     def _choose_rule(self, key: str, found: Inventory[Series], folder: Path) -> int | None:
         """Choose the rule of a series by the images that can be denoised, and remember it for late images.
@@ -143,7 +179,7 @@ class Worker:
         int or None
             Index of the rule; None if none fits.
         """
-        remembered = self._spool.remembered_rule(key, self._rules.rules_digest) if found.series else None
+        remembered = self._spool.memory.rule(key, self._rules.rules_digest) if found.series else None
         if remembered is not None:
             return remembered.index
         files = sorted({ref.path for series in found.series for ref in series.slices}) or sorted(folder.iterdir())
@@ -154,23 +190,32 @@ class Worker:
         if found.series:
             if len(votes) > 1:
                 log.warning("%s: its images fit %d rules; that of most images decides", key, len(votes))
-            self._spool.remember_rule(key, RememberedRule(self._rules.rules_digest, index))
+            send_to = () if index is None else self._rules.rules[index].send_to
+            self._spool.memory.remember_rule(key, RememberedRule(self._rules.rules_digest, index, send_to))
         return index
 
     def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> None:
         """Write the derived images, one folder for each stack of the series."""
         settings = rule.apply_settings(self._rules.device)
-        created = self._spool.created(batch.partition(".")[0])
+        key = batch.partition(".")[0]
         writing = WriteSettings(
             overwrite=True,
             compress=rule.compress,
             private_tags=rule.private_tags,
             keep_manufacturer=rule.keep_manufacturer,
-            created=created,
+            created=self._spool.memory.created(key),
+            revision=self._patient_revision(key, found),
         )
         for number, series in enumerate(found.series):
             output = self._spool.folder("working", batch) / f"{number:03d}"
             apply_series(series, self._model(rule), output, settings, writing, progress=self._check_stop)
+
+    def _patient_revision(self, key: str, found: Inventory[Series]) -> int:
+        """Number of the patient identity under which these images came, among those of their series."""
+        revision = self._spool.memory.patient_revision(key, patient_identity(found.series[0].slices[0].path))
+        if revision:
+            log.warning("%s: sent again with other patient data; its derived series gets new UIDs", key)
+        return revision
 
     def _check_stop(self, done: int, total: int, name: str) -> None:
         if self._stop.is_set():
@@ -216,7 +261,7 @@ class Worker:
 def _is_full_disk(error: BaseException | None) -> bool:
     """Whether a full disk is the cause of an error."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -37,6 +37,9 @@ class Derivation:
         Simulated dose as a fraction of the source's; ``simulated`` only.
     context_slices : int
         Number of context slices on each side that contribute to the pixels of a slice.
+    revision : int
+        Distinguishes the UIDs of results that would otherwise share them; see
+        :class:`ldct_denoise.io.write_settings.WriteSettings`.
     """
 
     model_name: str
@@ -49,6 +52,7 @@ class Derivation:
     kind: Literal["denoised", "simulated"] = "denoised"
     dose: float = 1.0
     context_slices: int = 0
+    revision: int = 0
 
     @property
     def label(self) -> str:
@@ -59,11 +63,12 @@ class Derivation:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Everything that determines the pixels, as input of the UIDs."""
+        """Everything that determines the pixels, and the revision, as input of the UIDs."""
         settings = sorted((str(key), str(value)) for key, value in self.settings.items())
         numbers = (float(self.strength), float(self.low_hu), float(self.high_hu), float(self.dose))
         amount = (self.amount,) if self.amount else ()
-        return (PRODUCT, self.kind, self.model_name, self.model_checksum, *numbers, settings, *amount)
+        revision = (f"revision {self.revision}",) if self.revision else ()
+        return (PRODUCT, self.kind, self.model_name, self.model_checksum, *numbers, settings, *amount, *revision)
 
     def uid(self, source_uid: str) -> str:
         """The UID of the object derived from the one with ``source_uid``."""

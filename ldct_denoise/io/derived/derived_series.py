@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -90,7 +91,8 @@ class DerivedWriter:
     ) -> None:
         transfer_syntax(settings.compress)
         self.location = location
-        self._series, self._derivation, self._settings = series, derivation, settings
+        self._series, self._settings = series, settings
+        self._derivation = replace(derivation, revision=settings.revision)
         self._created = settings.created or (NO_TIME if settings.deidentify else datetime.now().astimezone())
         self._written: set[int] = set()
         self._stacks: dict[Path, FrameStack] = {}

@@ -133,6 +133,22 @@ def read_uncompressed(file: Path) -> Dataset:
         raise InputError(f"{file}: pixels cannot be decoded ({type(error).__name__})") from None
 
 
+#: Attributes that say whose image it is, and of which order.
+_PATIENT_KEYWORDS = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "AccessionNumber")
+
+
+def patient_identity(file: Path) -> str:
+    """Attributes that say whose image it is, in one text; two texts differ where the patient was corrected.
+
+    Raises
+    ------
+    InputError
+        If the header cannot be read.
+    """
+    values = attribute_values(file, _PATIENT_KEYWORDS)
+    return "\0".join("\\".join(values[keyword]).strip() for keyword in _PATIENT_KEYWORDS)
+
+
 def check_keywords(keywords: Iterable[str]) -> None:
     """Check that names are keywords of DICOM attributes.
 

@@ -1,0 +1,122 @@
+"""``ldct-denoise node``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options
+
+if TYPE_CHECKING:
+    from ldct_denoise.node.operator import Action, BatchStatus
+
+SPOOL = click.argument("spool", metavar="RULES", type=options.EXISTING)
+TARGET = click.argument("target", required=False, default="")
+
+
+@click.group(short_help="List and handle what waits in a DICOM node.")
+def command() -> None:
+    """List and handle the batches of a DICOM node, also while it runs.
+
+    RULES is the node's YAML file, or the folder of its spool. TARGET is the name of a batch or series as `list`
+    prints it, a Study or Series Instance UID, or an accession number.
+    """
+
+
+@command.command("list")
+@SPOOL
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(spool: Path, as_json: bool) -> None:
+    """List what is waiting, since when, and why."""
+    from ldct_denoise.node import operator
+
+    batches = operator.list_batches(_root(spool))
+    if as_json:
+        click.echo(operator.as_json(batches))
+        return
+    if not batches:
+        click.echo("nothing is waiting")
+        return
+    from rich.table import Table
+
+    table = Table(title_justify="left")
+    for heading in ("state", "batch", "accession", "images", "age", "reason"):
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("images", "age") else "left")
+    for batch in batches:
+        table.add_row(
+            batch.state, batch.batch, batch.accession_number, str(batch.images), _age(batch.age_s), _reason(batch)
+        )
+    options.console().print(table)
+
+
+@command.command()
+@SPOOL
+@click.argument("target")
+def show(spool: Path, target: str) -> None:
+    """Show everything that is known of a batch; this may quote its images."""
+    from ldct_denoise.errors import InputError
+    from ldct_denoise.node import operator
+
+    found = [batch for batch in operator.list_batches(_root(spool)) if batch.is_meant_by(target)]
+    if not found:
+        raise InputError(f"nothing in the spool fits {target!r}; `node list` shows what is there")
+    click.echo(operator.as_json(found))
+
+
+@command.command()
+@SPOOL
+@TARGET
+def retry(spool: Path, target: str) -> None:
+    """Try dead letters and waiting batches again now; all of them without TARGET."""
+    _act(spool, "retry", target)
+
+
+@command.command()
+@SPOOL
+@click.argument("target")
+def resend(spool: Path, target: str) -> None:
+    """Send a batch of the spool again, also the images that its destinations have."""
+    _act(spool, "resend", target)
+
+
+@command.command()
+@SPOOL
+@click.argument("target")
+def forget(spool: Path, target: str) -> None:
+    """Forget what was delivered of a series, so that it is delivered again when it is received again."""
+    _act(spool, "forget", target)
+
+
+@command.command()
+@SPOOL
+@TARGET
+def complete(spool: Path, target: str) -> None:
+    """Close series that may still grow, without waiting; all of them without TARGET."""
+    _act(spool, "complete", target)
+
+
+def _act(spool: Path, action: Action, target: str) -> None:
+    from ldct_denoise.node import operator
+
+    for line in operator.request(_root(spool), action, target) or ["nothing to do"]:
+        click.echo(line)
+
+
+def _root(path: Path) -> Path:
+    """Folder of the spool, which a rules file names."""
+    if path.is_dir():
+        return path
+    from ldct_denoise.node.rules import load_rules
+
+    return load_rules(path).spool
+
+
+def _reason(batch: BatchStatus) -> str:
+    waiting = [f"{name} {state}" for name, state in batch.deliveries.items() if state != "sent"]
+    return "; ".join(filter(None, [batch.reason, *waiting]))
+
+
+def _age(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
