@@ -1,4 +1,4 @@
-"""What an operator sees of the node and can do: list batches, try them again, forget deliveries, close series.
+"""Actions of an operator: list batches, try them again, forget deliveries, close series.
 
 A command acts on the spool itself where no node runs; a running node is asked by a file in ``requests/``, so that
 one process alone changes the spool.

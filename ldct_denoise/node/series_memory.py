@@ -1,4 +1,4 @@
-"""What the node remembers of a series: creation time, stacks, rule, patients, and delivered images."""
+"""Notes on each series: creation time, stacks, rule, patients, and delivered images."""
 
 from __future__ import annotations
 
