@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     help="Number of seeds for stochastic methods.",
 )
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs in the report.")
+@options.assume_hu
 @options.strength
 @options.tta
 @options.device
@@ -79,6 +80,7 @@ def command(
     include_training_patients: bool,
     num_seeds: int,
     include_patient_ids: bool,
+    assume_hu: bool,
     strength: float | None,
     tta: bool,
     device: str,
@@ -105,7 +107,7 @@ def command(
         raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
     plan = options.measurement_plan(**measurements)
     make_output_folder(output, overwrite)
-    settings = ApplySettings(strength, device, precision, tta=tta)  # type: ignore[arg-type]
+    settings = ApplySettings(strength, device, precision, tta=tta, assume_hu=assume_hu)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
         if dicom_root is None:

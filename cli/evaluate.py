@@ -21,6 +21,7 @@ from . import options
 @options.output
 @options.measurements
 @options.dose_patterns
+@options.assume_hu
 @click.option(
     "--insert",
     "inserts",
@@ -43,6 +44,7 @@ def command(
     overwrite: bool,
     low_patterns: tuple[str, ...],
     normal_patterns: tuple[str, ...],
+    assume_hu: bool,
     **measurements: Any,
 ) -> None:
     """Measure CANDIDATE (a series, folder or volume) against its reference.
@@ -60,9 +62,9 @@ def command(
     make_output_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
-            images_under(candidate, patterns=patterns),
-            images_under(reference, Dose.NORMAL, patterns),
-            images_under(low, Dose.LOW, patterns) if low else None,
+            images_under(candidate, patterns=patterns, assume_hu=assume_hu),
+            images_under(reference, Dose.NORMAL, patterns, assume_hu),
+            images_under(low, Dose.LOW, patterns, assume_hu) if low else None,
             plan,
             inserts=parsed,
             progress=lambda done, total: bar(done, total, ""),

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     help="With --folder: denoising strength (0-1): 0 returns the input, 1 the model's output.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="With --folder: device.")
+@options.assume_hu
 @click.option("--verbose", "-v", is_flag=True, help="Log every series, not only warnings and errors.")
 def command(
     rules: Path | None,
@@ -49,6 +50,7 @@ def command(
     model: str | None,
     strength: float | None,
     device: str | None,
+    assume_hu: bool,
     verbose: bool,
 ) -> None:
     """Run a DICOM node: receive CT series, denoise them by rules, and send the derived series on.
@@ -66,12 +68,16 @@ def command(
         from ldct_denoise.node.folder import denoise_folder, step_settings
 
         _interrupt_on_sigterm()
-        settings = step_settings(folder[0], model=model, strength=strength, device=device)
+        settings = step_settings(
+            folder[0], model=model, strength=strength, device=device, assume_hu=assume_hu or None
+        )
         for path in denoise_folder(*folder, settings):
             click.echo(path)
         return
-    if model or strength is not None or device:
-        raise click.UsageError("--model, --strength and --device belong to --folder; a node takes them from RULES")
+    if model or strength is not None or device or assume_hu:
+        raise click.UsageError(
+            "--model, --strength, --device and --assume-hu belong to --folder; a node takes them from RULES"
+        )
     assert rules is not None
     if init:
         from ldct_denoise.node.starting_rules import write_starting_rules

@@ -48,6 +48,7 @@ from . import options
     default=None,
     help="Modulation of the tube current with the angle; 0: none.",
 )
+@options.assume_hu
 @options.output_format
 @options.device
 @options.overwrite
@@ -62,6 +63,7 @@ def command(
     electronic_noise: float | None,
     bow_tie: float | None,
     tube_current_modulation: float | None,
+    assume_hu: bool,
     device: str,
     **writing: Any,
 ) -> None:
@@ -82,7 +84,7 @@ def command(
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_isocenter_distance, **changed)
     model = NoiseModel.load(noise_model) if noise_model else None
-    simulation = Simulation(dose, seed, scanner, model)
+    simulation = Simulation(dose, seed, scanner, model, assume_hu)
     with options.progress_bar("simulating") as progress:
         written = simulate(
             normal, output, simulation, WriteSettings(**writing),

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     "applies to both, except settings that the first stage has for itself: pretraining.training.iterations=500.",
 )
 @options.dose_patterns
+@options.assume_hu
 @options.device
 @click.option(
     "--resume",
@@ -66,6 +67,7 @@ def command(
     changes: tuple[str, ...],
     low_patterns: tuple[str, ...],
     normal_patterns: tuple[str, ...],
+    assume_hu: bool,
     device: str,
     resume: bool,
     overwrite: bool,
@@ -80,7 +82,9 @@ def command(
     from ldct_denoise.config import load_config
 
     patterns = {"low_patterns": low_patterns, "normal_patterns": normal_patterns}
-    given = tuple(f"data.{key}={json.dumps(words)}" for key, words in patterns.items() if words)
+    given = [f"data.{key}={json.dumps(words)}" for key, words in patterns.items() if words]
+    if assume_hu:
+        given.append("data.assume_hu=true")
     settings = load_config(config, (*changes, *given))
     if explain is not None:
         from ldct_denoise.training.explain import explain_settings

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Port on 127.0.0.1. Default: a free one. Give one to reach it through ssh -L N:127.0.0.1:N.",
 )
+@options.assume_hu
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs and folder names on the page.")
 def command(
     input_path: Path,
@@ -38,6 +39,7 @@ def command(
     reference_series: int | None,
     open_browser: bool,
     port: int,
+    assume_hu: bool,
     include_patient_ids: bool,
 ) -> None:
     """Show one to three CT series in the browser: linked planes, side by side, swipe, flicker, difference, HU.
@@ -57,7 +59,7 @@ def command(
             raise click.UsageError(f"--{name.lower()}-series {number}: {name} is not given")
     given = [(name, path, number) for name, path, number in asked if path is not None]
     serve_view(
-        [_one_series(name, path, number) for name, path, number in given],
+        [_one_series(name, path, number, assume_hu) for name, path, number in given],
         [name for name, _, _ in given],
         port=port,
         open_browser=open_browser,
@@ -66,13 +68,15 @@ def command(
     )
 
 
-def _one_series(name: str, path: Path, number: int | None) -> SliceSource:
+def _one_series(name: str, path: Path, number: int | None, assume_hu: bool) -> SliceSource:
     """The only series under ``path``, or the one with this number (from 1)."""
     from ldct_denoise.errors import InputError
     from ldct_denoise.io.find import find_images
 
     with options.progress_bar(f"looking for {name}") as bar:
-        found = find_images(path, lambda done, total: bar(done, total, ""), include_derived=True)
+        found = find_images(
+            path, lambda done, total: bar(done, total, ""), include_derived=True, assume_hu=assume_hu
+        )
     option = f"--{name.lower()}-series"
     if not found.series:
         raise InputError(f"{path}: no CT series; `ldct-denoise inspect {path}` says why")

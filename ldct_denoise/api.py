@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import WINDOWS, Window
-from ldct_denoise.io.dose_words import Dose
+from ldct_denoise.io.dose_words import Dose, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.volume import SliceSource
 
@@ -78,6 +78,7 @@ def apply(
     noise_reduction: float | None = None,
     device: str = "auto",
     format: Literal["dicom", "nifti"] | None = None,
+    assume_hu: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Path]:
@@ -103,6 +104,8 @@ def apply(
         Where to compute.
     format : {"dicom", "nifti"}, optional
         By default as the output's name says, else the input's own.
+    assume_hu : bool
+        Take values for HU where header or values speak against it.
     overwrite : bool
         Replace an output that exists.
     progress : callable, optional
@@ -137,6 +140,7 @@ def apply(
         device=device,
         strength=strength,
         noise_reduction=noise_reduction,
+        assume_hu=assume_hu,
     )
     writing = WriteSettings(format=format, overwrite=overwrite)
     return batch.apply(Path(path), loaded, Path(output), settings, writing, progress=progress or _no_progress)
@@ -225,6 +229,9 @@ def evaluate(
     *,
     windows: Sequence[Window | str] = _DEFAULT_WINDOWS,
     rois: Sequence[Region | str] = (),
+    low_patterns: Sequence[str] = (),
+    normal_patterns: Sequence[str] = (),
+    assume_hu: bool = False,
     output: AnyPath | None = None,
     overwrite: bool = False,
 ) -> Evaluation:
@@ -245,6 +252,11 @@ def evaluate(
     rois : sequence of Region or str
         Measured in addition to the whole image and the body: a label volume, DICOM SEG or RTSTRUCT file,
         ``X,Y,Z,RADIUS`` (sphere, LPS mm), or the name of a tissue (``lung``, ``fat``, ``soft-tissue``, ``bone``).
+    low_patterns, normal_patterns : sequence of str
+        Your own words or regular expressions for the doses, as ``--low-pattern`` and ``--normal-pattern`` take
+        them; for paths that hold both doses.
+    assume_hu : bool
+        Take values of files for HU where header or values speak against it.
     output : str or Path, optional
         Folder that gets ``metrics.csv``, ``summary.json`` and ``report.html``.
     overwrite : bool
@@ -260,7 +272,7 @@ def evaluate(
     InputError
         If no slice of the candidate has a partner in the reference.
     ConfigError
-        If a window or region cannot be understood.
+        If a window, region or pattern cannot be understood.
     OutputError
         If ``output`` holds something and ``overwrite`` is not given.
 
@@ -275,13 +287,13 @@ def evaluate(
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_evaluation
 
-    plan = _measurement_plan(windows, rois)
+    plan, patterns = _measurement_plan(windows, rois), DosePatterns(tuple(low_patterns), tuple(normal_patterns))
     if output is not None:
         make_output_folder(Path(output), overwrite)
     result = evaluation.evaluate(
-        _images(candidate, None),
-        _images(reference, Dose.NORMAL),
-        None if input is None else _images(input, Dose.LOW),
+        _images(candidate, None, patterns, assume_hu),
+        _images(reference, Dose.NORMAL, patterns, assume_hu),
+        None if input is None else _images(input, Dose.LOW, patterns, assume_hu),
         plan,
     )
     if output is not None:
@@ -296,6 +308,9 @@ def compare(
     windows: Sequence[Window | str] = _DEFAULT_WINDOWS,
     rois: Sequence[Region | str] = (),
     include_training_patients: bool = False,
+    low_patterns: Sequence[str] = (),
+    normal_patterns: Sequence[str] = (),
+    assume_hu: bool = False,
     device: str = "auto",
     output: AnyPath | None = None,
     overwrite: bool = False,
@@ -314,6 +329,10 @@ def compare(
         As for :func:`evaluate`.
     include_training_patients : bool
         Also measure patients that a model was trained on; by default they are left out for every model.
+    low_patterns, normal_patterns : sequence of str
+        As for :func:`evaluate`.
+    assume_hu : bool
+        Take values for HU where header or values speak against it.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     output : str or Path, optional
@@ -331,7 +350,7 @@ def compare(
     InputError
         If the tree holds no pair, or only patients that a model was trained on.
     ConfigError
-        If no model is given, or a window or region cannot be understood.
+        If no model is given, or a window, region or pattern cannot be understood.
     OutputError
         If ``output`` holds something and ``overwrite`` is not given.
 
@@ -356,7 +375,8 @@ def compare(
         loaded,
         plan,
         include_training_patients=include_training_patients,
-        settings=ApplySettings(device=device),
+        patterns=DosePatterns(tuple(low_patterns), tuple(normal_patterns)),
+        settings=ApplySettings(device=device, assume_hu=assume_hu),
     )
     if output is not None:
         write_comparison(result, Path(output), overwrite=True)
@@ -367,11 +387,11 @@ def _no_progress(done: int, total: int, note: str) -> None:
     pass
 
 
-def _images(images: Images, dose: Dose | None) -> Sequence[SliceSource]:
+def _images(images: Images, dose: Dose | None, patterns: DosePatterns, assume_hu: bool) -> Sequence[SliceSource]:
     from ldct_denoise.evaluation.evaluate import images_under
 
     if isinstance(images, str | Path):
-        return images_under(Path(images), dose)
+        return images_under(Path(images), dose, patterns, assume_hu)
     return [images] if isinstance(images, SliceSource) else images
 
 

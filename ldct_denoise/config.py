@@ -47,6 +47,9 @@ class DataConfig(_Section):
         description="your own words or regular expressions for low dose (--low-pattern)",
     )
     normal_patterns: tuple[str, ...] = Field((), description="the same for normal dose (--normal-pattern)")
+    assume_hu: bool = Field(
+        False, description="take values for HU where header or values speak against it (--assume-hu)"
+    )
     test_patients: tuple[str, ...] = Field(
         (), description="patients excluded from training and validation, for a later test"
     )

@@ -202,6 +202,8 @@ class SeriesMetadata:
         Names of the transfer syntaxes of the files, separated by commas.
     slice_thickness_mm : float, optional
         Slice Thickness (0018,0050) of the first slice; see :func:`slice_thickness_mm`.
+    kvp : float, optional
+        KVP (0018,0060) of the first slice: the tube voltage, kV.
     tube_current_ma : tuple of (float or None)
         X-Ray Tube Current (0018,1151) of every slice; empty where the format has none.
     multiframe : bool
@@ -221,6 +223,7 @@ class SeriesMetadata:
     manufacturer: str = ""
     transfer_syntax: str = ""
     slice_thickness_mm: float | None = None
+    kvp: float | None = None
     tube_current_ma: tuple[float | None, ...] = ()
     multiframe: bool = False
     path: Path | None = None

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 import ldct_denoise
@@ -236,6 +237,25 @@ def test_evaluate_and_compare_write_what_the_commands_write(pairs: Path, tmp_pat
         }
         with pytest.raises(ldct_denoise.OutputError):
             ldct_denoise.evaluate(pairs, pairs, output=tmp_path / name)
+
+
+def test_evaluate_and_compare_take_words_of_your_own(pairs: Path, tmp_path: Path) -> None:
+    for dose, name in (("low", "r2"), ("normal", "r1")):
+        for path in (pairs / dose).iterdir():
+            image = pydicom.dcmread(path)
+            image.SeriesDescription = name
+            (tmp_path / name).mkdir(exist_ok=True)
+            image.save_as(tmp_path / name / path.name)
+    with pytest.raises(ldct_denoise.InputError, match="no low/normal pair"):
+        ldct_denoise.compare(tmp_path, ["bilateral"], windows=["abdomen"])
+    words = {"low_patterns": ["r2"], "normal_patterns": ["r1"]}
+    compared = ldct_denoise.compare(tmp_path, ["bilateral"], windows=["abdomen"], **words)
+    assert compared.models[:2] == ("input", "bilateral")
+    evaluated = ldct_denoise.evaluate(tmp_path / "r2", tmp_path, tmp_path, windows=["abdomen"], **words)
+    errors = {row.model: row.value for row in evaluated.rows if row.metric == "rmse" and row.region == "image"}
+    assert errors["candidate"] == errors["input"] > 0
+    dataset = ldct_denoise.SliceDataset.from_folder(tmp_path, dose="paired", **words)
+    assert set(dataset[0]) == {"image", "label"}
 
 
 def test_evaluate_takes_volumes(pairs: Path) -> None:

@@ -24,6 +24,7 @@ INSIDE = {
     "mean_frequency_per_mm": 0.25,
     "slice_thickness_mm": 3.0,
     "pixel_spacing_mm": 0.7,
+    "kvp": 120.0,
     "soft_tissue_fraction": 0.4,
 }
 
@@ -42,6 +43,7 @@ def test_the_shipped_models_know_what_they_were_trained_on(model: str) -> None:
     assert envelope["kernels"] == ["Br38f", "STANDARD"]
     low, high = envelope["noise_index"]
     assert 5 < low < high < 50
+    assert envelope["kvp"] == [120, 140]
     assert outside(envelope, facts()) == []
 
 
@@ -54,6 +56,7 @@ def test_the_shipped_models_know_what_they_were_trained_on(model: str) -> None:
         (facts(mean_frequency_per_mm=0.56), "mean frequency of the noise 0.56 /mm"),
         (facts(slice_thickness_mm=10.0), "slice thickness 10 mm"),
         (facts(pixel_spacing_mm=3.0), "pixel spacing 3 mm"),
+        (facts(kvp=80.0), "tube voltage 80 kV (trained on 120 to 140)"),
         (facts(soft_tissue_fraction=0.0), "share of soft tissue"),
         (facts(lowest_hu=0.0), "are the values HU?"),
     ],

@@ -18,7 +18,13 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import Tag
-from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
@@ -259,6 +265,54 @@ def test_assumed_hu_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "unit=HU assumed on request" in headers[0].DerivationDescription
 
 
+@pytest.fixture(scope="module")
+def not_hu(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two doses of one scan whose Rescale Type speaks against HU."""
+    tree = tmp_path_factory.mktemp("not-hu")
+    for number in range(3):
+        for dose, offset in (("low", 3), ("full", 0)):
+            pixels = np.tile(cells(number) + offset, (4, 4))
+            size = {"Rows": pixels.shape[0], "Columns": pixels.shape[1]}
+            write_ct(
+                tree / dose / str(number),
+                number,
+                RescaleType="OD",
+                PixelData=pixels.astype("<u2").tobytes(),
+                **size,
+            )
+    return tree
+
+
+READING = {
+    "simulate": "{tree}/full --dose 0.5 --output {out}",
+    "train": "--dicom-root {tree} --output {out} --dry-run",
+    "compare": "--dicom-root {tree} --model bilateral --output {out} --overwrite",
+    "evaluate": "{tree}/low --reference {tree}/full --output {out} --overwrite",
+    "view": "{tree}/low",
+    "serve": "--folder {tree}/low {out} --model bilateral",
+}
+
+
+@pytest.mark.parametrize("name", READING)
+def test_every_command_that_reads_images_takes_assumed_hu(
+    not_hu: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    viewed: list[int] = []
+    monkeypatch.setattr("ldct_denoise.view.serve_view", lambda sources, *_, **__: viewed.append(len(sources[0])))
+    arguments = READING[name].format(tree=not_hu, out=tmp_path / "out").split()
+    assert run_cli(capsys, name, *arguments)[0] == 2
+    code, _, error = run_cli(capsys, name, *arguments, "--assume-hu")
+    if name == "simulate":  # the images are noise alone, without a tissue to measure it in
+        assert "no uniform" in error
+    else:
+        assert code == 0, error
+    assert viewed == ([3] if name == "view" else [])
+
+
 # Rescale and geometry ----------------------------------------------------------------------------------------
 
 
@@ -318,6 +372,34 @@ def test_pixel_spacing_under_another_vr(tmp_path: Path, vr: str, value: bytes) -
     (header,) = derived_headers(tmp_path / "out")
     assert header["PixelSpacing"].VR == "DS"
     assert header.PixelSpacing == [0.7, 0.8]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_decimal_commas_in_functional_groups(tmp_path: Path, syntax: UID) -> None:
+    """Pixel spacing, position, rescale and window of Enhanced CT, in nested items and an ordinary sequence."""
+    path = make_enhanced(tmp_path / "in" / "a.dcm")
+    (before,) = scan(tmp_path / "in").series
+    hu = [before.read_hu(index) for index in range(len(before))]
+    image = dcmread(path)
+    shared, *frames = image.SharedFunctionalGroupsSequence[0], *image.PerFrameFunctionalGroupsSequence
+    for item, keyword, value in (
+        (shared.PixelMeasuresSequence[0], "PixelSpacing", b"0,7\\0,7"),
+        (shared.FrameVOILUTSequence[0], "WindowCenter", b"40,5"),
+        (frames[1].PlanePositionSequence[0], "ImagePositionPatient", b"0\\0,0\\3,0"),
+        (frames[2].PixelValueTransformationSequence[0], "RescaleSlope", b"1,5"),
+    ):
+        item[keyword] = RawDataElement(Tag(keyword), "DS", len(value), value, 0, False, True, True)
+    image.file_meta.TransferSyntaxUID = syntax
+    image.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    (series,) = scan(tmp_path / "in").series
+    np.testing.assert_allclose(series.geometry.affine, before.geometry.affine)
+    for index in range(len(series)):
+        np.testing.assert_array_equal(series.read_hu(index), hu[index])
+    apply(tmp_path / "in", shift_model(), tmp_path / "out", ApplySettings(0))
+    (header,) = derived_headers(tmp_path / "out")
+    groups = header.SharedFunctionalGroupsSequence[0]
+    assert groups.PixelMeasuresSequence[0].PixelSpacing == [0.7, 0.7]
+    assert groups.FrameVOILUTSequence[0].WindowCenter == 40.5
 
 
 @pytest.mark.parametrize("value", [b"0.7", b"0.7\\0.7\\2.5", b"2.5\\0.7\\0.7"])

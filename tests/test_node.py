@@ -30,7 +30,7 @@ from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.worker import MAX_ATTEMPTS, Worker
 from tests.conformance import check_derived
-from tests.dicom_files import write_ct
+from tests.dicom_files import cells, write_ct
 from tests.enhanced_file import make_enhanced
 from tests.node_peers import (
     IDENTIFIER,
@@ -218,6 +218,66 @@ def test_late_images_of_two_stacks_join_their_own(tmp_path: Path, late: int) -> 
     derived = [pydicom.dcmread(file) for file in (rules.spool / "outgoing").rglob("*.dcm")]
     found = {(image.SeriesInstanceUID, image.AcquisitionNumber) for image in derived}
     assert (len(derived), len(found), len({uid for uid, _ in found})) == (6, 2, 2)
+
+
+def sharing_uids(folder: Path, kind: str) -> list[Path]:
+    """Six different images: of one SOP Instance UID, or of two doses that share their UIDs."""
+    if kind == "one uid":
+        return [write_ct(folder / str(number), number, SOPInstanceUID="1.2.3.4") for number in range(6)]
+    return [
+        write_ct(
+            folder / f"{dose}-{number}", number,
+            SOPInstanceUID=f"1.2.3.{number}", PixelData=(cells(number) + dose).tobytes(),
+        )
+        for dose in (0, 5)
+        for number in range(3)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["one uid", "two doses"])
+@pytest.mark.parametrize("late", [0, 3, 4])
+def test_images_that_share_a_sop_uid_all_survive(tmp_path: Path, kind: str, late: int) -> None:
+    files = sharing_uids(tmp_path, kind)
+    content = settings(tmp_path / "spool", 11112, destinations={"a": {"stow": "http://h/studies"}})
+    rules = Rules(**content | {"rules": [identity_rule("a")]})
+    batches = [files[: 6 - late], files[6 - late :], files] if late else [files, files]
+    for batch in batches:  # each a life of the node; the last one sends everything again
+        spool = Spool(rules.spool, rules.limits)
+        batch_of(spool, batch)
+        Worker(rules, spool, Counters(), threading.Event()).run_once()
+        spool.close()
+    assert spool.batches("dead-letter") == []
+    derived = [pydicom.dcmread(file) for file in (rules.spool / "outgoing").rglob("*.dcm")]
+    pixels = {str(image.SOPInstanceUID): image.PixelData for image in derived}
+    assert set(pixels.values()) == {pydicom.dcmread(file).PixelData for file in files}
+    assert len(pixels) == 6
+    series = {(image.SeriesInstanceUID, image.PixelData) for image in derived}
+    assert len(series) == 6
+    assert len({uid for uid, _ in series}) == (1 if kind == "one uid" else 2)
+
+
+def test_what_apply_warns_of_is_in_the_record_and_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = [write_ct(tmp_path / str(number), number * (4 if number == 2 else 1)) for number in range(3)]
+    spool, batch = offline(tmp_path, far)
+    (warning,) = spool.record(batch).warnings
+    assert "mm apart" in warning
+    assert f"{batch}: {warning}" in caplog.text
+    spool.close()
+    refused, again = offline(tmp_path / "strict", far, strict=True)
+    assert warning in dead_letter(refused, again)
+
+
+def test_a_rule_can_take_values_for_hu(tmp_path: Path) -> None:
+    stored = {"PixelData": (cells(0) // 4).tobytes(), "RescaleIntercept": 0, "RescaleType": "OD"}
+    files = [write_ct(tmp_path / str(number), number, **stored) for number in range(3)]
+    spool, batch = offline(tmp_path, files)
+    assert spool.counts() == dict.fromkeys(("incoming", "ready", "outgoing", "dead-letter"), 0)
+    spool.close()
+    spool, batch = offline(tmp_path / "assumed", files, assume_hu=True)
+    assert spool.record(batch).images == 3
+    assert any("--assume-hu" in warning for warning in spool.record(batch).warnings)
 
 
 def rule_batches(spool_folder: Path, rules: list[dict[str, object]], *batches: list[Path]) -> list[int]:

@@ -133,7 +133,7 @@ def step_at_work(source: Path, output: Path) -> subprocess.Popen[bytes]:
 import time, ldct_denoise.node.folder as step
 from ldct_denoise.cli.main import main
 write = step.apply_series
-step.apply_series = lambda *given: (write(*given), time.sleep(60))
+step.apply_series = lambda *given, **named: (write(*given, **named), time.sleep(60))
 main(["serve", "--folder", {str(source)!r}, {str(output)!r}])
 """
     process = subprocess.Popen(

@@ -42,8 +42,16 @@ def test_images_of_a_series_gather_and_become_a_batch(spool: Spool) -> None:
 
 def test_an_image_received_twice_is_one(spool: Spool) -> None:
     spool.receive(identity(1), b"first")
-    key = spool.receive(identity(1), b"again")
-    assert contents(spool.folder("ready", spool.complete(key))) == [b"again"]
+    key = spool.receive(identity(1), b"first")
+    assert contents(spool.folder("ready", spool.complete(key))) == [b"first"]
+
+
+def test_different_images_of_one_sop_uid_are_kept_in_the_order_of_arrival(spool: Spool) -> None:
+    images = [b"%d" % number for number in range(12)]
+    for image in (*images, images[3]):
+        key = spool.receive(identity(1), image)
+    folder = spool.folder("ready", spool.complete(key))
+    assert [path.read_bytes() for path in sorted(folder.iterdir())] == images
 
 
 def test_late_images_make_a_second_batch_with_the_same_creation_time(spool: Spool) -> None:

@@ -16,7 +16,7 @@ from ldct_denoise.data.slices import GRID, DecodedSlice, PoolSlice, SliceStore, 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.intensity import Scale, Window
 from ldct_denoise.io.dose_labels import find_pairs, label_series
-from ldct_denoise.io.dose_words import Dose
+from ldct_denoise.io.dose_words import Dose, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.io.slice_matching import match_slices
@@ -101,7 +101,14 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     @classmethod
     def from_folder(
-        cls, path: str | Path, dose: Literal["low", "normal", "paired"] | None = None, **options: Any
+        cls,
+        path: str | Path,
+        dose: Literal["low", "normal", "paired"] | None = None,
+        *,
+        low_patterns: Sequence[str] = (),
+        normal_patterns: Sequence[str] = (),
+        assume_hu: bool = False,
+        **options: Any,
     ) -> SliceDataset:
         """The dataset of every CT series under a path.
 
@@ -113,6 +120,11 @@ class SliceDataset(Dataset[dict[str, Any]]):
             Only the low-dose or only the normal-dose series, or both with low dose as ``image`` and normal dose as
             ``label``. Doses come from descriptions, folder and file names, as ``ldct-denoise inspect`` shows.
             Default: every series, without labels.
+        low_patterns, normal_patterns : sequence of str
+            Your own words or regular expressions for the doses, as ``--low-pattern`` and ``--normal-pattern`` take
+            them.
+        assume_hu : bool
+            Take values for HU where header or values speak against it.
         **options
             Further parameters of :class:`SliceDataset`.
 
@@ -126,7 +138,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
         InputError
             If the path holds no such series, or no pair.
         """
-        labelled = label_series(find_images(Path(path)).series, Path(path))
+        patterns = DosePatterns(tuple(low_patterns), tuple(normal_patterns))
+        found = find_images(Path(path), assume_hu=assume_hu)
+        labelled = label_series(found.series, Path(path), patterns)
         if dose is None:
             return cls([item.series for item in labelled], **options)
         if dose == "paired":
@@ -136,10 +150,10 @@ class SliceDataset(Dataset[dict[str, Any]]):
             return cls([pair.low for pair in pairs], [pair.normal for pair in pairs], **options)
         if dose not in ("low", "normal"):
             raise ConfigError(f"dose: {dose!r}; give low, normal or paired")
-        found = [item.series for item in labelled if item.dose is Dose(dose)]
-        if not found:
+        chosen = [item.series for item in labelled if item.dose is Dose(dose)]
+        if not chosen:
             raise InputError(f"{path}: no series of {dose} dose; `ldct-denoise inspect` shows each dose")
-        return cls(found, **options)
+        return cls(chosen, **options)
 
     def __len__(self) -> int:
         return len(self.slices["image"]) * self.patches_per_slice

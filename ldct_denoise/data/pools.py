@@ -93,7 +93,7 @@ def pools_from_root(
     InputError
         If a pool that the method needs would be empty, or the settings name a patient who is not in the tree.
     """
-    inventory = find_images(root)
+    inventory = find_images(root, assume_hu=config.assume_hu)
     patterns = DosePatterns(config.low_patterns, config.normal_patterns)
     labelled = label_series(inventory.series, root, patterns)
     labelled = [item for item in labelled if _is_wanted(item.series, config)]
@@ -169,7 +169,7 @@ def pools_from_images(folder: Path, supervision: Supervision, seed: int = 0) -> 
 def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: list[str]) -> list[LabelledSeries]:
     found = []
     for path in paths:
-        inventory = find_images(path)
+        inventory = find_images(path, assume_hu=config.assume_hu)
         notes += inventory.notes(path)
         for item in label_series(inventory.series, path):
             if _is_wanted(item.series, config):

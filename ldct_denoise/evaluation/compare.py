@@ -88,7 +88,8 @@ def compare(
         If ``num_seeds`` is below 1 or no model is given.
     """
     candidates = make_candidates(models, num_seeds)
-    found = [pair for pair in _pairs_of(dicom_root, patterns) if _is_wanted(pair, slice_thickness_mm, kernels)]
+    pairs = _pairs_of(dicom_root, patterns, settings.assume_hu)
+    found = [pair for pair in pairs if _is_wanted(pair, slice_thickness_mm, kernels)]
     if not found:
         raise InputError(f"{dicom_root}: no pair has one of the slice thicknesses and kernels that were given")
     pairs, left_out, overlaps = fair_pairs(found, models, include_training_patients)
@@ -204,8 +205,8 @@ def _model_entry(candidate: Candidate, overlap: TrainingOverlap | None) -> dict[
     }
 
 
-def _pairs_of(root: Path, patterns: DosePatterns) -> list[Pair]:
-    pairs = find_pairs(label_series(find_images(root).series, root, patterns))
+def _pairs_of(root: Path, patterns: DosePatterns, assume_hu: bool) -> list[Pair]:
+    pairs = find_pairs(label_series(find_images(root, assume_hu=assume_hu).series, root, patterns))
     if not pairs:
         raise InputError(f"{root}: no low/normal pair; `ldct-denoise inspect` shows how each series was labelled")
     return list(pairs)

@@ -75,7 +75,10 @@ def evaluate(
 
 
 def images_under(
-    path: Path, dose: Dose | None = None, patterns: DosePatterns = DEFAULT_PATTERNS
+    path: Path,
+    dose: Dose | None = None,
+    patterns: DosePatterns = DEFAULT_PATTERNS,
+    assume_hu: bool = False,
 ) -> list[SliceSource]:
     """Every series at or below a path, denoised ones included, with the patient that ``inspect`` reports.
 
@@ -88,12 +91,15 @@ def images_under(
         reference and as the input.
     patterns : DosePatterns
         The user's own words for the doses.
+    assume_hu : bool
+        Take values for HU where header or values speak against it.
 
     Returns
     -------
     list of SliceSource
     """
-    labelled = label_series(find_images(path, include_derived=True).series, path, patterns)
+    found = find_images(path, include_derived=True, assume_hu=assume_hu)
+    labelled = label_series(found.series, path, patterns)
     wanted = [item for item in labelled if item.dose is dose]
     return [item.series for item in wanted or labelled]
 

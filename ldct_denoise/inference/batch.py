@@ -14,11 +14,10 @@ from ldct_denoise.inference.ledger import Entry, Ledger, count_files, job_key
 from ldct_denoise.inference.series import (
     WriteReport,
     apply_series,
-    check_input,
     check_report,
+    checked_warnings,
     denoise_series,
     derivation_of,
-    input_warnings,
     report_path,
     report_series,
 )
@@ -109,14 +108,12 @@ def apply(
         return batch.run(worker, progress, notify)
     if worker.rank:
         return []
-    warnings = input_warnings(inventory.series[0], model, settings)
-    check_input(warnings, inventory.series[0], settings)
-    for warning in warnings:
-        notify(f"{inventory.series[0].name}: {warning}")
+    (source,) = inventory.series
     try:
         location = apply_series(
-            inventory.series[0], model, output, settings, writing, write_report=write_report, progress=progress
-        )
+            source, model, output, settings, writing, write_report=write_report, progress=progress,
+            notify=lambda warning: notify(f"{source.name}: {warning}"),
+        )  # fmt: skip
     except PartialError as error:  # its report is missing; slices may be too
         error.failures += tuple(inventory.lost_slices)
         raise
@@ -183,10 +180,9 @@ class _Batch:
             if not finished:
                 if self.write_report is not None:
                     check_report(job.location, self.writing)
-                warnings = input_warnings(job.source, self.model, self.settings)
-                check_input(warnings, job.source, self.settings)
-                for warning in warnings:
-                    notify(f"{job.source.name}: {warning}")
+                warnings = checked_warnings(
+                    job.source, self.model, self.settings, lambda text: notify(f"{job.source.name}: {text}")
+                )
                 denoise_series(job.source, self.model, job.output, self.settings, self.writing, progress)
                 self.ledger.add(self._entry(job, warnings))
             if self.write_report is not None:

@@ -6,14 +6,14 @@ While the network processes one slice, the next are read and the last are writte
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress, Slices, report_fit_progress, restore_slices
-from ldct_denoise.io.derived.derivation import Derivation
+from ldct_denoise.io.derived.derivation import ASSUMED_UNIT, Derivation
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.io.writer import SeriesWriter, check_dicom_settings, open_writer, output_location
@@ -40,8 +40,9 @@ def apply_series(
     *,
     write_report: WriteReport | None = None,
     progress: Progress = _silent,
+    notify: Callable[[str], None] | None = None,
 ) -> Path:
-    """Denoise one series and write it.
+    """Check one series against the model, denoise it and write it.
 
     Parameters
     ----------
@@ -58,6 +59,9 @@ def apply_series(
         and the report's path.
     progress : callable
         Called with (slices done, number of slices, name of the series).
+    notify : callable, optional
+        Called with each warning; see :func:`input_warnings`. Without it and without ``settings.strict``, nothing
+        is measured for them.
 
     Returns
     -------
@@ -72,6 +76,8 @@ def apply_series(
         If the series was written, but not its report.
     """
     check_dicom_settings(source.name, [(source, output)], writing)
+    if notify is not None or settings.strict:
+        checked_warnings(source, model, settings, notify)
     if write_report is not None:
         check_report(output_location(source, output, writing), writing)
     location = denoise_series(source, model, output, settings, writing, progress)
@@ -149,23 +155,36 @@ def input_warnings(source: SliceSource, model: TrainedModel, settings: ApplySett
     return found
 
 
-def check_input(warnings: Sequence[str], source: SliceSource, settings: ApplySettings) -> None:
-    """Refuse a series with warnings, where ``settings.strict`` is set.
+def checked_warnings(
+    source: SliceSource, model: TrainedModel, settings: ApplySettings, notify: Callable[[str], None] | None
+) -> list[str]:
+    """Report the warnings about a series, or refuse it for them where ``settings.strict`` is set.
 
     Parameters
     ----------
-    warnings : sequence of str
-        From :func:`input_warnings`.
     source : SliceSource
+    model : TrainedModel
     settings : ApplySettings
+    notify : callable, optional
+        Called with each warning.
+
+    Returns
+    -------
+    list of str
+        The warnings of :func:`input_warnings`.
 
     Raises
     ------
     InputError
-        Naming the warnings.
+        Naming the warnings, where ``settings.strict`` is set.
     """
+    warnings = input_warnings(source, model, settings)
     if settings.strict and warnings:
         raise InputError(f"{source.name}: {'; '.join(warnings)}; refused by --strict")
+    if notify is not None:
+        for warning in warnings:
+            notify(warning)
+    return warnings
 
 
 def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
@@ -182,7 +201,7 @@ def derivation_of(model: TrainedModel, settings: ApplySettings) -> Derivation:
         context_slices=model.method.context_slices,
         settings={"precision": settings.precision, "seed": str(settings.seed)}
         | ({"tta": "mean of 8 flips and rotations"} if settings.tta else {})
-        | ({"unit": "HU assumed on request"} if settings.assume_hu else {}),
+        | ({"unit": ASSUMED_UNIT} if settings.assume_hu else {}),
     )
 
 

@@ -74,6 +74,7 @@ def _series(item: LabelledSeries) -> dict[str, Any]:
         "description": metadata.description,
         "slices": len(source),
         "slice_thickness_mm": metadata.slice_thickness_mm,
+        "kvp": metadata.kvp,
         "rows": geometry.rows,
         "columns": geometry.columns,
         "spacing_mm": [round(value, 5) for value in geometry.spacing_mm],

@@ -25,6 +25,7 @@ TOLERANCES = {
     "mean_frequency_per_mm": (1.6, 1.6),
     "slice_thickness_mm": (1.5, 1.5),
     "pixel_spacing_mm": (1.5, 1.5),
+    "kvp": (1.2, 1.2),
     "soft_tissue_fraction": (4.0, 4.0),
 }
 #: Names and units of the measured values in messages.
@@ -33,6 +34,7 @@ _TITLES = {
     "mean_frequency_per_mm": ("mean frequency of the noise", "/mm"),
     "slice_thickness_mm": ("slice thickness", "mm"),
     "pixel_spacing_mm": ("pixel spacing", "mm"),
+    "kvp": ("tube voltage", "kV"),
     "soft_tissue_fraction": ("share of soft tissue in the slices", ""),
 }
 #: A slice whose first percentile is above this has no air, HU.
@@ -55,8 +57,9 @@ class SeriesFacts:
     kernel : str
         Convolution kernel; empty if it is unknown.
     values : mapping of str to float
-        ``noise_index`` (HU·mm), ``mean_frequency_per_mm``, ``slice_thickness_mm``, ``pixel_spacing_mm`` and
-        ``soft_tissue_fraction``; noise is missing where no slice has uniform tissue.
+        ``noise_index`` (HU·mm), ``mean_frequency_per_mm``, ``slice_thickness_mm``, ``pixel_spacing_mm``, ``kvp``
+        and ``soft_tissue_fraction``; noise is missing where no slice has uniform tissue, ``kvp`` where the header
+        does not state it.
     lowest_hu : float
         First percentile of the measured slices, HU.
     """
@@ -97,6 +100,8 @@ def measure_series(source: SliceSource) -> SeriesFacts:
         "pixel_spacing_mm": float(np.mean(spacing_mm)),
         "soft_tissue_fraction": float(np.mean(tissue)),
     }
+    if source.metadata.kvp is not None:
+        values["kvp"] = source.metadata.kvp
     if spectra:
         frequencies, nps = radial_nps(np.mean(spectra, axis=0) * spacing_mm[0] * spacing_mm[1], spacing_mm)
         nps = without_anatomy(frequencies, nps)

@@ -27,7 +27,7 @@ from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
-from ldct_denoise.node.log_privacy import suppress_library_logs
+from ldct_denoise.node.log_privacy import log, suppress_library_logs
 from ldct_denoise.node.rules import DenoiseSettings
 
 TASK_FILE = "task.json"
@@ -97,7 +97,7 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
     """
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
-    found = scan(source)
+    found = scan(source, assume_hu=settings.assume_hu)
     if not found.series:
         reasons = sorted({item.reason for item in found.skipped if item.path.name != TASK_FILE})
         detail = f" ({'; '.join(reasons)})" if reasons else ""
@@ -111,7 +111,10 @@ def denoise_folder(source: Path, output: Path, settings: StepSettings) -> list[P
         for number, series in enumerate(found.series, 1):
             folder = staging / str(number)
             try:
-                apply_series(series, model, folder, apply_settings, write_settings)
+                apply_series(
+                    series, model, folder, apply_settings, write_settings,
+                    notify=lambda warning, uid=series.uid: log.warning("series %s: %s", uid, warning),  # type: ignore[misc]
+                )  # fmt: skip
                 written += _move_flat(folder, output, series.uid, len(written))
             except LdctDenoiseError as error:
                 failures.append(str(error))

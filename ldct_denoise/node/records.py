@@ -64,6 +64,8 @@ class Record:
         State of a dead letter before it became one.
     reason : str
         Reason of the last failure to denoise it.
+    warnings : list of str
+        Problems of its series, and how they differ from the images that the model was trained on.
     deliveries : dict from str to Delivery
         By destination.
     version : int
@@ -79,6 +81,7 @@ class Record:
     incomplete: str = ""
     former_state: str = ""
     reason: str = ""
+    warnings: list[str] = field(default_factory=list)
     deliveries: dict[str, Delivery] = field(default_factory=dict)
     version: int = VERSION
 

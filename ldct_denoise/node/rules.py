@@ -193,6 +193,12 @@ class DenoiseSettings(Section):
     )
     precision: Precision = Field("fp32", description="arithmetic of the networks")
     compress: Compression | None = Field(None, description="lossless compression of the derived images")
+    strict: bool = Field(
+        False, description="refuse series with problems, or outside the images that the model was trained on"
+    )
+    assume_hu: bool = Field(
+        False, description="take values of CT images for HU where header or values speak against it"
+    )
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:
@@ -202,7 +208,14 @@ class DenoiseSettings(Section):
 
     def apply_settings(self, device: str) -> ApplySettings:
         """How the model is applied, on this device."""
-        return ApplySettings(self.strength, device, self.precision, noise_reduction=self.noise_reduction)
+        return ApplySettings(
+            self.strength,
+            device,
+            self.precision,
+            noise_reduction=self.noise_reduction,
+            strict=self.strict,
+            assume_hu=self.assume_hu,
+        )
 
 
 class Rule(DenoiseSettings):

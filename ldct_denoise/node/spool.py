@@ -125,6 +125,9 @@ class Spool:
     def receive(self, uids: InstanceUIDs, data: bytes) -> str:
         """Store an image; when this returns, the image survives a kill and a power failure.
 
+        Different images that share a SOP Instance UID are all kept, numbered in the order of their arrival: the
+        doses of a series whose low-dose copy kept its UIDs stay apart.
+
         Parameters
         ----------
         uids : InstanceUIDs
@@ -150,7 +153,7 @@ class Spool:
                     folder.mkdir(mode=0o700)
                     sync(folder.parent)
                     self._listings["incoming"].forget()
-                os.replace(part, folder / f"{_digest(uids.sop_uid)[:32]}.dcm")
+                os.replace(part, _file_of_image(folder, uids.sop_uid, data))
                 sync(folder)
         except OSError as error:
             raise OutputError(f"spool: an image cannot be written ({error.strerror})") from None
@@ -343,6 +346,17 @@ def series_key(uids: InstanceUIDs) -> str:
 def study_key(study_uid: str) -> str:
     """Part of :func:`series_key` that all series of a study share."""
     return _digest(study_uid)[:10]
+
+
+def _file_of_image(folder: Path, sop_uid: str, data: bytes) -> Path:
+    """File of an image: the one that holds it already, or a new one that sorts behind those of the same UID."""
+    first = folder / f"{_digest(sop_uid)[:32]}.dcm"
+    if not first.exists() or (first.stat().st_size == len(data) and first.read_bytes() == data):
+        return first
+    content = hashlib.sha256(data).hexdigest()[:16]
+    others = list(folder.glob(f"{first.stem}_*.dcm"))
+    known = (path for path in others if path.stem.endswith(content))
+    return next(known, folder / f"{first.stem}_{len(others) + 1:05d}_{content}.dcm")
 
 
 def _digest(*parts: str) -> str:

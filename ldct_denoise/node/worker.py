@@ -121,6 +121,9 @@ class Worker:
         registry = self._spool.memory.stack_registry(key)
         found = scan(folder, registry=registry)
         index = self._choose_rule(key, found, folder)
+        if index is not None and self._rules.rules[index].assume_hu:
+            registry = self._spool.memory.stack_registry(key)
+            found = scan(folder, assume_hu=True, registry=registry)
         if index is None or self._rules.rules[index].ignore:
             self._ignore(batch, "no rule" if index is None else f"rule {index + 1}")
             return
@@ -128,7 +131,7 @@ class Worker:
             self._route_without_series(batch, found)
             return
         rule = self._rules.rules[index]
-        self._write(batch, found, rule)
+        record.warnings = self._write(batch, found, rule)
         self._spool.memory.save_stack_registry(key, registry)
         record.rule, record.model = index + 1, self._model(rule).name
         record.images, record.skipped = sum(map(len, found.series)), len(found.skipped)
@@ -144,6 +147,8 @@ class Worker:
             "%s: %d images denoised in %.1f s by rule %d, %d skipped",
             batch, record.images, seconds, record.rule, record.skipped,
         )  # fmt: skip
+        for warning in record.warnings:
+            log.warning("%s: %s", batch, warning)
 
     def _report_missing(self, batch: str, found: Inventory[Series]) -> str:
         """Log and count images that are missing from the derived series, and return what is missing, in words."""
@@ -194,8 +199,8 @@ class Worker:
             self._spool.memory.remember_rule(key, RememberedRule(self._rules.rules_digest, index, send_to))
         return index
 
-    def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> None:
-        """Write the derived images, one folder for each stack of the series."""
+    def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> list[str]:
+        """Write the derived images, one folder for each stack of the series; return the warnings about them."""
         settings = rule.apply_settings(self._rules.device)
         key = batch.partition(".")[0]
         writing = WriteSettings(
@@ -206,9 +211,14 @@ class Worker:
             created=self._spool.memory.created(key),
             revision=self._patient_revision(key, found),
         )
+        warnings: list[str] = []
         for number, series in enumerate(found.series):
             output = self._spool.folder("working", batch) / f"{number:03d}"
-            apply_series(series, self._model(rule), output, settings, writing, progress=self._check_stop)
+            apply_series(
+                series, self._model(rule), output, settings, writing,
+                progress=self._check_stop, notify=warnings.append,
+            )  # fmt: skip
+        return warnings
 
     def _patient_revision(self, key: str, found: Inventory[Series]) -> int:
         """Number of the patient identity under which these images came, among those of their series."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import InputError, LdctDenoiseError, PartialError
-from ldct_denoise.io.derived.derivation import Derivation
+from ldct_denoise.io.derived.derivation import ASSUMED_UNIT, Derivation
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
 from ldct_denoise.io.writer import holds_result, open_writer, output_location, series_subfolders
@@ -41,6 +41,8 @@ class Simulation:
     scanner : Scanner
     model : NoiseModel, optional
         Noise power spectrum of the kernel; by default measured in the series.
+    assume_hu : bool
+        Take values for HU where header or values speak against it.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class Simulation:
     seed: int = 0
     scanner: Scanner = DEFAULT_SCANNER
     model: NoiseModel | None = None
+    assume_hu: bool = False
 
     def __post_init__(self) -> None:
         require_dose(self.dose)
@@ -68,6 +71,8 @@ class Simulation:
         """Description of the simulation for derived images."""
         settings = {name: str(value) for name, value in asdict(self.scanner).items()} | {"seed": str(self.seed)}
         settings["noise_spectrum"] = "measured" if self.model is None else "given"
+        if self.assume_hu:
+            settings["unit"] = ASSUMED_UNIT
         return Derivation("dose-simulation", self.checksum, settings=settings, kind="simulated", dose=self.dose)
 
 
@@ -114,7 +119,7 @@ def simulate(
     PartialError
         If some series were not written or lack unreadable slices, and the others were written.
     """
-    inventory = find_images(path)
+    inventory = find_images(path, assume_hu=simulation.assume_hu)
     sources = inventory.series
     if not sources:
         reason = f": {inventory.main_exclusion}" if inventory.skipped else ""

@@ -10,6 +10,8 @@ import ldct_denoise
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import PRODUCT
 
+#: Setting ``unit`` of a derivation from values that were taken for HU on request (``--assume-hu``).
+ASSUMED_UNIT = "HU assumed on request"
 MAX_DESCRIPTION = 1024  # characters of a Short Text, PS3.5 6.2
 
 

@@ -26,33 +26,41 @@ DIGEST_CHARACTERS = 16
 _File = tuple[str, str]
 
 
-def resolve_shared_uids(images: Sequence[Image]) -> tuple[list[Image], list[SkippedFile]]:
+def resolve_shared_uids(
+    images: Sequence[Image], contents: dict[str, list[str]] | None = None
+) -> tuple[list[Image], list[SkippedFile]]:
     """Remove duplicates, and make different images that share a SOP Instance UID distinguishable.
 
     Parameters
     ----------
     images : sequence of Image
-        In the order of their files. Pixels are read only where files share a UID.
+        In the order of their files. Pixels are read only where files share a UID, or where ``contents`` is given.
+    contents : dict from str to list of str, optional
+        Digests of the images that arrived earlier, by their UID; those of ``images`` are added. An image that
+        arrives again keeps its ``copy_id``.
 
     Returns
     -------
     list of Image
-        Without duplicates. The first file with a UID has an empty ``copy_id``; each further one has a digest of
+        Without duplicates. The first image with a UID has an empty ``copy_id``; each further one has a digest of
         its content there.
     list of SkippedFile
         The duplicates.
     """
     copy_ids: dict[_File, str] = {}
     duplicates: list[_File] = []
-    for files in _shared(images).values():
-        known: set[str] = set()
+    for uid, files in _by_uid(images, every=contents is not None).items():
+        known = [] if contents is None else contents.setdefault(uid, [])
+        found: set[str] = set()
         for file, content in files.items():
             digest = _digest(content)
-            if digest in known:
+            if digest not in known:
+                known.append(digest)
+            if digest in found:
                 duplicates.append(file)
-            elif known:
+            elif digest != known[0]:
                 copy_ids[file] = digest
-            known.add(digest)
+            found.add(digest)
     gone = set(duplicates)
     kept = [_with_copy_id(image, copy_ids.get(_file(image))) for image in images if _file(image) not in gone]
     return kept, [SkippedFile(Path(*file), DUPLICATE) for file in duplicates]
@@ -62,15 +70,15 @@ def _file(image: Image) -> _File:
     return image.ref.folder, image.ref.file
 
 
-def _shared(images: Sequence[Image]) -> dict[str, dict[_File, list[Image]]]:
-    """Images by UID and file, of the UIDs that several files have."""
+def _by_uid(images: Sequence[Image], every: bool) -> dict[str, dict[_File, list[Image]]]:
+    """Images by UID and file, of every UID or of those that several files have."""
     first: dict[str, _File] = {}
     shared = {
         image.ref.sop_uid for image in images if first.setdefault(image.ref.sop_uid, _file(image)) != _file(image)
     }
     files: dict[str, dict[_File, list[Image]]] = {}
     for image in images:
-        if image.ref.sop_uid in shared:
+        if every or image.ref.sop_uid in shared:
             files.setdefault(image.ref.sop_uid, {}).setdefault(_file(image), []).append(image)
     return files
 

@@ -45,6 +45,8 @@ class SeriesAttributes(NamedTuple):
         Study Instance UID, or its replacement.
     description, manufacturer, derivation : str
     slice_thickness_mm : float, optional
+    kvp : float, optional
+        KVP, kV.
     hu_evidence : HuEvidence
         How well the header shows that values are HU.
     """
@@ -54,6 +56,7 @@ class SeriesAttributes(NamedTuple):
     manufacturer: str
     derivation: str
     slice_thickness_mm: float | None
+    kvp: float | None
     hu_evidence: HuEvidence
 
 
@@ -156,13 +159,14 @@ class ImageFactory:
 
 
 def _attributes(header: Dataset) -> SeriesAttributes:
-    thickness_mm = number(header, "SliceThickness")
+    thickness_mm, kvp = number(header, "SliceThickness"), number(header, "KVP")
     return SeriesAttributes(
         study_uid=text(header, "StudyInstanceUID") or _study_uid(header),
         description=text(header, "SeriesDescription"),
         manufacturer=text(header, "Manufacturer"),
         derivation=text(header, "DerivationDescription"),
         slice_thickness_mm=thickness_mm if thickness_mm and thickness_mm > 0 else None,
+        kvp=kvp if kvp and kvp > 0 else None,
         hu_evidence=hu_evidence(header),
     )
 

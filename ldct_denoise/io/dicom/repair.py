@@ -47,21 +47,34 @@ def repair_decimals(header: Dataset) -> None:
     Parameters
     ----------
     header : Dataset
-        As read, not decoded yet; changed in place. Items of sequences are left.
+        As read, not decoded yet; changed in place, together with the items of its sequences.
     """
+    _repair_elements(header)
+    with suppress(Exception):
+        _repair_spacing_count(header)
+
+
+def _repair_elements(header: Dataset) -> None:
     for tag in list(header.keys()):
         if tag not in DECIMALS and tag.is_private:
             continue
         with suppress(Exception):  # a damaged element is left to whoever needs it
             element = header.get_item(tag)
-            if isinstance(element, RawDataElement) and element.value:
-                _repair(header, element)
-    with suppress(Exception):
-        _repair_spacing_count(header)
+            if isinstance(element, RawDataElement):
+                if element.value:
+                    _repair(header, element)
+            elif element is not None and element.VR == "SQ":
+                for item in element.value:
+                    _repair_elements(item)
 
 
 def _repair(header: Dataset, element: RawDataElement) -> None:
     value_type = element.VR or (dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else "UN")
+    if value_type == "SQ":
+        if b"," in element.value:
+            for item in header[element.tag].value:
+                _repair_elements(item)
+        return
     if value_type == "DS" and b"," not in element.value:
         return
     if value_type == "DS" or element.tag in DECIMALS:

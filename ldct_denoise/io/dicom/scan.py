@@ -112,7 +112,7 @@ def scan_files(
         images += read
         skipped += [SkippedFile(Path(path), exclusion) for exclusion in exclusions]
     with suppress_warnings():
-        images, duplicates = resolve_shared_uids(images)
+        images, duplicates = resolve_shared_uids(images, None if registry is None else registry.contents)
     skipped += duplicates
     found: list[Series] = []
     for stack, evidence in build_series(images, listing.by_folder, listing.archive, registry):

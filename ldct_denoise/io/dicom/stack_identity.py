@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -104,22 +105,29 @@ class StackRegistry:
     Parameters
     ----------
     images : iterable of KnownImage
+    contents : mapping from str to sequence of str
+        For each SOP Instance UID the digests of the different images that had it, in the order of their arrival.
     """
 
-    def __init__(self, images: Iterable[KnownImage] = ()) -> None:
+    def __init__(
+        self, images: Iterable[KnownImage] = (), contents: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
         self._images = {image.image_id: image for image in images}
+        self.contents = {uid: list(digests) for uid, digests in contents.items()}
 
     @classmethod
     def from_json(cls, text: str) -> StackRegistry:
         """Restore what :meth:`to_json` gave; text that cannot be understood gives an empty registry."""
         try:
-            return cls(_known_image(values) for values in json.loads(text))
+            known = json.loads(text)
+            return cls(map(_known_image, known["images"]), known["contents"])
         except (ValueError, TypeError, KeyError, AttributeError):
             return cls()
 
     def to_json(self) -> str:
         """The registry as JSON, without the patient's name or ID."""
-        return json.dumps([asdict(image) for image in self._images.values()])
+        images = [asdict(image) for image in self._images.values()]
+        return json.dumps({"images": images, "contents": self.contents})
 
     @property
     def uids(self) -> dict[ImageId, str]:

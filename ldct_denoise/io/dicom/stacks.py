@@ -224,6 +224,7 @@ def _series(images: Sequence[Image], uid: str, note: str, archive: ExtractedArch
         manufacturer=attributes.manufacturer,
         transfer_syntax=", ".join(UID(syntax).name for syntax, _ in syntaxes.most_common()),
         slice_thickness_mm=ordered[0].attributes.slice_thickness_mm,
+        kvp=attributes.kvp,
         tube_current_ma=tuple(ref.tube_current_ma for ref in refs),
         multiframe=any(ref.frame is not None for ref in refs),
         path=archive.original_path(folder) if archive else folder,
