@@ -6,10 +6,12 @@ warn; they do not certify.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from ldct_denoise.metrics.lesion_changes import LesionChange
 
 #: Limits of the checks; pairs are (amber, red).
 MAX_NOISE_RISE, MAX_NOISE_REDUCTION = 0.02, 0.9
@@ -111,6 +113,54 @@ def check_flicker(before_hu: float, after_hu: float) -> Check | None:
     words = f"neighbouring slices differ by {before_hu:.1f} HU before and {after_hu:.1f} HU after"
     tail = "" if status == "green" else "; the output varies more from slice to slice than the input"
     return Check("flicker", status, f"{words} (block means, rms){tail}", rise)
+
+
+def check_lesion_changes(
+    changes: Sequence[LesionChange], searched: float, limits: tuple[float, float], offsets_mm: Sequence[float]
+) -> Check | None:
+    """Check for lesion-sized structures that were erased or invented; none where no tissue could be searched.
+
+    Parameters
+    ----------
+    changes : sequence of LesionChange
+        The largest changes of the series, the largest first, also below the limits.
+    searched : float
+        Share of the body's pixels that was searched.
+    limits : tuple of 2 floats
+        Limits (amber, red) of the absolute z; see
+        :func:`~ldct_denoise.metrics.lesion_changes.lesion_z_limits`.
+    offsets_mm : sequence of float
+        Position of each slice along the normal, mm.
+
+    Returns
+    -------
+    Check or None
+    """
+    if not searched > 0:
+        return None
+    part = f"{100 * searched:.0f} % of the body was searched"
+    if not changes:
+        return Check(
+            "lesion-sized changes", "green", f"no lesion-sized structure was erased or invented; {part}", 0.0
+        )
+    worst = changes[0]
+    status = _status(abs(worst.z), limits)
+    kind = "brighter" if worst.contrast_hu > 0 else "darker"
+    place = (
+        f"{abs(worst.contrast_hu):.0f} HU {kind} than the input over {worst.size_mm:g} mm at row {worst.row}, "
+        f"column {worst.column} of the slice at z = {offsets_mm[worst.slice_number]:.1f} mm "
+        f"(z score {worst.z:+.1f})"
+    )
+    if status == "green":
+        reason = f"the largest change is within what noise explains: {place}; limit ±{limits[0]:.1f}; {part}"
+    else:
+        count = sum(abs(change.z) > limits[0] for change in changes)
+        others = f", and {count - 1} more" if count > 1 else ""
+        reason = (
+            f"a structure may have been erased or invented: the output is {place}{others}; limit "
+            f"±{limits[0]:.1f}; {part}"
+        )
+    return Check("lesion-sized changes", status, reason, worst.z)
 
 
 def check_texture(change: tuple[float, float]) -> Check | None:

@@ -6,9 +6,8 @@ as described in ``docs/reference/measurements.md``. They warn; they do not certi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from scipy import ndimage
 from ldct_denoise.metrics.checks import (
     Check,
     check_flicker,
+    check_lesion_changes,
     check_noise,
     check_removed_anatomy,
     check_sharpness,
@@ -24,6 +24,7 @@ from ldct_denoise.metrics.checks import (
     check_texture,
 )
 from ldct_denoise.metrics.contrast import Flicker
+from ldct_denoise.metrics.lesion_changes import LesionChange, lesion_change_map, lesion_z_limits
 from ldct_denoise.metrics.noise import (
     RadialSpectrum,
     global_noise_level,
@@ -49,6 +50,8 @@ STRONG_EDGE_PERCENTILE, DETAIL_EDGE_PERCENTILE = 98, 95
 MIN_TISSUE_PX = 400
 #: Side of the neighbourhood of the correlation map, pixels.
 BLOCK_PX = 32
+#: Lesion-sized changes with a smaller absolute z are not listed, and no more of a series than so many.
+LISTED_Z, LISTED_CHANGES = 4.0, 20
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,11 @@ class NoReferenceReport:
     profile : RadialSpectrum or None
         Noise reduction profile, dB.
     slices : int
-        Number of slices that were measured.
+        Number of slices on which everything was measured.
+    lesion_changes : tuple of LesionChange
+        Largest lesion-sized changes of all slices, the largest first.
+    lesion_z_limits : tuple of 2 floats
+        Limits (amber, red) of their absolute z.
     """
 
     checks: tuple[Check, ...]
@@ -77,6 +84,8 @@ class NoReferenceReport:
     after: RadialSpectrum | None
     profile: RadialSpectrum | None
     slices: int
+    lesion_changes: tuple[LesionChange, ...]
+    lesion_z_limits: tuple[float, float]
 
 
 @dataclass
@@ -89,6 +98,8 @@ class _Accumulator:
     rois: list[tuple[Image, Image]] = field(default_factory=list)
     gradients: list[tuple[float, float]] = field(default_factory=list)
     residuals: list[tuple[float, float, float]] = field(default_factory=list)
+    changes: list[LesionChange] = field(default_factory=list)
+    searched: list[tuple[int, int, float]] = field(default_factory=list)
 
 
 def no_reference_report(
@@ -98,6 +109,7 @@ def no_reference_report(
     *,
     offsets_mm: Sequence[float] = (),
     slice_spacing_mm: float = 1.0,
+    sampled: Container[int] | None = None,
 ) -> NoReferenceReport:
     """Measure a series before and after denoising, without a reference.
 
@@ -113,18 +125,30 @@ def no_reference_report(
         Position of each slice along the normal, mm. By default the slices are contiguous.
     slice_spacing_mm : float
         Distance of neighbouring slices, mm; flicker is measured between those.
+    sampled : container of int, optional
+        Numbers of the slices on which everything is measured; by default all. The others are only searched for
+        lesion-sized changes.
 
     Returns
     -------
     NoReferenceReport
     """
-    sums, done = _Accumulator((Flicker(slice_spacing_mm), Flicker(slice_spacing_mm))), 0
-    offsets = offsets_mm or count(step=slice_spacing_mm)
-    for (before, after), offset in zip(slices, offsets, strict=bool(offsets_mm)):
-        _add_slice(sums, np.asarray(before, np.float64), np.asarray(after, np.float64), pixel_spacing_mm, offset)
-        done += 1
+    sums, measured = _Accumulator((Flicker(slice_spacing_mm), Flicker(slice_spacing_mm))), 0
+    offsets = list(offsets_mm)
+    for number, (before, after) in enumerate(slices):
+        if not offsets_mm:
+            offsets.append(number * slice_spacing_mm)
+        body = body_mask(before, pixel_spacing_mm)
+        _find_lesion_changes(sums, before, after, body, pixel_spacing_mm, number)
+        if sampled is None or number in sampled:
+            images = np.asarray(before, np.float64), np.asarray(after, np.float64)
+            _add_slice(sums, *images, body, pixel_spacing_mm, offsets[number])
+            measured += 1
         if progress:
-            progress(done)
+            progress(number + 1)
+    changes = tuple(sorted(sums.changes, key=lambda change: -abs(change.z))[:LISTED_CHANGES])
+    found_px, body_px, area_cm2 = (sum(item[part] for item in sums.searched) for part in range(3))
+    limits = lesion_z_limits(area_cm2)
     noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
     before_nps, after_nps, profile, texture = _spectra(sums.rois, pixel_spacing_mm)
@@ -135,11 +159,12 @@ def no_reference_report(
         check_shift(shift_hu),
         check_sharpness(product / square if square > 0 else float("nan")),
         check_removed_anatomy(correlation_of_sums(*totals)),
+        check_lesion_changes(changes, found_px / max(body_px, 1), limits, offsets),
         check_flicker(*(flicker.value_hu for flicker in sums.flicker)),
         check_texture(texture),
     )
     found = tuple(check for check in checks if check is not None)
-    return NoReferenceReport(found, noise_hu, shift_hu, before_nps, after_nps, profile, done)
+    return NoReferenceReport(found, noise_hu, shift_hu, before_nps, after_nps, profile, measured, changes, limits)
 
 
 def residual_edge_correlation(before: Image, after: Image, body: Mask) -> float:
@@ -265,10 +290,18 @@ def residual_edge_map(before: Image, after: Image, body: Mask) -> NDArray[np.flo
     return np.where(measured, product / np.maximum(scale, 1e-6), 0.0)
 
 
-def _add_slice(
-    sums: _Accumulator, before: Image, after: Image, spacing: tuple[float, float], offset_mm: float
+def _find_lesion_changes(
+    sums: _Accumulator, before: Image, after: Image, body: Mask, spacing: tuple[float, float], number: int
 ) -> None:
-    body = body_mask(before, spacing)
+    found = lesion_change_map(before, after, body, spacing)
+    sums.changes += [replace(change, slice_number=number) for change in found.changes(LISTED_Z, LISTED_CHANGES)]
+    searched = int(np.count_nonzero(found.measured)), int(np.count_nonzero(body)), found.area_cm2
+    sums.searched.append(searched)
+
+
+def _add_slice(
+    sums: _Accumulator, before: Image, after: Image, body: Mask, spacing: tuple[float, float], offset_mm: float
+) -> None:
     if not body.any():
         return
     noise_before, noise_after = noise_map(before, spacing), noise_map(after, spacing)

@@ -155,6 +155,7 @@ def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> st
     Parameters
     ----------
     values : ndarray, shape (rows, columns)
+        NaN is grey.
     low, high : float
         Values shown in the first and the last colour.
     colours : str
@@ -164,10 +165,12 @@ def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> st
     -------
     str
     """
+    from matplotlib import colormaps
     from matplotlib.image import imsave
 
     buffer = io.BytesIO()
-    imsave(buffer, np.asarray(values), vmin=low, vmax=high, cmap=colours, format="png")
+    scale = colormaps[colours].with_extremes(bad="#8a8a8a")
+    imsave(buffer, np.asarray(values), vmin=low, vmax=high, cmap=scale, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
