@@ -66,6 +66,24 @@ def test_gains_are_the_documented_formula(transfer: NoiseTransfer) -> None:
     np.testing.assert_allclose(everything, np.minimum(fine + 0.8 * np.exp(-((f / 0.19) ** 2)), 1))
 
 
+def test_more_anatomy_under_the_noise_gives_more_of_the_input_back(transfer: NoiseTransfer) -> None:
+    """Normal dose has the same anatomy and less noise, so its mean frequency is lower already."""
+    f = transfer.frequencies_per_mm
+    fine, everything = transfer.gains()
+    weak = replace(transfer, output_nps=0.1 * transfer.input_nps / (1 + 25 * f**2))  # coarse noise is left
+    weak = replace(weak, cross_nps=np.sqrt(weak.output_nps * weak.input_nps))
+    anatomy = 4 * transfer.input_nps.max() * np.exp(-((f / 0.06) ** 2))
+    lifted = replace(weak, anatomy_nps=anatomy, parameters=replace(DEFAULT_PARAMETERS, normal_dose_index=1e6))
+    unlifted = replace(lifted, parameters=replace(lifted.parameters, max_frequency_loss=1.0))
+    wanted = 0.89 * lifted._mean_frequency(3 * anatomy + lifted.input_nps)
+    gains = [one.gains()[1] for one in (unlifted, lifted)]
+    left = [lifted._mean_frequency(3 * anatomy + lifted._power(gain)) for gain in gains]
+    assert left[0] < wanted
+    assert left[1] == pytest.approx(wanted, rel=1e-3)
+    assert ((gains[1] >= gains[0]) & (gains[1] <= 0.25 * gains[0] + 0.75 + 1e-9)).all()
+    assert (fine <= everything).all()
+
+
 @pytest.mark.parametrize("reduction", [0.3, 0.4, 0.5, 0.6])
 def test_the_dial_gives_the_noise_reduction_that_was_asked_for(transfer: NoiseTransfer, reduction: float) -> None:
     hu = noisy_water(40, 99)
@@ -164,6 +182,26 @@ def test_noise_out_rises_with_noise_in() -> None:
         source = Volume(hu, axial_geometry(1, 160, 160, (3.0, *SPACING)))
         left.append(float(dict(restore_slices(source, model))[0][30:-30, 30:-30].std()))
     assert all(a < b for a, b in itertools.pairwise(left)), left
+
+
+def mean_frequency(hu: Image, places: list[tuple[int, int]]) -> float:
+    rois = [hu[r : r + 32, c : c + 32] for r, c in places]
+    return noise_power_spectrum(np.stack(rois), SPACING).radial(0.05).mean_frequency
+
+
+@pytest.mark.parametrize("kernel", ["full_3mm", "full_3mm_sharp"])
+def test_normal_dose_as_input_is_barely_touched(mayo2016: Path, kernel: str) -> None:
+    full = find_images(mayo2016 / "L143" / kernel).series[0]
+    index, model = len(full) // 2, load_model("lir-ct-small")
+    hu = full.read_hu(index)
+    places = _uniform(hu)
+    default, alone = (
+        dict(restore_slices(full, model, settings, [index]))[index]
+        for settings in (ApplySettings(), ApplySettings(strength=1))
+    )
+    before = mean_frequency(hu, places)
+    assert mean_frequency(default, places) / before - 1 > -0.16 > mean_frequency(alone, places) / before - 1
+    assert (default - hu)[hu > -300].std() < 0.5 * (alone - hu)[hu > -300].std()
 
 
 @pytest.mark.parametrize("kernel", ["quarter_3mm", "quarter_3mm_sharp"])

@@ -17,7 +17,7 @@ from ldct_denoise.inference.smoothing import fade, gaussian_mm
 INNER_MM, OUTER_RATIO = 1.3, 1.6
 #: z-score of the spot in the input, z-score of its part in the residual, and roundness (smaller over larger
 #: curvature); each fades in between two values.
-INPUT_Z, RESIDUAL_Z, ROUNDNESS = (3.4, 4.4), (2.0, 2.8), (0.4, 0.6)
+INPUT_Z, RESIDUAL_Z, ROUNDNESS = (3.4, 4.4), (2.0, 2.8), (0.35, 0.55)
 #: Sigma of the Gaussian over which noise is measured locally, mm; the binning that makes it quick, pixels.
 NOISE_MM, NOISE_BINNING_PX = 20.0, 4
 #: Radius that is given back around a spot, mm.

@@ -12,11 +12,17 @@ F and C are radial filters, f in 1/mm:
 
 H(f) = Re S_xy / S_xx is the transfer of noise through the network, measured in uniform tissue of the series. No
 reference image is needed. The map a is 0 in air and 1 elsewhere; c is 0 in fat and 1 in organs, muscle and lung.
+
+F and F + C are then raised to g + u·(1 − g), with the least u that keeps the texture: the mean frequency of what
+is left, noise and anatomy, is at least 89 % of that of normal dose. Normal dose has the input's anatomy and r² of
+its noise power; r follows from the noise level. Little noise over anatomy thus needs a larger u: an input that is
+already at normal dose changes little.
 ``docs/research/texture.md`` says how the parameters were chosen and what they give.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -39,6 +45,8 @@ from ldct_denoise.physics.noise import (
 )
 from ldct_denoise.volume import Image
 
+#: Slices at least this thick have the noise index of normal dose, mm; in thinner ones it is higher.
+REFERENCE_THICKNESS_MM = 3.0
 #: Slices of a series in which the transfer of noise is measured.
 MEASURED_SLICES = 8
 #: Fewest uniform ROIs, of all measured slices together, that determine the transfer.
@@ -50,7 +58,7 @@ TYPICAL_TRANSFER = (0.80, 0.52, 0.28, 0.19, 0.16, 0.15)
 #: Sigma of the Gaussian that smooths y before tissues are told apart by HU, mm.
 TISSUE_SMOOTHING_MM = 2.5
 #: Frequency above which a bright spot holds noise alone, 1/mm.
-SPOT_MAX_FREQUENCY_PER_MM = 0.55
+SPOT_MAX_FREQUENCY_PER_MM = 0.7
 #: Frequency of bright spots, at which the transfer of noise is read, 1/mm.
 SPOT_FREQUENCY_PER_MM = 0.17
 #: Frequency at which the noise index is read, 1/mm: the scale of lesions, hardly dependent on the kernel.
@@ -69,6 +77,16 @@ class BlendParameters:
         q and f₀. exp(−(f/f₀)²) is a Gaussian of sigma 1/(√2·π·f₀) = 1.2 mm.
     nyquist_lift, lift_frequency_per_mm : float
         b and f₁: sharp kernels need more noise near the Nyquist frequency.
+    max_frequency_loss : float
+        Largest reduction of the mean frequency of noise and anatomy, relative to normal dose.
+    anatomy_weight : float
+        Power of anatomy in typical ROIs of organs, relative to the most uniform ones that are measured.
+    normal_dose_index : float
+        Noise index of normal dose in slices of 3 mm and more, HU·mm. r = (normal_dose_index/index)^1.5, at most 1.
+    min_noise_share : float
+        Smallest r.
+    max_lift : float
+        Largest u.
     low_noise_index : float
         Where the noise index √NPS(0.2/mm) is below this, HU·mm, t grows as (low_noise_index/index)^0.8, so that
         the output's noise rises with the input's.
@@ -84,6 +102,11 @@ class BlendParameters:
     lesion_frequency_per_mm: float = 0.19
     nyquist_lift: float = 0.12
     lift_frequency_per_mm: float = 0.6
+    max_frequency_loss: float = 0.11
+    anatomy_weight: float = 3.0
+    normal_dose_index: float = 30.0
+    min_noise_share: float = 0.42
+    max_lift: float = 0.75
     low_noise_index: float = 36.0
     fat_hu: tuple[float, float] = (-40.0, 10.0)
     lung_hu: tuple[float, float] = (-200.0, -300.0)
@@ -104,8 +127,14 @@ class NoiseTransfer:
         Centres of the bins, 1/mm.
     input_nps, output_nps, cross_nps : ndarray, shape (bins,)
         NPS of x, NPS of y and the real part of their cross spectrum, HU²·mm², residual anatomy removed.
+    anatomy_nps : ndarray, shape (bins,)
+        Power of anatomy in these ROIs of x, HU²·mm².
     roi_count : int
         Number of uniform ROIs that were measured; 0 where a typical transfer stands in for the measured one.
+    nyquist_per_mm : float
+        Nyquist frequency along the coarser axis of the image, 1/mm.
+    thickness_mm : float
+        Slice thickness, mm.
     parameters : BlendParameters
     """
 
@@ -113,7 +142,10 @@ class NoiseTransfer:
     input_nps: NDArray[np.float64]
     output_nps: NDArray[np.float64]
     cross_nps: NDArray[np.float64]
+    anatomy_nps: NDArray[np.float64]
     roi_count: int
+    nyquist_per_mm: float = math.inf
+    thickness_mm: float = REFERENCE_THICKNESS_MM
     parameters: BlendParameters = field(default=DEFAULT_PARAMETERS)
 
     @property
@@ -142,18 +174,49 @@ class NoiseTransfer:
             fraction = min(1.0, fraction * max(1.0, p.low_noise_index / max(self.noise_index, 1e-6)) ** 0.8)
         target = np.minimum(fraction + p.nyquist_lift * np.minimum(f / p.lift_frequency_per_mm, 1) ** 2, 1)
         fine = np.clip((target - transfer) / np.maximum(1 - transfer, 0.05), 0, 1)
-        return fine, np.minimum(fine + p.lesion_fraction * np.exp(-((f / p.lesion_frequency_per_mm) ** 2)), 1)
+        everything = np.minimum(fine + p.lesion_fraction * np.exp(-((f / p.lesion_frequency_per_mm) ** 2)), 1)
+        lift = self._lift(everything)
+        return fine + lift * (1 - fine), everything + lift * (1 - everything)
 
-    def remaining_noise(self, position: float) -> float:
-        """Standard deviation in uniform tissue, relative to the input's, at a position of the dial."""
-        gain = _at_position(self.gains()[1], position)
+    def _lift(self, gain: NDArray[np.float64]) -> float:
+        """u: the least rise of a gain towards 1 that keeps the texture of normal dose, at most ``max_lift``."""
+        p = self.parameters
+        if not self.roi_count:
+            return 0.0
+        anatomy = p.anatomy_weight * self.anatomy_nps
+        index = self.noise_index * np.sqrt(min(self.thickness_mm / REFERENCE_THICKNESS_MM, 1.0))
+        noise_share = np.clip((p.normal_dose_index / max(index, 1e-6)) ** 1.5, p.min_noise_share, 1.0)
+        wanted = (1 - p.max_frequency_loss) * self._mean_frequency(anatomy + noise_share**2 * self.input_nps)
+        low, high = 0.0, p.max_lift
+        if self._mean_frequency(anatomy + self._power(gain)) >= wanted:
+            return low
+        for _ in range(20):  # bisection
+            middle = (low + high) / 2
+            if self._mean_frequency(anatomy + self._power(gain + middle * (1 - gain))) < wanted:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _power(self, gain: NDArray[np.float64]) -> NDArray[np.float64]:
+        """NPS of the output where a fraction ``gain`` of the residual is given back."""
         power = (
             self.output_nps
             + 2 * gain * (self.cross_nps - self.output_nps)
             + gain**2 * (self.input_nps - 2 * self.cross_nps + self.output_nps)
         )
+        return np.maximum(power, 0)
+
+    def _mean_frequency(self, nps: NDArray[np.float64]) -> float:
+        """Mean frequency of a spectrum, over the plane and up to the Nyquist frequency, 1/mm."""
+        f = np.where(self.frequencies_per_mm <= self.nyquist_per_mm, self.frequencies_per_mm, 0)
+        return float(np.sum(f**2 * nps) / max(float(np.sum(f * nps)), 1e-9))
+
+    def remaining_noise(self, position: float) -> float:
+        """Standard deviation in uniform tissue, relative to the input's, at a position of the dial."""
+        power = self._power(_at_position(self.gains()[1], position))
         f = self.frequencies_per_mm
-        return float(np.sqrt(np.sum(f * np.maximum(power, 0)) / np.sum(f * self.input_nps)))
+        return float(np.sqrt(np.sum(f * power) / np.sum(f * self.input_nps)))
 
     def position(self, noise_reduction: float) -> float:
         """Position of the dial that reduces noise by a given amount.
@@ -182,6 +245,7 @@ class NoiseTransfer:
 def measure_noise_transfer(
     slices: Iterable[tuple[Image, Image]],
     spacing_mm: tuple[float, float],
+    thickness_mm: float | None = None,
     parameters: BlendParameters = DEFAULT_PARAMETERS,
 ) -> NoiseTransfer:
     """Measure how the network transfers the noise of a series.
@@ -192,6 +256,8 @@ def measure_noise_transfer(
         Noisy slices and the network's output at full strength, HU. Eight, evenly spread, are enough.
     spacing_mm : tuple of 2 floats
         Row and column spacing, mm.
+    thickness_mm : float, optional
+        Slice thickness, mm; unknown thickness counts as 3 mm.
     parameters : BlendParameters
 
     Returns
@@ -199,6 +265,7 @@ def measure_noise_transfer(
     NoiseTransfer
     """
     spectra: list[NDArray[np.float64]] = []
+    totals: list[NDArray[np.float64]] = []
     count = 0
     for noisy, denoised in slices:
         x, y = _uniform_rois(noisy, denoised, spacing_mm)
@@ -209,21 +276,33 @@ def measure_noise_transfer(
             continue
         cross = (power[0] + power[1] - power[2]) / 2
         spectra.append(np.stack([radial_nps(one, spacing_mm)[1] for one in (power[0], power[1], cross)]))
+        totals.append(radial_nps(periodograms(x).mean(axis=0), spacing_mm)[1])
         count += len(x)
     f = radial_nps(np.zeros(_ROI_SHAPE), spacing_mm)[0]
     if count < MIN_ROIS:
         transfer = np.interp(f, f[: len(TYPICAL_TRANSFER)], TYPICAL_TRANSFER)
         flat = np.full(f.shape, parameters.low_noise_index**2)
-        return NoiseTransfer(f, flat, transfer**2 * flat, transfer * flat, 0, parameters)
+        return NoiseTransfer(f, flat, transfer**2 * flat, transfer * flat, 0 * flat, 0, parameters=parameters)
     # Every slice has equal weight in H; the spectra are scaled back to the mean noise level.
     levels = [np.mean(one[0]) for one in spectra]
     mean = np.mean([one / level for one, level in zip(spectra, levels, strict=True)], axis=0) * np.mean(levels)
-    before, after, cross = mean * spacing_mm[0] * spacing_mm[1]
-    known = before > 1e-4 * before.max()
-    f, before, after, cross = f[known], before[known], after[known], cross[known]
+    pixel_mm2 = spacing_mm[0] * spacing_mm[1]
+    known = mean[0] > 1e-4 * mean[0].max()
+    f = f[known]
+    before, after, cross = mean[:, known] * pixel_mm2
     noise = without_anatomy(f, before)
     share = noise / before
-    return NoiseTransfer(f, noise, after * share, cross * share, count, parameters)
+    return NoiseTransfer(
+        f,
+        noise,
+        after * share,
+        cross * share,
+        np.maximum(np.mean(totals, axis=0)[known] * pixel_mm2 - noise, 0),
+        count,
+        0.5 / max(spacing_mm),
+        REFERENCE_THICKNESS_MM if thickness_mm is None else thickness_mm,
+        parameters,
+    )
 
 
 def blend_slice(

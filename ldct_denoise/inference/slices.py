@@ -84,7 +84,9 @@ def restore_slices(
     spacing_mm = source.geometry.pixel_spacing_mm
     measured = spread_indices(len(source), MEASURED_SLICES)
     known = {index: (hu, change) for index, hu, change in _network_changes(source, model, settings, measured)}
-    transfer = measure_noise_transfer(((hu, hu + change) for hu, change in known.values()), spacing_mm)
+    transfer = measure_noise_transfer(
+        ((hu, hu + change) for hu, change in known.values()), spacing_mm, source.metadata.slice_thickness_mm
+    )
     position = 0.0 if settings.noise_reduction is None else transfer.position(settings.noise_reduction / 100)
     others = _network_changes(source, model, settings, [index for index in wanted if index not in known])
     for index in wanted:
