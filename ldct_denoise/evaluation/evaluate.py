@@ -131,6 +131,7 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
                     "mean_frequency_per_mm": finite_or_none(item.mean_frequency_per_mm),
                     "peak_frequency_per_mm": item.spectrum.peak_frequency,
                     "rois": item.rois,
+                    "is_free_of_anatomy": item.is_free_of_anatomy,
                     "frequency_per_mm": [float(value) for value in item.spectrum.frequency],
                     "nps_hu2_mm2": [float(value) for value in item.spectrum.power],
                 }

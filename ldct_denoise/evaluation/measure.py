@@ -55,6 +55,9 @@ class SliceSample:
         Distance of neighbouring slices; flicker is measured between those.
     spectra : bool
         Also measure noise power spectra. A few slices of a series are enough.
+    neighbours : ndarray, shape (rows, columns), optional
+        Mean of the neighbouring slices of the reference, HU. Uniform ROIs are chosen in it, because an image that
+        chooses its own ROIs loses noise power.
     """
 
     series: str
@@ -65,6 +68,7 @@ class SliceSample:
     images: Mapping[str, Image]
     slice_spacing_mm: float
     spectra: bool = False
+    neighbours: Image | None = None
 
     @property
     def position_mm(self) -> float:
@@ -170,7 +174,8 @@ def measure_slice(sample: SliceSample, plan: MeasurementPlan) -> SliceResult:
 
 def _noise(sample: SliceSample, images: Mapping[str, Image], body: Mask) -> SliceNoise:
     spacing = sample.geometry.pixel_spacing_mm
-    return measure_slice_noise(images, sample.reference, body, spacing, sample.position_mm, sample.spectra)
+    guide = sample.reference if sample.neighbours is None else sample.neighbours
+    return measure_slice_noise(images, guide, body, spacing, sample.position_mm, sample.spectra)
 
 
 def hu_statistics(image: Image, masks: Mapping[str, Mask | None]) -> dict[tuple[str, str], float]:

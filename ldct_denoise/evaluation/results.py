@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ldct_denoise.evaluation.measure import REFERENCE, SliceSample
 from ldct_denoise.evaluation.tables import Entry, Measurement, summarise
@@ -16,6 +17,9 @@ from ldct_denoise.metrics.contrast import finest_spacing_mm, regular_spacing_mm
 from ldct_denoise.metrics.series_noise import spectrum_slices
 from ldct_denoise.regions.regions import Body, Region
 from ldct_denoise.volume import SliceSource
+
+#: Slices farther apart than this do not show the same anatomy, mm.
+MAX_NEIGHBOUR_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,20 @@ class SeriesImages:
         complete = [number for number, indices in enumerate(self.indices) if len(indices) == most]
         chosen = {complete[number] for number in spectrum_slices(len(complete))}
         for number, indices in enumerate(self.indices):
-            yield replace(self.sample(indices), spectra=number in chosen)
+            sample = self.sample(indices)
+            if number in chosen:
+                sample = replace(sample, spectra=True, neighbours=self._neighbours(indices[REFERENCE]))
+            yield sample
+
+    def _neighbours(self, index: int) -> NDArray[np.float64] | None:
+        """Mean of the two neighbouring slices of the reference; None if one is missing or far away."""
+        offsets = self.reference.geometry.offsets_mm
+        if not 0 < index < len(offsets) - 1:
+            return None
+        gaps = np.abs(np.diff(offsets[index - 1 : index + 2]))
+        if gaps.max() > MAX_NEIGHBOUR_MM:
+            return None
+        return (self.reference.read_hu(index - 1).astype(np.float64) + self.reference.read_hu(index + 1)) / 2
 
     def sample(self, indices: Mapping[str, int]) -> SliceSample:
         """Read one slice of the reference and of every image that has it (an element of ``indices``)."""

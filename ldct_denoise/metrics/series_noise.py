@@ -1,12 +1,16 @@
 """Noise of whole series, accumulated slice by slice: noise power spectra of the same uniform ROIs, and flicker.
 
 A slice contributes little data, so memory use does not grow with the series.
+
+Uniform ROIs of a patient still hold anatomy, which counts as noise of low frequency. Where a low-dose and a
+normal-dose image of the same anatomy are at hand, the shape of the spectra comes from their difference, in which
+anatomy cancels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +37,12 @@ ROIS_PER_SLICE = 4
 RING_PER_MM = 0.05
 #: Slices of a series whose spectra are measured, evenly spread; more hardly change the curves.
 SPECTRUM_SLICES = 24
+#: Images whose difference holds no anatomy.
+LOW_DOSE, NORMAL_DOSE = "input", "reference"
+#: Frequencies from which anatomy in uniform ROIs is negligible against noise, 1/mm. They give the level.
+LEVEL_FROM_PER_MM = 0.25
+#: Smallest share of an image's power above that frequency that must follow the difference.
+MIN_COHERENCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,12 +59,18 @@ class SliceNoise:
         Number of ROIs.
     blocks : mapping from image to ndarray
         Means of 16×16-pixel blocks, HU; NaN outside the body.
+    difference : ndarray or None
+        Power of low dose − normal dose in the same ROIs, HU²·mm²; None where one of the two is missing.
+    cross : mapping from image to ndarray
+        Real part of the cross-spectrum of each image with that difference, HU²·mm².
     """
 
     offset_mm: float
     spectra: Mapping[str, NoisePowerSpectrum]
     rois: int
     blocks: Mapping[str, NDArray[np.float64]]
+    difference: NDArray[np.float64] | None = None
+    cross: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,9 @@ class ImageNoise:
         See :class:`~ldct_denoise.metrics.contrast.Flicker`; NaN without neighbouring slices.
     rois : int
         Number of ROIs of the spectrum.
+    is_free_of_anatomy : bool
+        Whether the spectrum comes from the difference of a low- and a normal-dose image. Otherwise anatomy in the
+        ROIs is part of it, and level and low frequencies are upper limits.
     """
 
     noise_hu: float
@@ -80,6 +99,7 @@ class ImageNoise:
     mean_frequency_per_mm: float
     flicker_hu: float
     rois: int
+    is_free_of_anatomy: bool
 
 
 def spectrum_slices(count: int) -> range:
@@ -97,12 +117,15 @@ def measure_slice_noise(
 ) -> SliceNoise:
     """Measure the noise of every image of a slice in the same ROIs, those where ``guide`` is most uniform.
 
+    An image that chooses its own ROIs loses power: those where its noise happens to be flat are taken. The
+    difference of low and normal dose is not affected, nor are images that are not the guide.
+
     Parameters
     ----------
     images : mapping from name to ndarray, shape (rows, columns)
         HU.
     guide : ndarray, shape (rows, columns)
-        Image in which uniform tissue is searched, HU: the reference.
+        Image in which uniform tissue is searched, HU: the mean of the neighbouring slices, or the reference.
     body : ndarray of bool, shape (rows, columns)
         Body mask.
     pixel_spacing_mm : tuple of 2 floats
@@ -118,13 +141,18 @@ def measure_slice_noise(
     """
     found: dict[str, NoisePowerSpectrum] = {}
     rois = uniform_soft_tissue_rois(guide, body, pixel_spacing_mm) if spectra else []
+    difference, cross = None, {}
     if rois:
-        found = {
-            name: noise_power_spectrum(np.array([hu[roi] for roi in rois]), pixel_spacing_mm)
-            for name, hu in images.items()
-        }
+        stacks = {name: np.array([hu[roi] for roi in rois], np.float64) for name, hu in images.items()}
+        found = {name: noise_power_spectrum(stack, pixel_spacing_mm) for name, stack in stacks.items()}
+        if LOW_DOSE in stacks and NORMAL_DOSE in stacks:
+            removed = stacks[LOW_DOSE] - stacks[NORMAL_DOSE]
+            difference = noise_power_spectrum(removed, pixel_spacing_mm).power
+            for name, stack in stacks.items():  # |a + d|² = |a|² + |d|² + 2·Re(a·d*)
+                total = noise_power_spectrum(stack + removed, pixel_spacing_mm).power
+                cross[name] = (total - found[name].power - difference) / 2
     blocks = {name: block_means(hu, body) for name, hu in images.items()}
-    return SliceNoise(offset_mm, found, len(rois), blocks)
+    return SliceNoise(offset_mm, found, len(rois), blocks, difference, cross)
 
 
 def uniform_soft_tissue_rois(
@@ -167,6 +195,9 @@ class SeriesNoise:
     _axes: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     _rois: dict[str, int] = field(default_factory=dict)
     _flicker: dict[str, Flicker] = field(default_factory=dict)
+    _difference: NDArray[np.float64] | float = 0.0
+    _difference_rois: int = 0
+    _cross: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def add(self, found: SliceNoise) -> None:
         """Add the next slice."""
@@ -176,6 +207,11 @@ class SeriesNoise:
             self._axes = spectrum.row_frequency, spectrum.column_frequency
             self._power[name] = self._power.get(name, 0.0) + found.rois * spectrum.power
             self._rois[name] = self._rois.get(name, 0) + found.rois
+        if found.difference is not None:
+            self._difference = self._difference + found.rois * found.difference
+            self._difference_rois += found.rois
+            for name, power in found.cross.items():
+                self._cross[name] = self._cross.get(name, 0.0) + found.rois * power
 
     def flicker_hu(self) -> dict[str, float]:
         """Slice-to-slice change of every image, HU; NaN without neighbouring slices."""
@@ -185,20 +221,52 @@ class SeriesNoise:
         """Noise of every image; empty if no uniform ROI was found."""
         if self._axes is None:
             return {}
-        spectra = {
-            name: NoisePowerSpectrum(power / self._rois[name], *self._axes) for name, power in self._power.items()
-        }
         flicker = self.flicker_hu()
-        return {
-            name: ImageNoise(
+        found: dict[str, ImageNoise] = {}
+        for name, power in self._power.items():
+            direct = NoisePowerSpectrum(power / self._rois[name], *self._axes)
+            by_difference = self._without_anatomy(name, direct)
+            spectrum = by_difference or direct
+            found[name] = ImageNoise(
                 spectrum.variance_hu2**0.5,
                 spectrum.radial(RING_PER_MM),
                 mean_noise_frequency(spectrum),
                 flicker.get(name, np.nan),
                 self._rois[name],
+                by_difference is not None,
             )
-            for name, spectrum in spectra.items()
-        }
+        return found
+
+    def _without_anatomy(self, name: str, direct: NoisePowerSpectrum) -> NoisePowerSpectrum | None:
+        """Spectrum with the shape of the noise that follows the difference and the level of the image's own.
+
+        The noise of low and normal dose has the shape of the spectrum of their difference ``D``: one kernel, one
+        scanner. A denoiser changes noise by the frequency response ``h = S(image, d)/D``, in which anatomy does
+        not take part, so that its output's noise has the shape ``h²·D``. The level is that of the image above
+        0.25/mm, where anatomy is negligible. None without a difference in all ROIs of the image, or where the
+        image does not follow it.
+        """
+        if not self._difference_rois or self._difference_rois != self._rois[name]:
+            return None
+        removed = np.asarray(self._difference) / self._difference_rois
+        frequency = np.hypot(direct.row_frequency[:, None], direct.column_frequency[None, :])
+        nyquist = min(-float(direct.row_frequency[0]), -float(direct.column_frequency[0]))
+        fine = frequency >= min(LEVEL_FROM_PER_MM, nyquist / 2)
+        shape = removed
+        if name not in (LOW_DOSE, NORMAL_DOSE):
+            cross = self._cross[name] / self._difference_rois
+            shape = cross**2 / np.maximum(removed, 1e-12 * removed.max() + 1e-30)
+            followed, level = shape[fine].sum(), direct.power[fine].sum()
+            if not followed * self._input_share(removed, fine) > MIN_COHERENCE * level:
+                return None
+        if not shape[fine].sum() > 0:
+            return None
+        return replace(direct, power=shape * direct.power[fine].sum() / shape[fine].sum())
+
+    def _input_share(self, removed: NDArray[np.float64], fine: Mask) -> float:
+        """Noise power of low dose relative to that of the difference, above 0.25/mm."""
+        low = self._power[LOW_DOSE] / self._rois[LOW_DOSE]
+        return float(low[fine].sum() / max(removed[fine].sum(), 1e-30))
 
 
 def noise_reduction_profiles(found: Mapping[str, ImageNoise], baseline: str) -> dict[str, RadialSpectrum]:

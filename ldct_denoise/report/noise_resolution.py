@@ -39,7 +39,8 @@ def noise_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[Chart
         )
     text = (
         "Radial noise power spectrum of every image in the same ROIs (24 mm), where soft tissue or fat of the "
-        "reference is most uniform. Anatomy inside the ROIs counts as noise at low frequencies."
+        "reference is most uniform. With an input, the shape comes from input − reference, in which anatomy "
+        "cancels; otherwise anatomy inside the ROIs counts as noise at low frequencies."
     )
     return [ChartSection("Noise by frequency", text, [chart for chart in charts if chart])]
 
@@ -55,12 +56,23 @@ def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table
         "peak frequency, 1/mm",
         "flicker, HU",
         "ROIs",
+        "from",
     )
     keys = ("noise_hu", "mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "rois")
-    rows = [[names[e["series"]], e["model"], *(e.get(key) for key in keys)] for e in entries]
+    sources = {
+        True: "difference of the doses",
+        False: "uniform ROIs: an upper limit, anatomy included",
+        None: None,
+    }
+    rows = [
+        [names[e["series"]], e["model"], *(e.get(key) for key in keys), sources[e.get("is_free_of_anatomy")]]
+        for e in entries
+    ]
     text = (
-        "Noise: standard deviation in uniform ROIs, trend removed. Flicker: slice-to-slice change of block means. "
-        "It includes anatomy, so compare images rather than absolute values."
+        "Noise: standard deviation in uniform ROIs, trend removed. From the difference of the doses: input − "
+        "reference gives the shape of the spectrum, without anatomy; each image gives its level above 0.25/mm. "
+        "Flicker: slice-to-slice change of block means. It includes anatomy, so compare images rather than "
+        "absolute values."
     )
     return [Table("Noise and flicker", text, columns, rows)] if rows else []
 
