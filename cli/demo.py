@@ -9,7 +9,7 @@ import click
 from . import options
 
 
-@click.command(short_help="The whole story on synthetic patients, without any download.")
+@click.command(short_help="Run end to end on synthetic patients, without any download.")
 @click.option("--output", "-o", type=options.PATH, default=Path("demo-output"), show_default=True)
 @options.overwrite
 def command(output: Path, overwrite: bool) -> None:

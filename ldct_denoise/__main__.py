@@ -2,5 +2,5 @@
 
 import importlib
 
-# By name: `cli/` lies beside the package and is mapped into it on installation, which type checkers cannot follow.
+# By name: type checkers cannot follow the mapping of `cli/` into the package.
 importlib.import_module("ldct_denoise.cli.main").main()

@@ -588,7 +588,7 @@ def test_scouts_of_every_label(tmp_path: Path, orientation: list[int], attribute
     assert [len(series) for series in scan(tmp_path).series] == [4]
     ((kind, reason),) = skipped(tmp_path)
     assert kind is ExclusionKind.LOCALIZER
-    assert "beside an axial series" in reason
+    assert "next to an axial series" in reason
 
 
 def test_f22_one_series_with_its_gap(field: Path) -> None:

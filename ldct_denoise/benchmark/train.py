@@ -207,7 +207,7 @@ def _count_operations(step: Step) -> int:
 
 
 def gpu_results(measured: Sequence[Result]) -> list[Result]:
-    """Set the loading of patches beside what a GPU would take; computed, so that it needs no GPU.
+    """Compare the loading of patches with the need of a GPU; computed, so that it needs no GPU.
 
     Parameters
     ----------

@@ -225,9 +225,8 @@ def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
     """Find low- and normal-dose series of the same scan and reconstruction that share slices.
 
     They have the same patient, kernel, slice thickness and voxel grid, whose axes may run in another order. Series
-    of different studies are paired only
-    where their folders are equal but for the dose. Of several partners, the best are used: of the same study, then
-    with the same name but for the dose, then with the same slice spacing.
+    of different studies are paired only where their folders are equal except for the dose. Of several partners, the
+    best are used: of the same study, then with the same name except for the dose, then with the same slice spacing.
     """
     items = list(labelled)
     lows, normals = ([item for item in items if item.dose is dose] for dose in (Dose.LOW, Dose.NORMAL))
@@ -280,7 +279,7 @@ def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
 
 
 def _may_be_one_scan(low: LabelledSeries, normal: LabelledSeries) -> bool:
-    """Whether two series of a patient can be one scan: of one study, or in folders equal but for the dose."""
+    """Whether two series of a patient can be one scan: of one study, or in folders equal except for the dose."""
     studies = study_uid(low.series), study_uid(normal.series)
     if "" in studies or studies[0] == studies[1]:
         return True
@@ -288,6 +287,6 @@ def _may_be_one_scan(low: LabelledSeries, normal: LabelledSeries) -> bool:
 
 
 def names_match_except_dose(first: SliceSource, second: SliceSource) -> bool:
-    """Whether the names of two volume files are equal but for the dose: A_low and A_full, not B_full."""
+    """Whether the names of two volume files are equal except for the dose: A_low and A_full, not B_full."""
     are_files = isinstance(first, VolumeFile) and isinstance(second, VolumeFile)
     return are_files and without_dose(first.name) == without_dose(second.name)

@@ -72,7 +72,7 @@ WORD_NOUNS = {
     "half": word_set("scan life"),
     "target": word_set("lesion organ recon reconstruction roi"),
 }
-#: Words of a description that do not change the meaning of a dose word beside them.
+#: Words of a description that do not change the meaning of a dose word next to them.
 NEUTRAL_WORDS = word_set(
     "axial cm ct data dose image images kernel mm recon reconstruction scan series sharp slice slices soft"
 )
@@ -116,9 +116,9 @@ class DoseWord(NamedTuple):
     start, end : int
         Its place in the name.
     is_certain : bool
-        Whether it names the dose whatever stands beside it.
+        Whether it names the dose whatever the neighbouring words are.
     pattern : str
-        The name with the word replaced by ``*`` where only a body part beside it makes it uncertain; else empty.
+        The name with the word replaced by ``*`` where only a body part next to it makes it uncertain; else empty.
     """
 
     dose: Dose
@@ -149,7 +149,7 @@ def dose_words(text: str, *, is_description: bool = False, is_root: bool = False
     text : str
         Name of a file or folder, or a Series Description.
     is_description : bool
-        Whether it is a description: words without "dose" count only beside neutral words.
+        Whether it is a description: words without "dose" count only next to neutral words.
     is_root : bool
         Whether it is the name of the folder that is searched.
 

@@ -34,7 +34,7 @@ _STUDY_OR_SERIES = re.compile(
 _DATED_STUDY = re.compile(r"^(\d{1,2}-\d{1,2}-\d{4})-.*$")
 _NUMBERED_SERIES = re.compile(r"^\d+\.\d+-.*$")
 _DATE_OR_UID = re.compile(r"^(?:\d{4}[-_.]?\d{2}[-_.]?\d{2}.*|\d+(?:\.\d+){3,})$")
-#: Words of folders that name no patient, unless a word of :data:`_PERSON_WORDS` stands beside them.
+#: Words of folders that name no patient, unless a word of :data:`_PERSON_WORDS` is next to them.
 _COMMON_WORDS = word_set(
     "abdomen abdominal all arterial axial baseline body bone brain case cases center centre chest cm "
     "cohort contrast ct data dataset datasets dcm derived dicom dicoms download downloads export exports "

@@ -1,7 +1,7 @@
 """Residual U-Net.
 
 The restoration network of ``lir`` with ``architecture: unet``, trained by regression on normal-dose images. It
-shows what pairs are worth: ``docs/research/comparison.md`` compares it with ``lir`` on the same slices and budget.
+shows the effect of pairs: ``docs/research/comparison.md`` compares it with ``lir`` on the same slices and budget.
 
 Supervision: supervised
 

@@ -334,7 +334,7 @@ class Spool:
             self._reserve.fill()
 
     def unreadable_records(self) -> int:
-        """Number of records that were set aside because they cannot be read."""
+        """Number of records that were moved away because they cannot be read."""
         return sum(name.endswith(".unreadable") for name in os.listdir(self.root / "records"))
 
 

@@ -33,7 +33,7 @@ from ldct_denoise.io.dicom.values import text
 from ldct_denoise.io.inventory import Exclusion, ExclusionKind, Inventory, SkippedFile
 from ldct_denoise.io.quiet import short_message, suppress_warnings
 
-#: At least so many slices make an axial series, beside which one or two images of another plane are localizers.
+#: At least so many slices make an axial series, next to which one or two images of another plane are localizers.
 LEAST_AXIAL_SLICES = 3
 MOST_LOCALIZERS = 2
 ASSUMED_HU = "values are taken for HU on request (--assume-hu)"
@@ -263,5 +263,5 @@ def _localizer_exclusion(series: Series, found: Sequence[Series]) -> Exclusion |
     if next(axial, None) is None:
         return None
     plane = "coronal" if normal[1] > normal[0] else "sagittal"
-    text = f"an unlabelled localizer: {len(series)} {plane} image{'s' * (len(series) > 1)} beside an axial series"
+    text = f"an unlabelled localizer: {len(series)} {plane} image{'s' * (len(series) > 1)} next to an axial series"
     return Exclusion(ExclusionKind.LOCALIZER, text)

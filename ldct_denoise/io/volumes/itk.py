@@ -98,12 +98,12 @@ def data_files(path: Path) -> tuple[Path, ...]:
     try:
         fields, _ = _nrrd_fields(path) if path.name.lower().endswith(NRRD_SUFFIXES) else _metaimage_fields(path)
         name = fields.get("data file") or fields.get("datafile") or fields.get("elementdatafile", "")
-        return (_beside(path, name),)
+        return (_next_to(path, name),)
     except (InputError, KeyError, ValueError, OSError):
         return ()
 
 
-def _beside(path: Path, name: str) -> Path:
+def _next_to(path: Path, name: str) -> Path:
     """The data file that a detached header names."""
     found = path.parent / name
     if not name or name.upper().startswith("LIST") or "%" in name:
@@ -121,7 +121,7 @@ def _nrrd_layout(path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) 
     compression = _NRRD_ENCODINGS[fields["encoding"].lower()]
     skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
     name = fields.get("data file") or fields.get("datafile")
-    data, start = (_beside(path, name), 0) if name else (path, end)
+    data, start = (_next_to(path, name), 0) if name else (path, end)
     if skip < 0:
         raise ValueError("voxels at the end of the file")
     if dtype.itemsize > 1:
@@ -144,7 +144,7 @@ def _metaimage_layout(path: Path, shape: tuple[int, int, int], dtype: np.dtype[A
     if fields.get("binarydata", "true").lower() != "true" or int(fields.get("headersize", 0)) != 0:
         raise ValueError("text, or a header of unknown size")
     name = fields["elementdatafile"]
-    data, start = (path, end) if name.upper() == "LOCAL" else (_beside(path, name), 0)
+    data, start = (path, end) if name.upper() == "LOCAL" else (_next_to(path, name), 0)
     is_big = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false")).lower() == "true"
     dtype = dtype.newbyteorder(">" if is_big else "<")
     if fields.get("compresseddata", "false").lower() != "true":

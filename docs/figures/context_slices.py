@@ -1,6 +1,6 @@
 """Print the gain from neighbouring slices, on series scanned again at a lower dose.
 
-python docs/figures/beside.py FOLDER|patient:SEED MODEL … [--every N] [--dose F] [--cache DIR]
+python docs/figures/context_slices.py FOLDER|patient:SEED MODEL … [--every N] [--dose F] [--cache DIR]
 
 Slices that overlap share their noise as they share what they are made of (ldct_denoise/context_slices.py): the
 simulated noise of the series is mixed so. With --every only every so many-th slice is taken. A synthetic patient,
