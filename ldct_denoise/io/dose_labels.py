@@ -225,8 +225,8 @@ def find_pairs(labelled: Iterable[LabelledSeries]) -> tuple[Pair, ...]:
     """Find low- and normal-dose series of the same scan and reconstruction that share slices.
 
     They have the same patient, kernel, slice thickness and voxel grid, whose axes may run in another order. Series
-    of different studies are paired only where their folders are equal except for the dose. Of several partners, the
-    best are used: of the same study, then with the same name except for the dose, then with the same slice spacing.
+    of different studies are paired only where their folders differ only in the dose. Of several partners, the
+    best are used: of the same study, then with the same name except for the dose, then with the same spacing.
     """
     items = list(labelled)
     lows, normals = ([item for item in items if item.dose is dose] for dose in (Dose.LOW, Dose.NORMAL))
