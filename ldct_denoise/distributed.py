@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -114,7 +115,15 @@ def emulates_bf16(device: torch.device) -> bool:
     """Whether bf16 is several times slower than fp32 on this device: an x86 CPU without bf16 instructions."""
     if device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False
-    return not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return not {"avx512_bf16", "amx_bf16", "amx_tile"} & _cpu_instructions()
+
+
+def _cpu_instructions() -> set[str]:
+    """Instruction sets of the processor, by their Linux names; torch before 2.12 does not tell them."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, present in torch.cpu.get_capabilities().items() if present}
+    info = Path("/proc/cpuinfo")
+    return set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
 
 
 @dataclass(frozen=True)

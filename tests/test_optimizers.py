@@ -44,7 +44,20 @@ def test_nesterov_momentum_of_the_first_steps() -> None:
         muon.step()
         mean = 0.9 * mean + 0.1 * gradient
         expected -= 0.5 * 0.2 * math.sqrt(20) * orthogonalize(0.1 * gradient + 0.9 * mean)
-    torch.testing.assert_close(weight.detach(), expected, atol=0.02, rtol=0)  # bfloat16 inside
+    torch.testing.assert_close(weight.detach(), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("decades", [0.0, 3.0, 8.0])
+def test_iterations_on_the_small_square_are_those_on_the_matrix(decades: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    left, _, right = torch.linalg.svd(torch.randn(32, 96, generator=generator), full_matrices=False)
+    matrix = left @ torch.diag(10 ** torch.linspace(0, -decades, 32)) @ right
+    expected = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        square = expected @ expected.T
+        expected = 3.4445 * expected + (-4.7750 * square + 2.0315 * square @ square) @ expected
+    difference = orthogonalize(matrix) - expected
+    assert difference.norm() < 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from typing import Literal
 
 import torch
@@ -123,9 +122,9 @@ def _normalized(layer: nn.Conv2d, norm: Norm, activation: Callable[[], nn.Module
 class UpsampleConcatConv2d(nn.Conv2d):
     """Up-sample a coarse map by 2 (nearest), concatenate it to a fine map, and convolve 3×3, fused.
 
-    A 3×3 window of an up-sampled map covers only 2×2 different pixels. Summing the weights that meet the same
-    pixel takes 4 products for each output value instead of 9, and neither the up-sampled nor the concatenated map
-    is stored. The result is the same up to rounding. The parameters are those of the plain convolution.
+    Up-sampling followed by a 3×3 convolution is a transposed 4×4 convolution of stride 2. It takes 4 products for
+    each output value instead of 9, and neither the up-sampled nor the concatenated map is stored. The result is
+    the same up to rounding. The parameters are those of the plain convolution.
 
     Parameters
     ----------
@@ -143,28 +142,15 @@ class UpsampleConcatConv2d(nn.Conv2d):
             upsampled = F.interpolate(coarse, scale_factor=2.0, mode="nearest")
             return super().forward(torch.cat([fine, upsampled], dim=1))
         fine_weight, coarse_weight = self.weight.split([fine.shape[1], coarse.shape[1]], dim=1)
+        kernel = _box_filtered(_box_filtered(coarse_weight.flip(2, 3).transpose(0, 1), 2), 3)
         output = F.conv2d(fine, fine_weight, self.bias, padding=1)
-        # One 2×2 kernel for each of the 2×2 output pixels of a coarse pixel.
-        kernels = _sum_taps(_sum_taps(coarse_weight, 2, 0), 4, 1)  # (row, column, out, coarse, 2, 2)
-        coarse_output = F.conv2d(coarse, kernels.flatten(0, 2), padding=1).unflatten(1, kernels.shape[:3])
-        height, width = coarse.shape[-2:]
-        for row, column in product((0, 1), repeat=2):
-            output[:, :, row::2, column::2] += coarse_output[
-                :, row, column, :, row : row + height, column : column + width
-            ]
-        return output
+        return output + F.conv_transpose2d(coarse, kernel, stride=2, padding=1)
 
 
-def _sum_taps(weight: Tensor, dim: int, new_dim: int) -> Tensor:
-    """Sum the taps of a 3-tap kernel that meet the same pixel of an up-sampled map.
-
-    The first of two equal pixels sees its left neighbour once and itself twice, the second itself twice and its
-    right neighbour once. The two kernels of two taps are stacked along ``new_dim``.
-    """
-    left, center, right = weight.unbind(dim)
-    first = torch.stack([left, center + right], dim)
-    second = torch.stack([left + center, right], dim)
-    return torch.stack([first, second], new_dim)
+def _box_filtered(weight: Tensor, dim: int) -> Tensor:
+    """Convolve the 3 taps of a kernel with the 2 equal taps of nearest-neighbour up-sampling: 4 taps."""
+    zero = torch.zeros_like(weight.narrow(dim, 0, 1))
+    return torch.cat([weight, zero], dim) + torch.cat([zero, weight], dim)
 
 
 class ResidualBlock(nn.Module):

@@ -130,8 +130,9 @@ def _running_mean(state: dict[str, Any], name: str, like: Tensor) -> Tensor:
 def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     """Return nearly the nearest orthogonal matrix: U·Vᵀ of the singular value decomposition U·S·Vᵀ.
 
-    Five Newton–Schulz iterations leave singular values between about 0.7 and 1.2, which is sufficient; bfloat16,
-    as published, is precise enough for that.
+    Five Newton–Schulz iterations leave singular values between about 0.7 and 1.2, which is sufficient. All of them
+    are polynomials of the small square M·Mᵀ, so they run on it, and the matrix is multiplied only once. The square
+    needs float32, which is also faster than bfloat16 on a CPU without instructions for it.
 
     Parameters
     ----------
@@ -148,8 +149,12 @@ def orthogonalize(matrix: Tensor, iterations: int = 5) -> Tensor:
     if len(matrix) > matrix.shape[1]:
         return orthogonalize(matrix.T, iterations).T  # the smaller square costs less
     a, b, c = _QUINTIC
-    estimate = (matrix / matrix.norm().clamp(min=1e-20)).bfloat16()
+    unit = matrix.float() / matrix.norm().clamp(min=1e-20)
+    square = unit @ unit.T
+    identity = torch.eye(len(square), device=square.device)
+    factor = identity
     for _ in range(iterations):
-        square = estimate @ estimate.T
-        estimate = a * estimate + (b * square + c * square @ square) @ estimate
-    return estimate.to(matrix.dtype)
+        step = torch.addmm(a * identity + b * square, square, square, alpha=c)
+        factor = step @ factor
+        square = step @ square @ step
+    return (factor @ unit).to(matrix.dtype)
