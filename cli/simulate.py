@@ -48,6 +48,12 @@ from . import options
     default=None,
     help="Modulation of the tube current with the angle; 0: none.",
 )
+@click.option(
+    "--slice-correlation",
+    type=click.FloatRange(0, 0.9),
+    default=None,
+    help="Correlation of the noise of neighbouring slices.  [default: by slice spacing and thickness]",
+)
 @options.assume_hu
 @options.output_format
 @options.device
@@ -63,6 +69,7 @@ def command(
     electronic_noise: float | None,
     bow_tie: float | None,
     tube_current_modulation: float | None,
+    slice_correlation: float | None,
     assume_hu: bool,
     device: str,
     **writing: Any,
@@ -70,9 +77,10 @@ def command(
     """Add the noise of a lower dose to NORMAL: a DICOM folder, file or tree, or a volume file.
 
     The sharpness of the anatomy does not change. Writes a derived DICOM series, labelled as simulated, or the
-    volume's format. Research use only.
+    volume's format. OUTPUT-simulation.json lists the quanta of each series. Research use only.
     """
     from dataclasses import replace
+    from functools import partial
 
     from ldct_denoise.distributed import choose_device
     from ldct_denoise.io.write_settings import WriteSettings
@@ -80,7 +88,12 @@ def command(
     from ldct_denoise.physics.scanner import DEFAULT_SCANNER
     from ldct_denoise.physics.simulate_series import Simulation, simulate
 
-    given = {"electronic_noise_ma": electronic_noise, "bow_tie": bow_tie, "modulation": tube_current_modulation}
+    given = {
+        "electronic_noise_ma": electronic_noise,
+        "bow_tie": bow_tie,
+        "modulation": tube_current_modulation,
+        "slice_correlation": slice_correlation,
+    }
     changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_isocenter_distance, **changed)
     model = NoiseModel.load(noise_model) if noise_model else None
@@ -88,7 +101,7 @@ def command(
     with options.progress_bar("simulating") as progress:
         written = simulate(
             normal, output, simulation, WriteSettings(**writing),
-            device=str(choose_device(device)), progress=progress,
+            device=str(choose_device(device)), progress=progress, notify=partial(click.echo, err=True),
         )  # fmt: skip
     for path in written:
         click.echo(path)

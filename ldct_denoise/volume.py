@@ -206,6 +206,8 @@ class SeriesMetadata:
         KVP (0018,0060) of the first slice: the tube voltage, kV.
     tube_current_ma : tuple of (float or None)
         X-Ray Tube Current (0018,1151) of every slice; empty where the format has none.
+    mas_per_ma : float, optional
+        Effective mAs per mA of tube current of the first slice, s: rotation time over pitch.
     multiframe : bool
         Whether the slices are frames of multi-frame DICOM files.
     path : Path, optional
@@ -225,6 +227,7 @@ class SeriesMetadata:
     slice_thickness_mm: float | None = None
     kvp: float | None = None
     tube_current_ma: tuple[float | None, ...] = ()
+    mas_per_ma: float | None = None
     multiframe: bool = False
     path: Path | None = None
     first_file: Path | None = None

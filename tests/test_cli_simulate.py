@@ -63,7 +63,7 @@ def test_dicom_is_derived_labelled_and_noisier(normal: Path, tmp_path: Path) -> 
     assert "low dose simulated" in image.DerivationDescription
     for told in (
         "bow_tie=0.35",
-        "electronic_noise_ma=0.07",
+        "electronic_noise_ma=0.085",
         "geometry=parallel",
         "noise_spectrum=measured",
         "seed=0",
@@ -86,10 +86,16 @@ def test_the_same_seed_gives_the_same_pixels_and_another_does_not(normal: Path, 
     assert abs(between) < 0.1
 
 
-def test_slices_have_noise_of_their_own(normal: Path, tmp_path: Path) -> None:
-    run(normal, "--dose", 0.5, "-o", tmp_path / "low")
+@pytest.mark.parametrize(("arguments", "neighbour"), [((), 0.28), (("--slice-correlation", 0), 0.0)])
+def test_noise_of_neighbouring_slices_correlates(
+    normal: Path, tmp_path: Path, arguments: tuple[object, ...], neighbour: float
+) -> None:
+    """Contiguous slices: as in real scans by default, independent on request."""
+    run(normal, "--dose", 0.5, "-o", tmp_path / "low", *arguments)
     added = (pixels(tmp_path / "low") - pixels(normal))[:, 60:130, 60:130].reshape(4, -1)
-    assert np.abs(np.corrcoef(added) - np.eye(4)).max() < 0.15
+    found = np.corrcoef(added)
+    assert np.diag(found, 1) == pytest.approx(neighbour, abs=0.06)
+    assert np.abs(np.diag(found, 2)).max() < 0.15
 
 
 @pytest.mark.parametrize("geometry", ["parallel", "fan"])

@@ -12,11 +12,12 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
 from ldct_denoise.physics.dose import DoseSimulator, scan_noise
-from ldct_denoise.physics.local_noise import noise_level
-from ldct_denoise.physics.noise import NoiseModel, radial_nps, soft_tissue_rois
+from ldct_denoise.physics.local_noise import noise_variance
+from ldct_denoise.physics.noise import NoiseModel, radial_nps, roi_frequencies, soft_tissue_rois
+from ldct_denoise.physics.roi_spectra import model_rings, ring_matrix
 from ldct_denoise.physics.scanner import WATER_PER_MM, Rays, Scanner, attenuation
 from ldct_denoise.physics.simulated_cache import simulated_pool
-from ldct_denoise.physics.texture import Texture, noise_texture
+from ldct_denoise.physics.texture import Texture
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import axial_geometry
 
@@ -134,12 +135,42 @@ def test_attenuation_of_water_and_air() -> None:
     assert per_mm[2, 2] == 0
 
 
-def test_anatomy_is_removed_from_a_spectrum() -> None:
-    clean = kernel(0.3)
-    seen = clean.nps + 0.01 * FREQUENCIES**-2.0
-    texture = noise_texture(replace(clean, nps=seen / seen.max()), (0.7, 0.7))
-    assert texture.model.mean_frequency_per_mm == pytest.approx(clean.mean_frequency_per_mm, rel=0.03)
-    assert texture.model.peak_frequency_per_mm == pytest.approx(0.3, abs=0.01)
+def anatomy(seed: int, strength: float = 60.0) -> np.ndarray:
+    """Structure whose power falls as f⁻³·⁵, seen through the kernel, for a slice of the water cylinder."""
+    rng = np.random.default_rng([3, seed])
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(SIDE, SPACING[0]), np.fft.fftfreq(SIDE, SPACING[1])))
+    transfer = Texture.of(kernel(), SPACING).response(radius) / np.maximum(radius, 1e-3)
+    power = np.where(radius > 0.01, np.maximum(radius, 0.01) ** -3.5, 0) * transfer**2
+    field = np.fft.ifft2(np.fft.fft2(rng.standard_normal((SIDE, SIDE))) * np.sqrt(power)).real
+    # More of it on the left than on the right, as organs have more and less structure.
+    x = np.linspace(1, 0, SIDE) ** 3
+    return strength * field / field.std() * x
+
+
+def test_the_spectrum_and_level_exclude_anatomy() -> None:
+    """Two slices of a body with structure: its noise, and the quanta, are those of the scan."""
+    quanta = 6e5 * 3 * 0.5
+    texture = Texture.of(kernel(), SPACING)
+    slices = []
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        body = (water(280) + np.where(water(280) > -500, anatomy(seed), 0)).astype(np.float32)
+        slices.append(
+            body + scan_noise(body, SPACING, texture, quanta_per_ma=quanta, current_ma=250, scanner=PLAIN, rng=rng)
+        )
+    simulator = DoseSimulator(volume(slices), PLAIN)
+    assert simulator.quanta_per_ma == pytest.approx(quanta, rel=0.2)
+    found, true = simulator.texture.model, kernel()
+    assert found.mean_frequency_per_mm == pytest.approx(true.mean_frequency_per_mm, rel=0.05)
+    f = np.arange(0.05, 0.36, 0.05)
+    ratio = found.power(f) / found.power(f).sum() / (true.power(f) / true.power(f).sum())
+    assert np.abs(ratio - 1).max() < 0.2
+    added = np.stack([simulator.simulate(n, 0.25, 0) - hu for n, hu in enumerate(slices)])
+    direct = scan_noise(
+        slices[0], SPACING, texture, quanta_per_ma=quanta / 3, current_ma=250, scanner=PLAIN,
+        rng=np.random.default_rng(9),
+    )  # fmt: skip
+    assert middle(added[0], 100).std() == pytest.approx(middle(direct, 100).std(), rel=0.08)
 
 
 def test_air_alone_is_refused() -> None:
@@ -272,19 +303,22 @@ def _peak(frequencies: np.ndarray, nps: np.ndarray) -> float:
     return float(-b / (2 * a))
 
 
-def test_the_noise_level_excludes_anatomy() -> None:
-    """Noise of variance 9 with anatomy ∝ f⁻³ times the noise of the kernel."""
+def test_the_noise_level_of_an_roi_excludes_anatomy() -> None:
+    """Noise of variance 9, alone and with anatomy ∝ f⁻⁴·⁵ times the noise of the kernel."""
     rng = np.random.default_rng(0)
     model, spacing = kernel(0.3), (0.7, 0.7)
     frequencies = np.arange(0.05, 0.7, 0.05)
-    seen = NoiseModel("", frequencies, model.power(frequencies) * np.minimum(frequencies, 0.6) ** -3.0, np.ones(1))
-    noise = 3 * model.draw_fields(400, 32, 32, spacing, rng)
-    for share in (0.0, 3.0):
-        rois = (noise + share * seen.draw_fields(400, 32, 32, spacing, rng)).astype(float)
-        spectra = periodograms(rois, hann_window=True)
-        alike = np.zeros(400)  # all count as quiet
-        assert noise_level(spectra, alike, model, spacing) == pytest.approx(9, rel=0.12)
-    assert spectra.mean() > 1.3 * 9
+    seen = NoiseModel("", frequencies, model.power(frequencies) * frequencies**-4.5, np.ones(1))
+    noise, structure = (one.draw_fields(400, 32, 32, spacing, rng) for one in (model, seen))
+    frequency, matrix, _ = ring_matrix(spacing)
+    band = (frequency > 0.38) & (frequency < 0.58)
+    expected = model_rings(model, spacing)
+    unit = model.power(roi_frequencies(spacing)).mean()
+    for share in (0.0, 15.0):
+        spectra = periodograms((3 * noise + share * structure).astype(float), hann_window=True)
+        rings = spectra.reshape(400, -1) @ matrix
+        assert np.median(noise_variance(rings, expected, band, spacing)) * unit == pytest.approx(9, rel=0.08)
+    assert np.median(rings[:, band].mean(axis=1)) / expected[band].mean() * unit > 1.1 * 9
 
 
 def test_noise_asymmetry_is_reproduced() -> None:

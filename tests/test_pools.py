@@ -26,7 +26,7 @@ from ldct_denoise.io.orientation import Axes, FlippedSlices, PermutedVolume
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.methods import Supervision
 from ldct_denoise.phantoms.patients import write_patients
-from ldct_denoise.physics.dose import tube_current_ma
+from ldct_denoise.physics.exposure import tube_current_ma
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume

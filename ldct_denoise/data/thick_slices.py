@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import PoolSlice
 from ldct_denoise.io.dose_labels import Pair
-from ldct_denoise.physics.dose import tube_current_ma
+from ldct_denoise.physics.exposure import tube_current_ma
 from ldct_denoise.volume import (
     POSITION_TOLERANCE_MM,
     Geometry,

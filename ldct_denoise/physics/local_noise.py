@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from ldct_denoise.physics.noise import ROI_SIDE_PX, NoiseModel, radial_nps, roi_frequencies
+from ldct_denoise.physics.kernel_fit import ANATOMY_EXPONENT
+from ldct_denoise.physics.noise import ROI_SIDE_PX
+from ldct_denoise.physics.roi_spectra import band_mean, ring_matrix
 
-#: Fraction of the ROIs, those with the least anatomy, that the level and the surface are measured in.
-LEVEL_FRACTION, SURFACE_FRACTION = 0.2, 0.5
-#: Frequencies below this (1/mm), and those where the kernel passes less than this fraction of its peak power, are
-#: not used for the level.
-LEVEL_FROM_PER_MM, LEVEL_POWER = 0.09, 0.1
-#: Number of iteratively reweighted fits of the level.
-LEVEL_ITERATIONS = 4
+#: Fraction of the ROIs, those with the least anatomy, that the surface is fitted to.
+SURFACE_FRACTION = 0.8
+#: Range in which the anatomy of an ROI is measured, to correct its noise level, 1/mm.
+ANATOMY_BAND_PER_MM = (0.18, 0.32)
+#: Smallest fraction of an ROI's power in the noise band that is taken for noise.
+MIN_NOISE_FRACTION = 0.3
 #: Fewest ROIs for a surface.
 MIN_ROIS = 40
 #: Scatter of the log sigma of one ROI; larger deviations have less weight.
@@ -29,52 +30,47 @@ SURFACE_PRIOR = 0.33
 MAX_FACTOR = 1.6
 
 
-def noise_level(
-    spectra: NDArray[np.float64],
-    anatomy: NDArray[np.float64],
-    model: NoiseModel,
+def noise_variance(
+    rings: NDArray[np.float64],
+    noise: NDArray[np.float64],
+    band: NDArray[np.bool_],
     spacing_mm: tuple[float, float],
-) -> float:
-    """Noise variance in ROIs, without residual anatomy.
+) -> NDArray[np.float64]:
+    """Noise variance of each ROI: its power in the noise band, less the anatomy that is left there.
 
-    The mean spectrum of the most uniform ROIs is decomposed into the kernel's noise N(f) and anatomy seen through
-    the same kernel, f⁻³·N(f): N(f) is f times the squared transfer function of the kernel.
+    The anatomy is measured at lower frequencies, where it is strong, and extrapolated with
+    ``kernel_fit.ANATOMY_EXPONENT``.
 
     Parameters
     ----------
-    spectra : ndarray, shape (n, side, side)
-        Periodograms of the ROIs.
-    anatomy : ndarray, shape (n,)
-        Amount of anatomy in each ROI; see :class:`~ldct_denoise.physics.dose.RoiNoise`.
-    model : NoiseModel
-        Noise power spectrum of the kernel.
+    rings : ndarray, shape (n, bins)
+        Radial spectra of the ROIs; see :func:`~ldct_denoise.physics.roi_spectra.ring_matrix`.
+    noise : ndarray, shape (bins,)
+        Radial spectrum of the kernel's noise.
+    band : ndarray of bool, shape (bins,)
+        Bins of the noise band.
     spacing_mm : tuple of 2 floats
         Row and column spacing, mm.
 
     Returns
     -------
-    float
-        Variance in the unit of ``spectra``; NaN if only anatomy is found.
+    ndarray, shape (n,)
+        Factor of ``noise`` that the ROI contains.
     """
-    quiet = anatomy <= np.quantile(anatomy, LEVEL_FRACTION)
-    frequency, seen = radial_nps(spectra[quiet].mean(axis=0), spacing_mm)
-    expected = model.power(roi_frequencies(spacing_mm))
-    noise = radial_nps(expected / expected.mean(), spacing_mm)[1]
-    used = (
-        (frequency > LEVEL_FROM_PER_MM)
-        & (frequency < 0.45 / max(spacing_mm))
-        & (noise > LEVEL_POWER * noise.max())
-        & (seen > 0)
+    frequency, _, cells = ring_matrix(spacing_mm)
+    low = (frequency > ANATOMY_BAND_PER_MM[0]) & (frequency < ANATOMY_BAND_PER_MM[1]) & (cells > 0) & (noise > 0)
+    in_band = band_mean(rings, band, spacing_mm) / band_mean(noise, band, spacing_mm)
+    if not low.any():
+        return in_band
+    anatomy = np.where(noise > 0, noise * frequency**-ANATOMY_EXPONENT, 0)
+    band_share, low_share = (
+        band_mean(anatomy, part, spacing_mm) / band_mean(noise, part, spacing_mm) for part in (band, low)
     )
-    if used.sum() < 3:
-        return float(spectra[quiet].mean())
-    parts = np.stack([noise, noise * frequency**-3.0], axis=1)[used]
-    # The number of cells in a bin is proportional to f, and each cell's uncertainty equals its value.
-    weight = np.sqrt(frequency[used]) / seen[used]
-    for _ in range(LEVEL_ITERATIONS):
-        found = optimize.nnls(parts * weight[:, None], seen[used] * weight)[0]
-        weight = np.sqrt(frequency[used]) / (parts @ found)
-    return float(found[0]) if found[0] > 0 else float("nan")
+    if low_share < 2 * band_share:
+        return in_band
+    in_low = band_mean(rings, low, spacing_mm) / band_mean(noise, low, spacing_mm)
+    amount = np.maximum(in_low - in_band, 0) / (low_share - band_share)
+    return np.maximum(in_band - amount * band_share, MIN_NOISE_FRACTION * in_band)
 
 
 def noise_surface(

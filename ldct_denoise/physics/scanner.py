@@ -49,6 +49,8 @@ class Scanner:
     modulation : float
         Tube-current modulation: the current of a view is ∝ exp(modulation · its largest line integral). 0 is
         constant, 0.5 minimises the total noise.
+    slice_correlation : float, optional
+        Correlation of the noise of neighbouring slices, 0 to 0.9; by default from slice spacing and thickness.
 
     Raises
     ------
@@ -63,9 +65,10 @@ class Scanner:
     geometry: Literal["parallel", "fan"] = "parallel"
     source_to_centre_mm: float = 595.0
     views: int = 720
-    electronic_noise_ma: float = 0.07
+    electronic_noise_ma: float = 0.085
     bow_tie: float = 0.35
     modulation: float = 0.5
+    slice_correlation: float | None = None
 
     def __post_init__(self) -> None:
         if self.geometry not in ("parallel", "fan"):
@@ -75,6 +78,8 @@ class Scanner:
             raise ConfigError("scanner: source distance, electronic noise, bow tie and modulation must be finite")
         if min(self.electronic_noise_ma, self.bow_tie, self.modulation) < 0 or self.views < 16:
             raise ConfigError("scanner: electronic noise, bow tie and modulation must be ≥ 0, views ≥ 16")
+        if self.slice_correlation is not None and not 0 <= self.slice_correlation <= 0.9:
+            raise ConfigError(f"slice correlation {self.slice_correlation:g}: give a number from 0 to 0.9")
 
 
 #: A 120 kV body scan on a Siemens Definition AS+, fitted to the Mayo pairs (``docs/explanation/simulation.md``).
@@ -94,6 +99,8 @@ class Rays:
     variance : ndarray, shape (views, channels)
         Quantum variance of the line integral of a detector ray, at the projected rays, for one quantum per mm and
         radian emitted towards the isocenter.
+    in_body : ndarray of bool, shape (views, channels)
+        Projected rays that are attenuated.
     scanner : Scanner
     device : str
         Device of the projections, as torch names it.
@@ -102,6 +109,7 @@ class Rays:
     geometry: ParallelGeometry
     detector: ParallelGeometry
     variance: Image
+    in_body: NDArray[np.bool_]
     scanner: Scanner
     device: str = "cpu"
 
@@ -132,8 +140,7 @@ class Rays:
         -------
         Rays
         """
-        rows, columns = hu.shape
-        detector = ParallelGeometry(rows, columns, spacing_mm, scanner.views, min(spacing_mm) / 2)
+        detector = detector_geometry(hu.shape, spacing_mm, scanner)
         image, views = PROJECTION_BINNING
         coarse = replace(detector.binned(image, views), channel_mm=min(spacing_mm) * image)
         integral = project(_block_mean(attenuation(hu), image), coarse, device=device)
@@ -145,7 +152,29 @@ class Rays:
         filter_ = scanner.bow_tie * WATER_PER_MM * (BOW_TIE_MM - chord)
         log_variance = integral + filter_[None] - np.log(current)[:, None]
         ray_size = detector.channel_mm * math.pi / detector.views
-        return cls(coarse, detector, (np.exp(log_variance) / ray_size).astype(np.float32), scanner, device)
+        variance = (np.exp(log_variance) / ray_size).astype(np.float32)
+        return cls(coarse, detector, variance, integral > 0, scanner, device)
+
+
+def detector_geometry(
+    shape: tuple[int, ...], spacing_mm: tuple[float, float], scanner: Scanner
+) -> ParallelGeometry:
+    """Rays of the detector through a slice: channels half a pixel apart.
+
+    Parameters
+    ----------
+    shape : tuple of 2 ints
+        Rows and columns of the slice.
+    spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+    scanner : Scanner
+
+    Returns
+    -------
+    ParallelGeometry
+    """
+    rows, columns = shape
+    return ParallelGeometry(rows, columns, spacing_mm, scanner.views, min(spacing_mm) / 2)
 
 
 def attenuation(hu: Image) -> Image:

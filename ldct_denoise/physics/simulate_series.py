@@ -19,12 +19,20 @@ from ldct_denoise.io.writer import holds_result, open_writer, output_location, s
 from ldct_denoise.physics.dose import DoseSimulator, require_dose
 from ldct_denoise.physics.noise import NoiseModel
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
+from ldct_denoise.physics.simulation_summary import SeriesSummary, disagreements, write_summaries
 from ldct_denoise.volume import SliceSource
 
 Progress = Callable[[int, int, str], None]
 
 
+Notify = Callable[[str], None]
+
+
 def _silent(done: int, total: int, name: str) -> None:
+    pass
+
+
+def _ignore(warning: str) -> None:
     pass
 
 
@@ -69,7 +77,8 @@ class Simulation:
     @property
     def derivation(self) -> Derivation:
         """Description of the simulation for derived images."""
-        settings = {name: str(value) for name, value in asdict(self.scanner).items()} | {"seed": str(self.seed)}
+        settings = {name: str(value) for name, value in asdict(self.scanner).items() if value is not None}
+        settings["seed"] = str(self.seed)
         settings["noise_spectrum"] = "measured" if self.model is None else "given"
         if self.assume_hu:
             settings["unit"] = ASSUMED_UNIT
@@ -77,7 +86,7 @@ class Simulation:
 
 
 #: Incremented when the simulated noise changes, so that old caches are not reused.
-VERSION = 3
+VERSION = 4
 
 
 def simulate(
@@ -88,10 +97,12 @@ def simulate(
     *,
     device: str = "cpu",
     progress: Progress = _silent,
+    notify: Notify = _ignore,
 ) -> list[Path]:
     """Simulate a lower dose of every CT series under ``path``; one failure does not stop the others.
 
     With several DICOM series, those that an earlier run wrote with the same simulation are skipped.
+    ``<output>-simulation.json`` describes each series: its quanta, and the share of rays with few of them.
 
     Parameters
     ----------
@@ -106,6 +117,8 @@ def simulate(
         Device of the projections, as torch names it.
     progress : callable
         Called with (slices done, number of slices, name of the series).
+    notify : callable
+        Called with each warning about a series.
 
     Returns
     -------
@@ -125,23 +138,38 @@ def simulate(
         reason = f": {inventory.main_exclusion}" if inventory.skipped else ""
         raise InputError(f"{path}: no CT series to simulate a lower dose of{reason}")
     if len(sources) == 1:
-        location = simulate_series(sources[0], output, simulation, settings, device=device, progress=progress)
-        inventory.require_all_slices(location)
-        return [location]
-    written, failures = [], list(inventory.lost_slices)
+        summary = simulate_series(sources[0], output, simulation, settings, device=device, progress=progress)
+        _report([summary], output, notify)
+        inventory.require_all_slices(summary.location)
+        return [summary.location]
+    written, failures, summaries = [], list(inventory.lost_slices), []
     for source, folder in zip(sources, series_subfolders(output, sources, settings), strict=True):
         try:
             if not settings.overwrite and holds_result(source, folder, simulation.derivation, settings):
                 written.append(output_location(source, folder, settings))
             else:
-                written.append(
+                summaries.append(
                     simulate_series(source, folder, simulation, settings, device=device, progress=progress)
                 )
+                written.append(summaries[-1].location)
         except LdctDenoiseError as error:
             reason = str(error).removeprefix(f"{source.name}: ")
             failures.append(f"{source.metadata.path or source.name}: {reason}")
+    _report(summaries, output, notify)
     _raise_failures(path, len(sources), written, failures)
     return written
+
+
+def _report(summaries: Sequence[SeriesSummary], output: Path, notify: Notify) -> None:
+    """Write the summaries beside the output, and pass on all warnings."""
+    if not summaries:
+        return
+    write_summaries(output.with_name(f"{output.name}-simulation.json"), summaries)
+    for summary in summaries:
+        for warning in summary.warnings:
+            notify(f"{summary.name}: {warning}")
+    for warning in disagreements(summaries):
+        notify(warning)
 
 
 def _raise_failures(path: Path, total: int, written: Sequence[Path], failures: Sequence[str]) -> None:
@@ -162,7 +190,7 @@ def simulate_series(
     *,
     device: str = "cpu",
     progress: Progress = _silent,
-) -> Path:
+) -> SeriesSummary:
     """Simulate a lower dose of one series and write it, as a derived DICOM series or a volume file.
 
     Parameters
@@ -180,18 +208,29 @@ def simulate_series(
 
     Returns
     -------
-    Path
-        The folder of the derived series, or the volume file.
+    SeriesSummary
+        Where the result is, and what is known of its quanta.
 
     Raises
     ------
     InputError, ConfigError, OutputError
         If nothing was written.
     """
+    shares = []
     with open_writer(source, output, simulation.derivation, settings) as writer:
-        for index, hu in enumerate(simulated_slices(source, simulation, progress, device)):
-            writer.write(index, hu)
-    return writer.location
+        simulator = DoseSimulator(source, simulation.scanner, simulation.model, device)
+        for index in range(len(source)):
+            writer.write(index, simulator.simulate(index, simulation.dose, simulation.seed))
+            shares.append(simulator.low_count_share(index, simulation.dose))
+            progress(index + 1, len(source), source.name)
+    return SeriesSummary.of(
+        source,
+        writer.location,
+        simulation.dose,
+        quanta_per_ma=simulator.quanta_per_ma,
+        expected_quanta_per_ma=simulator.expected.per_ma,
+        low_count_shares=shares,
+    )
 
 
 def simulated_slices(

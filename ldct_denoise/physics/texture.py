@@ -1,4 +1,4 @@
-"""Noise texture of a reconstruction kernel, from normal-dose images that still contain anatomy."""
+"""Noise texture of a reconstruction kernel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from ldct_denoise.physics.noise import ROI_SIDE_PX, NoiseModel, radial_nps
 
@@ -15,8 +14,6 @@ from ldct_denoise.physics.noise import ROI_SIDE_PX, NoiseModel, radial_nps
 TRUSTED_PER_MM = 0.09
 #: Iterations that undo aliasing; the fourth changes the result by less than 1 %.
 ALIASING_ITERATIONS = 4
-#: Residual anatomy in the most uniform ROIs is ∝ f to minus this; of 1 … 4 it fits the Mayo slices best.
-ANATOMY_EXPONENT = 1.5
 
 
 @dataclass(frozen=True)
@@ -86,46 +83,3 @@ def undo_aliasing(model: NoiseModel, spacing_mm: tuple[float, float]) -> NoiseMo
         nps = found.nps * np.where(sampled > 0, model.nps / np.maximum(sampled, 1e-12), 0)
         found = replace(found, nps=nps)
     return found
-
-
-def noise_texture(model: NoiseModel, spacing_mm: tuple[float, float]) -> Texture:
-    """Noise texture of a kernel, from a spectrum that was measured in normal-dose images and contains anatomy.
-
-    A smooth kernel f·exp(c₀ − c₁f² − c₂f⁴) and residual anatomy ∝ f⁻¹·⁵ (edges and vessels) are fitted together to
-    the logarithm of the measured spectrum. Each frequency then keeps the kernel's share of the measured power.
-
-    Parameters
-    ----------
-    model : NoiseModel
-        From :func:`~ldct_denoise.physics.noise.estimate_noise`.
-    spacing_mm : tuple of 2 floats
-        Row and column spacing, mm. Nothing is fitted near and above the Nyquist frequency, because there an ROI
-        covers only some directions.
-
-    Returns
-    -------
-    Texture
-    """
-    frequency, nps = model.frequencies_per_mm, model.nps
-    used = (frequency > TRUSTED_PER_MM) & (frequency < 0.45 / max(spacing_mm)) & (nps > 1e-3)
-    if used.sum() < 5:
-        return Texture.of(model, spacing_mm)
-
-    def log_power(c: NDArray[np.float64]) -> NDArray[np.float64]:
-        f = frequency[used]
-        return np.logaddexp(
-            np.log(f) + c[0] - c[1] * f**2 - c[2] * f**4, c[3] - ANATOMY_EXPONENT * np.log(f)
-        ) - np.log(nps[used])
-
-    fitted = optimize.least_squares(
-        log_power, [0, 1, 1, -6], bounds=([-9, -20, 0, -16], [9, 60, 60, 3]), loss="soft_l1", f_scale=0.05
-    ).x
-    kernel = frequency * np.exp(fitted[0] - fitted[1] * frequency**2 - fitted[2] * frequency**4)
-    anatomy = np.exp(fitted[3]) * frequency**-ANATOMY_EXPONENT
-    share = kernel / (kernel + anatomy)
-    top = int(np.argmax(kernel))
-    # Above its peak the kernel also attenuates anatomy, so there is less than the power law predicts.
-    share[top:] = np.maximum(share[top:], share[top])
-    cleaned = np.where(frequency > TRUSTED_PER_MM, nps * share, kernel)
-    peak = cleaned.max()
-    return Texture.of(replace(model, nps=cleaned / peak), spacing_mm, float(peak * np.exp(-fitted[0])))

@@ -52,9 +52,9 @@ TAGS = (
     "DerivationDescription", "SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "HighBit",
     "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "NumberOfFrames", "PixelPresentation",
     "RescaleSlope", "RescaleIntercept", "RescaleType", "AcquisitionNumber", "AcquisitionTime", "InstanceNumber",
-    "SliceThickness", "TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime",
-    "ReconstructionDiameter", *PROJECTION_TAGS, PRIVATE_COMPRESSION,
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "SliceThickness", "ExposureTime", "RevolutionTime", "SpiralPitchFactor", "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase", "TriggerTime", "ReconstructionDiameter", *PROJECTION_TAGS,
+    PRIVATE_COMPRESSION, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
 

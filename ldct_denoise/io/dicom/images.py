@@ -33,6 +33,8 @@ SPLIT_ATTRIBUTES = (
     ("slice thickness", "SliceThickness"),
     ("field of view", "ReconstructionDiameter"),
 )
+#: Plausible rotation times (s) and pitches; a value outside is another quantity or an error.
+ROTATION_S, PITCH = (0.1, 5.0), (0.1, 3.5)
 T = TypeVar("T", bound=Hashable)
 
 
@@ -47,6 +49,8 @@ class SeriesAttributes(NamedTuple):
     slice_thickness_mm : float, optional
     kvp : float, optional
         KVP, kV.
+    mas_per_ma : float, optional
+        Effective mAs per mA, s; see :func:`mas_per_ma`.
     hu_evidence : HuEvidence
         How well the header shows that values are HU.
     """
@@ -57,6 +61,7 @@ class SeriesAttributes(NamedTuple):
     derivation: str
     slice_thickness_mm: float | None
     kvp: float | None
+    mas_per_ma: float | None
     hu_evidence: HuEvidence
 
 
@@ -167,8 +172,36 @@ def _attributes(header: Dataset) -> SeriesAttributes:
         derivation=text(header, "DerivationDescription"),
         slice_thickness_mm=thickness_mm if thickness_mm and thickness_mm > 0 else None,
         kvp=kvp if kvp and kvp > 0 else None,
+        mas_per_ma=mas_per_ma(header),
         hu_evidence=hu_evidence(header),
     )
+
+
+def mas_per_ma(header: Dataset) -> float | None:
+    """Effective mAs per mA of tube current: rotation time over pitch, in seconds.
+
+    Exposure (0018,1152) is the effective mAs with some manufacturers and something else with others, so it is used
+    only where rotation time and pitch are missing, or to find the pitch if it fits the rotation time.
+    """
+    milliseconds = number(header, "ExposureTime")
+    rotation_s = _within(number(header, "RevolutionTime"), ROTATION_S) or _within(
+        None if milliseconds is None else milliseconds / 1000, ROTATION_S
+    )
+    pitch = _within(number(header, "SpiralPitchFactor"), PITCH)
+    if rotation_s and pitch:
+        return round(rotation_s / pitch, 2)
+    exposure_mas, current_ma = number(header, "Exposure"), number(header, "XRayTubeCurrent")
+    stated = exposure_mas / current_ma if exposure_mas and current_ma and current_ma > 0 else None
+    if rotation_s is None:
+        return None if _within(stated, ROTATION_S) is None else round(stated or 0, 2)
+    if stated and PITCH[0] <= rotation_s / stated <= PITCH[1]:
+        return round(stated, 2)
+    return round(rotation_s, 2)
+
+
+def _within(value: float | None, limits: tuple[float, float]) -> float | None:
+    """The value if it is plausible, else None."""
+    return value if value is not None and limits[0] <= value <= limits[1] else None
 
 
 def _kernel(header: Dataset) -> tuple[str, ...]:

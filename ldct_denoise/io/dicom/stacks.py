@@ -226,6 +226,7 @@ def _series(images: Sequence[Image], uid: str, note: str, archive: ExtractedArch
         slice_thickness_mm=ordered[0].attributes.slice_thickness_mm,
         kvp=attributes.kvp,
         tube_current_ma=tuple(ref.tube_current_ma for ref in refs),
+        mas_per_ma=ordered[0].attributes.mas_per_ma,
         multiframe=any(ref.frame is not None for ref in refs),
         path=archive.original_path(folder) if archive else folder,
         first_file=archive.original_path(first_file) if archive else first_file,
