@@ -69,7 +69,7 @@ def train(json_path: Path | None, overwrite: bool, **how: Any) -> None:
 
 
 @command.command("simulate")
-@click.option("--slices", type=click.IntRange(2), default=6, show_default=True)
+@click.option("--slices", type=click.IntRange(2), default=6, show_default=True, help="Number of slices.")
 @json_file
 def simulate(slices: int, json_path: Path | None, overwrite: bool) -> None:
     """Seconds per slice of the simulation of quarter dose."""

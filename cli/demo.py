@@ -10,7 +10,14 @@ from . import options
 
 
 @click.command(short_help="Run end to end on synthetic patients, without any download.")
-@click.option("--output", "-o", type=options.PATH, default=Path("demo-output"), show_default=True)
+@click.option(
+    "--output",
+    "-o",
+    type=options.PATH,
+    default=Path("demo-output"),
+    show_default=True,
+    help="Where the results go.",
+)
 @options.overwrite
 def command(output: Path, overwrite: bool) -> None:
     """Make synthetic patients, train briefly, denoise a series, evaluate it, and draw a picture.

@@ -115,7 +115,8 @@ def configurations() -> str:
 def commands() -> str:
     """Every command with its usage, help and options, in the order of ``ldct-denoise --help``."""
     group: click.Group = importlib.import_module("ldct_denoise.cli.main").cli
-    return "\n\n".join(_commands(group, click.Context(group, info_name="ldct-denoise"), 2))
+    context = click.Context(group, info_name="ldct-denoise", **group.context_settings)
+    return "\n\n".join(_commands(group, context, 2))
 
 
 def _commands(group: click.Group, context: click.Context, level: int) -> Iterator[str]:

@@ -92,6 +92,7 @@ def test_every_command_and_option_stands_in_the_reference(hook: ModuleType) -> N
             if isinstance(param, click.Option):
                 section = text.partition(f"\n{path}")[2].partition("\n```\nldct-denoise")[0]
                 assert [one for one in param.opts if one not in section] == [], path
+                assert param.help, f"{path} {param.name}: no help"
         if isinstance(command, click.Group):
             context = click.Context(command)
             for name in command.list_commands(context):
