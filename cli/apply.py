@@ -51,6 +51,7 @@ from . import options
 @click.option("--convert-enhanced", is_flag=True, help="Write Enhanced CT as classic CT images.")
 @click.option("--deidentify", is_flag=True, help="Remove the patient's identity (DICOM PS3.15 basic profile).")
 @options.assume_hu
+@options.method_files
 @options.overwrite
 def command(
     series: Path,

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 @options.tta
 @options.device
 @options.precision
+@options.method_files
 @options.overwrite
 def command(
     dicom_root: Path | None,

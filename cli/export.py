@@ -27,6 +27,7 @@ from . import options
     help="Pixel spacing of the slices: the width of the low-frequency passthrough is in mm.",
 )
 @options.output
+@options.method_files
 @options.overwrite
 def command(
     model: str,

@@ -42,6 +42,7 @@ from . import options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
 @options.strength
 @options.device
+@options.method_files
 @options.overwrite
 def command(
     model: str | None,

@@ -56,6 +56,25 @@ assume_hu = click.option(
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
+def _register(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
+    from ldct_denoise import methods
+
+    for file in files:
+        methods.register(file)
+    return files
+
+
+method_files = click.option(
+    "--method",
+    "method_files",
+    type=EXISTING,
+    multiple=True,
+    metavar="FILE.py",
+    callback=_register,
+    expose_value=False,
+    is_eager=True,
+    help="A method of your own (docs/tutorials/add-a-method.md); its name is that of the file. Repeatable.",
+)
 low_pattern = click.option(
     "--low-pattern",
     "low_patterns",

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 @click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
 @click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
 @click.option(
+    "--manifest", type=options.EXISTING, help="Instead: a CSV table of series (inspect --write-manifest makes one)."
+)
+@click.option(
     "--images", type=options.EXISTING, help="Instead: a folder of grey photographs (--config natural-lir)."
 )
 @click.option("--output", "-o", type=options.PATH, help="Run folder. Required, except with --explain.")
-@click.option("--config", default="lir-quick", show_default=True, help="A recipe's name, or a YAML file.")
+@click.option("--config", default="lir-quick", show_default=True, help="A recipe's name, a YAML file, or the name of a method.")
 @click.option(
     "--set",
     "changes",
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     help="Change a setting, as training.iterations=500; repeatable. In a recipe with two stages (lir-ct) it "
     "applies to both, except settings that the first stage has for itself: pretraining.training.iterations=500.",
 )
+@click.option("--folds", type=click.IntRange(min=2), help="Cross-validation: number of folds, by patient.")
+@click.option("--fold", type=click.IntRange(min=0), help="With --folds: the fold whose patients are left out, from 0.")
 @options.dose_patterns
 @options.assume_hu
 @options.device
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Continue the interrupted run in --output: same images; same settings except length and learning rate.",
 )
+@options.method_files
 @options.overwrite
 @click.option(
     "--dry-run",
@@ -61,7 +67,10 @@ def command(
     dicom_root: Path | None,
     low: tuple[Path, ...],
     normal: tuple[Path, ...],
+    manifest: Path | None,
     images: Path | None,
+    folds: int | None,
+    fold: int | None,
     output: Path | None,
     config: str,
     changes: tuple[str, ...],
@@ -79,13 +88,16 @@ def command(
     An unpaired method is never shown a pair. `ldct-denoise inspect` shows the dose of every series first. To start
     from the weights of a trained model, with your own images: --set training.pretrained_weights=lir-ct.
     """
+    from ldct_denoise import methods
     from ldct_denoise.config import load_config
 
     patterns = {"low_patterns": low_patterns, "normal_patterns": normal_patterns}
     given = [f"data.{key}={json.dumps(words)}" for key, words in patterns.items() if words]
     if assume_hu:
         given.append("data.assume_hu=true")
-    settings = load_config(config, (*changes, *given))
+    if folds is not None or fold is not None:
+        given += [f"data.folds={folds or 5}", f"data.fold={fold or 0}"]
+    settings = load_config(config, (*changes, *given), methods.names())
     if explain is not None:
         from ldct_denoise.training.explain import explain_settings
 
@@ -93,7 +105,7 @@ def command(
         return
     if output is None:
         raise click.UsageError("Missing option '--output' / '-o'.")
-    pools = _pools(settings, dicom_root, low, normal, images)
+    pools = _pools(settings, dicom_root, low, normal, manifest, images)
     if dry_run:
         from ldct_denoise.training.plan import plan_training
 
@@ -116,16 +128,28 @@ def command(
 
 
 def _pools(
-    config: Config, root: Path | None, low: tuple[Path, ...], normal: tuple[Path, ...], images: Path | None
+    config: Config,
+    root: Path | None,
+    low: tuple[Path, ...],
+    normal: tuple[Path, ...],
+    manifest: Path | None,
+    images: Path | None,
 ) -> Pools:
     from ldct_denoise import methods
-    from ldct_denoise.data.pools import pools_from_images, pools_from_paths, pools_from_root
+    from ldct_denoise.data.pools import (
+        pools_from_images,
+        pools_from_manifest,
+        pools_from_paths,
+        pools_from_root,
+    )
 
-    if sum((root is not None, bool(low or normal), images is not None)) != 1:
-        raise click.UsageError("give either --dicom-root, or --low and --normal, or --images")
+    if sum((root is not None, bool(low or normal), manifest is not None, images is not None)) != 1:
+        raise click.UsageError("give one of --dicom-root, --low and --normal, --manifest, and --images")
     supervision, seed = methods.describe(config.method).supervision, config.training.seed
     if images is not None:
         return pools_from_images(images, supervision, seed)
+    if manifest is not None:
+        return pools_from_manifest(manifest, config.data, seed, supervision)
     if root is not None:
         return pools_from_root(root, config.data, seed, supervision)
     return pools_from_paths(low, normal, config.data, seed, supervision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,6 +62,12 @@ class DataConfig(_Section):
         lt=1,
         description="fraction of the patients drawn for validation where validation_patients is empty; "
         "none are drawn from fewer than 5",
+    )
+    folds: int | None = Field(
+        None, ge=2, description="cross-validation: number of folds into which the patients are divided; null: off"
+    )
+    fold: int = Field(
+        0, ge=0, description="cross-validation: the fold whose patients are left out, from 0; they validate"
     )
     noise_model: NoiseModelName = Field(
         "none",
@@ -258,7 +264,7 @@ def recipes() -> dict[str, Path]:
     }
 
 
-def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
+def load_config(name_or_file: str, changes: Sequence[str] = (), methods: Collection[str] = ()) -> Config:
     """Read a configuration.
 
     A file with ``base: NAME`` (a recipe, or a file in the same folder) holds only settings that differ from it.
@@ -269,17 +275,22 @@ def load_config(name_or_file: str, changes: Sequence[str] = ()) -> Config:
         Name of a recipe, or a YAML file.
     changes : sequence of str
         Changed settings, each as ``section.key=value`` with the value in YAML.
+    methods : collection of str
+        Names that stand for the default settings of a method, where they are no recipe and no file.
 
     Raises
     ------
     ConfigError
         If the recipe is unknown, the file unreadable, a key unknown or a value impossible.
     """
-    path = _find(name_or_file, Path())
-    content = _read_with_base(path, ())
+    if name_or_file in methods and name_or_file not in recipes() and not Path(name_or_file).is_file():
+        where, content = name_or_file, {"method": name_or_file}
+    else:
+        path = _find(name_or_file, Path())
+        where, content = str(path), _read_with_base(path, ())
     for change in changes:
         _change(content, change)
-    return parse_config(content, str(path))
+    return parse_config(content, where)
 
 
 def _find(name_or_file: str, folder: Path) -> Path:
