@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--dicom-root", type=options.EXISTING, help="Folder with low- and normal-dose series.")
+@click.option("--low", type=options.EXISTING, multiple=True, help="Instead: low-dose series; repeatable.")
+@click.option("--normal", type=options.EXISTING, multiple=True, help="With --low: normal-dose series; repeatable.")
+@click.option(
+    "--manifest",
+    type=options.EXISTING,
+    help="Instead: a CSV table of series (inspect --write-manifest): its test rows, or all if none has a split.",
+)
 @click.option("--images", type=options.EXISTING, help="Instead: a folder of grey images, to which noise is added.")
 @click.option(
     "--noise",
@@ -31,8 +38,28 @@ if TYPE_CHECKING:
     "--model",
     "models",
     multiple=True,
-    required=True,
     help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8). Repeatable.",
+)
+@click.option(
+    "--series",
+    "denoised",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Series that were denoised elsewhere, at the positions of the low-dose slices. Repeatable.",
+)
+@click.option(
+    "--function",
+    "functions",
+    multiple=True,
+    metavar="MODULE:FUNCTION",
+    help="A Python function of a slice in HU, also as FILE.py:FUNCTION. Repeatable.",
+)
+@click.option(
+    "--cross-validation",
+    "folds",
+    multiple=True,
+    metavar="NAME=RUN,RUN,…",
+    help="Models of several folds as one: each patient is denoised by one that has not seen him. Repeatable.",
 )
 @options.output
 @options.measurements
@@ -68,11 +95,17 @@ if TYPE_CHECKING:
 @options.overwrite
 def command(
     dicom_root: Path | None,
+    low: tuple[Path, ...],
+    normal: tuple[Path, ...],
+    manifest: Path | None,
     images: Path | None,
     noise: NoiseLaw,
     noise_sigma: float,
     seed: int,
     models: tuple[str, ...],
+    denoised: tuple[str, ...],
+    functions: tuple[str, ...],
+    folds: tuple[str, ...],
     output: Path,
     low_patterns: tuple[str, ...],
     normal_patterns: tuple[str, ...],
@@ -95,24 +128,28 @@ def command(
     recognised by name, UIDs and pixels, and where it cannot be known, the model's rows are marked. Writes
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
-    from ldct_denoise.evaluation.compare import compare, compare_on_images
+    from ldct_denoise.evaluation.compare import compare_on_images, compare_pairs, find_pairs_for
+    from ldct_denoise.evaluation.competitors import Competitor, load_folds, load_function, open_denoised
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.models.trained import load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.write import write_comparison
 
-    if (dicom_root is None) == (images is None):
-        raise click.UsageError("give either --dicom-root or --images")
+    if sum((dicom_root is not None, bool(low or normal), manifest is not None, images is not None)) != 1:
+        raise click.UsageError("give one of --dicom-root, --low and --normal, --manifest, and --images")
+    if not (models or denoised or functions or folds):
+        raise click.UsageError("give at least one --model, --series, --function or --cross-validation")
     if images and any(measurements.values()):
-        raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
+        raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for CT")
+    if images and (denoised or functions or folds):
+        raise click.UsageError("--images are compared with --model only")
     plan = options.measurement_plan(**measurements)
     make_output_folder(output, overwrite)
     settings = ApplySettings(strength, device, precision, tta=tta, assume_hu=assume_hu)  # type: ignore[arg-type]
     with options.progress_bar("comparing") as bar:
         loaded = [load_model(name) for name in models]
-        if dicom_root is None:
-            assert images is not None
+        if images is not None:
             result = compare_on_images(
                 images,
                 loaded,
@@ -124,12 +161,14 @@ def command(
                 progress=bar,
             )
         else:
-            result = compare(
-                dicom_root,
-                loaded,
+            others: list[Competitor] = [*map(open_denoised, denoised), *map(load_function, functions)]
+            others += [load_folds(text, load_model) for text in folds]
+            patterns = DosePatterns(low_patterns, normal_patterns)
+            result = compare_pairs(
+                find_pairs_for(dicom_root, low, normal, manifest, patterns=patterns, assume_hu=assume_hu),
+                [*loaded, *others],
                 plan,
                 include_training_patients=include_training_patients,
-                patterns=DosePatterns(low_patterns, normal_patterns),
                 slice_thickness_mm=slice_thickness_mm,
                 kernels=kernels,
                 num_seeds=num_seeds,

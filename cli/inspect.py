@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ldct_denoise.io.dose_words import DosePatterns
+    from ldct_denoise.volume import SliceSource
 
 COLUMNS = (
     "patient", "dose", "dose from", "kernel", "thickness mm", "slices", "matrix", "spacing mm", "encoding",
@@ -20,12 +26,19 @@ COLUMNS = (
 @click.command(short_help="List series, doses, pairs and skipped files.")
 @click.argument("path", type=options.EXISTING)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for programs (docs/reference/input.md).")
+@click.option(
+    "--write-manifest",
+    type=options.PATH,
+    metavar="FILE.csv",
+    help="Write a table of the series, to be edited and given to train and compare as --manifest.",
+)
 @options.dose_patterns
 @click.option("--files", is_flag=True, help="List every skipped file.")
 @options.assume_hu
 def command(
     path: Path,
     as_json: bool,
+    write_manifest: Path | None,
     files: bool,
     assume_hu: bool,
     low_patterns: tuple[str, ...],
@@ -37,17 +50,34 @@ def command(
     and why files are skipped.
     """
     from ldct_denoise.io.dose_words import DosePatterns
-    from ldct_denoise.io.inspect import inspect
+    from ldct_denoise.io.find import find_images
+    from ldct_denoise.io.inspect import describe_inventory
 
     with options.progress_bar("examining files") as bar:
         patterns = DosePatterns(low_patterns, normal_patterns)
-        found = inspect(path, lambda done, total: bar(done, total, ""), patterns=patterns, assume_hu=assume_hu)
+        report = lambda done, total: bar(done, total, "")  # noqa: E731
+        inventory = find_images(path, report, assume_hu=assume_hu)
+        found = describe_inventory(inventory, path, patterns)
+    if write_manifest:
+        _write_manifest(inventory.series, path, patterns, write_manifest)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     _print_series(found["series"])
     _print_pairs(found["pairs"])
     _print_skipped(found["skipped"], every_file=files)
+
+
+def _write_manifest(series: Sequence[SliceSource], root: Path, patterns: DosePatterns, file: Path) -> None:
+    from ldct_denoise.io.dose_labels import find_pairs, label_series
+    from ldct_denoise.io.manifest import write_manifest
+    from ldct_denoise.output import check_writable
+
+    check_writable(file, overwrite=False)
+    labelled = label_series(series, root, patterns)
+    unknown = write_manifest(labelled, find_pairs(labelled), file)
+    note = f"; {unknown} rows need a dose, or are to be deleted" if unknown else ""
+    click.echo(f"{file}: {len(labelled)} series{note}", err=True)
 
 
 def _print_series(series: list[dict[str, Any]]) -> None:

@@ -56,6 +56,8 @@ assume_hu = click.option(
 )
 overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
+
+
 def _register(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
     from ldct_denoise import methods
 

@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 @click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
 @click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
 @click.option(
-    "--manifest", type=options.EXISTING, help="Instead: a CSV table of series (inspect --write-manifest makes one)."
+    "--manifest",
+    type=options.EXISTING,
+    help="Instead: a CSV table of series (inspect --write-manifest makes one).",
 )
 @click.option(
     "--images", type=options.EXISTING, help="Instead: a folder of grey photographs (--config natural-lir)."
 )
 @click.option("--output", "-o", type=options.PATH, help="Run folder. Required, except with --explain.")
-@click.option("--config", default="lir-quick", show_default=True, help="A recipe's name, a YAML file, or the name of a method.")
+@click.option(
+    "--config",
+    default="lir-quick",
+    show_default=True,
+    help="A recipe's name, a YAML file, or the name of a method.",
+)
 @click.option(
     "--set",
     "changes",
@@ -38,7 +45,9 @@ if TYPE_CHECKING:
     "applies to both, except settings that the first stage has for itself: pretraining.training.iterations=500.",
 )
 @click.option("--folds", type=click.IntRange(min=2), help="Cross-validation: number of folds, by patient.")
-@click.option("--fold", type=click.IntRange(min=0), help="With --folds: the fold whose patients are left out, from 0.")
+@click.option(
+    "--fold", type=click.IntRange(min=0), help="With --folds: the fold whose patients are left out, from 0."
+)
 @options.dose_patterns
 @options.assume_hu
 @options.device

@@ -144,6 +144,16 @@ class DataConfig(_Section):
         return self
 
     @model_validator(mode="after")
+    def _check_fold(self) -> DataConfig:
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold {self.fold}: with folds: {self.folds} give 0 to {self.folds - 1}")
+        if self.folds is None and self.fold:
+            raise ValueError(f"fold {self.fold}: needs data.folds")
+        if self.folds is not None and self.validation_patients:
+            raise ValueError("folds choose the validation patients; leave out validation_patients")
+        return self
+
+    @model_validator(mode="after")
     def _check_simulation(self) -> DataConfig:
         if self.simulated_dose is None:
             if self.noise_model == "dose_simulation":

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ldct_denoise.config import DataConfig
+from ldct_denoise.data.folds import Split, divide
 from ldct_denoise.data.image_digests import training_digests
-from ldct_denoise.errors import InputError
+from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.dose_words import Dose, DosePatterns
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.manifest import Manifest, open_manifest
 from ldct_denoise.io.photos import GreyImage, open_images
 from ldct_denoise.io.slice_matching import has_thickness
 from ldct_denoise.methods import Supervision
@@ -39,6 +41,8 @@ class Pools:
         Normal-dose series of the validation patients.
     notes : tuple of str
         Files and series that are in no pool, a line each.
+    splits : tuple of dict
+        Training and validation patients of every fold of a cross-validation; see :mod:`~ldct_denoise.data.folds`.
     """
 
     low: tuple[SliceSource, ...]
@@ -48,6 +52,7 @@ class Pools:
     validation_pairs: tuple[Pair, ...] = ()
     validation_normal: tuple[SliceSource, ...] = ()
     notes: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = ()
 
     @property
     def patients(self) -> tuple[str, ...]:
@@ -131,9 +136,49 @@ def pools_from_paths(
         not there.
     """
     notes: list[str] = []
-    labelled = [*_label_all(low, Dose.LOW, config, notes), *_label_all(normal, Dose.NORMAL, config, notes)]
+    labelled = [*label_paths(low, Dose.LOW, config, notes), *label_paths(normal, Dose.NORMAL, config, notes)]
     where = f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}"
     return replace(_split(labelled, config, seed, where, supervision), notes=tuple(dict.fromkeys(notes)))
+
+
+def pools_from_manifest(
+    file: Path, config: DataConfig, seed: int = 0, supervision: Supervision = Supervision.UNPAIRED
+) -> Pools:
+    """Build pools from the series of a manifest (:mod:`~ldct_denoise.io.manifest`).
+
+    Its splits decide: ``test`` is left out, ``validation`` validates. Where no row has a split, the validation
+    patients are chosen as for a tree.
+
+    Parameters
+    ----------
+    file : Path
+    config : DataConfig
+        Kernels, thicknesses, test and validation patients, folds.
+    seed : int
+        Decides on the validation patients, where neither the manifest nor the settings name any.
+    supervision : Supervision
+        Kind of images that the method is trained on.
+
+    Returns
+    -------
+    Pools
+
+    Raises
+    ------
+    InputError
+        If the manifest cannot be read, or a pool that the method needs would be empty.
+    """
+    manifest = open_manifest(file, assume_hu=config.assume_hu)
+    kept = Manifest(file, tuple(one for one in manifest.series if _is_wanted(one[0].series, config)))
+    if not any(row.split for _, row in kept.series):
+        return _split(kept.labelled(), config, seed, str(file), supervision, kept.pairs())
+    if config.folds or config.validation_patients or config.test_patients:
+        raise ConfigError(
+            f"{file}: has splits, so leave out data.folds, data.validation_patients and data.test_patients"
+        )
+    training, validation = kept.labelled("train", ""), kept.labelled("validation")
+    pairs = kept.pairs("train", ""), kept.pairs("validation")
+    return _pools(training, validation, pairs, config, str(file), supervision)
 
 
 def pools_from_images(folder: Path, supervision: Supervision, seed: int = 0) -> Pools:
@@ -166,7 +211,22 @@ def pools_from_images(folder: Path, supervision: Supervision, seed: int = 0) -> 
     return Pools(tuple(low), tuple(normal))
 
 
-def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: list[str]) -> list[LabelledSeries]:
+def label_paths(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: list[str]) -> list[LabelledSeries]:
+    """Label series whose dose the user gave.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+    dose : Dose
+    config : DataConfig
+        Kernels and thicknesses.
+    notes : list of str
+        Gets a line for each kind of skipped files.
+
+    Returns
+    -------
+    list of LabelledSeries
+    """
     found = []
     for path in paths:
         inventory = find_images(path, assume_hu=config.assume_hu)
@@ -178,19 +238,49 @@ def _label_all(paths: Iterable[Path], dose: Dose, config: DataConfig, notes: lis
 
 
 def _split(
-    labelled: Sequence[LabelledSeries], config: DataConfig, seed: int, where: str, supervision: Supervision
+    labelled: Sequence[LabelledSeries],
+    config: DataConfig,
+    seed: int,
+    where: str,
+    supervision: Supervision,
+    known_pairs: Sequence[Pair] | None = None,
 ) -> Pools:
+    """Divide the patients into training, validation and test."""
     everyone = sorted({item.patient for item in labelled})
     for setting in ("test_patients", "validation_patients"):
         for name in sorted({*getattr(config, setting)} - {*everyone}):
             raise InputError(f"{where}: data.{setting}: no patient {name!r}; there are {', '.join(everyone)}")
     labelled = [item for item in labelled if item.patient not in config.test_patients]
-    held_out = {*config.validation_patients} or _draw_validation_patients(
-        labelled, config.validation_fraction, seed, supervision
-    )
+    splits: list[Split] = []
+    if config.folds:
+        splits = divide([item.patient for item in labelled], config.folds, seed=0)
+        held_out = {*splits[config.fold]["val"]}
+    else:
+        held_out = {*config.validation_patients} or _draw_validation_patients(
+            labelled, config.validation_fraction, seed, supervision
+        )
     training = [item for item in labelled if item.patient not in held_out]
     validation = [item for item in labelled if item.patient in held_out]
-    pairs, validation_pairs = find_pairs(training), find_pairs(validation)
+    if known_pairs is None:
+        pairs = find_pairs(training), find_pairs(validation)
+    else:
+        kept = {item.patient for item in training}
+        pairs = (
+            tuple(pair for pair in known_pairs if pair.patient in kept),
+            tuple(pair for pair in known_pairs if pair.patient in held_out),
+        )
+    return replace(_pools(training, validation, pairs, config, where, supervision), splits=tuple(splits))
+
+
+def _pools(
+    training: Sequence[LabelledSeries],
+    validation: Sequence[LabelledSeries],
+    both_pairs: tuple[tuple[Pair, ...], tuple[Pair, ...]],
+    config: DataConfig,
+    where: str,
+    supervision: Supervision,
+) -> Pools:
+    pairs, validation_pairs = both_pairs
     pools = Pools(
         low=_of(training, Dose.LOW),
         normal=_oriented(_of(training, Dose.NORMAL), pairs),

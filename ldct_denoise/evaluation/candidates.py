@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
+from ldct_denoise.evaluation.competitors import Competitor
 from ldct_denoise.evaluation.measure import REFERENCE
+from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.inference.slices import Slices, restore_slices
+from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import Geometry, SeriesMetadata, SeriesView
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that takes part in a comparison.
+    """A model, or another competitor, that takes part in a comparison.
 
     Parameters
     ----------
@@ -25,14 +29,21 @@ class Candidate:
         Unique name in the tables; ends in ``-seed0``, ``-seed1``, … if a method runs with several seeds.
     name : str
         The label without the seed.
-    model : TrainedModel
+    model : Competitor
     seed : int
     """
 
     label: str
     name: str
-    model: TrainedModel
+    model: Competitor
     seed: int = 0
+
+    def restore(self, pair: Pair, settings: ApplySettings, indices: Sequence[int]) -> Slices:
+        """Restore low-dose slices of a pair, in the order of ``indices``."""
+        seeded = replace(settings, seed=self.seed)
+        if isinstance(self.model, TrainedModel):
+            return restore_slices(pair.low, self.model, seeded, indices)
+        return self.model.restore(pair, seeded, indices)
 
 
 @dataclass
@@ -103,7 +114,7 @@ class DisplayedSlices(SeriesView):
         return np.asarray(self.hu[index], dtype=np.float32)
 
 
-def make_candidates(models: Sequence[TrainedModel], num_seeds: int) -> list[Candidate]:
+def make_candidates(models: Sequence[Competitor], num_seeds: int) -> list[Candidate]:
     """Create a candidate with a unique label for every model and, for stochastic methods, every seed.
 
     Raises
@@ -112,14 +123,14 @@ def make_candidates(models: Sequence[TrainedModel], num_seeds: int) -> list[Cand
         If ``num_seeds`` is below 1 or no model is given.
     """
     if num_seeds < 1 or not models:
-        raise ConfigError("compare needs at least one model and --num-seeds of at least 1")
+        raise ConfigError("compare needs at least one model, and --num-seeds of at least 1")
     candidates: list[Candidate] = []
     for model in models:
         used = {candidate.name for candidate in candidates} | {"input", REFERENCE}
         name, number = model.name, 2
         while name in used:
             name, number = f"{model.name}-{number}", number + 1
-        if model.method.is_random and num_seeds > 1:
+        if isinstance(model, TrainedModel) and model.method.is_random and num_seeds > 1:
             candidates += [Candidate(f"{name}-seed{seed}", name, model, seed) for seed in range(num_seeds)]
         else:
             candidates.append(Candidate(name, name, model))

@@ -10,8 +10,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from ldct_denoise.config import DataConfig
+from ldct_denoise.data.pools import label_paths
 from ldct_denoise.errors import InputError
 from ldct_denoise.evaluation.candidates import Candidate, DisplayedSlices, SeriesSubset, Timer, make_candidates
+from ldct_denoise.evaluation.competitors import Competitor, overlap_of
 from ldct_denoise.evaluation.evaluate import noise_entries
 from ldct_denoise.evaluation.measure import REFERENCE, SliceSample, measure_slices
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
@@ -19,11 +22,12 @@ from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import paired_statistics
 from ldct_denoise.evaluation.training_overlap import TrainingOverlap, fair_pairs
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
-from ldct_denoise.inference.slices import Progress, report_fit_progress, restore_slices
+from ldct_denoise.inference.slices import Progress, report_fit_progress
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
-from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, DosePatterns
+from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, Dose, DosePatterns
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.manifest import open_manifest
 from ldct_denoise.io.photos import NoiseLaw, NoisyImage, open_images
 from ldct_denoise.io.slice_matching import has_thickness
 from ldct_denoise.metrics.series_noise import spectrum_slices
@@ -37,7 +41,7 @@ DISPLAYED_PER_PAIR = 4
 
 def compare(
     dicom_root: Path,
-    models: Sequence[TrainedModel],
+    models: Sequence[Competitor],
     plan: MeasurementPlan = DEFAULT_PLAN,
     *,
     include_training_patients: bool = False,
@@ -54,7 +58,9 @@ def compare(
     ----------
     dicom_root : Path
         Folder with low- and normal-dose series, in any layout that ``inspect`` recognises.
-    models : sequence of TrainedModel
+    models : sequence of Competitor
+        Models, images that were made elsewhere, functions, or the models of several folds; see
+        :mod:`~ldct_denoise.evaluation.competitors`.
     plan : MeasurementPlan
         Windows, regions, contrasts and metrics. Regions in mm are measured in every series that they reach.
     include_training_patients : bool
@@ -87,14 +93,116 @@ def compare(
     ConfigError
         If ``num_seeds`` is below 1 or no model is given.
     """
+    return compare_pairs(
+        _pairs_of(dicom_root, patterns, settings.assume_hu),
+        models,
+        plan,
+        include_training_patients=include_training_patients,
+        slice_thickness_mm=slice_thickness_mm,
+        kernels=kernels,
+        num_seeds=num_seeds,
+        settings=settings,
+        progress=progress,
+    )
+
+
+def compare_pairs(
+    pairs: Sequence[Pair],
+    models: Sequence[Competitor],
+    plan: MeasurementPlan = DEFAULT_PLAN,
+    *,
+    include_training_patients: bool = False,
+    slice_thickness_mm: Sequence[float] = (),
+    kernels: Sequence[str] = (),
+    num_seeds: int = 1,
+    settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure every model on the slices of pairs; see :func:`compare`, which finds the pairs of a folder.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    models : sequence of Competitor
+    plan : MeasurementPlan
+    include_training_patients : bool
+    slice_thickness_mm : sequence of float
+    kernels : sequence of str
+    num_seeds : int
+    settings : ApplySettings
+    progress : callable, optional
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    InputError
+        If no pair is left, or a competitor has not the slices of one.
+    ConfigError
+        If ``num_seeds`` is below 1 or no model is given.
+    """
     candidates = make_candidates(models, num_seeds)
-    pairs = _pairs_of(dicom_root, patterns, settings.assume_hu)
     found = [pair for pair in pairs if _is_wanted(pair, slice_thickness_mm, kernels)]
     if not found:
-        raise InputError(f"{dicom_root}: no pair has one of the slice thicknesses and kernels that were given")
-    pairs, left_out, overlaps = fair_pairs(found, models, include_training_patients)
+        raise InputError("no low/normal pair has one of the slice thicknesses and kernels that were given")
+    kept, left_out, overlaps = fair_pairs(found, models, include_training_patients, overlap_of)
     plan = replace(plan, notes=[*plan.notes, *left_out])
-    return _compare_pairs(pairs, candidates, plan, settings, progress, overlaps)
+    return _compare_pairs(kept, candidates, plan, settings, progress, overlaps)
+
+
+def find_pairs_for(
+    dicom_root: Path | None = None,
+    low: Sequence[Path] = (),
+    normal: Sequence[Path] = (),
+    manifest: Path | None = None,
+    *,
+    patterns: DosePatterns = DEFAULT_PATTERNS,
+    assume_hu: bool = False,
+) -> tuple[Pair, ...]:
+    """Find the pairs of a tree, of low- and normal-dose paths, or of a manifest.
+
+    Parameters
+    ----------
+    dicom_root : Path, optional
+        Folder with series of both doses.
+    low, normal : sequence of Path
+        Instead: series of one dose each.
+    manifest : Path, optional
+        Instead: a table of series; its ``test`` rows, or all where no row has a split.
+    patterns : DosePatterns
+        The user's own words for the doses, for ``dicom_root``.
+    assume_hu : bool
+        Take the values of images for HU where header or values speak against it.
+
+    Returns
+    -------
+    tuple of Pair
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    if dicom_root is not None:
+        return tuple(_pairs_of(dicom_root, patterns, assume_hu))
+    if manifest is not None:
+        table = open_manifest(manifest, assume_hu=assume_hu)
+        has_splits = any(row.split for _, row in table.series)
+        pairs, where = table.pairs(*(("test",) if has_splits else ())), str(manifest)
+        hint = "its test rows hold no pair" if has_splits else "its rows hold no pair"
+    else:
+        config = DataConfig(assume_hu=assume_hu)  # type: ignore[call-arg]
+        labelled = [*label_paths(low, Dose.LOW, config, []), *label_paths(normal, Dose.NORMAL, config, [])]
+        pairs, where = (
+            find_pairs(labelled),
+            f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}",
+        )
+        hint = "no slice of one patient, kernel and position is in both"
+    if not pairs:
+        raise InputError(f"{where}: {hint}")
+    return pairs
 
 
 def compare_on_images(
@@ -162,7 +270,7 @@ def _compare_pairs(
         for pair, case in zip(pairs, cases, strict=True)
         for sample in _samples(pair, case, candidates, timer, settings)
     )
-    models = {candidate.name: candidate.model for candidate in candidates}
+    models = {c.name: c.model for c in candidates if isinstance(c.model, TrainedModel)}
     show = progress or (lambda done, count, note: None)
     with report_fit_progress(list(models.values()), show, (0, total, "")) as update:
         rows, noise = measure_slices(samples, plan, progress=lambda done, _: update(done, total, ""), total=total)
@@ -191,13 +299,16 @@ def _settings_notes(settings: ApplySettings) -> Iterator[str]:
 def _model_entry(candidate: Candidate, overlap: TrainingOverlap | None) -> dict[str, object]:
     """A candidate's entry in ``summary.json``: checksum, seed, training budget, seen patients."""
     model = candidate.model
+    seen = (overlap or TrainingOverlap()).status
+    if not isinstance(model, TrainedModel):
+        return {"name": candidate.name, "method": type(model).__name__, "seed": None, "seen_in_training": seen}
     training = model.card.get("config", {}).get("training", {})
     return {
         "name": candidate.name,
         "method": model.method_name,
         "checksum": model.checksum,
         "seed": candidate.seed,
-        "seen_in_training": (overlap or TrainingOverlap()).status,
+        "seen_in_training": seen,
         "training_seconds": model.card.get("seconds"),
         "training_steps": model.card.get("step"),
         "training_batch": training.get("batch_size"),
@@ -236,10 +347,7 @@ def _samples(
     low, normal = case.images["input"], case.reference
     shown, low_indices = {indices["input"] for indices in case.indices}, [index for index, _ in pair.indices]
     streams: Mapping[str, Iterator[NDArray[np.float32]]] = {
-        c.label: timer.timed(
-            c.label, restore_slices(pair.low, c.model, replace(settings, seed=c.seed), low_indices)
-        )
-        for c in candidates
+        c.label: timer.timed(c.label, c.restore(pair, settings, low_indices)) for c in candidates
     }
     spectra = spectrum_slices(len(low))
     for index in range(len(low)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ldct_denoise import methods
 from ldct_denoise.data.image_digests import pixel_digests, uid_digests
@@ -45,8 +46,20 @@ class TrainingOverlap:
         return TrainingOverlap(self.seen - patients, unknown, self.reason if unknown else "")
 
 
+class Named(Protocol):
+    """A competitor."""
+
+    @property
+    def name(self) -> str:
+        """Name in the tables."""
+        ...
+
+
 def fair_pairs(
-    pairs: Sequence[Pair], models: Sequence[TrainedModel], include: bool
+    pairs: Sequence[Pair],
+    models: Sequence[Named],
+    include: bool,
+    overlap: Callable[[Any, Sequence[Pair]], TrainingOverlap] | None = None,
 ) -> tuple[list[Pair], list[str], dict[int, TrainingOverlap]]:
     """Choose the pairs on which models can be compared fairly.
 
@@ -54,8 +67,11 @@ def fair_pairs(
     ----------
     pairs : sequence of Pair
     models : sequence of TrainedModel
+        Or others that have a name.
     include : bool
         Keep patients that a model was trained on.
+    overlap : callable, optional
+        Finds the patients that one of ``models`` was trained on; by default :func:`training_overlap`.
 
     Returns
     -------
@@ -71,7 +87,8 @@ def fair_pairs(
     InputError
         If no patient is left.
     """
-    overlaps = {id(model): training_overlap(model, pairs) for model in models}
+    find: Callable[[Any, Sequence[Pair]], TrainingOverlap] = overlap or training_overlap
+    overlaps = {id(model): find(model, pairs) for model in models}
     counts = ", ".join(
         f"{model.name} on {len(overlaps[id(model)].seen)}" for model in models if overlaps[id(model)].seen
     )

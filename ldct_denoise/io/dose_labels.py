@@ -273,9 +273,14 @@ def _pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
         return None
     if not same_thickness(low.series, normal.series) or not _may_be_one_scan(low, normal):
         return None
+    return match_pair(low, normal)
+
+
+def match_pair(low: LabelledSeries, normal: LabelledSeries) -> Pair | None:
+    """Match the slices of two series that are known to be a pair; None if they share no position."""
     oriented = oriented_like(normal.series, low.series.geometry)
     indices = match_slices(low.series.geometry, oriented.geometry)
-    return Pair(low.patient, kernel, low.series, oriented, indices) if indices else None
+    return Pair(low.patient, low.series.metadata.kernel, low.series, oriented, indices) if indices else None
 
 
 def _may_be_one_scan(low: LabelledSeries, normal: LabelledSeries) -> bool:

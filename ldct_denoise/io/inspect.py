@@ -9,6 +9,8 @@ from typing import Any
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, DosePatterns
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.inventory import Inventory
+from ldct_denoise.volume import SliceSource
 
 #: Version of the form of the result. A version may gain fields; none is removed or changes its meaning.
 VERSION = 1
@@ -44,7 +46,27 @@ def inspect(
     InputError
         If there is no file at all, or the path cannot be read.
     """
-    inventory = find_images(path, progress, assume_hu=assume_hu)
+    return describe_inventory(find_images(path, progress, assume_hu=assume_hu), path, patterns)
+
+
+def describe_inventory(
+    inventory: Inventory[SliceSource], path: Path, patterns: DosePatterns = DEFAULT_PATTERNS
+) -> dict[str, Any]:
+    """Describe the result of a scan in the form of ``inspect --json``.
+
+    Parameters
+    ----------
+    inventory : Inventory
+    path : Path
+        Where it was found.
+    patterns : DosePatterns
+        The user's own words for the doses.
+
+    Returns
+    -------
+    dict
+        Plain values, for JSON.
+    """
     labelled = label_series(inventory.series, path, patterns)
     return {
         "version": VERSION,

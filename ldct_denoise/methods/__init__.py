@@ -154,7 +154,8 @@ def describe(name: str) -> MethodInfo:
         If there is no such method, or its docstring lacks a paragraph.
     """
     path = _file(name)
-    docstring = (path.read_text(encoding="utf-8").split('"""') + [""])[1]
+    _, _, rest = path.read_text(encoding="utf-8").partition('"""')
+    docstring = rest.partition('"""')[0]
     fields = {
         key: " ".join(text.split()).removesuffix(".")
         for key, text in re.findall(r"^(Supervision|Reference): (.+?)(?=\n\w+: |\n\n|\Z)", docstring, re.M | re.S)

@@ -36,7 +36,7 @@ class Trial:
     problem: str = ""
 
 
-def check_method(name: str, settings: Mapping[str, Any] | None = None, scale: Scale = Scale()) -> list[Trial]:
+def check_method(name: str, settings: Mapping[str, Any] | None = None, scale: Scale | None = None) -> list[Trial]:
     """Put a method through the trials that every method of this package passes.
 
     Parameters
@@ -45,7 +45,7 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None, scale: Sc
         A method's name; see :func:`ldct_denoise.methods.register` for one's own file.
     settings : mapping, optional
         Settings that make it small and quick.
-    scale : Scale
+    scale : Scale, optional
         HU range of network units.
 
     Returns
@@ -61,7 +61,7 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None, scale: Sc
         If a setting is unknown or has an impossible value.
     """
     given, info = dict(settings or {}), methods.describe(name)
-    subject = _Subject(name, given, scale, info.supervision)
+    subject = _Subject(name, given, scale or Scale(), info.supervision)
     subject.build(for_training=True)
     trials: dict[str, Callable[[], str]] = {
         "an unknown setting is refused": subject.refuses_unknown_settings,
@@ -108,13 +108,19 @@ class _Subject:
         """Smooth anatomy around 0 HU with noise of 40 HU, network units."""
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         clean = 40 * torch.sin(x / 9.0) * torch.cos(y / 7.0)
-        noise = torch.randn((count, method.in_channels, height, width), generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(
+            (count, method.in_channels, height, width), generator=torch.Generator().manual_seed(seed)
+        )
         return (clean + 40 * noise - self.scale.low_hu) / (self.scale.high_hu - self.scale.low_hu)
 
     def batch(self, method: Method[Any], step: int) -> Batch:
         low = self.image(method, 64, 64, seed=2 * step, count=2)
         normal = None if self.supervision is Supervision.SELF else self.image(method, 64, 64, 2 * step + 1, 2)
-        noise = 0.01 * torch.randn(low.shape, generator=torch.Generator().manual_seed(step)) if method.uses_noise else None
+        noise = (
+            0.01 * torch.randn(low.shape, generator=torch.Generator().manual_seed(step))
+            if method.uses_noise
+            else None
+        )
         return Batch(low, normal, noise, torch.Generator().manual_seed(100 + step))
 
     def refuses_unknown_settings(self) -> str:
@@ -142,7 +148,9 @@ class _Subject:
         first, second = _restore(method, noisy, 3), _restore(method, noisy, 3)
         if not torch.equal(noisy, before):
             return "its input was changed"
-        return "" if torch.equal(first, second) else f"two results differ by up to {_difference(first, second):.2g}"
+        return (
+            "" if torch.equal(first, second) else f"two results differ by up to {_difference(first, second):.2g}"
+        )
 
     def treats_slices_alone(self) -> str:
         method = self.build().eval()

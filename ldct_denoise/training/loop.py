@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ldct_denoise import methods
 from ldct_denoise.config import Config, TrainingConfig
+from ldct_denoise.data.folds import SPLITS_FILE, write_splits
 from ldct_denoise.data.patches import batches
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import TrainingSet, make_training_set
@@ -184,6 +185,8 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
         for folder in stage.replaces if checkpoint is None else ():
             clear_results(folder)
         write_config(output, config)
+        if pools.splits:
+            write_splits(pools.splits, output / SPLITS_FILE)
     samples = batches(
         data.patches,
         range(run.step, settings.iterations),

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ldct_denoise.config import Config, parse_config
+from ldct_denoise.data.folds import SPLITS_FILE
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dicom.series import Series
@@ -62,7 +63,7 @@ def check_run_folder(output: Path, resume: bool, overwrite: bool) -> None:
 
 def clear_results(folder: Path) -> None:
     """Remove the checkpoint, model, log and configuration of an earlier run."""
-    for name in (STATE_FILE, MODEL_FILE, TrainingLog.FILE, CONFIG_FILE):
+    for name in (STATE_FILE, MODEL_FILE, TrainingLog.FILE, CONFIG_FILE, SPLITS_FILE):
         (folder / name).unlink(missing_ok=True)
 
 
