@@ -41,7 +41,7 @@ def pair(patient, slices=3, seed=0):
 @pytest.fixture
 def two_patients(monkeypatch):
     pairs = [pair("A", seed=1), pair("B", seed=2)]
-    monkeypatch.setattr(module, "_pairs_of", lambda root, patterns: pairs)
+    monkeypatch.setattr(module, "_pairs_of", lambda root, patterns, assume_hu: pairs)
     return pairs
 
 
@@ -108,8 +108,8 @@ def test_seconds_per_slice_are_a_mean_over_the_batch(monkeypatch, bilateral, tmp
             yield index, source.read_hu(index)
 
     whole = replace(pair("A", slices=16), indices=tuple((index, index) for index in range(16)))
-    monkeypatch.setattr(module, "_pairs_of", lambda root, patterns: [whole])
-    monkeypatch.setattr(module, "restore_slices", restore)
+    monkeypatch.setattr(module, "_pairs_of", lambda root, patterns, assume_hu: [whole])
+    monkeypatch.setattr(candidates, "restore_slices", restore)
     monkeypatch.setattr(candidates, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     result = compare(tmp_path, [bilateral], plan=MeasurementPlan(windows=[WINDOWS["abdomen"]]))
     assert result.extra["seconds_per_slice"] == {"bilateral": pytest.approx(0.1)}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.evaluation.competitors import Competitor
+from ldct_denoise.evaluation.competitors import OTHERS, Competitor
 from ldct_denoise.evaluation.measure import REFERENCE
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import Slices, restore_slices
@@ -130,7 +130,7 @@ def make_candidates(models: Sequence[Competitor], num_seeds: int) -> list[Candid
         name, number = model.name, 2
         while name in used:
             name, number = f"{model.name}-{number}", number + 1
-        if isinstance(model, TrainedModel) and model.method.is_random and num_seeds > 1:
+        if not isinstance(model, OTHERS) and model.method.is_random and num_seeds > 1:
             candidates += [Candidate(f"{name}-seed{seed}", name, model, seed) for seed in range(num_seeds)]
         else:
             candidates.append(Candidate(name, name, model))

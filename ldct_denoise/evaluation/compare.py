@@ -93,6 +93,7 @@ def compare(
     ConfigError
         If ``num_seeds`` is below 1 or no model is given.
     """
+    make_candidates(models, num_seeds)  # refuses what is impossible before the folder is read
     return compare_pairs(
         _pairs_of(dicom_root, patterns, settings.assume_hu),
         models,

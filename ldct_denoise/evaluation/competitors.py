@@ -149,6 +149,8 @@ class CrossValidation:
         return TrainingOverlap(seen, unknown, reason)
 
 
+#: Competitors that are no model.
+OTHERS = (DenoisedImages, FunctionOfSlices, CrossValidation)
 Competitor = TrainedModel | DenoisedImages | FunctionOfSlices | CrossValidation
 
 
