@@ -20,6 +20,7 @@ from ldct_denoise.io.derived.attributes import set_derivation_attributes
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.io.derived.derivation import Derivation
 from ldct_denoise.io.derived.derived_series import DerivedWriter
+from ldct_denoise.io.derived.dose_attributes import scale_dose
 from ldct_denoise.io.derived.pixel_values import PixelFormat
 from ldct_denoise.io.dicom.padding import padding_range
 from ldct_denoise.io.dicom.scan import scan
@@ -350,6 +351,37 @@ def test_simulated_images_are_marked_as_synthetic(tmp_path: Path) -> None:
     assert image.SeriesDescription == "Abdomen simulated 25% dose"
     assert "25%" in image.DerivationDescription
     assert check_derived(series, tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("keep_manufacturer", [False, True])
+def test_simulated_images_state_the_simulated_exposure(tmp_path: Path, keep_manufacturer: bool) -> None:
+    """Everything that follows the dose, at any depth; what does not follow it stays."""
+    inner = Dataset()
+    inner.XRayTubeCurrentInuA, inner.KVP = "200000", "120"
+    make_source(
+        tmp_path / "in",
+        XRayTubeCurrent=201, Exposure=1, ExposureTime=500, ExposureInuAs=100000, GeneratorPower=25, CTDIvol=13.6,
+        KVP="120", ExposureDoseSequence=[inner],
+    )  # fmt: skip
+    simulated = Derivation("noise", kind="simulated", dose=0.25)
+    settings = {"keep_manufacturer": keep_manufacturer}
+    image = dcmread(derive(only_series(tmp_path / "in"), tmp_path / "out", simulated, **settings) / "0001.dcm")
+    assert (image.XRayTubeCurrent, image.Exposure, image.ExposureTime) == (50, 1, 500)
+    assert (image.ExposureInuAs, image.GeneratorPower, image.KVP) == (25000, 6, 120)
+    assert image.CTDIvol == pytest.approx(3.4)
+    assert image.ExposureDoseSequence[0].XRayTubeCurrentInuA == 50000
+    assert "CTDIvol are scaled" in image.DerivationDescription
+    assert "CTDIvol are scaled" in image.ContributingEquipmentSequence[-1].ContributionDescription
+    plain = dcmread(derive(only_series(tmp_path / "in"), tmp_path / "plain", MODEL, **settings) / "0001.dcm")
+    assert (plain.XRayTubeCurrent, plain.CTDIvol) == (201, 13.6)
+
+
+@pytest.mark.parametrize(("representation", "value"), [("FD", None), ("LO", "no number")])
+def test_an_exposure_that_is_no_number_stays(representation: str, value: str | None) -> None:
+    image = Dataset()
+    image.add_new("CTDIvol", representation, value)
+    scale_dose(image, 0.5)
+    assert image["CTDIvol"].value == value
 
 
 def test_a_long_description_is_cut_and_a_derived_source_keeps_its_history(tmp_path: Path) -> None:

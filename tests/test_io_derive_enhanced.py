@@ -73,6 +73,20 @@ def derive(series: Frames, output: Path, **options: object) -> Path:
     return output
 
 
+def test_simulated_frames_state_the_simulated_exposure(series: Frames, tmp_path: Path) -> None:
+    """In the functional groups of every frame, once each."""
+    simulated = Derivation("noise", kind="simulated", dose=0.25)
+    with DerivedWriter(series, tmp_path / "out", simulated, WriteSettings()) as writer:
+        for index in range(len(series)):
+            writer.write(index, series.read_hu(index))
+    image = dcmread(next((tmp_path / "out").glob("*.dcm")))
+    for frame, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+        exposure = group.CTExposureSequence[0]
+        assert exposure.XRayTubeCurrentInmA == pytest.approx((100 + frame) / 4)
+        assert exposure.ExposureInmAs == pytest.approx((50 + frame / 2) / 4)
+        assert (exposure.CTDIvol, exposure.ExposureTimeInms) == (1.25, 500)
+
+
 def errors(path: Path) -> set[str]:
     output = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False).stderr
     return {line for line in output.splitlines() if line.startswith("Error")}

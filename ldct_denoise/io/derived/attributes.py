@@ -19,6 +19,7 @@ from pydicom.uid import UID, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLoss
 import ldct_denoise
 from ldct_denoise.io.derived.cut_text import cut_text
 from ldct_denoise.io.derived.derivation import MAX_DESCRIPTION, Derivation, ascii_text
+from ldct_denoise.io.derived.dose_attributes import SCALED, scale_dose
 from ldct_denoise.io.derived.transcode import SPACE_PADDED as TEXT
 from ldct_denoise.io.dicom.values import DERIVATION_SEPARATOR, PRODUCT, as_list
 
@@ -117,6 +118,7 @@ def set_derivation_attributes(
     image.ContentQualification = "RESEARCH"
     if derivation.kind == "simulated":
         image.SyntheticData = "YES"
+        scale_dose(image, derivation.dose)
 
 
 def derived_series_number(source: object) -> int:
@@ -242,11 +244,15 @@ def _set_equipment(image: Dataset, derivation: Derivation, keep_scanner: bool) -
         contributor.ContributionDescription = derivation.label
     else:
         contributor = _scanner_equipment(image)
+        if derivation.kind == "simulated":
+            contributor.ContributionDescription = f"images at full dose, before {derivation.label}"
         for keyword in (*EQUIPMENT, *SCANNER_ONLY):
             if keyword in image and keyword not in SHARED_EQUIPMENT:
                 delattr(image, keyword)
         image.update(ours)
     previous = list(image.get("ContributingEquipmentSequence") or [])
+    if derivation.kind == "simulated":
+        contributor.ContributionDescription += f"; {SCALED}"
     image.ContributingEquipmentSequence = Sequence([*previous, contributor])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import ldct_denoise
+from ldct_denoise.io.derived.dose_attributes import SCALED
 from ldct_denoise.io.dicom.uids import derived_uid
 from ldct_denoise.io.dicom.values import PRODUCT
 
@@ -80,7 +81,7 @@ class Derivation:
     def text(self) -> str:
         """Derivation Description (0008,2111): ASCII, at most 1024 characters."""
         processing = (
-            f"low dose simulated ({100 * self.dose:g}% of the source's)"
+            f"low dose simulated ({100 * self.dose:g}% of the source's; {SCALED})"
             if self.kind == "simulated"
             else f"noise reduced by a model, {self.amount or f'strength {100 * self.strength:g}%'}"
         )
