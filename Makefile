@@ -7,11 +7,13 @@ TORCH := 2.13.0
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
 READY := $(VENV)/.ready
-# Two workers of one torch thread each: faster on two cores than one worker of two.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three workers of one torch thread each keep two cores busy, also while a test waits for a process or a connection.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Environments of their own, resolved by uv: RESOLUTION=lowest-direct is the floor that pyproject.toml declares.
 TEST_PYTHON ?= 3.11
+# Where torch comes from: PyTorch's own index of CPU builds, or options for another source.
+UV_PIP_ARGS ?= --torch-backend cpu
 RESOLVED_VENV = .venv-$(RESOLUTION)-$(TEST_PYTHON)
 
 .PHONY: test-lowest test-newest test-resolved help demo test quick lint unit coverage format lock docs wheel wheelhouse clean
@@ -85,7 +87,7 @@ test-newest:  ## the fast tests with the newest versions that pyproject.toml all
 
 test-resolved:
 	uv venv --quiet --clear --python $(TEST_PYTHON) $(RESOLVED_VENV)
-	uv pip install --quiet --python $(RESOLVED_VENV) --resolution $(RESOLUTION) --torch-backend cpu --editable ".[dev]"
+	uv pip install --quiet --python $(RESOLVED_VENV) --resolution $(RESOLUTION) $(UV_PIP_ARGS) --editable ".[dev]"
 	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 clean:  ## remove the environment and everything built

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -111,6 +113,28 @@ def run_cli(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
         code = int(stopped.code or 0)
     captured = capsys.readouterr()
     return code, captured.out, captured.err
+
+
+def run_ranks(*arguments: object) -> list[subprocess.CompletedProcess[str]]:
+    """Python in two processes with the variables that torchrun sets; both must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    processes = [
+        subprocess.Popen(
+            command, env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    done = []
+    for process in processes:
+        output, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+        done.append(subprocess.CompletedProcess(command, 0, output, error))
+    return done
 
 
 def run_program(*arguments: object) -> subprocess.CompletedProcess[str]:

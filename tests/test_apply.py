@@ -36,7 +36,7 @@ from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.report.apply import apply_report_writer
 from ldct_denoise.volume import Volume
 from tests.conftest import ROOT
-from tests.synthetic import DEFAULT_SCALE, Shift, random_volume, run_program, shift_model
+from tests.synthetic import DEFAULT_SCALE, Shift, random_volume, run_cli, run_program, shift_model
 
 
 @pytest.fixture
@@ -396,7 +396,9 @@ def test_odd_sizes_through_a_network(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
-def test_the_command_line_prints_what_was_written_though_something_is_missing(tmp_path: Path, count: int) -> None:
+def test_the_command_line_prints_what_was_written_though_something_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], count: int
+) -> None:
     for number in range(1, count + 1):
         write_series(
             random_volume(),
@@ -412,15 +414,15 @@ def test_the_command_line_prints_what_was_written_though_something_is_missing(tm
     broken = sorted((tmp_path / "in" / "1").iterdir())[1]
     broken.write_bytes(broken.read_bytes()[:-100])
     output = tmp_path / "out"
-    result = run_program("apply", tmp_path / "in", "--output", output, "--model", "bilateral")
-    assert result.returncode == 1
-    assert "error: " in result.stderr
+    code, printed, error = run_cli(capsys, "apply", tmp_path / "in", "--output", output, "--model", "bilateral")
+    assert code == 1
+    assert "error: " in error
     written = [output] if count == 1 else [output / "1.2.3.1", output / "1.2.3.2"]
-    assert sorted(result.stdout.splitlines()) == [str(path) for path in written]
+    assert sorted(printed.splitlines()) == [str(path) for path in written]
 
 
 @pytest.mark.slow
-def test_the_command_line_tells_errors_in_one_line(tmp_path: Path) -> None:
+def test_the_command_line_tells_errors_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_volume(tmp_path / "in.nii", random_volume(), random_volume().geometry)
     for arguments, told in (
         (("apply", tmp_path / "none", "--output", tmp_path / "o"), "none"),
@@ -436,13 +438,15 @@ def test_the_command_line_tells_errors_in_one_line(tmp_path: Path) -> None:
         ),
         (("train", "--dicom-root", tmp_path, "--output", tmp_path / "run"), "no normal-dose series"),
     ):
-        result = run_program(*arguments)
-        lines = result.stderr.strip().splitlines()
-        assert result.returncode == 2, arguments
+        code, _, error = run_cli(capsys, *arguments)
+        lines = error.strip().splitlines()
+        assert code == 2, arguments
         assert len(lines) == 1, lines
         assert lines[0].startswith("error: ")
         assert told in lines[0]
-        assert "Traceback" not in result.stderr
+        assert "Traceback" not in error
+    result = run_program("apply", tmp_path / "none", "--output", tmp_path / "o")  # the same as a program
+    assert (result.returncode, len(result.stderr.strip().splitlines())) == (2, 1)
 
 
 def test_help_and_the_catalogue_answer_without_torch() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,7 +39,7 @@ from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.report.apply import apply_report_writer
-from tests.synthetic import random_volume
+from tests.synthetic import random_volume, run_ranks
 
 SHAPE = (3, 40, 36)
 
@@ -298,20 +297,8 @@ APPLY = ("-m", "ldct_denoise.cli", "apply")
 
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(tree: Path, tmp_path: Path) -> None:
-    one = run(*APPLY, tree, "--output", tmp_path / "one", "--model", "bilateral")
-    assert one.returncode == 0, one.stderr
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = (
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--master-addr=127.0.0.1",
-        f"--master-port={port}",
-    )
-    two = run(*torchrun, *APPLY, tree, "--output", tmp_path / "two", "--model", "bilateral")
-    assert two.returncode == 0, two.stderr
+    apply(tree, load_model("bilateral"), tmp_path / "one")
+    run_ranks(*APPLY, tree, "--output", tmp_path / "two", "--model", "bilateral")
     assert pixels(tmp_path / "two") == pixels(tmp_path / "one")
     for rank in (1, 0):
         place = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2"}

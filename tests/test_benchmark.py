@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -35,7 +34,8 @@ from ldct_denoise.io.dicom.series import Series
 from ldct_denoise.methods import base
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel, load_model, save_model
-from tests.synthetic import run_program
+from tests import measured_work
+from tests.synthetic import run_cli, run_program
 
 CPU = torch.device("cpu")
 
@@ -101,26 +101,13 @@ def test_runs_take_turns_and_the_fastest_counts(monkeypatch: pytest.MonkeyPatch)
     assert seconds == {"a": pytest.approx(0.02), "b": pytest.approx(0.03)}  # not the unmeasured first
 
 
-def allocate(mebibytes: int) -> Callable[[], int]:
-    """Work that needs so much memory, and before it a lot more."""
-    np.ones(400 * 2**17).sum()
-    return lambda: int(np.ones(mebibytes * 2**17).sum())
-
-
-def fail() -> Callable[[], int]:
-    raise InputError("nothing here")
-
-
 @pytest.mark.slow
-def test_peak_memory_is_that_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    import test_benchmark as here  # by a name that the measured process can import
-
-    result, rise = peak_memory(here.allocate, 256)
+def test_peak_memory_is_that_of_the_work() -> None:
+    result, rise = peak_memory(measured_work.allocate, 256)
     assert result == 256 * 2**17
     assert rise == pytest.approx(0.25, abs=0.05)
     with pytest.raises(InputError, match="nothing here"):
-        peak_memory(here.fail)
+        peak_memory(measured_work.fail)
 
 
 class Waiting(Method[base.Settings]):
@@ -225,10 +212,13 @@ def test_patches_come_from_dicom_the_cache_and_memory() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    done = run_program("benchmark", "simulate", "--slices", 2, "--json", tmp_path / "results.json")
-    assert done.returncode == 0, done.stderr
-    assert "simulation of a 512×512 slice" in done.stdout
+def test_the_command_line_prints_a_table_and_writes_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "results.json"
+    code, printed, error = run_cli(capsys, "benchmark", "simulate", "--slices", 2, "--json", output)
+    assert code == 0, error
+    assert "simulation of a 512×512 slice" in printed
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert content["name"] == "simulate"
     assert content["results"][0]["value"] > 0

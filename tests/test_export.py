@@ -26,6 +26,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.methods import Supervision
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.volume import Geometry, Volume
+from tests.synthetic import run_cli
 
 LIMIT_HU = 0.1
 SIDES = ((33, 47), (64, 64), (101, 38))
@@ -184,8 +185,8 @@ SCHEMA = {
 
 
 def monai(bundle: Path, *arguments: object) -> None:
-    """MONAI's own command line, in the bundle."""
-    command = [sys.executable, "-m", "monai.bundle", *map(str, arguments)]
+    """MONAI in a process of its own, in the bundle."""
+    command = [sys.executable, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(command, cwd=bundle, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -198,10 +199,13 @@ def test_monai_verifies_and_runs_the_bundle(shipped: TrainedModel, tmp_path: Pat
     bundle = tmp_path / "bundle"
     assert export(shipped, "monai-bundle", bundle).difference_hu <= LIMIT_HU
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
-    config = ("--config_file", "configs/inference.json", "--bundle_root", ".")
-    meta = ("--meta_file", "configs/metadata.json")
-    monai(bundle, "verify_metadata", *meta, "--filepath", tmp_path / "schema.json")
-    monai(bundle, "verify_net_in_out", "--net_id", "network_def", *meta, *config)
+    files = {"meta_file": "configs/metadata.json", "config_file": "configs/inference.json"}
+    verify = (
+        "import monai.bundle, sys\n"
+        f"monai.bundle.verify_metadata(meta_file={files['meta_file']!r}, filepath=sys.argv[1])\n"
+        f"monai.bundle.verify_net_in_out(net_id='network_def', bundle_root='.', **{files!r})\n"
+    )
+    monai(bundle, "-c", verify, tmp_path / "schema.json")
     source = volume(45, 38, 3)
     expected = applied(shipped, source)
     (tmp_path / "in").mkdir()
@@ -214,7 +218,9 @@ def test_monai_verifies_and_runs_the_bundle(shipped: TrainedModel, tmp_path: Pat
         tmp_path / "in" / "series",
         SeriesAttributes(patient_id="P", study_uid="1.2.3", series_number=1, description="t"),
     )
-    monai(bundle, "run", *meta, *config, "--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    options = [f"--{name}={value}" for name, value in (files | {"bundle_root": "."}).items()]
+    data = ("--dataset_dir", tmp_path / "in", "--output_dir", tmp_path / "out")
+    monai(bundle, "-m", "monai.bundle", "run", *options, *data)
     written = sorted((tmp_path / "out").rglob("*.nii.gz"))
     assert len(written) == 2
     stored = np.stack([find_images(tmp_path / "in" / "series").series[0].read_hu(n) for n in range(3)])
@@ -246,16 +252,12 @@ def test_a_bundle_replaces_only_a_bundle(tmp_path: Path) -> None:
     assert "Apache" in (tmp_path / "bundle" / "LICENSE").read_text()
 
 
-@pytest.mark.slow
-def test_the_command_line_exports(tmp_path: Path) -> None:
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "ldct_denoise.cli", "export", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    done = run(DEFAULT_MODEL, "--format", "torchscript", "--output", tmp_path / "model.ts")
-    assert (done.returncode, done.stdout.strip()) == (0, str(tmp_path / "model.ts")), done.stderr
-    assert "HU" in done.stderr
-    refused = run("bm3d", "--format", "onnx", "--output", tmp_path / "model.onnx")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: model 'bm3d'")
-    assert len(refused.stderr.strip().splitlines()) == 1
+def test_the_command_line_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.ts"
+    code, printed, error = run_cli(capsys, "export", DEFAULT_MODEL, "--format", "torchscript", "--output", path)
+    assert (code, printed.strip()) == (0, str(path)), error
+    assert "HU" in error
+    code, _, error = run_cli(capsys, "export", "bm3d", "--format", "onnx", "--output", tmp_path / "model.onnx")
+    assert code == 2
+    assert error.startswith("error: model 'bm3d'")
+    assert len(error.strip().splitlines()) == 1

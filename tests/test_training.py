@@ -29,7 +29,7 @@ from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.training.step import learning_rate_factor
 from tests.conftest import ROOT
-from tests.synthetic import read_csv, saved_weights, tiny_config, water_disc
+from tests.synthetic import read_csv, run_ranks, saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture(autouse=True)
@@ -89,10 +89,10 @@ def test_two_processes_equal_one(pools: Pools, tmp_path: Path) -> None:
         "config = config.model_copy(update={'settings': config.settings | {'latent_noise_std': 0.0}})\n"
         "train(config, pools, Path(sys.argv[1]), device='cpu')\n"
     )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, str(script), str(tmp_path / "one")], env=environment, check=True)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*launcher, str(script), str(tmp_path / "two")], env=environment, check=True)
+    config = tiny_config(checkpoint="last")
+    config = config.model_copy(update={"settings": config.settings | {"latent_noise_std": 0.0}})
+    train(config, pools, tmp_path / "one", device="cpu")
+    run_ranks(script, tmp_path / "two")
     one, two = saved_weights(tmp_path / "one"), saved_weights(tmp_path / "two")
     for key in one:
         torch.testing.assert_close(one[key], two[key], rtol=2e-3, atol=2e-5)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from ldct_denoise.training.signals import defer_sigint
 from ldct_denoise.training.state import load_state, save_state
 from ldct_denoise.training.step import TrainingStep
 from tests.conftest import ROOT
-from tests.synthetic import read_csv, saved_weights, tiny_config, water_disc
+from tests.synthetic import read_csv, run_ranks, saved_weights, tiny_config, water_disc
 
 
 @pytest.fixture(autouse=True)
@@ -401,12 +399,11 @@ def test_all_processes_go_by_one_clock(tmp_path: Path) -> None:
         "    print(f'{progress:.12g}', file=told)\n"
         "    return plain(self, run, sample, progress)\n"
         "training.TrainingStep.__call__ = step\n"
-        "config = tiny_config(iterations=100000, max_minutes=0.1, validate_every=100000, checkpoint_every=100000)\n"
+        "config = tiny_config(iterations=100000, max_minutes=0.07, validate_every=100000, checkpoint_every=100000)\n"
         f"with open({str(tmp_path)!r} + f'/{{rank}}.txt', 'w') as told:\n"
         f"    training.train(config, pools, Path({str(tmp_path / 'run')!r}), device='cpu')\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    subprocess.run([*launcher, str(script)], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    run_ranks(script)
     first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
     assert len(first.splitlines()) > 2
     assert first == second
