@@ -11,7 +11,7 @@ from . import options
 
 @click.command(
     "image-quality",
-    short_help="Noise, resolution, detectability and dose equivalence of a model on a simulated phantom.",
+    short_help="Noise, resolution, lesions and dose equivalence of a model, on a phantom and on your images.",
 )
 @click.option(
     "--model", help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8)."
@@ -40,6 +40,22 @@ from . import options
     help="Noise realisations (slices) of each kind of image.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
+@click.option(
+    "--series",
+    "paths",
+    type=options.EXISTING,
+    multiple=True,
+    metavar="PATH",
+    help="Your own CT images: lesions are inserted into slices of every series below PATH, to measure how much of "
+    "their contrast the model leaves. Repeatable.",
+)
+@click.option(
+    "--slices",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Slices of each series that lesions are inserted into.",
+)
 @options.strength
 @options.device
 @options.method_files
@@ -51,6 +67,8 @@ def command(
     lesions: tuple[str, ...],
     realisations: int,
     seed: int,
+    paths: tuple[Path, ...],
+    slices: int,
     strength: float | None,
     device: str,
     overwrite: bool,
@@ -58,14 +76,17 @@ def command(
     """Denoise a simulated phantom and measure image quality before and after.
 
     Measures the noise power spectrum, resolution by contrast, HU linearity, detectability of lesions in liver and
-    lung by three model observers, and the dose at which unprocessed images reach the same detectability. Writes
+    lung by three model observers, and the dose at which unprocessed images reach the same detectability. With
+    --series also the contrast that lesions keep in your own images, by size, contrast, kernel and dose. Writes
     summary.json and report.html.
     """
+    from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery, find_and_measure
     from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.phantoms.tasks import DEFAULT_LESIONS, Lesion
+    from ldct_denoise.report.contrast_recovery import recovery_sentences
     from ldct_denoise.report.image_quality import sentences, write_image_quality_report
 
     settings = ImageQualitySettings(
@@ -76,13 +97,17 @@ def command(
     )
     make_output_folder(output, overwrite)
     loaded = load_model(model or DEFAULT_MODEL)
-    with options.progress_bar("measuring") as bar:
-        found = measure_image_quality(
-            slice_restorer(loaded, ApplySettings(strength=strength, device=device, seed=seed)),
-            settings,
-            progress=lambda done, total: bar(done, total, ""),
-        )
+    restore = slice_restorer(loaded, ApplySettings(strength=strength, device=device, seed=seed))
+    with options.progress_bar("phantom") as bar:
+        found = measure_image_quality(restore, settings, progress=lambda done, total: bar(done, total, ""))
+    recovery: list[SeriesRecovery] = []
+    if paths:
+        control = slice_restorer(load_model(DEFAULT_MODEL), ApplySettings(strength=1.0, device=device))
+        with options.progress_bar("your images") as bar:
+            recovery, skipped = find_and_measure(paths, restore, control, slices=slices, seed=seed, progress=bar)
+        for reason in skipped:
+            click.echo(f"skipped: {options.plain(reason)}", err=True)
     about = {"model": loaded.name, "method": loaded.method_name, "checksum": loaded.checksum}
-    write_image_quality_report(found, output, about, overwrite=True)
-    click.echo("\n".join(sentences(found)))
+    write_image_quality_report(found, output, about, recovery, overwrite=True)
+    click.echo("\n".join([*sentences(found), *map(options.plain, recovery_sentences(recovery))]))
     click.echo(f"{output / 'report.html'}")

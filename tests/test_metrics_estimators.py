@@ -140,6 +140,45 @@ def test_ttf_of_a_gaussian_blur(sigma_mm):
     assert ttf.frequency_at(0.5) == pytest.approx(f50, rel=0.06)
 
 
+@pytest.mark.parametrize("off", [(1.0, 0.0), (-0.8, 1.5), (2.0, 2.0)])
+def test_the_centre_of_an_insert_is_found(off):
+    """One pixel off used to cost 24 % of f50."""
+    image, centre = blurred_disk(0.6)
+    noisy = image + np.random.default_rng(0).normal(0, 8, image.shape)
+    given = centre[0] + off[0], centre[1] + off[1]
+    found = sharpness.find_disk_centre(noisy, given, 20.0, (0.5, 0.5))
+    assert found == pytest.approx(centre, abs=0.1)
+    right, wrong, mended = (
+        sharpness.ttf_of_disk(image, place, 20.0, (0.5, 0.5)).frequency_at(0.5) for place in (centre, given, found)
+    )
+    assert wrong < 0.9 * right
+    assert mended == pytest.approx(right, rel=0.02)
+
+
+def test_a_faint_insert_keeps_the_given_centre():
+    image, centre = blurred_disk(0.6, contrast=1.0)
+    noisy = image + np.random.default_rng(0).normal(0, 60, image.shape)
+    given = centre[0] + 1, centre[1]
+    assert sharpness.find_disk_centre(noisy, given, 20.0, (0.5, 0.5)) == given
+
+
+def test_intervals_of_f50_cover_the_truth():
+    """Nominal 95 %, eight realisations, contrast twice the noise."""
+    sigma_mm = 1.0
+    image, centre = blurred_disk(sigma_mm, contrast=60.0, size=72, radius=12.0)
+    truth = sharpness.ttf_of_disk(image, centre, 12.0, (0.5, 0.5)).frequency_at(0.5)
+    rng, covered = np.random.default_rng(1), 0
+    for _ in range(40):
+        found = sharpness.ttf_of_disk(
+            image + rng.normal(0, 30, (8, 72, 72)), centre, 12.0, (0.5, 0.5), repeats=100
+        )
+        low, high = found.frequency_interval(0.5)
+        covered += low < truth < high
+    assert covered >= 35  # 88 %
+    single = sharpness.ttf_of_disk(image, centre, 12.0, (0.5, 0.5))
+    assert np.isnan(single.frequency_interval(0.5)).all()
+
+
 def test_an_insert_cut_by_the_image_border_is_refused():
     """The insert covers columns 19.9 to 99.9 of 160; its surroundings may be cut off."""
     image, (row, column) = blurred_disk(0.6)
@@ -176,6 +215,27 @@ def test_npw_of_a_gaussian_lesion_in_white_noise():
     task = detectability.gaussian_task(detectability.radial_frequency(spectrum), sigma_mm, amplitude)
     expected = amplitude * sigma_mm * np.sqrt(np.pi) / (15 * spacing)
     assert detectability.npw_detectability(spectrum, task) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("order", [0, 2])
+@pytest.mark.parametrize("kind", ["white", "ramp", "coarse"])
+def test_npw_is_free_of_the_bias_of_small_detrended_regions(kind, order):
+    """Closed form ∬W²/√∬W²·NPS; without the correction 3 to 115 % too high in 32 pixels."""
+    mm, side = 0.75, 128
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side, mm), np.fft.fftfreq(side, mm), indexing="ij"))
+    nps = {
+        "white": np.full((side, side), 200.0),
+        "ramp": 1000 * frequency * np.exp(-((frequency / 0.5) ** 2)),
+        "coarse": 500 * np.exp(-4 * (np.pi * frequency) ** 2),
+    }[kind]
+    field = np.fft.fft2(np.random.default_rng(0).normal(size=(40, side, side))) * np.sqrt(nps)
+    rois = np.fft.ifft2(field).real.reshape(40, 4, 32, 4, 32).transpose(0, 1, 3, 2, 4).reshape(-1, 32, 32) / mm
+    spectrum = noise.noise_power_spectrum(rois, (mm, mm), detrend_order=order)
+    for sigma_mm in (2.0, 3.0, 4.0):
+        square = detectability.gaussian_task(frequency, sigma_mm, 10.0) ** 2
+        expected = np.sum(square) / np.sqrt(np.sum(square * nps)) / (side * mm)
+        task = detectability.gaussian_task(detectability.radial_frequency(spectrum), sigma_mm, 10.0)
+        assert detectability.npw_detectability(spectrum, task) == pytest.approx(expected, rel=0.12)
 
 
 def test_a_task_without_contrast_is_not_detected():
@@ -218,6 +278,10 @@ def test_flicker_is_the_spread_of_slice_offsets():
     jumping = [image + offset for image, offset in zip(steady, offsets, strict=True)]
     assert contrast.flicker(jumping, [mask] * 400) == pytest.approx(3, rel=0.08)
     assert np.isnan(contrast.flicker(steady[:1], [mask]))
+    far = contrast.Flicker(slice_spacing_mm=36.0)  # two slices of a series from which most are missing
+    for number, image in enumerate(jumping[:2]):
+        far.add(image, mask, 36.0 * number)
+    assert np.isnan(far.value_hu)
     apart = contrast.Flicker(slice_spacing_mm=1.0)
     for number, image in enumerate(jumping):
         apart.add(image, mask, 2.0 * number)

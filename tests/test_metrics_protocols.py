@@ -54,6 +54,26 @@ def test_protocols_with_zero_padded_ssim(images, name, low, high, unit):
     assert ssim.ssim(*images, window, form=ssim_form(window)) == pytest.approx(float(expected), abs=1e-9)
 
 
+def test_du_gan(images):
+    """Reflected at the border (numpy's reflect, torch's and kornia's), and no value of the map below 0."""
+    first, second = ((np.clip(image, -300, 300) + 300) / 600 for image in images)
+    second[20:40, 20:40] = 1 - first[20:40, 20:40]  # anticorrelated: the map is below 0 there
+
+    def mean(image):
+        return ndimage.gaussian_filter(image, 1.5, mode="mirror", truncate=5 / 1.5)
+
+    mean_1, mean_2 = mean(first), mean(second)
+    var_1, var_2 = mean(first**2) - mean_1**2, mean(second**2) - mean_2**2
+    cov = mean(first * second) - mean_1 * mean_2
+    expected = (
+        (2 * mean_1 * mean_2 + 1e-4) * (2 * cov + 9e-4) / ((mean_1**2 + mean_2**2 + 1e-4) * (var_1 + var_2 + 9e-4))
+    )
+    assert expected.min() < -0.1
+    (window,) = PROTOCOLS["du-gan"].windows
+    found = ssim.ssim(first * 600 - 300, second * 600 - 300, window, form=ssim_form(window))
+    assert found == pytest.approx(float(np.clip(expected, 0, 1).mean()), abs=1e-9)
+
+
 def test_an_unknown_protocol_is_named():
     with pytest.raises(ConfigError, match="corediff"):
         find_protocol("nature")

@@ -12,7 +12,7 @@ from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation.measure import REFERENCE, SliceSample
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.metrics.contrast import hu_linearity
-from ldct_denoise.metrics.sharpness import TaskTransfer, ttf_of_disk
+from ldct_denoise.metrics.sharpness import TaskTransfer, find_disk_centre, ttf_of_disk
 from ldct_denoise.regions.regions import in_plane_mm
 from ldct_denoise.volume import Geometry
 
@@ -20,6 +20,8 @@ from ldct_denoise.volume import Geometry
 HALF_LENGTH_MM = 10.0
 #: Share of the insert's radius in which mean HU and noise are measured.
 CORE_FRACTION = 0.6
+#: Half the side of the square around an insert that is kept, in radii; beyond what the profile reaches.
+SURROUNDINGS = 2.2
 #: Fewest inserts with nominal HU for a line.
 MIN_LINEARITY_INSERTS = 3
 
@@ -78,7 +80,9 @@ class InsertMeasurement:
     noise_hu : float
         Mean over the slices of the standard deviation in the core, HU.
     transfer : TaskTransfer
-        From the insert's border.
+        From the insert's border, with an interval over the slices.
+    shift_mm : float
+        Distance of the insert's centre, as found, from the given one.
     slices : int
         Number of slices that were averaged.
     """
@@ -86,30 +90,48 @@ class InsertMeasurement:
     mean_hu: float
     noise_hu: float
     transfer: TaskTransfer
+    shift_mm: float
     slices: int
 
 
 @dataclass(frozen=True)
 class _InsertSlices:
-    """Slices of one series near one insert: the sum and the noise values of every image."""
+    """Slices of one series near one insert: the surroundings of the insert and the noise values of every image."""
 
     geometry: Geometry
     index: int
-    sums: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    images: dict[str, list[NDArray[np.floating]]] = field(default_factory=dict)
     noise_hu: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, sample: SliceSample, insert: Insert) -> None:
         core = _core_mask(sample.geometry, sample.index, insert)
         for model, hu in {**sample.images, REFERENCE: sample.reference}.items():
-            self.sums[model] = self.sums.get(model, 0.0) + np.asarray(hu, dtype=np.float64)
+            self.images.setdefault(model, []).append(hu[_surroundings(sample.geometry, sample.index, insert)])
             self.noise_hu.setdefault(model, []).append(float(np.std(hu[core])))
 
     def measure(self, model: str, insert: Insert) -> InsertMeasurement:
-        slices = len(self.noise_hu[model])
-        mean, noise_hu = self.sums[model] / slices, float(np.mean(self.noise_hu[model]))
-        transfer = _transfer(mean, self.geometry, self.index, insert)
-        core_hu = float(mean[_core_mask(self.geometry, self.index, insert)].mean())
-        return InsertMeasurement(core_hu, noise_hu, transfer, slices)
+        stack = np.stack(self.images[model])
+        noise_hu = float(np.mean(self.noise_hu[model]))
+        rows, columns = _surroundings(self.geometry, self.index, insert)
+        core = _core_mask(self.geometry, self.index, insert)[rows, columns]
+        given, found = self._centres(insert)
+        spacing_mm = self.geometry.pixel_spacing_mm
+        try:
+            transfer = ttf_of_disk(stack, found, insert.radius_mm, spacing_mm)
+        except InputError as error:
+            raise InputError(f"{insert.name}: {error}") from error
+        shift_mm = float(np.hypot(*((np.array(found) - given) * spacing_mm)))
+        core_hu = float(stack.mean(axis=0, dtype=np.float64)[core].mean())
+        return InsertMeasurement(core_hu, noise_hu, transfer, shift_mm, len(stack))
+
+    def _centres(self, insert: Insert) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The given centre in the surroundings, and the one found in the mean of all images, in pixels."""
+        along, down, _ = in_plane_mm(self.geometry, self.index, insert.centre_mm)
+        row_mm, column_mm = self.geometry.pixel_spacing_mm
+        rows, columns = _surroundings(self.geometry, self.index, insert)
+        given = down / row_mm - rows.start, along / column_mm - columns.start
+        mean = np.mean([np.mean(images, axis=0) for images in self.images.values()], axis=0)
+        return given, find_disk_centre(mean, given, insert.radius_mm, (row_mm, column_mm))
 
 
 def measure_inserts(samples: Iterable[SliceSample], inserts: Sequence[Insert]) -> list[Entry]:
@@ -124,7 +146,8 @@ def measure_inserts(samples: Iterable[SliceSample], inserts: Sequence[Insert]) -
     -------
     list of dict
         ``series``, ``insert``, ``model``, ``nominal_hu``, ``mean_hu``, ``noise_hu``, ``contrast_hu``,
-        ``f50_per_mm``, ``f10_per_mm``, ``slices``, and the curve as ``frequency_per_mm`` and ``ttf``.
+        ``f50_per_mm`` with the 95 % interval ``f50_low_per_mm`` and ``f50_high_per_mm`` (three slices or more),
+        ``f10_per_mm``, ``centre_shift_mm``, ``slices``, and the curve as ``frequency_per_mm`` and ``ttf``.
 
     Raises
     ------
@@ -145,7 +168,7 @@ def measure_inserts(samples: Iterable[SliceSample], inserts: Sequence[Insert]) -
         for number, insert in enumerate(inserts)
         for (series, found_number), slices in found.items()
         if found_number == number
-        for model in slices.sums
+        for model in slices.images
     ]
 
 
@@ -208,17 +231,22 @@ def _core_mask(geometry: Geometry, index: int, insert: Insert) -> NDArray[np.boo
     return mask
 
 
-def _transfer(hu: NDArray[np.float64], geometry: Geometry, index: int, insert: Insert) -> TaskTransfer:
+def _surroundings(geometry: Geometry, index: int, insert: Insert) -> tuple[slice, slice]:
+    """Rows and columns of the square around an insert that its profile reaches, as far as it is in the image."""
     along, down, _ = in_plane_mm(geometry, index, insert.centre_mm)
-    row_mm, column_mm = geometry.pixel_spacing_mm
-    try:
-        return ttf_of_disk(hu, (down / row_mm, along / column_mm), insert.radius_mm, (row_mm, column_mm))
-    except InputError as error:
-        raise InputError(f"{insert.name}: {error}") from error
+    half_mm = SURROUNDINGS * insert.radius_mm
+    rows, columns = (
+        slice(max(0, int((middle - half_mm) / mm)), max(0, min(count, int((middle + half_mm) / mm) + 2)))
+        for middle, mm, count in zip(
+            (down, along), geometry.pixel_spacing_mm, (geometry.rows, geometry.columns), strict=True
+        )
+    )
+    return rows, columns
 
 
 def _entry(series: str, insert: Insert, model: str, measured: InsertMeasurement) -> Entry:
     transfer = measured.transfer
+    low, high = transfer.frequency_interval(0.5)
     return {
         "series": series,
         "insert": insert.name,
@@ -228,7 +256,10 @@ def _entry(series: str, insert: Insert, model: str, measured: InsertMeasurement)
         "noise_hu": measured.noise_hu,
         "contrast_hu": transfer.contrast_hu,
         "f50_per_mm": finite_or_none(transfer.frequency_at(0.5)),
+        "f50_low_per_mm": finite_or_none(low),
+        "f50_high_per_mm": finite_or_none(high),
         "f10_per_mm": finite_or_none(transfer.frequency_at(0.1)),
+        "centre_shift_mm": measured.shift_mm,
         "slices": measured.slices,
         "frequency_per_mm": [float(value) for value in transfer.frequency],
         "ttf": [finite_or_none(value) for value in transfer.value],

@@ -74,8 +74,9 @@ class Flicker:
     Parameters
     ----------
     slice_spacing_mm : float
-        Slices are neighbours at 0.5 to 1.5 times this distance. Larger gaps are skipped, because anatomy changes
-        more than the offsets. See :func:`regular_spacing_mm` and :func:`finest_spacing_mm`.
+        Slices are neighbours at 0.5 to 1.5 times this distance, but not beyond 12 mm. Larger gaps are skipped,
+        because anatomy changes more than the offsets. See :func:`regular_spacing_mm` and
+        :func:`finest_spacing_mm`.
     """
 
     def __init__(self, slice_spacing_mm: float) -> None:
@@ -107,7 +108,8 @@ class Flicker:
         self._last = offset_mm, means
 
     def _are_neighbours(self, first_mm: float, second_mm: float) -> bool:
-        return abs(abs(second_mm - first_mm) - self._spacing_mm) <= self._spacing_mm / 2
+        distance_mm = abs(second_mm - first_mm)
+        return distance_mm <= MAX_NEIGHBOUR_MM and abs(distance_mm - self._spacing_mm) <= self._spacing_mm / 2
 
     @property
     def value_hu(self) -> float:

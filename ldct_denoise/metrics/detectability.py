@@ -13,6 +13,7 @@ from scipy import special
 
 from ldct_denoise.metrics.noise import NoisePowerSpectrum
 from ldct_denoise.metrics.sharpness import TaskTransfer
+from ldct_denoise.metrics.texture import before_trend_removal
 
 Stack = NDArray[np.floating]
 
@@ -96,7 +97,8 @@ def npw_detectability(
     Parameters
     ----------
     nps : NoisePowerSpectrum
-        HU²·mm².
+        HU²·mm². The coarse noise that went with the trend of the regions is put back
+        (:func:`~ldct_denoise.metrics.texture.before_trend_removal`).
     task : ndarray, same shape as ``nps.power``
         Task function |W|, HU·mm², e.g. :func:`disk_task` at the :func:`radial_frequency` of ``nps``.
     transfer : TaskTransfer, optional
@@ -113,13 +115,14 @@ def npw_detectability(
     ----------
     AAPM Report 233 (TG-233), detectability index of the non-prewhitening matched filter.
     """
+    noise = before_trend_removal(nps).power
     signal = np.asarray(task, dtype=np.float64) ** 2
     if transfer is not None:
         signal = signal * np.interp(radial_frequency(nps), transfer.frequency, transfer.value, right=0.0) ** 2
     weight = np.ones_like(signal) if eye is None else np.asarray(eye, dtype=np.float64) ** 2
     cell = np.diff(nps.row_frequency[:2])[0] * np.diff(nps.column_frequency[:2])[0]
     top = (np.sum(signal * weight) * cell) ** 2
-    bottom = np.sum(signal * weight**2 * nps.power) * cell
+    bottom = np.sum(signal * weight**2 * noise) * cell
     if top == 0:
         return 0.0
     return float(np.sqrt(top / bottom)) if bottom > 0 else float("inf")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.intensity import Window
-from ldct_denoise.metrics.ssim import DEFAULT_SSIM, LocalMean, SsimForm, mean_inside, ssim_terms
+from ldct_denoise.metrics.ssim import DEFAULT_SSIM, LocalMean, SsimForm, mean_inside, ssim_product, ssim_terms
 from ldct_denoise.regions.tissues import bounding_box
 
 Image = NDArray[np.floating]
@@ -164,7 +164,7 @@ def measure(
         if (name, form) not in means:
             means[name, form] = LocalMean(part, first.dtype, form)
         luminance, contrast = ssim_terms(first[box], second[box], window, part, form, means[name, form])
-        values[name, "ssim"] = mean_inside(luminance * contrast, part)
+        values[name, "ssim"] = mean_inside(ssim_product(luminance, contrast, form), part)
         values[name, "rmse"] = mean_square**0.5
         values[name, "mae"] = float(np.mean(np.abs(inside), dtype=np.float64))
         values[name, "hu_bias"] = bias

@@ -40,11 +40,15 @@ class NoisePowerSpectrum:
         Vertical frequency of each row, 1/mm.
     column_frequency : ndarray, shape (columns,)
         Horizontal frequency of each column, 1/mm.
+    detrend_order : int, optional
+        Order of the polynomial that was removed from the regions, which takes coarse noise away; None for a
+        spectrum from which nothing is missing.
     """
 
     power: NDArray[np.float64]
     row_frequency: NDArray[np.float64]
     column_frequency: NDArray[np.float64]
+    detrend_order: int | None = None
 
     @property
     def variance_hu2(self) -> float:
@@ -207,6 +211,7 @@ def noise_power_spectrum(
         np.fft.fftshift(power),
         np.fft.fftshift(np.fft.fftfreq(rows, pixel_spacing_mm[0])),
         np.fft.fftshift(np.fft.fftfreq(columns, pixel_spacing_mm[1])),
+        detrend_order,
     )
 
 

@@ -49,20 +49,20 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "red-cnn",
             (Window.between("red-cnn", -160, 240),),
-            SsimForm(zero_padded=True),
+            SsimForm(border="zeros"),
             f"protocol red-cnn (SSinyu/RED-CNN measure.py): HU clipped to [−160, 240]; {_PYTORCH_SSIM}, on the HU",
         ),
         Protocol(
             "du-gan",
             (Window.between("du-gan", -300, 300),),
-            SsimForm(zero_padded=True, from_zero=True),
-            f"protocol du-gan (Huang et al. 2021): [−300, 300] scaled to 0…1; {_PYTORCH_SSIM} (the SSIM variant "
-            "is assumed to be CoreDiff's, whose code descends from it)",
+            SsimForm(border="reflect", from_zero=True, clamped=True),
+            "protocol du-gan (Huang et al. 2021, utils/metrics.py): [−300, 300] scaled to 0…1; SSIM Gaussian "
+            "11×11, σ 1.5, reflected at the border, values below 0 set to 0",
         ),
         Protocol(
             "corediff",
             (Window.between("corediff", -1000, 1000),),
-            SsimForm(zero_padded=True, from_zero=True),
+            SsimForm(border="zeros", from_zero=True),
             f"protocol corediff (Gao et al. 2023, measure.py): [−1000, 1000] scaled to 0…255; {_PYTORCH_SSIM}",
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,17 +27,21 @@ class SsimForm:
     ----------
     uniform : bool
         7×7 box with sample covariance (scikit-image's default) instead of the Gaussian with population covariance.
-    zero_padded : bool
-        Zeros beyond the border, and the mean over all pixels (pytorch-ssim, used by RED-CNN and CoreDiff), instead
-        of leaving out the border pixels that the kernel does not cover.
+    border : {"valid", "zeros", "reflect"}
+        ``valid`` leaves out the border pixels that the kernel does not cover. The others take the mean over all
+        pixels, with zeros beyond the border (pytorch-ssim, used by RED-CNN and CoreDiff) or the image reflected at
+        its outermost pixels (kornia, used by DU-GAN).
     from_zero : bool
         The window's lower edge counts as 0 (images scaled to 0…1 or 0…255) instead of the HU themselves. Only the
         luminance term depends on it.
+    clamped : bool
+        Values of the map below 0 count as 0 (DU-GAN).
     """
 
     uniform: bool = False
-    zero_padded: bool = False
+    border: Literal["valid", "zeros", "reflect"] = "valid"
     from_zero: bool = False
+    clamped: bool = False
 
 
 DEFAULT_SSIM = SsimForm()
@@ -99,7 +104,25 @@ def ssim_map(
         5 pixels smaller on each side without a mask. With a mask, values outside it are undefined.
     """
     luminance, contrast_structure = ssim_terms(candidate, reference, window, mask, form)
-    return luminance * contrast_structure
+    return ssim_product(luminance, contrast_structure, form)
+
+
+def ssim_product(luminance: Image, contrast_structure: Image, form: SsimForm) -> Image:
+    """The map from its two terms.
+
+    Parameters
+    ----------
+    luminance, contrast_structure : ndarray
+        From :func:`ssim_terms`.
+    form : SsimForm
+        Variant of SSIM.
+
+    Returns
+    -------
+    ndarray
+    """
+    product = luminance * contrast_structure
+    return np.maximum(product, 0) if form.clamped else product
 
 
 def ssim_terms(
@@ -134,9 +157,11 @@ def ssim_terms(
     # term depends on the origin.
     first, second = ((window.clip(image) - window.level_hu) / window.width_hu for image in (candidate, reference))
     origin = 0.5 if form.from_zero else window.level_hu / window.width_hu
-    if form.zero_padded:
+    if form.border == "zeros":
         padding = -origin  # the value 0 of the published images
         first, second = (np.pad(image, SSIM_RADIUS_PX, constant_values=padding) for image in (first, second))
+    elif form.border == "reflect":
+        first, second = (np.pad(image, SSIM_RADIUS_PX, mode="reflect") for image in (first, second))
     mean = mean or LocalMean(mask, first.dtype, form)
     mean_1, mean_2 = mean(first), mean(second)
     covariance = (mean(first * second) - mean_1 * mean_2) * mean.sample_factor
@@ -144,7 +169,7 @@ def ssim_terms(
     contrast_structure = (2 * covariance + K2**2) / (variances + K2**2)
     mean_1, mean_2 = mean_1 + origin, mean_2 + origin
     luminance = (2 * mean_1 * mean_2 + K1**2) / (mean_1**2 + mean_2**2 + K1**2)
-    if form.zero_padded and mask is not None:
+    if form.border != "valid" and mask is not None:
         inner = slice(SSIM_RADIUS_PX, -SSIM_RADIUS_PX)
         return luminance[inner, inner], contrast_structure[inner, inner]
     return luminance, contrast_structure
@@ -175,7 +200,7 @@ class LocalMean:
         self.sample_factor = 49 / 48 if form.uniform else 1.0
         self._mask = None
         if mask is not None:
-            self._mask = (np.pad(mask, SSIM_RADIUS_PX) if form.zero_padded else mask).astype(dtype)
+            self._mask = (mask if form.border == "valid" else np.pad(mask, SSIM_RADIUS_PX)).astype(dtype)
             # Inside the mask the weight is at least the centre tap's; outside it does not matter.
             self._weight = np.maximum(self._blur(self._mask), self._taps[0] ** 2)
 

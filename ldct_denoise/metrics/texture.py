@@ -22,6 +22,8 @@ from ldct_denoise.metrics.noise import NoisePowerSpectrum, noise_power_spectrum,
 
 #: Sampled plane waves in each ring of the true spectrum: frequencies × directions.
 RING_SAMPLES = (4, 9)
+#: Lowest rings whose spectrum is kept straight, and the weight of its bend: trend removal leaves little of them.
+BENT_RINGS, STRAIGHTNESS = 2, 0.02
 
 
 def mean_noise_frequency(spectrum: NoisePowerSpectrum, detrend_order: int = 2) -> float:
@@ -58,6 +60,56 @@ def mean_noise_frequency(spectrum: NoisePowerSpectrum, detrend_order: int = 2) -
     true, _ = nnls(response * weight[:, None], power / largest * weight)
     width, first_moment = np.diff(edges), np.diff(edges**2) / 2
     return float(true @ first_moment / (true @ width))
+
+
+def before_trend_removal(spectrum: NoisePowerSpectrum) -> NoisePowerSpectrum:
+    """Estimate the spectrum that the noise had before a trend was removed from the regions.
+
+    The radial spectrum that gives the measured one in such regions is found by least squares, without negative
+    power. What the trend removal left no trace of, near the frequency 0, is extrapolated linearly.
+
+    Parameters
+    ----------
+    spectrum : NoisePowerSpectrum
+        Mean over detrended ROIs.
+
+    Returns
+    -------
+    NoisePowerSpectrum
+        On the same frequencies; the same spectrum where nothing was removed, or where it has no power.
+    """
+    from scipy.optimize import nnls
+
+    if spectrum.detrend_order is None or not spectrum.power.max() > 0:
+        return spectrum
+    rows, columns = spectrum.row_frequency, spectrum.column_frequency
+    step = max(float(axis[1] - axis[0]) for axis in (rows, columns))
+    edges = _ring_edges(min(-float(rows[0]), -float(columns[0])), step)
+    frequency = np.hypot(rows[:, None], columns[None, :])
+    measured, cells = ring_means(spectrum.power, frequency, edges)
+    shape, spacing = spectrum.power.shape, tuple(1 / (len(axis) * (axis[1] - axis[0])) for axis in (rows, columns))
+    response = _ring_response(shape, (round(spacing[0], 6), round(spacing[1], 6)), spectrum.detrend_order)
+    weight = np.sqrt(cells / cells.sum())[:, None]
+    centre = 2 / 3 * np.diff(edges**3) / np.diff(edges**2)
+    bend = np.zeros((BENT_RINGS, len(measured)))  # second differences of the lowest rings
+    for first in range(BENT_RINGS):
+        before, after = np.diff(centre[first : first + 3])
+        bend[first, first : first + 3] = (
+            np.array([1 / before, -1 / before - 1 / after, 1 / after]) * (before + after) / 2
+        )
+    system = np.concatenate([response * weight, STRAIGHTNESS * bend])
+    largest = float(measured.max())
+    true, _ = nnls(system, np.concatenate([measured / largest * weight[:, 0], np.zeros(BENT_RINGS)]))
+    slope = (true[1] - true[0]) / (centre[1] - centre[0])
+    points = np.concatenate([[0.0], centre])
+    radial = (
+        np.interp(frequency, points, np.concatenate([[max(true[0] - slope * centre[0], 0.0)], true])) * largest
+    )
+    # Above the lowest rings the measured power keeps its directions.
+    ring = np.clip(np.digitize(frequency, edges) - 1, 0, len(measured) - 1)
+    kept = spectrum.power / np.maximum((response @ true * largest)[ring], 1e-12 * largest) * (true * largest)[ring]
+    power = np.where(frequency < edges[2], radial, np.where(frequency < edges[-1], kept, spectrum.power))
+    return NoisePowerSpectrum(power, rows, columns)
 
 
 def texture_shift(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from ldct_denoise import __version__
+from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery
 from ldct_denoise.evaluation.image_quality import OBSERVERS, ImageQualityStudy, PhantomMeasurements
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.metrics.dose_equivalence import DoseEquivalence
@@ -19,6 +20,13 @@ from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.phantoms.tasks import SPACING_MM
 from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.contrast_recovery import DEFINITION as RECOVERY_DEFINITION
+from ldct_denoise.report.contrast_recovery import (
+    recovery_charts,
+    recovery_entries,
+    recovery_sentences,
+    recovery_table,
+)
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
 from ldct_denoise.report.pictures import slice_view
 
@@ -40,7 +48,12 @@ DEFINITIONS = (
 
 
 def write_image_quality_report(
-    study: ImageQualityStudy, output: Path, model: Mapping[str, object], *, overwrite: bool = False
+    study: ImageQualityStudy,
+    output: Path,
+    model: Mapping[str, object],
+    recovery: Sequence[SeriesRecovery] = (),
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write ``summary.json`` and ``report.html`` into a folder.
 
@@ -51,6 +64,8 @@ def write_image_quality_report(
         Created if it does not exist.
     model : mapping
         Name, method and checksum of the model, shown as a table.
+    recovery : sequence of SeriesRecovery
+        Contrast recovery in the user's own images, if it was measured.
     overwrite : bool
         Write into a folder that is not empty.
 
@@ -60,18 +75,23 @@ def write_image_quality_report(
         If the folder is not empty and ``overwrite`` is not given.
     """
     make_output_folder(output, overwrite)
-    text = json.dumps(summary(study, model), indent=1, allow_nan=False)
+    text = json.dumps(summary(study, model, recovery), indent=1, allow_nan=False)
     atomic_write(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     settings = study.settings
     page = Page(
         title=f"Image quality on a phantom: {model.get('model', 'denoiser')}",
-        sentences=sentences(study),
+        sentences=[*sentences(study), *recovery_sentences(recovery)],
         notes=[f"{settings.realisations} realisations of the noise, 8 ROIs in each; seed {settings.seed}."],
         slice_views=[slice_view("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
         picture_note="One realisation of the rods.",
-        charts=[_noise_charts(study), _transfer_charts(study), _dose_charts(study)],
-        tables=[_detectability_table(study), _rod_table(study), _model_table(model)],
-        definitions=DEFINITIONS,
+        charts=[_noise_charts(study), _transfer_charts(study), _dose_charts(study), *_own_charts(recovery)],
+        tables=[
+            _detectability_table(study),
+            *([recovery_table(recovery)] if recovery else []),
+            _rod_table(study),
+            _model_table(model),
+        ],
+        definitions=(*DEFINITIONS, RECOVERY_DEFINITION) if recovery else DEFINITIONS,
     )
     write_page(page, output / "report.html")
 
@@ -116,8 +136,23 @@ def dose_text(found: DoseEquivalence) -> str:
     return f"{100 * found.dose:.0f} % ({limits[0]} to {limits[1]})"
 
 
-def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
-    """All measurements, as written to ``summary.json``."""
+def summary(
+    study: ImageQualityStudy, model: Mapping[str, object], recovery: Sequence[SeriesRecovery] = ()
+) -> Entry:
+    """All measurements, as written to ``summary.json``.
+
+    Parameters
+    ----------
+    study : ImageQualityStudy
+    model : mapping
+        Name, method and checksum of the model.
+    recovery : sequence of SeriesRecovery
+        Contrast recovery in the user's own images.
+
+    Returns
+    -------
+    dict
+    """
     kinds = {f"unprocessed {dose:g}": image for dose, image in study.unprocessed.items()}
     return {
         "software": f"ldct-denoise {__version__}",
@@ -128,6 +163,7 @@ def summary(study: ImageQualityStudy, model: Mapping[str, object]) -> Entry:
             {**asdict(lesion), "observer": observer, **_finite(asdict(found))}
             for (lesion, observer), found in study.equivalence.items()
         ],
+        "contrast_recovery": recovery_entries(recovery),
     }
 
 
@@ -244,6 +280,10 @@ def _detectability_table(study: ImageQualityStudy) -> Table:
     )  # fmt: skip
     text = f"At {100 * study.settings.dose:g} % of the dose, with 95 % intervals."
     return Table("Detectability", text, columns, rows)
+
+
+def _own_charts(recovery: Sequence[SeriesRecovery]) -> list[ChartSection]:
+    return [recovery_charts(recovery)] if recovery else []
 
 
 def _rod_table(study: ImageQualityStudy) -> Table:

@@ -102,13 +102,15 @@ def insert_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Tabl
     """Resolution and mean HU of the inserts, and HU linearity."""
     tables = []
     entries = [{**entry, "series": names[entry["series"]]} for entry in _entries(evaluation, "inserts")]
-    numbers = ("nominal_hu", "mean_hu", "noise_hu", "contrast_hu", "f50_per_mm", "f10_per_mm", "slices")
+    resolution = ("f50_per_mm", "f50_low_per_mm", "f50_high_per_mm", "f10_per_mm")
+    numbers = ("nominal_hu", "mean_hu", "noise_hu", "contrast_hu", *resolution, "centre_shift_mm", "slices")
     columns = ("series", "insert", "model", *numbers)
     if entries:
         tables.append(
             Table(
                 "Inserts",
-                "f50, f10: frequencies at which the TTF falls to 0.5 and 0.1.",
+                "f50, f10: frequencies at which the TTF falls to 0.5 and 0.1; low, high: 95 % interval "
+                "over the slices. centre_shift: distance of the centre, as found, from the given one.",
                 columns,
                 _rows(entries, columns),
             )

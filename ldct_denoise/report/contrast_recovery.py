@@ -1,0 +1,107 @@
+"""Contrast recovery of inserted lesions, as it appears in reports and summaries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery
+from ldct_denoise.evaluation.tables import Entry, finite_or_none
+from ldct_denoise.phantoms.insertion import InsertedLesion
+from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.page import ChartSection, Table
+
+DEFINITION = (
+    "contrast recovery",
+    "discs are inserted into slices of these images through the blur of the kernel. Recovery is the contrast of "
+    "their core after denoising over the contrast inserted, from the difference of images with and without them. "
+    "1 keeps all. Control: lir-ct, blended with the input to the same noise. A denoiser that recovers "
+    "less than the control loses more contrast than its noise reduction explains.",
+)
+#: Lesion of the sentence: soft tissue, mm and HU.
+EXAMPLE = ("soft tissue", 5, -20)
+
+
+def recovery_sentences(found: Sequence[SeriesRecovery]) -> list[str]:
+    """One sentence for each kernel and dose."""
+    sentences = []
+    for one in found:
+        example = next((item for item in one.lesions if _key(item.lesion) == EXAMPLE), None)
+        if example:
+            control = ""
+            if math.isfinite(example.control):
+                control = f" (control at equal noise: {100 * example.control:.0f} %)"
+            sentences.append(
+                f"{_title(one)}: a lesion of {EXAMPLE[1]} mm and {EXAMPLE[2]:+g} HU keeps "
+                f"{100 * example.recovery:.0f} % of its contrast{control}; noise {one.noise_hu[0]:.1f} → "
+                f"{one.noise_hu[1]:.1f} HU."
+            )
+    return sentences
+
+
+def recovery_entries(found: Sequence[SeriesRecovery]) -> list[Entry]:
+    """Rows of ``summary.json``."""
+    return [
+        {
+            "series": one.name,
+            "kernel": one.kernel,
+            "dose": one.dose,
+            "slices": one.slices,
+            "blur_mm": one.blur_mm,
+            "noise_before_hu": one.noise_hu[0],
+            "noise_after_hu": one.noise_hu[1],
+            **asdict(item.lesion),
+            "recovery": item.recovery,
+            "standard_error": finite_or_none(item.standard_error),
+            "control": finite_or_none(item.control),
+            "places": item.places,
+        }
+        for one in found
+        for item in one.lesions
+    ]
+
+
+def recovery_table(found: Sequence[SeriesRecovery]) -> Table:
+    """A row for each lesion, kernel and dose."""
+    columns = (
+        "kernel", "dose", "lesion", "diameter, mm", "contrast, HU", "recovery", "standard error", "control",
+        "places",
+    )  # fmt: skip
+    rows = [
+        [one.kernel, one.dose, *_key(item.lesion), item.recovery, item.standard_error, item.control, item.places]
+        for one in found
+        for item in one.lesions
+    ]
+    text = "Standard error from the spread over the places of these images; it does not describe other patients."
+    return Table("Contrast recovery", text, columns, rows)
+
+
+def recovery_charts(found: Sequence[SeriesRecovery]) -> ChartSection:
+    """Recovery by diameter, a curve for each contrast, for each kernel and dose."""
+    charts = []
+    for one in found:
+        for kind in ("soft tissue", "lung nodule"):
+            lesions = [item for item in one.lesions if item.lesion.kind == kind]
+            curves = {}
+            for contrast in dict.fromkeys(item.lesion.contrast_hu for item in lesions):
+                row = [item for item in lesions if item.lesion.contrast_hu == contrast]
+                diameters = [item.lesion.diameter_mm for item in row]
+                curves[f"{contrast:+g} HU"] = (diameters, [item.recovery for item in row])
+            if lesions:
+                weakest = [item for item in lesions if item.lesion.contrast_hu == lesions[0].lesion.contrast_hu]
+                curves[f"control, {lesions[0].lesion.contrast_hu:+g} HU"] = (
+                    [item.lesion.diameter_mm for item in weakest],
+                    [item.control for item in weakest],
+                )
+                title = f"{kind}: {_title(one)}"
+                charts.append(line_chart(curves, "diameter, mm", "contrast recovery", title, dots=True))
+    return ChartSection("Contrast recovery", "Lesions inserted into these images; 1 keeps all contrast.", charts)
+
+
+def _title(one: SeriesRecovery) -> str:
+    return ", ".join(part for part in (one.name, one.kernel, one.dose and f"{one.dose} dose") if part)
+
+
+def _key(lesion: InsertedLesion) -> tuple[str, float, float]:
+    return lesion.kind, lesion.diameter_mm, lesion.contrast_hu
