@@ -87,6 +87,11 @@ class DataConfig(_Section):
         description="noise_model nps or random_nps: noise standard deviations are drawn between the lowest and "
         "the highest measured in the low-dose pool, times these two factors",
     )
+    noise_by_content: bool = Field(
+        False,
+        description="noise_model nps or random_nps: give noise in lung, in bone and at edges the level that the "
+        "difference of the two pools shows there, for each kernel that both pools have",
+    )
     target_noise_fraction: float = Field(
         0.5,
         ge=0,

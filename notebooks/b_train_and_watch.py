@@ -52,7 +52,7 @@ model_file = train(
 print(*(f"step {p.step}: {p.message}" for p in history if p.message), sep="\n")
 
 # %% [markdown]
-# The losses. `lir-quick` trains the restoration path alone (`settings.adversarial_start: 1`); with `lir-paper` all terms of the
+# The losses. `lir-quick` trains the restoration path in every step and the other losses of the paper in every fourth; with `lir-paper` all losses of the
 # paper appear here by name.
 
 # %%

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -281,6 +283,22 @@ def test_terms_on_low_dose_images_begin_when_asked() -> None:
     assert set(method.generator_losses(batch(noise=True, progress=0.2))) == {"restoration"}
     assert method.image_discriminator_losses(batch(progress=0.2)) == {}
     assert "cross_cycle" in method.generator_losses(batch(noise=True, progress=0.6))
+
+
+def test_terms_on_low_dose_images_are_computed_every_nth_step_on_a_part_of_the_batch() -> None:
+    method = lir(**UNET, adversarial_interval=4, adversarial_batch_fraction=0.3, loss_weights={"restoration": 1.0})
+    whole = batch(noise=True)
+    for step in (1, 2, 3, 5):
+        assert set(method.generator_losses(replace(whole, step=step))) == {"restoration"}
+        assert method.image_discriminator_losses(replace(whole, step=step)) == {}
+        assert method.representation_discriminator_losses(replace(whole, step=step)) == {}
+    fourth = replace(whole, step=4, memo={})
+    losses = method.generator_losses(fourth)
+    assert fourth.memo["translation"].x_to_y.shape[0] == 1  # a third of two patches, rounded up
+    first = replace(whole, low=whole.low[:1], normal=whole.normal[:1], step=4, memo={})
+    torch.testing.assert_close(losses["cross_cycle"], method.generator_losses(first)["cross_cycle"])
+    assert method.image_discriminator_losses(fourth)
+    assert method.representation_discriminator_losses(fourth)
 
 
 def test_tissue_bias_is_the_squared_mean_error_of_each_tissue() -> None:

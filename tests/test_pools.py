@@ -32,6 +32,9 @@ from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import axial_geometry, read_csv, water_disc
 
+#: A uniform patch, HU.
+WATER = np.zeros((64, 64), np.float32)
+
 
 def _even(slices: int, side: int = 8) -> Geometry:
     return Geometry.from_affine(np.diag([3.0, 0.7, 0.7, 1.0]), (slices, side, side))
@@ -192,7 +195,7 @@ def test_drawn_noise_has_the_level_and_range_asked_for() -> None:
     assert noise.high_hu == pytest.approx(80 * excess * 1.5)
     geometry = axial_geometry(1, 64, 64, (3.0, 0.7, 0.7))
     source = Volume(np.zeros((1, 64, 64)), geometry)
-    drawn = [noise.sample(source, 64, np.random.default_rng(seed)).hu.std() for seed in range(60)]
+    drawn = [noise.sample(source, WATER, np.random.default_rng(seed)).hu.std() for seed in range(60)]
     assert min(drawn) > 0.8 * noise.low_hu
     assert max(drawn) < 1.25 * noise.high_hu
 
@@ -209,7 +212,7 @@ def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
         for seed in range(40):
             rng = np.random.default_rng(seed)
             own = own_hu * model.draw_fields(1, 64, 64, (0.7, 0.7), rng)[0]
-            drawn = noise.sample(source, 64, rng)
+            drawn = noise.sample(source, WATER, rng)
             seen.append(own + drawn.hu)
             target.append(own + drawn.target_fraction * drawn.hu)
         share = np.sum(np.multiply(seen, target)) / np.sum(np.square(seen))
@@ -221,11 +224,11 @@ def test_the_target_keeps_the_share_of_noise_that_normal_dose_has() -> None:
     )
     sigma_hu = 40 * np.sqrt(1 - 0.5**2)
     wanted = 0.5**2 - (1 - 0.5**2) * (10 / sigma_hu) ** 2
-    assert broad.sample(source, 64, np.random.default_rng(0)).target_fraction == pytest.approx(wanted)
+    assert broad.sample(source, WATER, np.random.default_rng(0)).target_fraction == pytest.approx(wanted)
     loud = NoiseSampler([model], config, {source.uid: 60.0})  # has more than its share already
-    assert loud.sample(source, 64, np.random.default_rng(0)).target_fraction == 0.0
+    assert loud.sample(source, WATER, np.random.default_rng(0)).target_fraction == 0.0
     plain = NoiseSampler([model], config.model_copy(update={"target_noise_fraction": 0.0}), {source.uid: 0.0})
-    assert plain.sample(source, 64, np.random.default_rng(0)).target_fraction == 0.0
+    assert plain.sample(source, WATER, np.random.default_rng(0)).target_fraction == 0.0
 
 
 def test_kept_noise_is_shown_in_the_target_and_not_added_again() -> None:

@@ -12,20 +12,30 @@ and a field of level σ, E[n₀ + q·n | n₀ + n] = r²·(n₀ + n) gives q = r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
+from ldct_denoise.data.downscaled import DownscaledSeries
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.photos import NoiseLaw, noise_for
-from ldct_denoise.physics.noise import NoiseModel, estimate_noise, filtered_noise, half_plane_frequencies
-from ldct_denoise.volume import SliceSource
+from ldct_denoise.physics.content_noise import ContentNoise, ImageWithSpacing, measure_content_noise
+from ldct_denoise.physics.noise import (
+    NoiseModel,
+    estimate_noise,
+    fill_with_air,
+    filtered_noise,
+    half_plane_frequencies,
+)
+from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Random spectra: the peak of the radial NPS is drawn uniformly from this range, 1/mm.
 RANDOM_NPS_PEAKS_PER_MM = (0.12, 0.75)
+#: Largest number of slices of each pool in which noise by content is measured.
+CONTENT_SLICES = 12
 
 
 class NoiseSample(NamedTuple):
@@ -64,12 +74,19 @@ class NoiseSampler:
         ``noise_model``, ``noise_level_factors``, ``random_nps_prob`` and ``target_noise_fraction``.
     normal_noise_hu : mapping of str to float, optional
         Noise standard deviation of each normal-dose series by UID, HU; 0 where it is unknown.
+    content_noise : mapping of str to ContentNoise, optional
+        Noise by content, by kernel; the noise of other kernels is the same everywhere.
     """
 
     def __init__(
-        self, models: Sequence[NoiseModel], config: DataConfig, normal_noise_hu: Mapping[str, float] | None = None
+        self,
+        models: Sequence[NoiseModel],
+        config: DataConfig,
+        normal_noise_hu: Mapping[str, float] | None = None,
+        content_noise: Mapping[str, ContentNoise] | None = None,
     ) -> None:
         self.models = tuple(models)
+        self.content_noise = dict(content_noise or {})
         self._target_fraction = config.target_noise_fraction**2
         self._normal_noise_hu = dict(normal_noise_hu or {})
         # With dose_simulation the simulated scans are drawn elsewhere; the remaining fields are all random.
@@ -81,7 +98,9 @@ class NoiseSampler:
         self.high_hu = float(sigmas.max()) * excess * config.noise_level_factors[1]
         self._model_of = {model.kernel: model for model in self.models}
 
-    def sample(self, normal: SliceSource, side: int, rng: np.random.Generator, count: int = 1) -> NoiseSample:
+    def sample(
+        self, normal: SliceSource, clean_hu: NDArray[np.float32], rng: np.random.Generator, count: int = 1
+    ) -> NoiseSample:
         """Draw fields of one common level, log-uniform between ``low_hu`` and ``high_hu``.
 
         Parameters
@@ -89,8 +108,8 @@ class NoiseSampler:
         normal : SliceSource
             Normal-dose series that the noise is added to. Its own kernel decides on the spectrum if the low-dose
             pool has that kernel; otherwise one of the measured kernels is drawn.
-        side : int
-            Rows and columns of a field.
+        clean_hu : ndarray, shape (rows, columns)
+            Square patch that the noise is added to, HU.
         rng : numpy.random.Generator
         count : int
             Number of independent fields.
@@ -98,16 +117,20 @@ class NoiseSampler:
         Returns
         -------
         NoiseSample
-            Fields of shape (count, side, side).
+            Fields of shape (count, rows, columns).
         """
         sigma_hu = math.exp(rng.uniform(math.log(self.low_hu), math.log(self.high_hu)))
         if self._random_nps_prob and rng.random() < self._random_nps_prob:
-            fields = random_nps_noise(count, side, normal.geometry.pixel_spacing_mm[0], rng)
+            spacing_mm = normal.geometry.pixel_spacing_mm
+            fields = random_nps_noise(count, len(clean_hu), spacing_mm[0], rng)
+            content = self.content_noise.get(normal.metadata.kernel)
+            if content is not None:
+                fields = content.apply(fields, clean_hu, spacing_mm, has_measured_spectrum=False)
             return NoiseSample((fields * sigma_hu).astype(np.float32), self._fraction(normal, sigma_hu))
-        return self._measured(normal, side, sigma_hu, rng, count)
+        return self._measured(normal, clean_hu, sigma_hu, rng, count)
 
     def sample_reference_level(
-        self, normal: SliceSource, side: int, rng: np.random.Generator, count: int = 1
+        self, normal: SliceSource, clean_hu: NDArray[np.float32], rng: np.random.Generator, count: int = 1
     ) -> NoiseSample:
         """Draw fields of the geometric mean level with a measured spectrum, for validation.
 
@@ -115,8 +138,8 @@ class NoiseSampler:
         ----------
         normal : SliceSource
             Normal-dose series that the noise is added to; see :meth:`sample`.
-        side : int
-            Rows and columns of a field.
+        clean_hu : ndarray, shape (rows, columns)
+            Square patch that the noise is added to, HU.
         rng : numpy.random.Generator
         count : int
             Number of independent fields.
@@ -124,15 +147,23 @@ class NoiseSampler:
         Returns
         -------
         NoiseSample
-            Fields of shape (count, side, side).
+            Fields of shape (count, rows, columns).
         """
-        return self._measured(normal, side, math.sqrt(self.low_hu * self.high_hu), rng, count)
+        return self._measured(normal, clean_hu, math.sqrt(self.low_hu * self.high_hu), rng, count)
 
     def _measured(
-        self, normal: SliceSource, side: int, sigma_hu: float, rng: np.random.Generator, count: int
+        self,
+        normal: SliceSource,
+        clean_hu: NDArray[np.float32],
+        sigma_hu: float,
+        rng: np.random.Generator,
+        count: int,
     ) -> NoiseSample:
         model = self._model_of.get(normal.metadata.kernel) or self.models[rng.integers(len(self.models))]
-        fields = model.draw_fields(count, side, side, normal.geometry.pixel_spacing_mm, rng)
+        side, spacing_mm = len(clean_hu), normal.geometry.pixel_spacing_mm
+        fields = model.draw_fields(count, side, side, spacing_mm, rng)
+        if model.kernel in self.content_noise:
+            fields = self.content_noise[model.kernel].apply(fields, clean_hu, spacing_mm)
         return NoiseSample((fields * sigma_hu).astype(np.float32), self._fraction(normal, sigma_hu))
 
     def _fraction(self, normal: SliceSource, sigma_hu: float) -> float:
@@ -216,7 +247,10 @@ def noise_of_pool(
     InputError
         If a low-dose series has no uniform tissue in which noise can be measured.
     """
-    return noise_from_models([estimate_noise(source) for source in low], normal, config, report)
+    measured = [estimate_noise(source) for source in low]
+    return noise_from_models(
+        measured, normal, config, report, content_noise_of_pools(low, normal, measured, config)
+    )
 
 
 def noise_from_models(
@@ -224,6 +258,7 @@ def noise_from_models(
     normal: Sequence[SliceSource],
     config: DataConfig,
     report: Callable[[str], None] | None = None,
+    content_noise: Mapping[str, ContentNoise] | None = None,
 ) -> NoiseSampler:
     """Build the sampler from noise that was measured in each low-dose series; see :func:`noise_of_pool`.
 
@@ -236,6 +271,8 @@ def noise_from_models(
     config : DataConfig
     report : callable, optional
         Receives a line for each kernel.
+    content_noise : mapping of str to ContentNoise, optional
+        Noise by content, by kernel.
     """
     by_kernel: dict[str, list[NoiseModel]] = {}
     for model in measured:
@@ -250,7 +287,48 @@ def noise_from_models(
     normal_noise_hu = (
         {source.uid: _median_noise_hu(source) for source in normal} if config.target_noise_fraction else {}
     )
-    return NoiseSampler(models, config, normal_noise_hu)
+    for kernel, content in (content_noise or {}).items() if report else ():
+        assert report is not None
+        report(f"noise of kernel {kernel or 'unknown'} by content: {content.summary()}")
+    return NoiseSampler(models, config, normal_noise_hu, content_noise)
+
+
+def content_noise_of_pools(
+    low: Sequence[SliceSource], normal: Sequence[SliceSource], measured: Sequence[NoiseModel], config: DataConfig
+) -> dict[str, ContentNoise]:
+    """Measure the noise by content of each kernel that both pools have.
+
+    Parameters
+    ----------
+    low, normal : sequence of SliceSource
+        The two pools.
+    measured : sequence of NoiseModel
+        Noise of each low-dose series in uniform tissue.
+    config : DataConfig
+        ``noise_by_content`` and ``target_noise_fraction``.
+
+    Returns
+    -------
+    dict of str to ContentNoise
+        By kernel; empty where ``noise_by_content`` is off.
+    """
+    found = {}
+    for kernel in {model.kernel for model in measured} if config.noise_by_content else ():
+        model = NoiseModel.merge([one for one in measured if one.kernel == kernel])
+        added_hu = float(np.median(model.sigma_hu)) * math.sqrt(1 - config.target_noise_fraction**2)
+        content = measure_content_noise(_images(low, kernel), _images(normal, kernel), model, added_hu)
+        if content is not None:
+            found[kernel] = content
+    return found
+
+
+def _images(sources: Iterable[SliceSource], kernel: str) -> list[ImageWithSpacing]:
+    """Slices of one kernel, evenly spread over its series, with their pixel spacing; no down-scaled copies."""
+    series = [source for source in sources if source.metadata.kernel == kernel]
+    originals = [source for source in series if not isinstance(source, DownscaledSeries)]
+    slices = [(source, index) for source in originals for index in range(len(source))]
+    chosen = [slices[number] for number in spread_indices(len(slices), CONTENT_SLICES)]
+    return [(fill_with_air(source.read_hu(index)), source.geometry.pixel_spacing_mm) for source, index in chosen]
 
 
 def _median_noise_hu(source: SliceSource) -> float:

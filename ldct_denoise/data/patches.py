@@ -163,7 +163,8 @@ class PatchDataset(Dataset[Sample]):
         if isinstance(noise, PhotographNoise):
             return NoiseSample(noise.sample(self._scale.to_hu(clean), rng), 0.0)
         source = self._normal.slices[stack[0]].source
-        fields = noise.sample(source, self._config.patch_size, rng, len(set(stack)))
+        clean_hu = self._scale.to_hu(clean[len(clean) // 2])
+        fields = noise.sample(source, clean_hu, rng, len(set(stack)))
         return fields._replace(hu=sample_correlated_noise(lambda _: fields.hu, stack, correlation))
 
     def _with_noise(self, clean: NDArray[np.float32], noise: NoiseSample) -> Patches:

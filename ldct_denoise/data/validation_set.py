@@ -192,7 +192,7 @@ def _synthetic_pair(
         return clean, noise.sample_reference_level(clean, rng)
     source, geometry = item.source, item.source.geometry
     indices = context_indices(geometry, item.index, context_slices)
-    sample = noise.sample_reference_level(source, side, rng, len(set(indices)))
+    sample = noise.sample_reference_level(source, clean[len(clean) // 2], rng, len(set(indices)))
 
     def correlation(distinct: Sequence[int]) -> NDArray[np.float64]:
         return overlap_correlation(geometry.offsets_mm[distinct], slice_thickness_mm(source))

@@ -77,6 +77,8 @@ class Batch:
         Source of this step's random numbers, on the CPU; a function of (seed, step, rank).
     progress : float
         Completed fraction of the run, 0…1, for methods whose losses change over time.
+    step : int
+        Number of this step, from 1, for losses that are not computed in every step; 0 outside a run.
     memo : dict
         Results that one phase of the step stores for a later one, so that nothing is computed twice.
     """
@@ -86,6 +88,7 @@ class Batch:
     noise: Tensor | None
     generator: torch.Generator
     progress: float = 0.0
+    step: int = 0
     memo: dict[str, Any] = field(default_factory=dict)
 
     def randn_like(self, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ Reference: Du, Chen, Yang: Learning Invariant Representation for Unsupervised Im
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -81,6 +82,12 @@ class LirSettings(UnpairedSettings):
     discriminator_steps: int = Field(3, ge=1, description="updates of D_R in each training step")
     adversarial_start: float = Field(
         0.0, ge=0, le=1, description="fraction of the run after which the losses on low-dose images begin"
+    )
+    adversarial_interval: int = Field(
+        1, ge=1, description="steps between those with the losses on low-dose images, eq. 14; 1: every step"
+    )
+    adversarial_batch_fraction: float = Field(
+        1.0, gt=0, le=1, description="fraction of the batch that the losses on low-dose images use"
     )
     restoration_loss: Literal["l1", "l2"] = Field("l2", description="absolute or squared error of the restoration")
     loss_weights: LossWeights = Field(LossWeights(), description="weight of each loss")  # type: ignore[call-arg]
@@ -217,16 +224,23 @@ class Lir(UnpairedMethod[LirSettings]):
             losses["restoration"] = w.restoration * distance.mean()
             if w.tissue:
                 losses["tissue"] = w.tissue * self._tissue_bias(error, batch)
-        if self._has_started(batch):
-            assert batch.normal is not None
-            translation = self.translate(batch)
+        part = self._adversarial_part(batch)
+        if part is not None:
+            assert part.normal is not None
+            translation = self.translate(part)
             batch.memo["translation"] = translation.detach()
-            slices = replace(batch, low=center_slice(batch.low), normal=center_slice(batch.normal))
+            slices = replace(part, low=center_slice(part.low), normal=center_slice(part.normal))
             losses |= self._translation_losses(slices, translation)
         return losses
 
-    def _has_started(self, batch: Batch) -> bool:
-        return batch.progress >= self.settings.adversarial_start
+    def _adversarial_part(self, batch: Batch) -> Batch | None:
+        """Return the part of the batch that the losses on low-dose images use; None in steps without them."""
+        s = self.settings
+        if batch.progress < s.adversarial_start or batch.step % s.adversarial_interval:
+            return None
+        assert batch.normal is not None
+        count = math.ceil(len(batch.low) * s.adversarial_batch_fraction)
+        return replace(batch, low=batch.low[:count], normal=batch.normal[:count])
 
     def _translation_losses(self, batch: Batch, t: Translation) -> Losses:
         w, form = self.settings.loss_weights, self.settings.adversarial_loss
@@ -300,16 +314,18 @@ class Lir(UnpairedMethod[LirSettings]):
 
     def image_discriminator_losses(self, batch: Batch) -> Losses:
         """Losses of D_X and D_Y, eq. 12 and 13: real images should score 1, translations 0."""
-        if not self._has_started(batch) or not self.settings.loss_weights.adversarial:
+        part = self._adversarial_part(batch)
+        if part is None or not self.settings.loss_weights.adversarial:
             return {}
-        t = self._translation_of(batch)
-        return self._discriminator_losses(batch, t.y_to_x, t.x_to_y)
+        t = self._translation_of(part)
+        return self._discriminator_losses(part, t.y_to_x, t.x_to_y)
 
     def representation_discriminator_losses(self, batch: Batch) -> Losses:
         """Loss of D_R, eq. 9: z_X should score 1, z_Y 0."""
-        if not self._has_started(batch) or self.d_r is None:
+        part = self._adversarial_part(batch)
+        if part is None or self.d_r is None:
             return {}
-        t = self._translation_of(batch)
+        t = self._translation_of(part)
         form = self.settings.adversarial_loss
         return {"discriminator_r": discriminator_loss([self.d_r(t.z_x)], [self.d_r(t.z_y)], form)}
 

@@ -19,7 +19,7 @@ from ldct_denoise.networks.residual import UNet
 
 
 class UNetSettings(RegressionSettings):
-    """The size of ``configs/lir-quick.yaml``."""
+    """The size of ``configs/lir-restoration.yaml``."""
 
     base_channels: int = Field(32, ge=4, description="channels at full resolution; doubled at each next level")
     num_levels: int = Field(3, ge=1, le=5, description="number of resolutions")

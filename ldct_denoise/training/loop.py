@@ -27,6 +27,7 @@ from ldct_denoise.errors import OutputError
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import MODEL_FILE, save_model
 from ldct_denoise.training.card import model_card
+from ldct_denoise.training.duration import duration_notes
 from ldct_denoise.training.fine_tuning import load_pretrained
 from ldct_denoise.training.log import TrainingLog
 from ldct_denoise.training.run_folder import (
@@ -175,6 +176,8 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
     training_step, sample = TrainingStep(config, world), data.patches[0]
     training_step.check_losses(run, sample)
     for note in notes(stage, run, pools, "noise" in sample, world.device):
+        say(note)
+    for note in duration_notes(config, world, "noise" in sample) if checkpoint is None else ():
         say(note)
     chosen_by = _selection_metric(config, data)[1]
     if chosen_by and settings.checkpoint == "best":

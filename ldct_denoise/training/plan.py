@@ -11,6 +11,7 @@ from ldct_denoise import methods
 from ldct_denoise.config import Config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.distributed import World, join_world
+from ldct_denoise.training.duration import duration_notes
 from ldct_denoise.training.fine_tuning import load_pretrained
 from ldct_denoise.training.run_folder import check_run_folder
 from ldct_denoise.training.stages import Stage, check_batch_size, notes, stages
@@ -107,7 +108,7 @@ def _stage_lines(stage: Stage, pools: Pools, world: World, resume: bool) -> Iter
         low, high = config.data.simulated_dose
         scans, folder = config.data.noise_realisations, config.data.cache_dir or stage.scratch
         yield f"  simulates {scans} scans of each normal-dose series at {low:g} to {high:g} of its dose: {folder}"
-    for note in notes(stage, run, pools, has_noise, world.device):
+    for note in (*notes(stage, run, pools, has_noise, world.device), *duration_notes(config, world, has_noise)):
         yield f"  note: {note}"
 
 

@@ -125,7 +125,8 @@ class TrainingStep:
         for number in range(count):
             entropy = [self.config.training.seed, step, self.world.rank, number]
             seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
-            parts.append(_batch({name: tensors[number] for name, tensors in chunks.items()}, seed, progress))
+            images = {name: tensors[number] for name, tensors in chunks.items()}
+            parts.append(_batch(images, seed, progress, step + 1))
         return parts
 
     def _to_device(self, tensor: Tensor) -> Tensor:
@@ -169,13 +170,14 @@ def learning_rate_factor(settings: TrainingConfig, step: int, progress: float) -
     return 1.0
 
 
-def _batch(images: Mapping[str, Tensor], seed: int, progress: float) -> Batch:
+def _batch(images: Mapping[str, Tensor], seed: int, progress: float, step: int = 0) -> Batch:
     return Batch(
         low=images.get("low", images.get("normal", torch.empty(0))),
         normal=images.get("normal"),
         noise=images.get("noise"),
         generator=torch.Generator().manual_seed(seed),
         progress=progress,
+        step=step,
     )
 
 
