@@ -39,7 +39,20 @@ class Candidate:
     seed: int = 0
 
     def restore(self, pair: Pair, settings: ApplySettings, indices: Sequence[int]) -> Slices:
-        """Restore low-dose slices of a pair, in the order of ``indices``."""
+        """Restore low-dose slices of a pair.
+
+        Parameters
+        ----------
+        pair : Pair
+        settings : ApplySettings
+        indices : sequence of int
+            Low-dose slices, in this order.
+
+        Returns
+        -------
+        iterator of (int, ndarray)
+            Index and restored slice, HU.
+        """
         seeded = replace(settings, seed=self.seed)
         if isinstance(self.model, TrainedModel):
             return restore_slices(pair.low, self.model, seeded, indices)

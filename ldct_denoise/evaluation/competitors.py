@@ -43,7 +43,19 @@ class DenoisedImages:
     series: tuple[SliceSource, ...]
 
     def restore(self, pair: Pair, settings: ApplySettings, indices: Sequence[int]) -> Slices:
-        """Read the slices at the positions of the low-dose slices ``indices``.
+        """Read the slices at the positions of low-dose slices.
+
+        Parameters
+        ----------
+        pair : Pair
+        settings : ApplySettings
+        indices : sequence of int
+            Low-dose slices, in this order.
+
+        Yields
+        ------
+        int, ndarray
+            Index and slice, HU.
 
         Raises
         ------
@@ -92,6 +104,18 @@ class FunctionOfSlices:
     def restore(self, pair: Pair, settings: ApplySettings, indices: Sequence[int]) -> Slices:
         """Call the function for every slice.
 
+        Parameters
+        ----------
+        pair : Pair
+        settings : ApplySettings
+        indices : sequence of int
+            Low-dose slices, in this order.
+
+        Yields
+        ------
+        int, ndarray
+            Index and restored slice, HU.
+
         Raises
         ------
         ModelError
@@ -129,7 +153,20 @@ class CrossValidation:
     models: tuple[TrainedModel, ...]
 
     def restore(self, pair: Pair, settings: ApplySettings, indices: Sequence[int]) -> Slices:
-        """Restore slices with the model of the fold that left the patient out."""
+        """Restore slices with the model of the fold that left the patient out.
+
+        Parameters
+        ----------
+        pair : Pair
+        settings : ApplySettings
+        indices : sequence of int
+            Low-dose slices, in this order.
+
+        Returns
+        -------
+        iterator of (int, ndarray)
+            Index and restored slice, HU.
+        """
         return restore_slices(pair.low, self.model_for(pair), settings, indices)
 
     def model_for(self, pair: Pair) -> TrainedModel:
