@@ -27,6 +27,7 @@ from ldct_denoise.metrics.contrast import Flicker
 from ldct_denoise.metrics.lesion_changes import LesionChange, lesion_change_map, lesion_z_limits
 from ldct_denoise.metrics.noise import (
     RadialSpectrum,
+    coarse_noise_factor,
     global_noise_level,
     noise_map,
     noise_power_spectrum,
@@ -149,7 +150,7 @@ def no_reference_report(
     changes = tuple(sorted(sums.changes, key=lambda change: -abs(change.z))[:LISTED_CHANGES])
     found_px, body_px, area_cm2 = (sum(item[part] for item in sums.searched) for part in range(3))
     limits = lesion_z_limits(area_cm2)
-    noise_hu = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
+    noise_hu = _noise_levels(sums, pixel_spacing_mm)
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
     before_nps, after_nps, profile, texture = _spectra(sums.rois, pixel_spacing_mm)
     product, square = (sum(item[part] for item in sums.gradients) for part in (0, 1))
@@ -346,6 +347,13 @@ def _spectra(
     first, second = (np.array(stack) for stack in zip(*rois, strict=True))
     before, after = (noise_power_spectrum(stack, spacing).radial(RING_PER_MM) for stack in (first, second))
     return before, after, noise_reduction_profile(before, after), texture_shift(first, second, spacing)
+
+
+def _noise_levels(sums: _Accumulator, spacing: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    """Global noise level by tissue before and after, corrected for coarse noise by the uniform ROIs."""
+    factors = [coarse_noise_factor([pair[part] for pair in sums.rois], spacing) for part in (0, 1)]
+    means = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
+    return {tissue: (before * factors[0], after * factors[1]) for tissue, (before, after) in means.items()}
 
 
 def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:

@@ -26,6 +26,8 @@ Mask = NDArray[np.bool_]
 NOISE_MAP_MM = 6.0
 #: Its smallest side, pixels: the mode of standard deviations of 3×3 pixels is far below the noise level.
 NOISE_MAP_MIN_PX = 5
+#: Largest correction of the global noise level for coarse noise.
+MAX_COARSE_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,8 @@ def noise_map(hu: Image, pixel_spacing_mm: tuple[float, float], width_mm: float 
 def global_noise_level(noise: Image, mask: Mask) -> float:
     """Global noise level: the mode of the noise map within a tissue, HU; NaN for an empty mask.
 
-    Edges raise the local standard deviation, but only in the tail of its distribution, not at the mode.
+    Edges raise the local standard deviation, but only in the tail of its distribution, not at the mode. The level
+    of noise that is coarser than the map's neighbourhood is too low; see :func:`coarse_noise_factor`.
 
     References
     ----------
@@ -335,6 +338,39 @@ def global_noise_level(noise: Image, mask: Mask) -> float:
     smooth = ndimage.gaussian_filter1d(histogram.astype(np.float64), 4, mode="constant")
     best = int(np.argmax(smooth))
     return float((edges[best] + edges[best + 1]) / 2)
+
+
+def coarse_noise_factor(
+    rois: Sequence[Image] | NDArray[np.floating], pixel_spacing_mm: tuple[float, float]
+) -> float:
+    """Factor from the global noise level to the standard deviation of the noise, from uniform ROIs.
+
+    A noise map sees 6 mm at a time, so that it misses noise that is coarser; the mode of such noise is lower still.
+    In uniform ROIs, which are larger, both can be measured: the standard deviation about a plane, and the level by
+    :func:`global_noise_level`.
+
+    Parameters
+    ----------
+    rois : sequence of ndarray, shape (n, rows, columns)
+        Uniform ROIs of 20 mm or more, HU.
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+
+    Returns
+    -------
+    float
+        1 for fine noise, at least 1 and at most 2; 1 without ROIs.
+    """
+    stack = np.asarray(rois, dtype=np.float64)
+    if not len(stack):
+        return 1.0
+    count = stack[0].size
+    variance = float(np.median(periodograms(stack, detrend_order=1).mean(axis=(1, 2)))) * count / (count - 3)
+    half = [max(NOISE_MAP_MIN_PX, round(NOISE_MAP_MM / mm) | 1) // 2 for mm in pixel_spacing_mm]
+    inside = slice(half[0], -half[0]), slice(half[1], -half[1])
+    maps = np.stack([noise_map(roi, pixel_spacing_mm)[inside] for roi in stack])
+    level = global_noise_level(maps, np.ones(maps.shape, bool))
+    return float(np.clip(np.sqrt(variance) / level, 1.0, MAX_COARSE_FACTOR)) if level > 0 else 1.0
 
 
 @cache
