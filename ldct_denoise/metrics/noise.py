@@ -345,8 +345,8 @@ def coarse_noise_factor(
 ) -> float:
     """Factor from the global noise level to the standard deviation of the noise, from uniform ROIs.
 
-    A noise map sees 6 mm at a time, so that it misses noise that is coarser; the mode of such noise is lower still.
-    In uniform ROIs, which are larger, both can be measured: the standard deviation about a plane, and the level by
+    A noise map sees 6 mm at a time, so that it misses coarser noise; the mode of such noise is lower still. In
+    uniform ROIs, which are larger, both can be measured: the standard deviation about a plane, and the level by
     :func:`global_noise_level`.
 
     Parameters
