@@ -102,10 +102,11 @@ def fidelity(name: str, label: str, low: Volume, normal: Volume, image: Volume) 
         yield Row(name, label, f"gain {text}", mean(gains))
         yield Row(name, label, f"lowest gain {text}", min(gains))
     for tissue in TISSUES:
-        for who in ("candidate", "input"):
-            bias = [*found.values(who, "none", tissue, "hu_bias").values()]
-            if bias:
-                yield Row(name, label if who == "candidate" else "input", f"bias {tissue}", mean(bias))
+        full = found.values("reference", "none", tissue, "hu_mean")
+        for who, model in (("candidate", label), ("input", "input")):
+            means = found.values(who, "none", tissue, "hu_mean")
+            if bias := [means[key] - full[key] for key in means if key in full]:
+                yield Row(name, model, f"bias {tissue}", mean(bias))
     noise = {entry["model"]: entry for entry in found.extra["noise"]}  # type: ignore[attr-defined]
     yield Row(name, label, "noise left", noise["candidate"]["noise_hu"] / noise["input"]["noise_hu"])
     frequency = {model: entry["mean_frequency_per_mm"] for model, entry in noise.items()}
