@@ -177,4 +177,5 @@ def test_the_site_builds_strictly_and_loads_nothing_from_a_network(tmp_path: Pat
             re.findall(r"<link(?![^>]*rel=\"?(?:canonical|license))[^>]+href=\"?(?:https?:)?//[^>]*", text) == []
         )
         assert "<!-- generated:" not in text
+        assert not re.search(r"--8(<|&lt;)", text)  # a snippet that was not inserted
     assert (tmp_path / "site/search/search_index.js").stat().st_size > 100_000
