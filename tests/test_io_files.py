@@ -327,6 +327,19 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             scan(folder / name)
 
 
+def test_a_link_beside_its_file_is_not_read(tmp_path: Path) -> None:
+    """Three slices stay one series, whatever the names of the links to them."""
+    for number in range(3):
+        write_ct(tmp_path / "real" / str(number), number)
+        (tmp_path / f"a-link-{number}").symlink_to(tmp_path / "real" / str(number))
+    found = scan(tmp_path)
+    assert [(one.metadata.path, len(one)) for one in found.series] == [(tmp_path / "real", 3)]
+    assert {item.reason for item in found.skipped} == {"a link to a file that is read already"}
+    assert len(found.skipped) == 3
+    (linked,) = scan(tmp_path / "a-link-0").series
+    assert len(linked) == 1
+
+
 def test_a_tree_of_links_is_read_once(tmp_path: Path) -> None:
     """Links to folders, to a folder inside one, to each other and to a folder above."""
     write_ct(tmp_path / "elsewhere" / "good" / "0001.dcm")

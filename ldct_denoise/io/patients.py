@@ -157,7 +157,7 @@ def _can_be_patient(name: str, kernel: str) -> bool:
     impossible = (_STUDY_OR_SERIES, _DATED_STUDY, _NUMBERED_SERIES, _DATE_OR_UID)
     if not name or name.isdigit() or any(form.match(name) for form in impossible):
         return False
-    if kernel and kernel.lower().startswith(name.lower()):
+    if len(name) > 1 and kernel.lower().startswith(name.lower()):
         return False
     words = tokens(name)
     if len(words) > 1 and any(word.text in _PERSON_WORDS for word in words):

@@ -157,7 +157,27 @@ def _list_folder(root: Path) -> FileListing:
         else:
             listed.add(target)
             links += _walk(link, files, skipped, listed)
-    return FileListing(tuple(sorted(files)), tuple(skipped))
+    files = _without_links_to_each_other(sorted(files), skipped)
+    return FileListing(tuple(files), tuple(skipped))
+
+
+def _without_links_to_each_other(files: list[str], skipped: list[SkippedFile]) -> list[str]:
+    """Leave out links to files that are listed too; a file outside the tree is read under the name of one link."""
+    links = {path for path in files if os.path.islink(path)}
+    if not links:
+        return files
+    read = {os.path.realpath(path) for path in files if path not in links}
+    kept = []
+    for path in files:
+        if path in links:
+            target = os.path.realpath(path)
+            if target in read:
+                reason = "a link to a file that is read already"
+                skipped.append(_skip(Path(path), ExclusionKind.DUPLICATE, reason))
+                continue
+            read.add(target)
+        kept.append(path)
+    return kept
 
 
 def _walk(root: Path, files: list[str], skipped: list[SkippedFile], listed: set[str]) -> list[Path]:

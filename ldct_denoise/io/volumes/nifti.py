@@ -78,10 +78,11 @@ def _header(path: Path) -> Any:
     try:
         start = read_start(path, _NIFTI2_SIZE)
         sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}  # type: ignore[arg-type]
+        if not sizes & {_NIFTI1_SIZE, _NIFTI2_SIZE}:  # nibabel would guess, and log it
+            raise ValueError("no header of a single NIfTI file")
         kind = nibabel.Nifti2Header if _NIFTI2_SIZE in sizes else nibabel.Nifti1Header
         header = kind.from_fileobj(io.BytesIO(start))
-        magic = bytes(header["magic"])[:2]
-        if magic not in (b"n+",) or not sizes & {_NIFTI1_SIZE, _NIFTI2_SIZE}:
+        if bytes(header["magic"])[:2] != b"n+":
             raise ValueError("no header of a single NIfTI file")
     except Exception as error:
         raise InputError(f"{path}: not a NIfTI volume ({last_line(error)})") from None
