@@ -67,6 +67,8 @@ DEFAULT_CURRENT_MA = 250.0
 MIN_ROIS = 5
 #: Weight of the neighbours' level in that of a slice, as a number of ROIs.
 NEIGHBOUR_ROIS = 20
+#: Size of a detector reading, mm·rad: a channel of 0.6 mm at the isocenter, 1152 readings a turn.
+READING_MM_RAD = 0.6 * math.pi / 1152
 #: Largest deviation of a slice's quanta from the median of the series, in log units: a factor of 2.
 MAX_LOG_DEVIATION = math.log(2)
 
@@ -183,6 +185,8 @@ class DoseSimulator:
     def low_count_share(self, index: int, dose: float) -> float:
         """Share of the rays through the body that have fewer than ``MIN_QUANTA`` quanta at a fraction of the dose.
 
+        A ray is a detector reading of the whole slice thickness.
+
         Parameters
         ----------
         index : int
@@ -195,7 +199,8 @@ class DoseSimulator:
             0 to 1; 0 if there is no body.
         """
         rays = self._rays(index)
-        quanta = dose * math.exp(self._log_quanta[index]) * self.current_ma[index] / rays.variance[rays.in_body]
+        emitted = math.exp(self._log_quanta[index]) * self.current_ma[index] * dose * READING_MM_RAD
+        quanta = emitted / (rays.variance[rays.in_body] * rays.ray_size)
         return float(np.mean(quanta < MIN_QUANTA)) if quanta.size else 0.0
 
     def _project(self, index: int) -> Rays:
