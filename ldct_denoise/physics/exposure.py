@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from ldct_denoise.physics.kernel_fit import ExpectedQuanta
 from ldct_denoise.volume import SliceSource, slice_thickness_mm
 
-#: Quanta emitted towards the isocenter at 120 kV, per mm, radian, mm of slice thickness and effective mAs. Eleven
-#: series of eight scanner models have 0.7 to 1.7 times as many. They rise with the square of the tube voltage.
+#: Quanta emitted towards the isocenter at 120 kV, per mm, radian, mm of slice thickness and effective mAs. Of 13
+#: series of nine scanner models all have 0.7 to 1.7 times as many. They rise with the square of the tube voltage.
 QUANTA_PER_MAS = 6.0e5
 KVP, KVP_RANGE = 120.0, (60.0, 160.0)
 #: Standard deviation of the logarithm of that number, with mAs in the header and without.

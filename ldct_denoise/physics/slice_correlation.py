@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ldct_denoise.physics.projection import Image
 
 #: Distance of two slices relative to their thickness, and the correlation of their noise. Measured above 0.33 /mm,
-#: where anatomy is weak, in nine series of six scanner models (``docs/simulation.md``).
+#: where anatomy is weak, in nine series of eight scanner models (``docs/explanation/simulation.md``).
 DISTANCES = (0.0, 0.65, 0.82, 1.0, 1.3, 1.7, 2.0, 2.5)
 CORRELATIONS = (1.0, 0.50, 0.42, 0.28, 0.08, 0.03, 0.01, 0.0)
 #: Slices on each side of a slice that can share noise with it.
