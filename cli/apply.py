@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from ldct_denoise.io.write_settings import Compression, PrivateTags
 
 from . import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ldct_denoise.inference.series import WriteReport
+    from ldct_denoise.inference.settings import ApplySettings
+    from ldct_denoise.models.trained import TrainedModel
+    from ldct_denoise.volume import SliceSource
 
 
 @click.command(short_help="Denoise a patient series; write a derived series.")
@@ -38,6 +46,10 @@ from . import options
 @click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
 @options.tta
 @click.option("--report", is_flag=True, help="Also compare input and output: OUTPUT-report.html.")
+@click.option("--open", "open_report", is_flag=True, help="Write the report and open it in the browser.")
+@click.option(
+    "--view", is_flag=True, help="Then show input and output in the browser, as `view` does; one series only."
+)
 @options.output_format
 @click.option("--compress", type=click.Choice(get_args(Compression)), help="Lossless compression (DICOM).")
 @click.option(
@@ -65,6 +77,8 @@ def command(
     seed: int,
     tta: bool,
     report: bool,
+    open_report: bool,
+    view: bool,
     assume_hu: bool,
     **writing: Any,
 ) -> None:
@@ -90,15 +104,41 @@ def command(
         assume_hu=assume_hu,
     )
     loaded = load_model(model or DEFAULT_MODEL)
-    write_report = None
-    if report:
-        from ldct_denoise.report.apply import apply_report_writer
-
-        write_report = apply_report_writer(loaded, settings)
+    reports: list[tuple[Path, str]] = []
     with options.progress_bar("denoising") as progress:
         written = apply(
             series, loaded, output, settings, WriteSettings(**writing),
-            write_report=write_report, progress=progress, notify=partial(click.echo, err=True),
+            write_report=_report_writer(loaded, settings, reports) if report or open_report else None,
+            progress=progress, notify=partial(click.echo, err=True),
         )  # fmt: skip
     for path in written:
         click.echo(path)
+    for path, verdict in reports:
+        click.echo(f"{path}: {verdict}")
+        if open_report:
+            options.open_in_browser(path)
+    if view:
+        _view(series, written, assume_hu)
+
+
+def _report_writer(model: TrainedModel, settings: ApplySettings, reports: list[tuple[Path, str]]) -> WriteReport:
+    """Writes reports, and notes the path and the verdict of each in ``reports``."""
+    from ldct_denoise.report.apply import apply_report_writer, verdict
+
+    write = apply_report_writer(model, settings)
+
+    def write_and_note(source: SliceSource, location: Path, path: Path) -> None:
+        reports.append((path, verdict(write(source, location, path))))
+
+    return write_and_note
+
+
+def _view(series: Path, written: Sequence[Path], assume_hu: bool) -> None:
+    from ldct_denoise.io.find import find_images
+    from ldct_denoise.view import serve_view
+
+    before = find_images(series, assume_hu=assume_hu).series
+    if len(before) != 1 or len(written) != 1:
+        raise click.UsageError("--view shows one series; use `ldct-denoise view` with --input-series")
+    after = find_images(written[0], include_derived=True, assume_hu=assume_hu).series
+    serve_view([before[0], after[0]], ["INPUT", "OUTPUT"], announce=options.announce_view)

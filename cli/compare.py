@@ -92,6 +92,7 @@ if TYPE_CHECKING:
 @options.device
 @options.precision
 @options.method_files
+@options.open_report
 @options.overwrite
 def command(
     dicom_root: Path | None,
@@ -119,6 +120,7 @@ def command(
     tta: bool,
     device: str,
     precision: str,
+    open_report: bool,
     overwrite: bool,
     **measurements: Any,
 ) -> None:
@@ -180,3 +182,5 @@ def command(
         click.echo(f"note: {note}", err=True)
     click.echo("\n".join(result.lines()))
     click.echo(f"{output / 'report.html'}")
+    if open_report:
+        options.open_in_browser(output / "report.html")

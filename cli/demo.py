@@ -18,8 +18,9 @@ from . import options
     show_default=True,
     help="Where the results go.",
 )
+@options.open_report
 @options.overwrite
-def command(output: Path, overwrite: bool) -> None:
+def command(output: Path, open_report: bool, overwrite: bool) -> None:
     """Make synthetic patients, train briefly, denoise a series, evaluate it, and draw a picture.
 
     Takes some minutes on two cores.
@@ -36,3 +37,7 @@ def command(output: Path, overwrite: bool) -> None:
     for line in demo.evaluation.lines():
         click.echo(line)
     click.echo(f"picture: {demo.picture}")
+    click.echo(f"report:  {demo.report}")
+    click.echo(demo.verdict)
+    if open_report:
+        options.open_in_browser(demo.report)

@@ -32,6 +32,7 @@ from . import options
 )
 @click.option("--pdf", is_flag=True, help="Also write summary.pdf, a single page.")
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs in the report.")
+@options.open_report
 @options.overwrite
 def command(
     candidate: Path,
@@ -41,6 +42,7 @@ def command(
     inserts: tuple[str, ...],
     pdf: bool,
     include_patient_ids: bool,
+    open_report: bool,
     overwrite: bool,
     low_patterns: tuple[str, ...],
     normal_patterns: tuple[str, ...],
@@ -74,3 +76,5 @@ def command(
         click.echo(f"note: {note}", err=True)
     click.echo("\n".join(result.lines()))
     click.echo(f"{output / 'report.html'}")
+    if open_report:
+        options.open_in_browser(output / "report.html")

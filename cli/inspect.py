@@ -50,13 +50,12 @@ def command(
     and why files are skipped.
     """
     from ldct_denoise.io.dose_words import DosePatterns
-    from ldct_denoise.io.find import find_images
-    from ldct_denoise.io.inspect import describe_inventory
+    from ldct_denoise.io.inspect import describe_inventory, scan_for_inspect
 
     with options.progress_bar("examining files") as bar:
         patterns = DosePatterns(low_patterns, normal_patterns)
         report = lambda done, total: bar(done, total, "")  # noqa: E731
-        inventory = find_images(path, report, assume_hu=assume_hu)
+        inventory = scan_for_inspect(path, report, assume_hu=assume_hu)
         found = describe_inventory(inventory, path, patterns)
     if write_manifest:
         _write_manifest(inventory.series, path, patterns, write_manifest)

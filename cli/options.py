@@ -46,6 +46,7 @@ strength = click.option(
 tta = click.option(
     "--tta", is_flag=True, help="Test-time augmentation: average over 8 flips and rotations (8× slower)."
 )
+open_report = click.option("--open", "open_report", is_flag=True, help="Open the report in the browser.")
 output_format = click.option(
     "--format",
     type=click.Choice(get_args(Format)),
@@ -122,6 +123,19 @@ metrics = click.option(
     type=click.Choice(["ms_ssim", "vif", "gmsd"]),
     help="Also measure this metric of the whole image (slower). Repeatable.",
 )
+
+
+def announce_view(url: str) -> None:
+    """Print the address of the viewer."""
+    click.echo(url)
+    click.echo("serving to this machine only; Ctrl-C ends it", err=True)
+
+
+def open_in_browser(path: Path) -> None:
+    """Open a file in the user's browser; where there is none, nothing happens."""
+    import webbrowser
+
+    webbrowser.open(path.resolve().as_uri())
 
 
 def dose_patterns(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,7 +64,7 @@ def command(
         port=port,
         open_browser=open_browser,
         include_patient_ids=include_patient_ids,
-        announce=_announce,
+        announce=options.announce_view,
     )
 
 
@@ -90,8 +90,3 @@ def _one_series(name: str, path: Path, number: int | None, assume_hu: bool) -> S
         listed = "; ".join(f"{index}: {text}" for index, text in enumerate(described, 1))
         raise InputError(f"{path}: {len(found.series)} series; give {option} with one of: {listed}")
     return found.series[(number or 1) - 1]
-
-
-def _announce(url: str) -> None:
-    click.echo(url)
-    click.echo("serving to this machine only; Ctrl-C ends it", err=True)

@@ -16,6 +16,8 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from click.testing import CliRunner
+from ldct_denoise.cli.main import cli
 from torch import Tensor
 
 from ldct_denoise.errors import ConfigError, InputError, ModelError, OutputError, PartialError
@@ -350,6 +352,33 @@ def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -
     assert "<html" in report.lower()
     told = (">strength<", ">precision<", ">fp32<", ">mean of 8 flips and rotations<")
     assert [text for text in told if text not in report] == []
+
+
+def test_the_command_ends_with_report_verdict_and_viewer(
+    series: Series, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    served: list[list[str]] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("ldct_denoise.view.serve_view", lambda sources, names, **more: served.append(names))
+    given = [
+        "apply",
+        str(tmp_path / "in"),
+        "-o",
+        str(tmp_path / "out"),
+        "--model",
+        "bilateral",
+        "--open",
+        "--view",
+    ]
+    result = CliRunner().invoke(cli, given)
+    assert result.exit_code == 0, result.output
+    path, last = result.stdout.splitlines()
+    assert path == str(tmp_path / "out")
+    assert last.startswith(f"{tmp_path / 'out-report.html'}: ")
+    assert "checks" in last
+    assert opened == [(tmp_path / "out-report.html").as_uri()]
+    assert served == [["INPUT", "OUTPUT"]]
 
 
 def test_another_report_is_not_written_over_unasked(series: Series, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from ldct_denoise.data.training_set import make_training_set, partner_positions
 from ldct_denoise.demo import run_demo
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dose_labels import Pair
+from ldct_denoise.io.inspect import inspect
 from ldct_denoise.io.orientation import Axes, FlippedSlices, PermutedVolume
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.methods import Supervision
@@ -471,6 +472,10 @@ def test_the_demo_tells_the_whole_story(tmp_path: Path) -> None:
     assert {row["model"] for row in rows} >= {"input", "candidate"}
     assert json.loads((tmp_path / "demo" / "evaluation" / "summary.json").read_text())
     assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 6
+    assert len(list((tmp_path / "demo" / "denoised-lir-ct").glob("*.dcm"))) == 6
+    assert demo.report.is_file()
+    found = inspect(tmp_path / "demo" / "denoised")
+    assert [(one["slices"], one["dose"]) for one in found["series"]] == [(6, "unknown")]
     with pytest.raises(OutputError, match="overwrite"):
         run_demo(tmp_path / "demo")
 

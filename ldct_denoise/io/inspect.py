@@ -9,7 +9,7 @@ from typing import Any
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, DosePatterns
 from ldct_denoise.io.find import find_images
-from ldct_denoise.io.inventory import Inventory
+from ldct_denoise.io.inventory import ExclusionKind, Inventory
 from ldct_denoise.volume import SliceSource
 
 #: Version of the form of the result. A version may gain fields; none is removed or changes its meaning.
@@ -46,7 +46,35 @@ def inspect(
     InputError
         If there is no file at all, or the path cannot be read.
     """
-    return describe_inventory(find_images(path, progress, assume_hu=assume_hu), path, patterns)
+    return describe_inventory(scan_for_inspect(path, progress, assume_hu=assume_hu), path, patterns)
+
+
+def scan_for_inspect(
+    path: Path, progress: Callable[[int, int], None] | None = None, *, assume_hu: bool = False
+) -> Inventory[SliceSource]:
+    """Find the series that ``inspect`` lists: where only denoised series are, as in an output of ``apply``, those.
+
+    Parameters
+    ----------
+    path : Path
+    progress : callable, optional
+        Called with (files examined, number of files).
+    assume_hu : bool
+        Take the values of images for HU where header or values speak against it.
+
+    Returns
+    -------
+    Inventory
+
+    Raises
+    ------
+    InputError
+        If there is no file at all, or the path cannot be read.
+    """
+    inventory = find_images(path, progress, assume_hu=assume_hu)
+    if inventory.series or all(item.kind is not ExclusionKind.ALREADY_DENOISED for item in inventory.skipped):
+        return inventory
+    return find_images(path, progress, include_derived=True, assume_hu=assume_hu)
 
 
 def describe_inventory(

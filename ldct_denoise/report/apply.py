@@ -114,7 +114,7 @@ def write_apply_report(
     )
     page = Page(
         title=title,
-        sentences=[_verdict(report)],
+        sentences=[verdict(report)],
         checks=report.checks,
         notes=[
             *warnings,
@@ -169,7 +169,7 @@ def apply_report_writer(
     return write
 
 
-def _verdict(report: NoReferenceReport) -> str:
+def verdict(report: NoReferenceReport) -> str:
     """Summary of the checks in one sentence, the worst first."""
     failed, review = ([c.name for c in report.checks if c.status == status] for status in ("red", "amber"))
     count = len(report.checks)
