@@ -100,7 +100,7 @@ def test_a_blur_lowers_resolution_and_does_not_fool_the_hotelling_observer(untou
     assert blurred.denoised.noise.variance_hu2 < 0.1 * untouched.denoised.noise.variance_hu2
     for lesion in (LIVER, LUNG):
         assert blurred.equivalence[lesion, "CHO"].low < 0.27 < blurred.equivalence[lesion, "CHO"].high * 1.3
-    assert "of the dose" in " ".join(sentences(blurred))
+    assert "CHO: equivalent dose of the images denoised at 25 %" in " ".join(sentences(blurred))
 
 
 def test_a_denoiser_that_removes_faint_lesions_is_found_out(untouched):
@@ -126,7 +126,7 @@ def test_without_a_lesion_nothing_is_detected_and_no_dose_is_reported(tmp_path, 
     output = tmp_path / "p"
     lesions = ["--lesion", "liver,7,0", "--lesion", "lung,5,0"]
     main(["image-quality", "--model", "bilateral", *lesions, "--realisations", "3", "--output", str(output)])
-    assert "liver, 7 mm, +0 HU: not within the measured doses" in capsys.readouterr().out
+    assert "not within the measured doses for liver, 7 mm, +0 HU" in capsys.readouterr().out
     found = json.loads((output / "summary.json").read_text())
     for image in found["images"].values():
         assert len(image["detectability"]) == 2 * len(OBSERVERS)
@@ -162,7 +162,7 @@ def test_the_command_writes_summary_and_report(tmp_path, capsys):
     arguments = ["image-quality", "--model", "bilateral", "--output", str(tmp_path / "p"), "--realisations", "3"]
     main(arguments)
     out = capsys.readouterr().out
-    assert "Gabor CHO: denoised images of 25 % of the dose" in out
+    assert "Gabor CHO: equivalent dose of the images denoised at 25 %: " in out
     found = json.loads((tmp_path / "p" / "summary.json").read_text())
     assert found["images"]["denoised"]["noise_hu"] < found["images"]["unprocessed 0.25"]["noise_hu"] / 2
     page = (tmp_path / "p" / "report.html").read_text()

@@ -100,7 +100,8 @@ def recovery_charts(found: Sequence[SeriesRecovery]) -> ChartSection:
 
 
 def _title(one: SeriesRecovery) -> str:
-    return ", ".join(part for part in (one.name, one.kernel, one.dose and f"{one.dose} dose") if part)
+    kernel = "" if one.kernel in one.name else one.kernel
+    return ", ".join(part for part in (one.name, kernel, one.dose and f"{one.dose} dose") if part)
 
 
 def _key(lesion: InsertedLesion) -> tuple[str, float, float]:

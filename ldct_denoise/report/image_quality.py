@@ -116,16 +116,23 @@ def sentences(study: ImageQualityStudy) -> list[str]:
 
 
 def observer_sentence(study: ImageQualityStudy, observer: str) -> str:
-    """Equivalent dose of every lesion for one observer, with intervals."""
-    found = [
-        f"{lesion.name}: {dose_text(equal)}"
-        for (lesion, name), equal in study.equivalence.items()
-        if name == observer
+    """Range of the equivalent doses of one observer by background."""
+    found: dict[str, list[float]] = {}
+    missing = []
+    for lesion in study.settings.lesions:
+        equal = study.equivalence[lesion, observer].dose
+        if np.isfinite(equal):
+            found.setdefault(lesion.background, []).append(100 * equal)
+        else:
+            missing.append(lesion.name)
+    ranges = [
+        f"{min(doses):.0f}{f' to {max(doses):.0f}' if len(doses) > 1 else ''} % in {background}"
+        for background, doses in found.items()
     ]
-    return (
-        f"{observer}: denoised images of {100 * study.settings.dose:g} % of the dose show a lesion as unprocessed "
-        f"images of this dose do (95 % interval): {'; '.join(found)}."
-    )
+    if missing:
+        ranges.append(f"not within the measured doses for {'; '.join(missing)}")
+    dose = f"{100 * study.settings.dose:g} %"
+    return f"{observer}: equivalent dose of the images denoised at {dose}: {', '.join(ranges)}."
 
 
 def dose_text(found: DoseEquivalence) -> str:
