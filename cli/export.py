@@ -10,14 +10,14 @@ import click
 from . import options
 
 
-@click.command(short_help="Export a trained model to ONNX, TorchScript or a MONAI bundle.")
+@click.command(short_help="Export a trained model to ONNX, torch.export, TorchScript or a MONAI bundle.")
 @click.argument("model")
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["onnx", "torchscript", "monai-bundle"]),
+    type=click.Choice(["onnx", "pt2", "torchscript", "monai-bundle"]),
     required=True,
-    help="monai-bundle writes a folder, the others a file.",
+    help="pt2 is a program of torch.export; monai-bundle writes a folder, the others a file.",
 )
 @click.option(
     "--pixel-spacing-mm",
@@ -31,7 +31,7 @@ from . import options
 @options.overwrite
 def command(
     model: str,
-    format_: Literal["onnx", "torchscript", "monai-bundle"],
+    format_: Literal["onnx", "pt2", "torchscript", "monai-bundle"],
     pixel_spacing_mm: float,
     output: Path,
     overwrite: bool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ import torch
 from ldct_denoise import methods
 from ldct_denoise.errors import ModelError, OutputError
 from ldct_denoise.export.export import export
-from ldct_denoise.export.formats import read_onnx, read_torchscript
+from ldct_denoise.export.formats import read_onnx, read_pt2, read_torchscript
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
@@ -52,7 +53,11 @@ def shipped() -> TrainedModel:
 
 @pytest.mark.parametrize(
     ("format", "read"),
-    [("torchscript", read_torchscript), pytest.param("onnx", read_onnx, marks=pytest.mark.slow)],
+    [
+        ("torchscript", read_torchscript),
+        pytest.param("pt2", read_pt2, marks=pytest.mark.slow),
+        pytest.param("onnx", read_onnx, marks=pytest.mark.slow),
+    ],
 )
 def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedModel, tmp_path: Path) -> None:
     if format == "onnx":
@@ -77,6 +82,10 @@ def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedM
         export(shipped, format, tmp_path / "model")
     if format == "onnx":
         require_described(tmp_path / "model", shipped)
+    if format == "pt2":
+        description = {"model.json": ""}
+        torch.export.load(io.BytesIO((tmp_path / "model").read_bytes()), extra_files=description)
+        assert json.loads(description["model.json"])["sha256"] == shipped.checksum
 
 
 def require_described(path: Path, model: TrainedModel) -> None:

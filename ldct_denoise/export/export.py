@@ -1,4 +1,4 @@
-"""Export a trained model to ONNX, TorchScript or a MONAI bundle: HU in, HU out, slices of any size.
+"""Export a trained model to ONNX, torch.export, TorchScript or a MONAI bundle: HU in, HU out, slices of any size.
 
 Every export is read back by its own engine and compared with the original before it is written under its name.
 """
@@ -9,12 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ldct_denoise.errors import ModelError
-from ldct_denoise.export.formats import Format, read_onnx, read_torchscript, write_onnx, write_torchscript
+from ldct_denoise.export.formats import (
+    Format,
+    read_onnx,
+    read_pt2,
+    read_torchscript,
+    write_onnx,
+    write_pt2,
+    write_torchscript,
+)
 from ldct_denoise.export.network import HuModel
 from ldct_denoise.export.verify import require_same
 from ldct_denoise.methods.base import NOMINAL_SPACING_MM
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.output import atomic_write, check_writable
+
+#: Writer and reader of each format that is one file.
+_FORMATS = {
+    "onnx": (write_onnx, read_onnx),
+    "pt2": (write_pt2, read_pt2),
+    "torchscript": (write_torchscript, read_torchscript),
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Exported:
     ----------
     path : Path
         The file, or the folder of a bundle.
-    format : {"onnx", "torchscript", "monai-bundle"}
+    format : {"onnx", "pt2", "torchscript", "monai-bundle"}
         Its format.
     difference_hu : float
         Largest absolute difference from the original over all checked sizes, HU.
@@ -50,7 +65,7 @@ def export(
     ----------
     model : TrainedModel
         The model.
-    format : {"onnx", "torchscript", "monai-bundle"}
+    format : {"onnx", "pt2", "torchscript", "monai-bundle"}
         Format of the export.
     output : Path
         Output file; for a bundle, output folder.
@@ -80,7 +95,7 @@ def export(
     differences: list[float] = []
 
     def write(part: Path) -> None:
-        writer, reader = (write_onnx, read_onnx) if format == "onnx" else (write_torchscript, read_torchscript)
+        writer, reader = _FORMATS[format]
         writer(part, model, network)
         differences.append(require_same(network, reader(part), format))
 

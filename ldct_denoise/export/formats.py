@@ -1,4 +1,4 @@
-"""Write and read ONNX and TorchScript files of a network from HU to HU."""
+"""Write and read ONNX, torch.export and TorchScript files of a network from HU to HU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run, describe
 from ldct_denoise.export.verify import sample_hu
 from ldct_denoise.models.trained import TrainedModel
 
-Format = Literal["onnx", "torchscript", "monai-bundle"]
+Format = Literal["onnx", "pt2", "torchscript", "monai-bundle"]
 
 
 def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None:
@@ -62,6 +62,50 @@ def read_torchscript(path: Path) -> Run:
     return run
 
 
+def write_pt2(path: Path, model: TrainedModel, network: HuModel) -> None:
+    """Write the network as a program of ``torch.export``, with its description as the extra file ``model.json``.
+
+    Parameters
+    ----------
+    path : Path
+        Output file.
+    model : TrainedModel
+        The model, for its description.
+    network : HuModel
+        The same as one network.
+
+    Raises
+    ------
+    ModelError
+        If the network cannot be exported.
+    """
+    with _tracing(model, "pt2"):
+        # Sides of code maps are equal for every size, but not provably so: checked when it runs.
+        program = torch.export.export(
+            network,
+            (_example(model),),
+            dynamic_shapes={"hu": _dynamic_sides()},
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+        whole = io.BytesIO()  # torch.export.save to a path requires a certain suffix
+        torch.export.save(program, whole, extra_files={"model.json": json.dumps(describe(model, network))})
+    path.write_bytes(whole.getvalue())
+
+
+def read_pt2(path: Path) -> Run:
+    """Load a program of ``torch.export`` as a function of arrays."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = torch.export.load(io.BytesIO(path.read_bytes())).module()
+
+    @torch.inference_mode()
+    def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = loaded(torch.tensor(hu)).numpy()
+        return result
+
+    return run
+
+
 def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
     """Write the network as an ONNX file with dynamic batch, rows and columns; its description is metadata.
 
@@ -81,14 +125,13 @@ def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
     """
     onnx = _import("onnx")
     _import("onnxscript")
-    sides = {2: torch.export.Dim("rows", min=SMALLEST_SIDE), 3: torch.export.Dim("columns", min=SMALLEST_SIDE)}
     with _tracing(model, "onnx"):
         program = torch.onnx.export(
             network,
             (_example(model),),
             input_names=["hu"],
             output_names=["restored_hu"],
-            dynamic_shapes={"hu": {0: torch.export.Dim("n"), **sides}},
+            dynamic_shapes={"hu": _dynamic_sides()},
             dynamo=True,
             verbose=False,
         )
@@ -116,6 +159,15 @@ def read_onnx(path: Path) -> Run:
 def _example(model: TrainedModel) -> Tensor:
     """Return the input for tracing: two images whose sides are not multiples of 2."""
     return torch.from_numpy(sample_hu((2, 61, 83), channels=model.method.in_channels))
+
+
+def _dynamic_sides() -> dict[int, Any]:
+    """Axes of any length: images, rows and columns."""
+    return {
+        0: torch.export.Dim("n"),
+        2: torch.export.Dim("rows", min=SMALLEST_SIDE),
+        3: torch.export.Dim("columns", min=SMALLEST_SIDE),
+    }
 
 
 def _import(name: str) -> Any:

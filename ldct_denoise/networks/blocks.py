@@ -202,7 +202,11 @@ def run_padded(network: Callable[[Tensor], Tensor], image: Tensor, multiple: int
     bottom, right = (_missing(side, multiple, min_side) for side in (height, width))
     if is_tracing() or bottom or right:
         image = reflect_pad(image, 0, right, 0, bottom)
-    return network(image)[..., :height, :width]
+    output = network(image)
+    if torch.compiler.is_exporting():  # a view would fix whether it is the whole
+        rows, columns = (torch.arange(side, device=image.device) for side in (height, width))
+        return output.index_select(-2, rows).index_select(-1, columns)
+    return output[..., :height, :width]
 
 
 def _missing(side: int, multiple: int, min_side: int) -> int:
