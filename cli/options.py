@@ -143,9 +143,17 @@ def dose_patterns(command: Callable[..., Any]) -> Callable[..., Any]:
     return low_pattern(normal_pattern(command))
 
 
+register = click.option(
+    "--register",
+    is_flag=True,
+    help="Interpolate the reference where a pair is shifted by part of a slice increment or pixel. Shifts above "
+    "0.03 are reported in any case.",
+)
+
+
 def measurements(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of :func:`measurement_plan` to a command."""
-    for option in (metrics, contrasts, rois, protocol, windows):
+    for option in (register, metrics, contrasts, rois, protocol, windows):
         command = option(command)
     return command
 
@@ -156,12 +164,13 @@ def measurement_plan(
     rois: tuple[str, ...],
     contrasts: tuple[tuple[str, str], ...],
     metrics: tuple[str, ...],
+    register: bool,
 ) -> MeasurementPlan:
     """Build the settings of ``evaluate`` and ``compare`` from the command line.
 
     Parameters
     ----------
-    windows, protocol, rois, contrasts, metrics
+    windows, protocol, rois, contrasts, metrics, register
         Values of the options of :func:`measurements`.
 
     Returns
@@ -180,6 +189,7 @@ def measurement_plan(
         regions=(*DEFAULT_REGIONS, *(region for text in rois for region in parse_regions(text))),
         contrasts=[(parse_region(first), parse_region(second)) for first, second in contrasts],
         metrics=metrics,
+        register=register,
         notes=[published.note] if published else [],
     )
 

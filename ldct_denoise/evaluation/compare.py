@@ -18,8 +18,9 @@ from ldct_denoise.evaluation.competitors import Competitor, overlap_of
 from ldct_denoise.evaluation.evaluate import noise_entries
 from ldct_denoise.evaluation.measure import REFERENCE, SliceSample, measure_slices
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
+from ldct_denoise.evaluation.registration import check_registration
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
-from ldct_denoise.evaluation.tables import paired_statistics
+from ldct_denoise.evaluation.tables import Entry, paired_statistics
 from ldct_denoise.evaluation.training_overlap import TrainingOverlap, fair_pairs
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress, report_fit_progress
@@ -84,7 +85,7 @@ def compare(
     -------
     Evaluation
         Models are ``input`` and every candidate's label. ``extra`` holds the ``paired`` statistics,
-        ``seconds_per_slice``, ``models`` (with ``seen_in_training``) and ``noise``.
+        ``seconds_per_slice``, ``models`` (with ``seen_in_training``), ``noise`` and ``registration``.
 
     Raises
     ------
@@ -149,8 +150,10 @@ def compare_pairs(
     if not found:
         raise InputError("no low/normal pair has one of the slice thicknesses and kernels that were given")
     kept, left_out, overlaps = fair_pairs(found, models, include_training_patients, overlap_of)
-    plan = replace(plan, notes=[*plan.notes, *left_out])
-    return _compare_pairs(kept, candidates, plan, settings, progress, overlaps)
+    checked, shifts, shift_notes = _check_registration(kept, plan.register)
+    plan = replace(plan, notes=[*plan.notes, *left_out, *shift_notes])
+    result = _compare_pairs(checked, candidates, plan, settings, progress, overlaps)
+    return replace(result, extra={**result.extra, "registration": shifts})
 
 
 def find_pairs_for(
@@ -287,6 +290,20 @@ def _compare_pairs(
     }
     notes = [*plan.notes, *_settings_notes(settings), *missing_regions(plan, rows)]
     return Evaluation(rows, patients, tuple(plan.windows), tuple(plan.regions), tuple(cases), tuple(notes), extra)
+
+
+def _check_registration(pairs: Sequence[Pair], register: bool) -> tuple[list[Pair], list[Entry], list[str]]:
+    """Shift of every pair; the normal-dose series is interpolated if asked for."""
+    checked: list[Pair] = []
+    entries: list[Entry] = []
+    notes: list[str] = []
+    for pair in pairs:
+        images = {"input": (pair.low, [(normal, low) for low, normal in pair.indices])}
+        normal, found, words = check_registration(pair.normal, images, register)
+        checked.append(replace(pair, normal=normal))
+        entries += [{"series": pair.low.uid, **entry} for entry in found]
+        notes += words
+    return checked, entries, notes
 
 
 def _settings_notes(settings: ApplySettings) -> Iterator[str]:

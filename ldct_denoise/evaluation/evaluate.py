@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.evaluation.inserts import Insert, is_near_insert, linearity_entries, measure_inserts
 from ldct_denoise.evaluation.measure import REFERENCE, Progress, SliceSample, measure_slices
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
+from ldct_denoise.evaluation.registration import check_registration
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import Entry, finite_or_none, paired_statistics
 from ldct_denoise.io.dose_labels import label_series, names_match_except_dose
@@ -53,7 +55,8 @@ def evaluate(
     Returns
     -------
     Evaluation
-        ``extra`` holds ``paired`` statistics, ``noise``, and with inserts ``inserts`` and ``hu_linearity``.
+        ``extra`` holds ``paired`` statistics, ``noise``, ``registration`` (shift of each pair),
+        and with inserts ``inserts`` and ``hu_linearity``.
 
     Raises
     ------
@@ -61,12 +64,17 @@ def evaluate(
         If no slice has a partner, or several series fit equally well.
     """
     cases, notes = _match_series(_as_sequence(candidate), reference, input)
+    shifts: list[Entry] = []
+    if plan.noise:
+        cases, shifts, shift_notes = _check_registration(cases, plan.register)
+        notes += shift_notes
     total = sum(len(case.indices) for case in cases)
     samples = (sample for case in cases for sample in case.samples())
     rows, noise = measure_slices(samples, plan, progress=progress, total=total)
     patients = {case.series: case.patient for case in cases}
     models = ["input", "candidate"] if input is not None else ["candidate"]
     extra: dict[str, object] = {"paired": paired_statistics(rows, patients, models), "noise": noise_entries(noise)}
+    extra["registration"] = shifts
     if inserts:
         measured = measure_inserts(_samples_near(cases, inserts), inserts)
         extra |= {"inserts": measured, "hu_linearity": linearity_entries(measured)}
@@ -187,6 +195,25 @@ def _case(match: Match, low: Match | None) -> SeriesImages:
     patient = match.second.patient or match.first.patient or match.first.uid
     measured = tuple(partner for _, partner in match.indices)
     return SeriesImages(match.first.uid, patient, match.second, images, tuple(indices), measured)
+
+
+def _check_registration(
+    cases: Sequence[SeriesImages], register: bool
+) -> tuple[list[SeriesImages], list[Entry], list[str]]:
+    """Shift of every image against its reference; the reference is interpolated if asked for."""
+    checked: list[SeriesImages] = []
+    entries: list[Entry] = []
+    notes: list[str] = []
+    for case in cases:
+        images = {
+            model: (source, [(at[REFERENCE], at[model]) for at in case.indices if model in at])
+            for model, source in case.images.items()
+        }
+        reference, found, words = check_registration(case.reference, images, register)
+        checked.append(replace(case, reference=reference))
+        entries += [{"series": case.series, **entry} for entry in found]
+        notes += words
+    return checked, entries, notes
 
 
 def _samples_near(cases: Iterable[SeriesImages], inserts: Sequence[Insert]) -> Iterator[SliceSample]:

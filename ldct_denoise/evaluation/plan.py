@@ -34,7 +34,9 @@ class MeasurementPlan:
     metrics : sequence of str
         Slower metrics of the whole image, in addition to the standard ones: ``ms_ssim``, ``vif``, ``gmsd``.
     noise : bool
-        Also measure noise power spectra and flicker. Off for images that are not CT.
+        Also measure noise power spectra, flicker and the shift of each pair. Off for images that are not CT.
+    register : bool
+        Interpolate the reference where a pair is shifted by a part of a slice increment or pixel.
     notes : sequence of str
         Remarks that are reported with the numbers, such as the name of a published protocol.
 
@@ -49,6 +51,7 @@ class MeasurementPlan:
     contrasts: Sequence[tuple[Region, Region]] = ()
     metrics: Sequence[str] = ()
     noise: bool = True
+    register: bool = False
     notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
