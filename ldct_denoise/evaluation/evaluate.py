@@ -140,6 +140,9 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
                     "peak_frequency_per_mm": item.spectrum.peak_frequency,
                     "rois": item.rois,
                     "is_free_of_anatomy": item.is_free_of_anatomy,
+                    "blurred_noise_hu": {f"{sigma_mm:g} mm": hu for sigma_mm, hu in item.blurred_noise_hu.items()},
+                    "blotches_per_100_cm2": finite_or_none(item.blotches_per_100_cm2),
+                    "noise_transfer_hu": gathered.noise_transfer(baseline, model) if model != baseline else [],
                     "frequency_per_mm": [float(value) for value in item.spectrum.frequency],
                     "nps_hu2_mm2": [float(value) for value in item.spectrum.power],
                 }

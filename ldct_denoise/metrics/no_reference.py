@@ -28,13 +28,15 @@ from ldct_denoise.metrics.lesion_changes import LesionChange, lesion_change_map,
 from ldct_denoise.metrics.noise import (
     RadialSpectrum,
     coarse_noise_factor,
+    detrended,
     global_noise_level,
     noise_map,
     noise_power_spectrum,
     noise_reduction_profile,
 )
+from ldct_denoise.metrics.noise_by_scale import SCALES_MM, noise_transfer
 from ldct_denoise.metrics.series_noise import RING_PER_MM, uniform_soft_tissue_rois
-from ldct_denoise.metrics.texture import texture_shift
+from ldct_denoise.metrics.texture import blurred_noise_hu, texture_shift
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.tissues import TISSUES, tissue_masks
 
@@ -76,6 +78,10 @@ class NoReferenceReport:
         Largest lesion-sized changes of all slices, the largest first.
     lesion_z_limits : tuple of 2 floats
         Limits (amber, red) of their absolute z.
+    blurred_noise_hu : mapping from float to (before, after)
+        Noise in the ROIs after a Gaussian of each σ (mm), HU; empty if no uniform ROI was found.
+    noise_transfer_hu : list of (float, float)
+        Noise in and out; see :func:`~ldct_denoise.metrics.noise_by_scale.noise_transfer`.
     """
 
     checks: tuple[Check, ...]
@@ -87,6 +93,8 @@ class NoReferenceReport:
     slices: int
     lesion_changes: tuple[LesionChange, ...]
     lesion_z_limits: tuple[float, float]
+    blurred_noise_hu: Mapping[float, tuple[float, float]]
+    noise_transfer_hu: list[tuple[float, float]]
 
 
 @dataclass
@@ -165,7 +173,18 @@ def no_reference_report(
         check_texture(texture),
     )
     found = tuple(check for check in checks if check is not None)
-    return NoReferenceReport(found, noise_hu, shift_hu, before_nps, after_nps, profile, measured, changes, limits)
+    return NoReferenceReport(
+        found,
+        noise_hu,
+        shift_hu,
+        before_nps,
+        after_nps,
+        profile,
+        measured,
+        changes,
+        limits,
+        *_by_scale(sums.rois, pixel_spacing_mm),
+    )
 
 
 def residual_edge_correlation(before: Image, after: Image, body: Mask) -> float:
@@ -354,6 +373,19 @@ def _noise_levels(sums: _Accumulator, spacing: tuple[float, float]) -> dict[str,
     factors = [coarse_noise_factor([pair[part] for pair in sums.rois], spacing) for part in (0, 1)]
     means = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     return {tissue: (before * factors[0], after * factors[1]) for tissue, (before, after) in means.items()}
+
+
+def _by_scale(
+    rois: list[tuple[Image, Image]], spacing: tuple[float, float]
+) -> tuple[dict[float, tuple[float, float]], list[tuple[float, float]]]:
+    """Noise after blurs before and after denoising, and noise out for noise in."""
+    if not rois:
+        return {}, []
+    stacks = [np.array(stack) for stack in zip(*rois, strict=True)]
+    spectra = [noise_power_spectrum(stack, spacing) for stack in stacks]
+    blurred = {sigma: tuple(blurred_noise_hu(spectrum, sigma) for spectrum in spectra) for sigma in SCALES_MM}
+    levels = [detrended(stack).std(axis=(1, 2)).tolist() for stack in stacks]
+    return {sigma: (values[0], values[1]) for sigma, values in blurred.items()}, noise_transfer(*levels)
 
 
 def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:

@@ -134,14 +134,20 @@ def periodograms(
     ndarray, shape (n, rows, columns), float64
         Zero frequency first, as :func:`numpy.fft.fft2` returns it.
     """
-    stack: NDArray[np.float64] = np.asarray(rois, dtype=np.float64)
-    rows, columns = stack.shape[1:]
-    basis, flat = _polynomials(rows, columns, detrend_order), stack.reshape(-1, rows * columns)
-    residual = (flat - (flat @ basis) @ basis.T).reshape(stack.shape)
+    residual = detrended(rois, detrend_order)
+    rows, columns = residual.shape[1:]
     if hann_window:
         residual = residual * _hann(rows, columns)
     power: NDArray[np.float64] = np.abs(np.fft.fft2(residual)) ** 2 / (rows * columns)
     return power
+
+
+def detrended(rois: NDArray[np.floating], order: int = 2) -> NDArray[np.float64]:
+    """Regions of shape (n, rows, columns) without their polynomial trend, HU; order 2 also removes cupping."""
+    stack: NDArray[np.float64] = np.asarray(rois, dtype=np.float64)
+    rows, columns = stack.shape[1:]
+    basis, flat = _polynomials(rows, columns, order), stack.reshape(-1, rows * columns)
+    return (flat - (flat @ basis) @ basis.T).reshape(stack.shape)
 
 
 def ring_means(

@@ -9,7 +9,7 @@ anatomy cancels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,11 +19,13 @@ from ldct_denoise.metrics.contrast import Flicker, block_means
 from ldct_denoise.metrics.noise import (
     NoisePowerSpectrum,
     RadialSpectrum,
+    detrended,
     find_uniform_rois,
     noise_power_spectrum,
     noise_reduction_profile,
 )
-from ldct_denoise.metrics.texture import mean_noise_frequency
+from ldct_denoise.metrics.noise_by_scale import SCALES_MM, Blotches, count_blotches, noise_transfer
+from ldct_denoise.metrics.texture import blurred_noise_hu, mean_noise_frequency
 from ldct_denoise.regions.tissues import noise_tissue_mask
 
 Image = NDArray[np.floating]
@@ -63,6 +65,9 @@ class SliceNoise:
         Power of low dose − normal dose in the same ROIs, HU²·mm²; None where one of the two is missing.
     cross : mapping from image to ndarray
         Real part of the cross-spectrum of each image with that difference, HU²·mm².
+    blotches : mapping from image to Blotches
+    roi_noise_hu : mapping from image to list of float
+        Standard deviation of every ROI without its trend, HU.
     """
 
     offset_mm: float
@@ -71,6 +76,8 @@ class SliceNoise:
     blocks: Mapping[str, NDArray[np.float64]]
     difference: NDArray[np.float64] | None = None
     cross: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    blotches: Mapping[str, Blotches] = field(default_factory=dict)
+    roi_noise_hu: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,10 @@ class ImageNoise:
     is_free_of_anatomy : bool
         Whether the spectrum comes from the difference of a low- and a normal-dose image. Otherwise anatomy in the
         ROIs is part of it, and level and low frequencies are upper limits.
+    blurred_noise_hu : dict from float to float
+        Noise after a Gaussian of each σ (mm), HU.
+    blotches_per_100_cm2 : float
+        See :func:`~ldct_denoise.metrics.noise_by_scale.count_blotches`; anatomy in the ROIs counts too.
     """
 
     noise_hu: float
@@ -100,6 +111,8 @@ class ImageNoise:
     flicker_hu: float
     rois: int
     is_free_of_anatomy: bool
+    blurred_noise_hu: dict[float, float]
+    blotches_per_100_cm2: float
 
 
 def spectrum_slices(count: int) -> range:
@@ -142,9 +155,13 @@ def measure_slice_noise(
     found: dict[str, NoisePowerSpectrum] = {}
     rois = uniform_soft_tissue_rois(guide, body, pixel_spacing_mm) if spectra else []
     difference, cross = None, {}
+    blotches: dict[str, Blotches] = {}
+    levels: dict[str, Sequence[float]] = {}
     if rois:
         stacks = {name: np.array([hu[roi] for roi in rois], np.float64) for name, hu in images.items()}
         found = {name: noise_power_spectrum(stack, pixel_spacing_mm) for name, stack in stacks.items()}
+        blotches = {name: count_blotches(hu, rois, pixel_spacing_mm) for name, hu in images.items()}
+        levels = {name: detrended(stack).std(axis=(1, 2)).tolist() for name, stack in stacks.items()}
         if LOW_DOSE in stacks and NORMAL_DOSE in stacks:
             removed = stacks[LOW_DOSE] - stacks[NORMAL_DOSE]
             difference = noise_power_spectrum(removed, pixel_spacing_mm).power
@@ -152,7 +169,7 @@ def measure_slice_noise(
                 total = noise_power_spectrum(stack + removed, pixel_spacing_mm).power
                 cross[name] = (total - found[name].power - difference) / 2
     blocks = {name: block_means(hu, body) for name, hu in images.items()}
-    return SliceNoise(offset_mm, found, len(rois), blocks, difference, cross)
+    return SliceNoise(offset_mm, found, len(rois), blocks, difference, cross, blotches, levels)
 
 
 def uniform_soft_tissue_rois(
@@ -198,6 +215,8 @@ class SeriesNoise:
     _difference: NDArray[np.float64] | float = 0.0
     _difference_rois: int = 0
     _cross: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    _blotches: dict[str, Blotches] = field(default_factory=dict)
+    _roi_noise_hu: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, found: SliceNoise) -> None:
         """Add the next slice."""
@@ -207,6 +226,9 @@ class SeriesNoise:
             self._axes = spectrum.row_frequency, spectrum.column_frequency
             self._power[name] = self._power.get(name, 0.0) + found.rois * spectrum.power
             self._rois[name] = self._rois.get(name, 0) + found.rois
+            self._roi_noise_hu.setdefault(name, []).extend(found.roi_noise_hu[name])
+            before, now = self._blotches.get(name, Blotches(0, 0.0)), found.blotches[name]
+            self._blotches[name] = Blotches(before.number + now.number, before.area_cm2 + now.area_cm2)
         if found.difference is not None:
             self._difference = self._difference + found.rois * found.difference
             self._difference_rois += found.rois
@@ -234,8 +256,15 @@ class SeriesNoise:
                 flicker.get(name, np.nan),
                 self._rois[name],
                 by_difference is not None,
+                {sigma_mm: blurred_noise_hu(spectrum, sigma_mm) for sigma_mm in SCALES_MM},
+                self._blotches[name].per_100_cm2,
             )
         return found
+
+    def noise_transfer(self, before: str, after: str) -> list[tuple[float, float]]:
+        """Noise out for noise in of two images, HU: means over groups of ROIs."""
+        levels = [self._roi_noise_hu.get(name, []) for name in (before, after)]
+        return noise_transfer(*levels) if len(levels[0]) == len(levels[1]) else []
 
     def _without_anatomy(self, name: str, direct: NoisePowerSpectrum) -> NoisePowerSpectrum | None:
         """Spectrum with the shape of the noise that follows the difference and the level of the image's own.

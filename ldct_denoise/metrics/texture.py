@@ -43,6 +43,41 @@ def mean_noise_frequency(spectrum: NoisePowerSpectrum, detrend_order: int = 2) -
     float
         1/mm; NaN where there is no power.
     """
+    edges, power = _undetrended(spectrum, detrend_order)
+    width, first_moment = np.diff(edges), np.diff(edges**2) / 2
+    total = float(power @ width)
+    return float(power @ first_moment) / total if total else float("nan")
+
+
+def blurred_noise_hu(spectrum: NoisePowerSpectrum, sigma_mm: float, detrend_order: int = 2) -> float:
+    """Standard deviation of the noise after a Gaussian blur: noise at the scale of a lesion.
+
+    ``√(∫ NPS(f)·exp(−4π²σ²f²) d²f)`` over the spectrum that is corrected for the removal of the trend.
+
+    Parameters
+    ----------
+    spectrum : NoisePowerSpectrum
+        Mean over detrended ROIs.
+    sigma_mm : float
+        σ of the Gaussian, mm; above 0.
+    detrend_order : int
+        Order of the polynomial that was removed.
+
+    Returns
+    -------
+    float
+        HU.
+    """
+    edges, power = _undetrended(spectrum, detrend_order)
+    decay = 4 * np.pi**2 * sigma_mm**2
+    share = -np.diff(np.exp(-decay * edges**2)) * np.pi / decay
+    return float(np.sqrt(power @ share))
+
+
+def _undetrended(
+    spectrum: NoisePowerSpectrum, detrend_order: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Limits of the rings, 1/mm, and the radial spectrum in them before the trend was removed, HU²·mm²."""
     from scipy.optimize import nnls
 
     rows, columns = spectrum.row_frequency, spectrum.column_frequency
@@ -56,10 +91,9 @@ def mean_noise_frequency(spectrum: NoisePowerSpectrum, detrend_order: int = 2) -
     weight = np.sqrt(cells)
     largest = float(power.max())
     if not largest > 0:
-        return float("nan")
+        return edges, np.zeros(len(edges) - 1)
     true, _ = nnls(response * weight[:, None], power / largest * weight)
-    width, first_moment = np.diff(edges), np.diff(edges**2) / 2
-    return float(true @ first_moment / (true @ width))
+    return edges, true * largest
 
 
 def before_trend_removal(spectrum: NoisePowerSpectrum) -> NoisePowerSpectrum:

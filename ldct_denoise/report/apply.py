@@ -132,6 +132,7 @@ def write_apply_report(
         tables=[
             *lesion_table(source, pairs, report.lesion_changes, report.lesion_z_limits),
             _tissues(report),
+            *_scales(report),
             *_model(model_info),
         ],
         definitions=DEFINITIONS,
@@ -195,6 +196,7 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
     if report.before is None or report.after is None or report.profile is None:
         return []
     spectra = {"before": report.before, "after": report.after}
+    transfer = report.noise_transfer_hu
     charts = [
         line_chart(
             {name: (list(s.frequency), list(s.power)) for name, s in spectra.items()},
@@ -207,6 +209,13 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
             "frequency, 1/mm",
             "dB",
             "noise reduction profile",
+        ),
+        line_chart(
+            {"after": ([before for before, _ in transfer], [after for _, after in transfer])},
+            "noise before, HU",
+            "noise after, HU",
+            "noise out for noise in (means over ROIs)",
+            dots=True,
         ),
     ]
     return [
@@ -247,6 +256,16 @@ def _tissues(report: NoReferenceReport) -> Table:
     columns = ("tissue", "noise before, HU", "noise after, HU", "change, %", "mean HU shift")
     text = "Global noise level and HU shift. Lung and bone are not uniform: their level is mostly anatomy."
     return Table("Tissues", text, columns, rows)
+
+
+def _scales(report: NoReferenceReport) -> list[Table]:
+    rows = [
+        [f"{sigma_mm:g}", before, after, 100 * (after / before - 1) if before > 0 else None]
+        for sigma_mm, (before, after) in report.blurred_noise_hu.items()
+    ]
+    columns = ("blur (σ), mm", "noise before, HU", "noise after, HU", "change, %")
+    text = "Noise after a Gaussian blur, in the uniform ROIs: at the scale of lesions little of it may be removed."
+    return [Table("Noise by scale", text, columns, rows)] if rows else []
 
 
 def _change(tissue: str, before: float, after: float) -> float | None:
