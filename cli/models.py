@@ -9,12 +9,20 @@ import click
 from . import options
 
 
-@click.command(short_help="List the methods and the shipped models.")
+@click.command(short_help="List the methods and the shipped models; show a model's card.")
+@click.argument("model", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> None:
-    """List shipped models with their validation results, and methods with the supervision that each requires."""
-    from ldct_denoise.models.catalogue import methods, models
+def command(model: str | None, as_json: bool) -> None:
+    """Show the card of MODEL, or list shipped models and methods with the supervision that each requires.
 
+    MODEL is a shipped model, a model file or a run folder. Its card says in ten lines what it does to images, what
+    it was trained on, and how it was made.
+    """
+    from ldct_denoise.models.catalogue import methods, model_card, models
+
+    if model is not None:
+        _print_card(model, model_card(model), as_json)
+        return
     trained, known = models(), methods()
     if as_json:
         click.echo(
@@ -27,8 +35,8 @@ def command(as_json: bool) -> None:
     table = Table(title="Shipped models (apply --model NAME)", title_justify="left")
     for heading in ("name", "method", "size", "trained on", "validation"):
         table.add_column(heading, overflow="fold")
-    for model in trained:
-        table.add_row(model.name, model.method, f"{model.size_mb:.1f} MB", model.trained_on, model.validation)
+    for one in trained:
+        table.add_row(one.name, one.method, f"{one.size_mb:.1f} MB", one.trained_on, one.validation)
     console.print(table)
     table = Table(
         title="Methods (train --config CONFIG; with supervision none: apply --model NAME)", title_justify="left"
@@ -38,3 +46,17 @@ def command(as_json: bool) -> None:
     for method in known:
         table.add_row(method.name, method.supervision, method.title, ", ".join(method.configs))
     console.print(table)
+
+
+def _print_card(model: str, rows: list[tuple[str, str]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(dict(rows), indent=2, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    table = Table(title=f"Card of {model}", title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    options.console().print(table)

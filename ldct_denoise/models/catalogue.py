@@ -13,6 +13,13 @@ import yaml
 
 from ldct_denoise import methods as registry
 from ldct_denoise.config import recipes
+from ldct_denoise.errors import ModelError
+from ldct_denoise.models.card_table import card_rows
+
+#: Short names of shipped models.
+ALIASES = {"fast": "lir-ct-small"}
+#: The model file of a run folder.
+MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,48 @@ def shipped_models() -> dict[str, Path]:
 def models() -> list[ModelEntry]:
     """Return every shipped model, sorted by name."""
     return [_model(name, path) for name, path in shipped_models().items()]
+
+
+def model_file(name: str | Path) -> tuple[str, Path] | None:
+    """Name and file of a trained model; None if there is none.
+
+    Parameters
+    ----------
+    name : str or Path
+        A shipped model or its short name, a model file, or the output folder of a training run.
+
+    Raises
+    ------
+    ModelError
+        If a folder holds no model.
+    """
+    text = ALIASES.get(str(name), str(name))
+    if text in shipped_models():
+        return text, shipped_models()[text]
+    path = Path(text)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise ModelError(f"{path}: has no {MODEL_FILE}; give the --output folder of a training run")
+        return path.resolve().name, path / MODEL_FILE
+    return (path.stem, path) if path.is_file() else None
+
+
+def model_card(name: str | Path) -> list[tuple[str, str]]:
+    """Ten lines about a trained model (:func:`~ldct_denoise.models.card_table.card_rows`).
+
+    Raises
+    ------
+    ModelError
+        If there is no such model or its file cannot be read.
+    """
+    found = model_file(name)
+    if found is None:
+        known = ", ".join(shipped_models())
+        raise ModelError(f"model {str(name)!r}: give a shipped model ({known}), a model file or a run folder")
+    try:
+        return card_rows(found[0], json.loads(read_metadata(found[1])["card"]))
+    except (OSError, ValueError, KeyError, struct.error):
+        raise ModelError(f"{found[1]}: not a model file of ldct-denoise train") from None
 
 
 def _model(name: str, path: Path) -> ModelEntry:

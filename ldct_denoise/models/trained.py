@@ -22,14 +22,11 @@ from ldct_denoise.intensity import Scale
 from ldct_denoise.io.patients import is_unnamed
 from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Method
-from ldct_denoise.models.catalogue import shipped_models
+from ldct_denoise.models.catalogue import model_file, shipped_models
 from ldct_denoise.output import atomic_write
 
 #: The model that ``apply`` uses by default.
 DEFAULT_MODEL = "lir-ct"
-#: Short names of shipped models.
-ALIASES = {"fast": "lir-ct-small"}
-MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -149,16 +146,9 @@ def load_model(name: str | Path) -> TrainedModel:
     >>> model.method_name, model.scale.low_hu, model.scale.high_hu
     ('lir', -1024.0, 3072.0)
     """
-    text = ALIASES.get(str(name), str(name))
-    if text in shipped_models():
-        return _read(shipped_models()[text], text)
-    path = Path(text)
-    if path.is_dir():
-        if not (path / MODEL_FILE).is_file():
-            raise ModelError(f"{path}: has no {MODEL_FILE}; give the --output folder of a training run")
-        return _read(path / MODEL_FILE, path.resolve().name)
-    if path.is_file():
-        return _read(path, path.stem)
+    found, text = model_file(name), str(name)
+    if found:
+        return _read(found[1], found[0])
     if text.partition(":")[0] in methods.names():
         return _untrained(text)
     shipped = ", ".join(shipped_models()) or "none"

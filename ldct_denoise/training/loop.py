@@ -25,7 +25,8 @@ from ldct_denoise.data.training_set import TrainingSet, make_training_set
 from ldct_denoise.distributed import World, join_world
 from ldct_denoise.errors import OutputError
 from ldct_denoise.methods.base import Method
-from ldct_denoise.models.trained import MODEL_FILE, save_model
+from ldct_denoise.models.catalogue import MODEL_FILE
+from ldct_denoise.models.trained import save_model
 from ldct_denoise.training.card import model_card
 from ldct_denoise.training.duration import duration_notes
 from ldct_denoise.training.fine_tuning import load_pretrained

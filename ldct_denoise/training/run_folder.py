@@ -14,7 +14,7 @@ from ldct_denoise.data.folds import SPLITS_FILE
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dicom.series import Series
-from ldct_denoise.models.trained import MODEL_FILE
+from ldct_denoise.models.catalogue import MODEL_FILE
 from ldct_denoise.output import atomic_write
 from ldct_denoise.training.log import TrainingLog
 from ldct_denoise.training.state import STATE_FILE
