@@ -23,7 +23,8 @@ from ldct_denoise.data.slices import PoolSlice, pool_slices
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.distributed import join_world
 from ldct_denoise.errors import ConfigError, InputError
-from ldct_denoise.models.trained import MODEL_FILE, TrainedModel, load_model, save_model
+from ldct_denoise.models.catalogue import MODEL_FILE
+from ldct_denoise.models.trained import TrainedModel, load_model, save_model
 from ldct_denoise.training.loop import Progress, Report, train
 from ldct_denoise.training.unpaired_risk import (
     RiskCase,
