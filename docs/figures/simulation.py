@@ -153,7 +153,8 @@ def water(axis: plt.Axes) -> None:
     f = np.arange(0.05, 0.35, 0.05)
     kernel = Texture.of(NoiseModel("", f, f * np.exp(-((f / 0.25) ** 2)), np.ones(1)), spacing)
     doses = np.array([1, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01])
-    for label, noise_ma in (("quantum noise only", 0.0), ("with electronic noise (default)", 0.07)):
+    electronic_ma = {"quantum noise only": 0.0, "with electronic noise (default)": Scanner().electronic_noise_ma}
+    for label, noise_ma in electronic_ma.items():
         scanner = Scanner(electronic_noise_ma=noise_ma, bow_tie=0, modulation=0)
         middle = [
             scan_noise(
