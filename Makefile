@@ -1,4 +1,4 @@
-# `make demo` and `make test` do everything from nothing: Python 3.11 and make are all they need.
+# `make demo` and `make test` do everything from nothing: Python 3.11 or newer and make are all they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,8 @@ help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(READY): requirements.lock pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "error: $(PYTHON) is not Python 3.11 or newer; give another, as make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade "pip>=24" "setuptools>=77" wheel
 ifeq ($(HAS_GPU),yes)

@@ -16,6 +16,15 @@ from ldct_denoise.errors import LdctDenoiseError, PartialError
 from .options import plain
 
 NOT_COMMANDS = {"main", "__main__", "options"}
+#: Extra of pyproject.toml that installs an optional package.
+EXTRAS = {
+    "dicomanonymizer": "deid",
+    "highdicom": "seg",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "pynetdicom": "node",
+}
 
 
 class Commands(click.Group):
@@ -75,6 +84,13 @@ def main(arguments: list[str] | None = None) -> None:
         for failure in getattr(error, "failures", ()):
             click.echo(f"  not done: {plain(failure)}", err=True)
         sys.exit(1 if isinstance(error, PartialError) else 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if debug or package not in EXTRAS:
+            raise
+        remedy = f"pip install 'ldct-denoise[{EXTRAS[package]}]'"
+        click.echo(f"error: {package} is not installed; {remedy}", err=True)
+        sys.exit(2)
     except (OSError, MemoryError) as error:
         if debug:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from packaging.requirements import Requirement
 
 from ldct_denoise.io import process_limits
 from ldct_denoise.io.volume_writer import write_volume
-from tests.synthetic import water_disc
+from tests.synthetic import run_program, water_disc
 
 ROOT = Path(__file__).parent.parent
 BLOCKED = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None; "
@@ -46,6 +47,28 @@ def test_apply_denoises_a_batch_without_them(tmp_path: Path) -> None:
     done = run_without(code, "apply", tmp_path / "in", "-o", tmp_path / "out", "--model", "bilateral")
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out-ledger.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_command_whose_extra_is_missing_names_it_in_one_line(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    assert run_program("serve", "--init", rules).returncode == 0
+    code = "import sys; sys.modules['pynetdicom'] = None; from ldct_denoise.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(rules)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: pynetdicom is not installed; pip install 'ldct-denoise[node]'\n"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_refuses_an_old_python_before_it_installs_anything(tmp_path: Path) -> None:
+    old = tmp_path / "python3.8"
+    old.write_text("#!/bin/sh\nexit 1\n")  # as the check of the version ends there
+    old.chmod(0o755)
+    command = ["make", "lint", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert f"error: {old} is not Python 3.11 or newer" in done.stderr
+    assert not (tmp_path / "venv").exists()
 
 
 def test_peak_memory_grows() -> None:
