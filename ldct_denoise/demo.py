@@ -130,7 +130,7 @@ def run_demo(
     }
     save_comparison(picture, {name: source.read_hu(middle) for name, source in images.items()}, WINDOWS["abdomen"])
     verdict = (
-        f"A model of {iterations} steps blurs: it shows that everything runs. {DEFAULT_MODEL}, beside it in the "
+        f"A model of {iterations} steps blurs: it shows that everything runs. {DEFAULT_MODEL}, next to it in the "
         "picture, shows what a full training gives."
     )
     return Demo(output, picture, evaluation, output / "evaluation" / "report.html", verdict)

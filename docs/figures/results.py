@@ -194,7 +194,8 @@ def draw_gain(found: Table) -> plt.Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axis, window, title in zip(axes, WINDOWS, ("[−1024, 1024] HU", "abdomen window"), strict=True):
         gains = found[f"gain {window}"]
-        values = {model: [gains[model][one] for one in SERIES] for model, *_ in CANDIDATES if model in gains}
+        complete = [model for model, *_ in CANDIDATES if {*SERIES} <= {*gains.get(model, {})}]
+        values = {model: [gains[model][one] for one in SERIES] for model in complete}
         grouped_bars(axis, list(SERIES), values)
         axis.set_title(title)
     axes[0].set_ylabel("PSNR gain, dB")

@@ -161,7 +161,7 @@ def simulate(
 
 
 def _report(summaries: Sequence[SeriesSummary], output: Path, notify: Notify) -> None:
-    """Write the summaries beside the output, and pass on all warnings."""
+    """Write the summaries next to the output, and pass on all warnings."""
     if not summaries:
         return
     write_summaries(output.with_name(f"{output.name}-simulation.json"), summaries)
