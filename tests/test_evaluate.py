@@ -453,6 +453,19 @@ def test_inserts_give_resolution_and_linearity(tmp_path):
         Insert.parse("1,2,3")
 
 
+def test_a_centre_that_is_a_pixel_off_costs_no_resolution():
+    """The centre is found, f50 is that of the right centre, and the interval holds it."""
+    sharp, blurred = rods(0.6, 2), rods(1.2, 2)
+    plan = MeasurementPlan(windows=[WINDOWS["full"]])
+    at = {name: [Insert.parse(f"{x},{y},6,9.6,200")] for name, x, y in (("right", 0, 0), ("wrong", 1.2, -1.0))}
+    right, wrong = (evaluate(blurred, sharp, inserts=at[name], plan=plan).extra["inserts"] for name in at)
+    for given, moved in zip(right, wrong, strict=True):
+        assert moved["centre_shift_mm"] == pytest.approx(np.hypot(1.2, 1.0), abs=0.1)
+        assert moved["f50_per_mm"] == pytest.approx(given["f50_per_mm"], rel=0.02)
+        assert moved["f50_low_per_mm"] < given["f50_per_mm"] < moved["f50_high_per_mm"]
+        assert moved["mean_hu"] == pytest.approx(given["mean_hu"], abs=0.5)
+
+
 def test_series_with_the_same_insert_are_measured_separately(tmp_path):
     """A sharp and a soft kernel in one folder, the soft one with fewer columns."""
     sharp, whole = rods(0.6, 2), rods(1.2, 2)

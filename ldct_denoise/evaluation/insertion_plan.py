@@ -24,7 +24,7 @@ MAX_COPIES = 10
 #: Part of the lesion's diameter over which its contrast is averaged.
 CORE_FRACTION = 0.5
 #: Limits of the kernel's blur: σ of a Gaussian, mm.
-BLUR_LIMITS_MM = (0.3, 0.9)
+BLUR_LIMITS_MM = (0.3, 0.75)
 #: Side of the square around each place in which noise is measured, mm.
 NOISE_ROI_MM = 20.0
 #: Distance between the copies of the series along z, so that they are no neighbours, mm.
