@@ -32,6 +32,8 @@ Slices = Iterator[tuple[int, NDArray[np.float32]]]
 Progress = Callable[[int, int, str], None]
 #: Slices read ahead of the network.
 READ_AHEAD = 4
+#: Slices that wait to be blended with their input.
+BLEND_BEHIND = 1
 #: Slices in one batch on a GPU.
 GPU_BATCH = 8
 #: Largest accepted mean absolute difference of bf16 from fp32 on a series' middle slice, HU.
@@ -89,11 +91,15 @@ def restore_slices(
     )
     position = 0.0 if settings.noise_reduction is None else transfer.position(settings.noise_reduction / 100)
     others = _network_changes(source, model, settings, [index for index in wanted if index not in known])
-    for index in wanted:
-        hu, change = known[index] if index in known else next(others)[1:]
+    changes = ((index, *known[index]) if index in known else next(others) for index in wanted)
+
+    def blend(_: int, hu: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
         blended = blend_slice(hu, hu + change, transfer, spacing_mm, position)
         # The network changes no pixel outside its HU range; neither does the blend.
-        yield index, np.where(_may_change(model.scale, hu, settings), blended, hu)
+        return np.where(_may_change(model.scale, hu, settings), blended, hu)
+
+    # The next slice is in the network while one is blended, which uses a single core.
+    yield from _in_thread("blend", blend, changes, BLEND_BEHIND)
 
 
 def _network_changes(
@@ -224,11 +230,37 @@ def _flip_back(image: Tensor, number: int) -> Tensor:
 
 def _read_ahead(stacks: StackReader, indices: Iterable[int]) -> Slices:
     """Read stacks in order, the next few while one is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+    return _in_thread("read", stacks.read_hu, ((index,) for index in indices), READ_AHEAD)
+
+
+def _in_thread(
+    name: str, function: Callable[..., NDArray[np.float32]], calls: Iterable[tuple[Any, ...]], ahead: int
+) -> Slices:
+    """Results of a function in order, computed in another thread.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of the thread's name.
+    function : callable
+        Returns the image of one slice.
+    calls : iterable of tuple
+        Arguments of each call; the first is the index of the slice.
+    ahead : int
+        Largest number of calls that are submitted before a result is taken.
+
+    Yields
+    ------
+    int
+        Index of the slice.
+    ndarray
+        Result of the call.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix=name) as pool:
         waiting: deque[tuple[int, Future[NDArray[np.float32]]]] = deque()
-        for index in indices:
-            waiting.append((index, pool.submit(stacks.read_hu, index)))
-            if len(waiting) > READ_AHEAD:
+        for arguments in calls:
+            waiting.append((arguments[0], pool.submit(function, *arguments)))
+            if len(waiting) > ahead:
                 first, future = waiting.popleft()
                 yield first, future.result()
         for first, future in waiting:
