@@ -22,6 +22,8 @@ from ldct_denoise.metrics.noise import NoisePowerSpectrum, noise_power_spectrum,
 
 #: Sampled plane waves in each ring of the true spectrum: frequencies × directions.
 RING_SAMPLES = (4, 9)
+#: Power in the first ring over that in the second where it is proportional to the frequency.
+RAMP_SHARE = 0.49
 #: Lowest rings whose spectrum is kept straight, and the weight of its bend: trend removal leaves little of them.
 BENT_RINGS, STRAIGHTNESS = 2, 0.02
 
@@ -52,7 +54,9 @@ def mean_noise_frequency(spectrum: NoisePowerSpectrum, detrend_order: int = 2) -
 def blurred_noise_hu(spectrum: NoisePowerSpectrum, sigma_mm: float, detrend_order: int = 2) -> float:
     """Standard deviation of the noise after a Gaussian blur: noise at the scale of a lesion.
 
-    ``√(∫ NPS(f)·exp(−4π²σ²f²) d²f)`` over the spectrum that is corrected for the removal of the trend.
+    ``√(∫ NPS(f)·exp(−4π²σ²f²) d²f)`` over the spectrum that is corrected for the removal of the trend. Removing
+    the trend leaves so little of the first ring that few ROIs do not determine it; it has at least the power that
+    the ramp filter of the reconstruction gives it for that of the second ring.
 
     Parameters
     ----------
@@ -69,6 +73,7 @@ def blurred_noise_hu(spectrum: NoisePowerSpectrum, sigma_mm: float, detrend_orde
         HU.
     """
     edges, power = _undetrended(spectrum, detrend_order)
+    power[0] = max(power[0], RAMP_SHARE * power[1])
     decay = 4 * np.pi**2 * sigma_mm**2
     share = -np.diff(np.exp(-decay * edges**2)) * np.pi / decay
     return float(np.sqrt(power @ share))
