@@ -15,7 +15,7 @@ from ldct_denoise.data.noise import noise_of_pool
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import pool_slices
 from ldct_denoise.distributed import join_world
-from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Method, Settings
 from ldct_denoise.models.trained import load_model, save_model
@@ -46,8 +46,8 @@ class Smooth(Method[Settings]):
 
 @pytest.fixture(scope="module")
 def images() -> Pools:
-    """Low dose with more noise in lung, and normal dose of another patient."""
-    low = volume(slices(1, noise_hu=NOISE_HU, in_lung=1.5), "low", "B30f")
+    """Low dose with less noise in lung, and normal dose of another patient."""
+    low = volume(slices(1, noise_hu=NOISE_HU, in_lung=0.7), "low", "B30f")
     return Pools((low,), (volume(slices(2), "normal", "B30f"),))
 
 
@@ -79,6 +79,8 @@ def test_the_error_is_estimated_without_pairs(images: Pools, share: float) -> No
 def test_a_model_is_adapted_where_its_error_falls(images: Pools, model: Path, tmp_path: Path) -> None:
     result = adapt(model, images, tmp_path / "run", changes=SMALL, device="cpu")
     assert result.accepted
+    assert result.before is not None
+    assert result.after is not None
     assert result.after.low_dose_hu < result.before.low_dose_hu
     before, after = saved_weights(model), saved_weights(tmp_path / "run")
     assert any(not torch.equal(before[name], after[name]) for name in before)
@@ -101,11 +103,26 @@ def test_a_model_is_left_as_it_was_where_adapting_harms(
     monkeypatch.setattr("ldct_denoise.training.adapt.train", harm)
     result = adapt(model, images, tmp_path / "run", changes=SMALL, device="cpu")
     assert not result.accepted
+    assert result.before is not None
+    assert result.after is not None
     assert result.after.low_dose_hu > result.before.low_dose_hu
     before, after = saved_weights(model), saved_weights(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert load_model(tmp_path / "run").checksum == load_model(model).checksum
     assert "left as it was" in result.summary()
+
+
+def test_noise_that_cannot_be_added_is_noticed(images: Pools, model: Path, tmp_path: Path) -> None:
+    """As an iterative reconstruction leaves it: twice as strong in lung as in uniform tissue."""
+    low = volume(slices(1, noise_hu=NOISE_HU, in_lung=2.0), "low", "B30f")
+    result = adapt(model, Pools((low,), images.normal), tmp_path / "run", changes=SMALL, device="cpu")
+    assert not result.accepted
+    assert result.content_ratio == pytest.approx(2.0, rel=0.15)
+    assert "iterative reconstruction" in result.summary()
+    before, after = saved_weights(model), saved_weights(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(OutputError):
+        adapt(model, images, tmp_path / "run", changes=SMALL, device="cpu")
 
 
 def test_pools_and_models_that_cannot_be_used_are_refused(images: Pools, model: Path, tmp_path: Path) -> None:

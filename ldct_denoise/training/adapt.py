@@ -1,7 +1,9 @@
 """A trained model adapted to one's own pools by a short training, and kept as it is where that would harm.
 
 Two errors are measured before and after, without pairs: on the low-dose images themselves, by Stein's estimate
-(:mod:`ldct_denoise.training.unpaired_risk`), and on normal-dose images with noise of other kernels.
+(:mod:`ldct_denoise.training.unpaired_risk`), and on normal-dose images with noise of other kernels. Stein's
+estimate trusts the measured noise, as the training does. Therefore nothing is trained where noise depends on content
+more than that of filtered back-projection: noise of an iterative reconstruction cannot be added to other images.
 """
 
 from __future__ import annotations
@@ -15,17 +17,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldct_denoise import methods
 from ldct_denoise.config import Config, load_config, parse_config
-from ldct_denoise.data.noise import NoiseSampler
+from ldct_denoise.data.noise import NoiseSampler, noise_of_pool
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import PoolSlice, pool_slices
-from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.distributed import join_world
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.models.catalogue import MODEL_FILE
 from ldct_denoise.models.trained import TrainedModel, load_model, save_model
 from ldct_denoise.training.loop import Progress, Report, train
+from ldct_denoise.training.run_folder import check_run_folder
 from ldct_denoise.training.unpaired_risk import (
     RiskCase,
     estimated_rmse_hu,
@@ -41,6 +42,9 @@ RECIPE = "lir-adapt"
 MEASURED_SLICES = 6
 #: Settings of the method that belong to its training, not to its networks.
 TRAINING_SETTINGS = ("optimizer", "beta1", "beta2", "weight_decay", "adversarial_start", "loss_weights")
+#: Largest noise of a content class relative to uniform soft tissue that added noise can stand for. Filtered
+#: back-projection has at most 1.2; an iterative reconstruction leaves more at edges, in lung and in bone.
+MAX_CONTENT_RATIO = 1.35
 #: Largest factor on the error with noise of other kernels.
 MAX_FORGETTING = 1.03
 
@@ -71,17 +75,26 @@ class Adaptation:
         The model file: the adapted model, or the model as it was.
     accepted : bool
         Whether it is the adapted model.
-    before, after : AdaptationErrors
-        Of the model as it was, and of the adapted model.
+    before, after : AdaptationErrors, optional
+        Of the model as it was, and of the adapted model; None where no model was trained.
+    content_ratio : float
+        Largest noise of a content class relative to uniform soft tissue.
     """
 
     model: Path
     accepted: bool
-    before: AdaptationErrors
-    after: AdaptationErrors
+    before: AdaptationErrors | None
+    after: AdaptationErrors | None
+    content_ratio: float
 
     def summary(self) -> str:
         """The decision and the errors that it rests on, in one sentence."""
+        if self.before is None or self.after is None:
+            return (
+                "not adapted, the model is left as it was: the noise of your low-dose images is up to "
+                f"{self.content_ratio:.1f} times as strong as in uniform soft tissue, as after an iterative "
+                "reconstruction; such noise cannot be added to other images"
+            )
         low = (
             f"on your low-dose images {self.before.low_dose_hu:.1f} → {self.after.low_dose_hu:.1f} HU (estimated)"
         )
@@ -134,22 +147,32 @@ def adapt(
     """
     start = load_model(model)
     config = adaptation_config(start, model, changes)
-    low, other = _cases(
-        config, pools, lambda line: report(Progress(0, config.training.iterations, 0.0, message=line))
-    )
-    with join_world(device) as world:
-        before = _errors(start, low, other, world.device)
-    train(config, pools, output, device=device, overwrite=overwrite, report=report)
-    adapted = load_model(output)
-    with join_world(device) as world:
-        after = _errors(adapted, low, other, world.device)
-    is_better = after.low_dose_hu < before.low_dose_hu
-    accepted = is_better and after.other_kernels_hu <= MAX_FORGETTING * before.other_kernels_hu
-    kept = adapted if accepted else start
-    found = {"accepted": accepted, "before": vars(before), "after": vars(after)}
-    card = {**kept.card, "keeps_texture": start.keeps_texture, "adaptation": found}
+    check_run_folder(output, resume=False, overwrite=overwrite)
+
+    def say(line: str) -> None:
+        report(Progress(0, config.training.iterations, 0.0, message=line))
+
+    noise = _measured_noise(config, pools, say)
+    ratio = max(content.largest_ratio for content in noise.content_noise.values())
+    before = after = None
+    kept, accepted = start, False
+    if ratio <= MAX_CONTENT_RATIO:
+        low, other = _cases(config, pools, noise)
+        with join_world(device) as world:
+            before = _errors(start, low, other, world.device)
+        train(config, pools, output, device=device, overwrite=overwrite, report=report)
+        adapted = load_model(output)
+        with join_world(device) as world:
+            after = _errors(adapted, low, other, world.device)
+        is_better = after.low_dose_hu < before.low_dose_hu
+        accepted = is_better and after.other_kernels_hu <= MAX_FORGETTING * before.other_kernels_hu
+        kept = adapted if accepted else start
+    errors = {name: found and vars(found) for name, found in (("before", before), ("after", after))}
+    decision = {"accepted": accepted, "content_ratio": round(ratio, 3), **errors}
+    card = {**kept.card, "keeps_texture": start.keeps_texture, "adaptation": decision}
+    output.mkdir(parents=True, exist_ok=True)
     save_model(output / MODEL_FILE, kept.method_name, kept.method, card)
-    return Adaptation(output / MODEL_FILE, accepted, before, after)
+    return Adaptation(output / MODEL_FILE, accepted, before, after, ratio)
 
 
 def adaptation_config(model: TrainedModel, name: str | Path, changes: tuple[str, ...] = ()) -> Config:
@@ -181,19 +204,21 @@ def adaptation_config(model: TrainedModel, name: str | Path, changes: tuple[str,
     return parse_config(content, RECIPE)
 
 
-def _cases(config: Config, pools: Pools, say: Callable[[str], None]) -> tuple[list[RiskCase], list[RiskCase]]:
-    """Slices to measure by: low-dose slices, and normal-dose slices with noise of other kernels."""
-    supervision = methods.describe(config.method).supervision
-    data = make_training_set(config, pools, supervision, report=say)
-    noise = data.patches.sources.noise
-    assert isinstance(noise, NoiseSampler)
-    fraction = config.data.target_noise_fraction
-    low = low_dose_cases(_spread(pool_slices(pools.low)), noise, fraction)
-    if not low:
+def _measured_noise(config: Config, pools: Pools, say: Callable[[str], None]) -> NoiseSampler:
+    """Noise of the low-dose pool, with its dependence on content."""
+    noise = noise_of_pool(pools.low, pools.normal, config.data, say)
+    if not noise.content_noise:
         raise InputError(
             "adapt: the noise of the low-dose pool cannot be compared with that of the normal-dose pool; give at "
             "least three slices of one kernel in each"
         )
+    return noise
+
+
+def _cases(config: Config, pools: Pools, noise: NoiseSampler) -> tuple[list[RiskCase], list[RiskCase]]:
+    """Slices to measure by: low-dose slices, and normal-dose slices with noise of other kernels."""
+    known = [source for source in pools.low if source.metadata.kernel in noise.content_noise]
+    low = low_dose_cases(_spread(pool_slices(known)), noise, config.data.target_noise_fraction)
     level_hu = float(np.sqrt(noise.low_hu * noise.high_hu))
     return low, other_kernel_cases(_spread(pool_slices(pools.normal)), level_hu)
 
