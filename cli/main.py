@@ -35,7 +35,7 @@ class Commands(click.Group):
         files = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])} - NOT_COMMANDS
         names = {name.replace("_", "-") for name in files}
         order = [
-            "demo", "inspect", "view", "train", "adapt", "apply", "evaluate", "compare", "image-quality",
+            "demo", "inspect", "view", "train", "apply", "evaluate", "compare", "image-quality",
             "simulate", "phantom", "serve", "node", "models",
         ]  # fmt: skip
         return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))

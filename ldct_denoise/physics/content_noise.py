@@ -87,11 +87,6 @@ class ContentNoise:
         scaled = [sum(m * b for m, b in zip(maps, _bands(field, spacing_mm), strict=True)) for field in fields]
         return np.stack(scaled).astype(np.float32)
 
-    @property
-    def largest_ratio(self) -> float:
-        """Largest noise of a class relative to uniform soft tissue; near 1 for filtered back-projection."""
-        return float(self.factors[0].max() / self.factors[0, SOFT_TISSUE, 0])
-
     def summary(self) -> str:
         """Noise in lung and at the strongest edges of soft tissue, in words."""
         lung, edges = self.factors[0, LUNG, 0], self.factors[0, SOFT_TISSUE, -1]
