@@ -1,6 +1,6 @@
 """Print the difference between bf16 and fp32 on every low-dose slice of a folder (docs/explanation/speed.md).
 
-python docs/figures/bf16.py ../shared/data/mayo2016 lir-ct
+python docs/figures/bf16.py mayo2016 lir-ct
 """
 
 from __future__ import annotations

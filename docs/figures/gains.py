@@ -1,6 +1,6 @@
 """Print PSNR gain and HU bias of a model, by region, on every pair of a folder (docs/reference/models.md).
 
-python docs/figures/gains.py ../shared/data/mayo2016 lir-ct [LOWPASS_SIGMA_MM [LOWPASS_MIN_HU]] [--each] [--times
+python docs/figures/gains.py mayo2016 lir-ct [LOWPASS_SIGMA_MM [LOWPASS_MIN_HU]] [--each] [--times
 F]
 
 Another low-frequency passthrough than the model's may be given; 0 is none. --each prints every slice. --times

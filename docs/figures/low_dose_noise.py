@@ -1,6 +1,6 @@
 """Print figures on air, and on noise that both doses share, from the Mayo 2016 pairs.
 
-python docs/figures/low_dose_noise.py ../shared/data/mayo2016 [MODEL ...]
+python docs/figures/low_dose_noise.py mayo2016 [MODEL ...]
 
 With models, also print the gain of each in those ROIs, and the upper limit where there is only noise.
 """

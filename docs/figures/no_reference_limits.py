@@ -1,6 +1,6 @@
 """Print the checks of `apply --report` for "denoisers" of known quality, on real pairs.
 
-python docs/figures/no_reference_limits.py ../shared/data/mayo2016
+python docs/figures/no_reference_limits.py mayo2016
 """
 
 from __future__ import annotations

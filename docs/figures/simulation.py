@@ -1,6 +1,6 @@
 """Simulated against real quarter dose (Mayo 2016), and water cylinders: docs/explanation/simulation.md.
 
-python docs/figures/simulation.py ../shared/data/mayo2016 docs/figures
+python docs/figures/simulation.py mayo2016 docs/figures
 """
 
 from __future__ import annotations
