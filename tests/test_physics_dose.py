@@ -232,10 +232,14 @@ def test_a_scanner_with_nan_is_refused(name: str) -> None:
 
 def test_a_simulated_pool_is_cached(tmp_path: Path) -> None:
     source = volume([water(240) + scan(water(240), 100, seed) for seed in range(2)])
-    first = simulated_pool([source], (0.1, 0.4), 5, tmp_path)[0]
+    warnings: list[str] = []
+    first = simulated_pool([source], (0.1, 0.4), 5, tmp_path, notify=warnings.append)[0]
+    assert any("times the quanta" in warning for warning in warnings)  # a fortieth of a real scanner's
+    warnings.clear()
     files = sorted(tmp_path.iterdir())
     stamp = files[0].stat().st_mtime_ns
-    again = simulated_pool([source], (0.1, 0.4), 5, tmp_path)[0]
+    again = simulated_pool([source], (0.1, 0.4), 5, tmp_path, notify=warnings.append)[0]
+    assert warnings == []
     assert sorted(tmp_path.iterdir()) == files
     assert files[0].stat().st_mtime_ns == stamp
     np.testing.assert_array_equal(first.read_hu(1), again.read_hu(1))

@@ -141,9 +141,7 @@ def test_kernels_of_one_scan_have_the_same_quanta(mayo2016: Path) -> None:
 
 
 def summary(kernel: str, quanta: float, shares: tuple[float, ...] = (0.0,)) -> SeriesSummary:
-    return SeriesSummary(
-        f"1.2.{kernel}", kernel, "P, SIEMENS, 120 kV", Path("low") / kernel, 0.25, quanta, 1e6, shares
-    )
+    return SeriesSummary(f"1.2.{kernel}", kernel, "P, SIEMENS, 120 kV", 0.25, quanta, 1e6, shares)
 
 
 def test_warnings_about_quanta(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def with_simulated_low(
     cache_dir : Path
         Folder that keeps the scans.
     report : callable
-        Receives a line about what is simulated.
+        Receives a line about what is simulated, and each warning about a series once.
 
     Raises
     ------
@@ -51,8 +51,15 @@ def with_simulated_low(
     if supervision is Supervision.NOISE2NOISE and scans < 2:
         raise ConfigError("data.noise_realisations: noise2noise pairs two scans of each series; give 2 or more")
 
+    warned: set[str] = set()
+
+    def warn(warning: str) -> None:
+        if warning not in warned:
+            warned.add(warning)
+            report(warning)
+
     def simulate(sources: Sequence[SliceSource], number: int) -> list[SimulatedSeries]:
-        return simulated_pool(sources, (low, high), config.training.seed * 1000 + number, cache_dir)
+        return simulated_pool(sources, (low, high), config.training.seed * 1000 + number, cache_dir, notify=warn)
 
     report(
         f"simulating {scans} x {len(pools.normal)} series at {low:g}-{high:g} of their dose; kept in {cache_dir}"

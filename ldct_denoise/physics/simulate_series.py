@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +140,9 @@ def simulate(
     if len(sources) == 1:
         summary = simulate_series(sources[0], output, simulation, settings, device=device, progress=progress)
         _report([summary], output, notify)
-        inventory.require_all_slices(summary.location)
-        return [summary.location]
+        location = output_location(sources[0], output, settings)
+        inventory.require_all_slices(location)
+        return [location]
     written, failures, summaries = [], list(inventory.lost_slices), []
     for source, folder in zip(sources, series_subfolders(output, sources, settings), strict=True):
         try:
@@ -151,7 +152,7 @@ def simulate(
                 summaries.append(
                     simulate_series(source, folder, simulation, settings, device=device, progress=progress)
                 )
-                written.append(summaries[-1].location)
+                written.append(output_location(source, folder, settings))
         except LdctDenoiseError as error:
             reason = str(error).removeprefix(f"{source.name}: ")
             failures.append(f"{source.metadata.path or source.name}: {reason}")
@@ -216,25 +217,19 @@ def simulate_series(
     InputError, ConfigError, OutputError
         If nothing was written.
     """
-    shares = []
+    summaries: list[SeriesSummary] = []
     with open_writer(source, output, simulation.derivation, settings) as writer:
-        simulator = DoseSimulator(source, simulation.scanner, simulation.model, device)
-        for index in range(len(source)):
-            writer.write(index, simulator.simulate(index, simulation.dose, simulation.seed))
-            shares.append(simulator.low_count_share(index, simulation.dose))
-            progress(index + 1, len(source), source.name)
-    return SeriesSummary.of(
-        source,
-        writer.location,
-        simulation.dose,
-        quanta_per_ma=simulator.quanta_per_ma,
-        expected_quanta_per_ma=simulator.expected.per_ma,
-        low_count_shares=shares,
-    )
+        for index, hu in enumerate(simulated_slices(source, simulation, progress, device, summaries.append)):
+            writer.write(index, hu)
+    return replace(summaries[0], location=writer.location)
 
 
 def simulated_slices(
-    source: SliceSource, simulation: Simulation, progress: Progress = _silent, device: str = "cpu"
+    source: SliceSource,
+    simulation: Simulation,
+    progress: Progress = _silent,
+    device: str = "cpu",
+    summarize: Callable[[SeriesSummary], None] | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Simulate every slice at the lower dose, in order; one is in memory at a time.
 
@@ -246,6 +241,8 @@ def simulated_slices(
         Called with (slices done, number of slices, name of the series).
     device : str
         Device of the projections, as torch names it.
+    summarize : callable, optional
+        Called with the summary of the series after its last slice.
 
     Yields
     ------
@@ -253,6 +250,19 @@ def simulated_slices(
         HU.
     """
     simulator = DoseSimulator(source, simulation.scanner, simulation.model, device)
+    shares = []
     for index in range(len(source)):
         yield simulator.simulate(index, simulation.dose, simulation.seed)
+        if summarize is not None:
+            shares.append(simulator.low_count_share(index, simulation.dose))
         progress(index + 1, len(source), source.name)
+    if summarize is not None:
+        summarize(
+            SeriesSummary.of(
+                source,
+                simulation.dose,
+                quanta_per_ma=simulator.quanta_per_ma,
+                expected_quanta_per_ma=simulator.expected.per_ma,
+                low_count_shares=shares,
+            )
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +15,16 @@ from ldct_denoise.errors import ConfigError
 from ldct_denoise.output import atomic_write
 from ldct_denoise.physics.noise import AIR_HU
 from ldct_denoise.physics.scanner import DEFAULT_SCANNER, Scanner
-from ldct_denoise.physics.simulate_series import Progress, Simulation, simulated_slices
+from ldct_denoise.physics.simulate_series import Notify, Progress, Simulation, simulated_slices
+from ldct_denoise.physics.simulation_summary import SeriesSummary, disagreements
 from ldct_denoise.volume import SeriesView, SliceSource
 
 
 def _silent(done: int, total: int, name: str) -> None:
+    pass
+
+
+def _ignore(warning: str) -> None:
     pass
 
 
@@ -76,6 +81,7 @@ def simulated_pool(
     *,
     scanner: Scanner = DEFAULT_SCANNER,
     progress: Progress = _silent,
+    notify: Notify = _ignore,
 ) -> list[SimulatedSeries]:
     """Simulate a low-dose copy of every normal-dose series, each at a dose drawn log-uniformly from a range.
 
@@ -95,6 +101,8 @@ def simulated_pool(
     scanner : Scanner
     progress : callable
         Called with (slices done, number of slices, name of the series).
+    notify : callable
+        Called with each warning about a series that is simulated now.
 
     Returns
     -------
@@ -109,7 +117,16 @@ def simulated_pool(
     low, high = dose_range
     if not 0 < low <= high <= 1:
         raise ConfigError(f"simulated_dose {low:g}…{high:g}: give two fractions, 0 < low ≤ high ≤ 1")
-    return [_cached(source, dose_range, seed, cache_dir, scanner, progress) for source in sources]
+    summaries: list[SeriesSummary] = []
+    found = [
+        _cached(source, dose_range, seed, cache_dir, scanner, progress, summaries.append) for source in sources
+    ]
+    for summary in summaries:
+        for warning in summary.warnings:
+            notify(f"{summary.name}: {warning}")
+    for warning in disagreements(summaries):
+        notify(warning)
+    return found
 
 
 def _cached(
@@ -119,6 +136,7 @@ def _cached(
     cache_dir: Path,
     scanner: Scanner,
     progress: Progress,
+    summarize: Callable[[SeriesSummary], None],
 ) -> SimulatedSeries:
     rng = np.random.default_rng([19, seed, *hashlib.sha256(source.uid.encode()).digest()[:8]])
     dose = float(np.exp(rng.uniform(*np.log(dose_range))))
@@ -128,12 +146,18 @@ def _cached(
     path = cache_dir / f"simulated-{key}.npy"
     if not path.is_file():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, lambda part: _write_tenths(part, source, simulation, progress))
+        atomic_write(path, lambda part: _write_tenths(part, source, simulation, progress, summarize))
     return SimulatedSeries(source, path, key, simulation.derivation.label, simulation.dose)
 
 
-def _write_tenths(path: Path, source: SliceSource, simulation: Simulation, progress: Progress) -> None:
+def _write_tenths(
+    path: Path,
+    source: SliceSource,
+    simulation: Simulation,
+    progress: Progress,
+    summarize: Callable[[SeriesSummary], None],
+) -> None:
     tenths = np.lib.format.open_memmap(path, "w+", np.int16, source.geometry.shape)
-    for index, hu in enumerate(simulated_slices(source, simulation, progress)):
+    for index, hu in enumerate(simulated_slices(source, simulation, progress, summarize=summarize)):
         tenths[index] = np.clip(np.rint(np.nan_to_num(hu, nan=AIR_HU) * 10), -32768, 32767)
     tenths.flush()

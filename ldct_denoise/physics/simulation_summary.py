@@ -33,8 +33,6 @@ class SeriesSummary:
         Source of the simulation.
     scan : str
         Patient, manufacturer and tube voltage: series with the same have the same quanta per mAs.
-    location : Path
-        Folder of the derived series, or the volume file.
     dose : float
         Fraction of the source's dose.
     quanta_per_ma : float
@@ -43,22 +41,23 @@ class SeriesSummary:
         The same, as expected from tube voltage, slice thickness, rotation time and pitch.
     low_count_shares : tuple of float
         Share of the rays through the body with fewer than ``MIN_QUANTA`` quanta, of each slice.
+    location : Path, optional
+        Folder of the derived series, or the volume file.
     """
 
     series_uid: str
     name: str
     scan: str
-    location: Path
     dose: float
     quanta_per_ma: float
     expected_quanta_per_ma: float
     low_count_shares: tuple[float, ...]
+    location: Path | None = None
 
     @classmethod
     def of(
         cls,
         source: SliceSource,
-        location: Path,
         dose: float,
         *,
         quanta_per_ma: float,
@@ -71,8 +70,6 @@ class SeriesSummary:
         ----------
         source : SliceSource
             The series whose lower dose was simulated.
-        location : Path
-            Folder of the derived series, or the volume file.
         dose : float
             Fraction of the source's dose.
         quanta_per_ma, expected_quanta_per_ma : float
@@ -87,7 +84,7 @@ class SeriesSummary:
         metadata = source.metadata
         scan = f"{source.patient}, {metadata.manufacturer}, {metadata.kvp or 0:g} kV"
         shares = tuple(round(share, 6) for share in low_count_shares)
-        return cls(source.uid, source.name, scan, location, dose, quanta_per_ma, expected_quanta_per_ma, shares)
+        return cls(source.uid, source.name, scan, dose, quanta_per_ma, expected_quanta_per_ma, shares)
 
     @property
     def quanta_factor(self) -> float:
@@ -154,7 +151,7 @@ def write_summaries(path: Path, summaries: Sequence[SeriesSummary]) -> None:
             entries = {}  # not a file of this function; it is replaced
     for summary in summaries:
         entry = {key: value for key, value in asdict(summary).items() if key != "scan"}
-        entry |= {"location": str(summary.location), "warnings": list(summary.warnings)}
+        entry |= {"location": str(summary.location or ""), "warnings": list(summary.warnings)}
         entries[summary.series_uid] = entry
     text = json.dumps(list(entries.values()), indent=1, ensure_ascii=False)
     atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
