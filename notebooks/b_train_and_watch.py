@@ -52,8 +52,8 @@ model_file = train(
 print(*(f"step {p.step}: {p.message}" for p in history if p.message), sep="\n")
 
 # %% [markdown]
-# The losses. `lir-quick` trains the restoration path in every step and the other losses of the paper in every fourth; with `lir-paper` all losses of the
-# paper appear here by name.
+# The losses. `lir-quick` trains the restoration path in every step and the other losses of the paper in every fourth step;
+# with `lir-paper` all losses are those of the paper.
 
 # %%
 figure, axis = plt.subplots(figsize=(8, 3.5), layout="constrained")
