@@ -69,7 +69,7 @@ def test_lesions_are_found_with_place_size_sign_and_contrast(contrast_hu, diamet
         assert abs(item.z) > report.lesion_z_limits[0]
         assert item.size_mm in LESION_SIZES_MM
         assert diameter_mm / 1.7 <= item.size_mm <= 1.7 * diameter_mm
-        assert item.contrast_hu == pytest.approx(expected, rel=0.45)
+        assert item.contrast_hu == pytest.approx(expected, rel=0.5)
     checked = status(before, after)
     assert checked.status != "green"
     assert ("brighter" if expected > 0 else "darker") in checked.reason

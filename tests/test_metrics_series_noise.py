@@ -54,6 +54,7 @@ def test_uniform_regions_alone_overstate_coarse_noise_and_say_so(measured):
     gathered, truth = measured
     alone = SeriesNoise(3.0)
     alone._axes, alone._power, alone._rois = gathered._axes, gathered._power, gathered._rois
+    alone._blotches = gathered._blotches
     found, radial = alone.results()["reference"], truth["reference"].radial(RING_PER_MM)
     assert not found.is_free_of_anatomy
     assert found.noise_hu > 1.02 * truth["reference"].variance_hu2 ** 0.5
