@@ -12,6 +12,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-re
 
 # Environments of their own, resolved by uv: RESOLUTION=lowest-direct is the floor that pyproject.toml declares.
 TEST_PYTHON ?= 3.11
+# Old versions of libraries use what is deprecated now; SimpleITK 2.4 ends the process where that is an error.
+TEST_WARNINGS := -W default::DeprecationWarning
 # Where torch comes from: PyTorch's own index of CPU builds, or options for another source.
 UV_PIP_ARGS ?= --torch-backend cpu
 RESOLVED_VENV = .venv-$(RESOLUTION)-$(TEST_PYTHON)
@@ -90,7 +92,8 @@ test-newest:  ## the fast tests with the newest versions that pyproject.toml all
 test-resolved:
 	uv venv --quiet --clear --python $(TEST_PYTHON) $(RESOLVED_VENV)
 	uv pip install --quiet --python $(RESOLVED_VENV) --resolution $(RESOLUTION) $(UV_PIP_ARGS) --editable ".[dev]"
-	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RESOLVED_VENV)/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(TEST_WARNINGS) \
+	    -m "not slow" $(PYTEST_ARGS)
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) .venv-* build dist site wheelhouse demo-output *.egg-info

@@ -165,7 +165,7 @@ def test_compare_on_images_refuses_hu_options(files, capsys, option):
         capsys, "compare", "--images", files, "--model", "bilateral", "--output", files / "c", *option
     )
     assert code == 2
-    assert "--dicom-root" in err
+    assert "windows and regions are for CT" in err
 
 
 def test_compare_without_pairs_is_an_error_of_one_line(files, capsys):

@@ -28,6 +28,7 @@ from pydicom.uid import (
 
 from ldct_denoise.inference.batch import apply
 from ldct_denoise.inference.settings import ApplySettings
+from ldct_denoise.io.derived.cut_text import cut_text
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.inventory import ExclusionKind
 from ldct_denoise.io.write_settings import WriteSettings
@@ -704,6 +705,17 @@ def test_cut_text_has_whole_characters(
     if charset:
         assert decoded in dcmread(output).SeriesDescription
     assert not [line for line in dciodvfy_lines(output) - dciodvfy_lines(path) if "SeriesDescription" in line]
+
+
+@pytest.mark.parametrize("pairs", [3, 20])
+def test_an_escape_that_cannot_be_decoded_is_closed(pairs: int) -> None:
+    image = Dataset()
+    image.SpecificCharacterSet = ["", "ISO 2022 IR 87"]
+    cut = cut_text("\x1b$B" + "J#It" * pairs, 40, image)
+    assert len(cut) <= 40
+    assert cut.startswith("\x1b$BJ#It")
+    assert cut.endswith("\x1b(B")
+    assert (len(cut) - 6) % 2 == 0
 
 
 def test_a_long_derivation_description_has_whole_characters(tmp_path: Path) -> None:

@@ -36,12 +36,12 @@ def cut_text(text: str, limit: int, dataset: Dataset) -> str:
     Returns
     -------
     str
-        ``text`` itself where it fits.
+        ``text`` itself where it fits; an escape sequence that it leaves open is closed.
     """
     encodings = _encodings(dataset)
-    if _fits(text, limit, encodings):
-        return text
     raw = _is_undeclared(text, encodings)
+    if _fits(_closed(text, raw), limit, encodings):
+        return _closed(text, raw)
     ends = _byte_ends(text) if raw else _character_ends(text)
     low, high = 0, len(ends)  # the first `low` characters fit, `high` and more do not
     while high - low > 1:
@@ -70,10 +70,12 @@ def _fits(text: str, limit: int, encodings: Sequence[str]) -> bool:
 
 
 def _is_undeclared(text: str, encodings: Sequence[str]) -> bool:
-    """Whether the text has bytes of a character set that is not stated."""
+    """Whether the text has bytes of a character set that is not stated, or escapes that could not be decoded."""
+    if ESCAPE in text:
+        return True
     if list(encodings) != [default_encoding]:
         return False
-    return any(character == ESCAPE or "\x80" <= character <= "\xff" for character in text)
+    return any("\x80" <= character <= "\xff" for character in text)
 
 
 def _character_ends(text: str) -> list[int]:
