@@ -143,7 +143,7 @@ def command(
     if not (models or denoised or functions or folds):
         raise click.UsageError("give at least one --model, --series, --function or --cross-validation")
     if images and any(measurements.values()):
-        raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for --dicom-root")
+        raise click.UsageError("--images are measured whole, over 0…255; windows and regions are for CT")
     if images and (denoised or functions or folds):
         raise click.UsageError("--images are compared with --model only")
     plan = options.measurement_plan(**measurements)

@@ -328,7 +328,7 @@ def test_a_killed_apply_leaves_nothing_under_a_final_name(series: Series, tmp_pa
         assert process.poll() is None
     time.sleep(0.2)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (tmp_path / "out").exists()
     apply_series(series, shift_model(), tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.dcm"))) == 3

@@ -308,7 +308,7 @@ def test_every_command_that_reads_images_takes_assumed_hu(
     assert run_cli(capsys, name, *arguments)[0] == 2
     code, _, error = run_cli(capsys, name, *arguments, "--assume-hu")
     if name == "simulate":  # the images are noise alone, without a tissue to measure it in
-        assert "no uniform" in error
+        assert "no soft tissue with noise to measure" in error
     else:
         assert code == 0, error
     assert viewed == ([3] if name == "view" else [])

@@ -151,4 +151,4 @@ def test_compare_filters_by_kernel_and_thickness(
     assert (code, "bilateral" in out) == (0, True)
     code, _, err = run_cli(capsys, *given, "--kernel", "B30f", "-o", tmp_path / "b")
     assert code == 2
-    assert "no pair has one of the slice thicknesses and kernels" in err
+    assert "no low/normal pair has one of the slice thicknesses and kernels" in err

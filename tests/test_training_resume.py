@@ -203,12 +203,12 @@ def test_settings_that_train_nothing_are_refused(pools: Pools, tmp_path: Path) -
         "data.patch_size=32",
         "training.batch_size=2",
     ]
-    config = load_config("lir-quick", [*small, "training.iterations=1", "data.noise_model=none"])
+    config = load_config("lir-restoration", [*small, "training.iterations=1", "data.noise_model=none"])
     with pytest.raises(ConfigError, match=r"loss_weights\.restoration needs data\.noise_model"):
         train(config, pools, tmp_path / "run", device="cpu")
     assert files(tmp_path / "run") == set()
     later = load_config(
-        "lir-quick", [*small, "training.iterations=2", "data.noise_model=none", "settings.adversarial_start=0.5"]
+        "lir-restoration", [*small, "training.iterations=2", "data.noise_model=none", "settings.adversarial_start=0.5"]
     )
     said: list[str] = []
     train(later, pools, tmp_path / "later", device="cpu", report=lambda progress: said.append(progress.message))
