@@ -186,7 +186,9 @@ def test_a_dry_run_refuses_what_a_run_would_refuse(pools: Pools, tmp_path: Path)
     with pytest.raises(OutputError, match="holds files already"):
         plan_training(tiny_config(), pools, tmp_path, device="cpu")
     with pytest.raises(ConfigError, match="leave nothing to train by"):
-        plan_training(load_config("lir-restoration", ["data.noise_model=none"]), pools, tmp_path / "run", device="cpu")
+        plan_training(
+            load_config("lir-restoration", ["data.noise_model=none"]), pools, tmp_path / "run", device="cpu"
+        )
     named = tiny_config(pretrained_weights="lir-ct-small")
     with pytest.raises(ConfigError, match="shape"):
         plan_training(named, pools, tmp_path / "run", device="cpu")

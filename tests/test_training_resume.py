@@ -208,7 +208,8 @@ def test_settings_that_train_nothing_are_refused(pools: Pools, tmp_path: Path) -
         train(config, pools, tmp_path / "run", device="cpu")
     assert files(tmp_path / "run") == set()
     later = load_config(
-        "lir-restoration", [*small, "training.iterations=2", "data.noise_model=none", "settings.adversarial_start=0.5"]
+        "lir-restoration",
+        [*small, "training.iterations=2", "data.noise_model=none", "settings.adversarial_start=0.5"],
     )
     said: list[str] = []
     train(later, pools, tmp_path / "later", device="cpu", report=lambda progress: said.append(progress.message))
