@@ -50,7 +50,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/codespell
+	$(BIN)/codespell ldct_denoise cli configs docs notebooks tests *.md Makefile pyproject.toml
 
 unit: $(READY)
 	$(PYTEST) $(PYTEST_ARGS)
