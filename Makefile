@@ -41,9 +41,9 @@ endif
 demo: $(READY)  ## synthetic patients, a short training, a denoised series, a report: demo-output/
 	$(BIN)/ldct-denoise demo --output demo-output --overwrite
 
-test: lint unit  ## everything CI checks: ruff, mypy, all tests (8 minutes on two cores)
+test: lint unit  ## everything CI checks: ruff, mypy, all tests (11 minutes on two cores)
 
-quick: lint  ## ruff, mypy and the fast tests (90 seconds on two cores)
+quick: lint  ## ruff, mypy and the fast tests (2 minutes on two cores)
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 lint: $(READY)

@@ -22,13 +22,17 @@ if str(ROOT) not in ldct_denoise.__path__:  # a bare checkout: cli/ and configs/
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
-#: Files whose tests train, simulate, export, start programs or wait for a network: `make quick` leaves them out.
+#: Files whose tests train, simulate, export, measure at length, start programs or wait for a network: `make quick`
+#: leaves them out.
 SLOW_FILES = {
-    "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_export", "test_image_quality",
-    "test_io_conformance", "test_io_fuzz", "test_methods_conformance", "test_node", "test_node_archive",
-    "test_node_security", "test_notebooks", "test_physics_dose", "test_portability",
-    "test_simulated_training", "test_stages", "test_training", "test_training_overlap",
-    "test_training_resume", "test_view_browser", "test_warm_start", "test_wheelhouse",
+    "test_apply", "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_compare", "test_evaluate",
+    "test_export", "test_image_quality", "test_io_conformance", "test_io_fuzz", "test_lir", "test_manifest",
+    "test_methods_conformance", "test_metrics_estimators", "test_metrics_lesion_changes",
+    "test_metrics_statistics", "test_node", "test_node_archive", "test_node_delivery", "test_node_operation",
+    "test_node_security", "test_noise_blend", "test_notebooks", "test_phantom", "test_physics_dose",
+    "test_physics_quanta", "test_pools", "test_portability", "test_registration", "test_report",
+    "test_simulated_training", "test_stages", "test_training", "test_training_overlap", "test_training_resume",
+    "test_view_browser", "test_warm_start", "test_wheelhouse",
 }  # fmt: skip
 
 
