@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.io.slice_matching import match_slices
+from ldct_denoise.methods import import_file
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
 
@@ -230,12 +229,7 @@ def load_function(text: str) -> FunctionOfSlices:
         raise ConfigError(f"--function {text!r}: write MODULE:FUNCTION or FILE.py:FUNCTION")
     try:
         if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"ldct_denoise_function_{Path(where).stem}", where)
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
+            module = import_file(Path(where), f"ldct_denoise_function_{Path(where).stem}")
         else:
             module = importlib.import_module(where)
     except Exception as error:  # the user's own code

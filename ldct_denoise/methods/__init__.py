@@ -212,19 +212,40 @@ def _import_outside(name: str) -> ModuleType:
         known = sys.modules.get(module_name)
         if known is not None and known.__file__ == str(file):
             return known
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-        return module
+        return import_file(file, module_name)
     except Exception as error:  # the file is the user's own code
         raise ModelError(f"{file}: cannot be imported ({type(error).__name__}: {error})") from error
+
+
+def import_file(file: Path, module_name: str) -> ModuleType:
+    """Import a Python file of the user's own.
+
+    Parameters
+    ----------
+    file : Path
+    module_name : str
+        Its name in ``sys.modules``, from which it is removed again if it fails.
+
+    Returns
+    -------
+    ModuleType
+
+    Raises
+    ------
+    Exception
+        Whatever the file raises.
+    """
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
 
 
 def build(name: str, settings: Mapping[str, object], scale: Scale, *, for_training: bool = False) -> Method[Any]:

@@ -111,7 +111,7 @@ class Node:
         self._receiver.stop(grace_s)
         until = time.monotonic() + FINISH_S
         for thread in self._threads:
-            thread.join(max(until - time.monotonic(), 0.0) / 3 if thread.name.startswith("send-") else FINISH_S)
+            thread.join(max(until - time.monotonic(), 0.0))
         for deliverer in self._deliverers.values():
             deliverer.cancel()
         for thread in self._threads:

@@ -57,7 +57,7 @@ class StatusServer:
                 "/health": lambda: _health_page(health()),
                 "/metrics": lambda: (200, "text/plain; version=0.0.4", metrics()),
             }
-            answer_form = staticmethod(act)  # type: ignore[assignment]
+            forms: ClassVar = {"/": act}
 
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
@@ -84,12 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
     """Serves a few pages; reads only the path of a request and the fields of a form, and logs nothing."""
 
     timeout = 10
-    pages: ClassVar[Mapping[str, Callable[[], Page]]] = {}
-
-    @staticmethod
-    def answer_form(fields: Mapping[str, str]) -> Page:
-        """Answer a form."""
-        raise NotImplementedError
+    pages: ClassVar[Mapping[str, Callable[[], Page]]]
+    forms: ClassVar[Mapping[str, Callable[[Mapping[str, str]], Page]]]
 
     def do_GET(self) -> None:
         """Answer a request."""
@@ -100,12 +96,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer a form of the operator's page."""
-        length = int(self.headers.get("Content-Length") or 0) if self.path == "/" else -1
-        if not 0 <= length <= MAX_BODY:
-            self._answer((404 if length < 0 else 413, "text/plain", "not accepted\n"))
-            return
-        fields = parse_qs(self.rfile.read(length).decode("ascii", "replace"))
-        self._answer(self.answer_form({name: values[0] for name, values in fields.items()}))
+        form, length = self.forms.get(self.path), int(self.headers.get("Content-Length") or 0)
+        if form is None:
+            self._answer((404, "text/plain", "not accepted\n"))
+        elif not 0 <= length <= MAX_BODY:
+            self._answer((413, "text/plain", "not accepted\n"))
+        else:
+            fields = parse_qs(self.rfile.read(length).decode("ascii", "replace"))
+            self._answer(form({name: values[0] for name, values in fields.items()}))
 
     def _answer(self, page: Page) -> None:
         status, content_type, text = page
