@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 @options.assume_hu
 @options.method_files
 @options.overwrite
+@click.option(
+    "--verbose", "-v", is_flag=True, help="Also tell how long reading, network, blending and writing take."
+)
 def command(
     series: Path,
     output: Path,
@@ -80,6 +83,7 @@ def command(
     open_report: bool,
     view: bool,
     assume_hu: bool,
+    verbose: bool,
     **writing: Any,
 ) -> None:
     """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
@@ -93,6 +97,8 @@ def command(
     from ldct_denoise.io.write_settings import WriteSettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 
+    if verbose:
+        options.log_to_stderr(verbose)
     settings = ApplySettings(
         strength,
         device,

@@ -237,3 +237,11 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 180)
+
+
+def log_to_stderr(verbose: bool) -> None:
+    """Send the package's log to standard error: warnings, and with ``verbose`` also information."""
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("ldct_denoise").setLevel(logging.INFO if verbose else logging.WARNING)

@@ -60,7 +60,7 @@ def command(
     unfinished work stays in its spool and continues at the next start. SIGHUP reads RULES again.
     `ldct-denoise node` lists what is waiting. Research use only.
     """
-    _log_to_stderr(verbose)
+    options.log_to_stderr(verbose)
     folder = folder or _mercure_folders() if rules is None else folder
     if (rules is None) == (folder is None):
         raise click.UsageError("give RULES for a node, or --folder IN OUT for one step")
@@ -152,10 +152,3 @@ def _interrupt_on_sigterm() -> None:
 def _mercure_folders() -> tuple[Path, Path] | None:
     source, output = os.environ.get("MERCURE_IN_DIR"), os.environ.get("MERCURE_OUT_DIR")
     return (Path(source), Path(output)) if source and output else None
-
-
-def _log_to_stderr(verbose: bool) -> None:
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("ldct_denoise").setLevel(logging.INFO if verbose else logging.WARNING)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,7 +35,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.io.volume_files import open_volume_file
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.io.write_settings import WriteSettings
-from ldct_denoise.models.trained import TrainedModel
+from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.report.apply import apply_report_writer
 from ldct_denoise.volume import Volume
 from tests.conftest import ROOT
@@ -342,6 +343,18 @@ def test_nothing_to_denoise_is_told(tmp_path: Path) -> None:
     (tmp_path / "text" / "notes.txt").write_text("nothing")
     with pytest.raises(InputError, match=r"no CT series.*notes\.txt"):
         apply(tmp_path / "text", shift_model(), tmp_path / "out")
+
+
+def test_the_log_tells_the_time_of_each_stage(
+    series: Series, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line without any name, which `apply --verbose` shows."""
+    with caplog.at_level("INFO", logger="ldct_denoise.inference.series"):
+        apply_series(series, load_model("lir-ct-small"), tmp_path / "out")
+    (line,) = [record.getMessage() for record in caplog.records]
+    seconds = r"\d+\.\d s"
+    stages = f"read {seconds}, network {seconds}, blend {seconds}, write {seconds}, side by side"
+    assert re.fullmatch(f"{len(series)} slices: {stages}", line), line
 
 
 def test_a_report_is_written_beside_the_series(series: Series, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -376,14 +377,21 @@ def _at_position(gain: NDArray[np.float64], position: float) -> NDArray[np.float
     return gain + position * (1 - gain) if position > 0 else gain * (1 + position)
 
 
+@lru_cache(maxsize=4)
+def _radial_frequency_per_mm(size: tuple[int, ...], spacing_mm: tuple[float, float]) -> NDArray[np.float32]:
+    """Radial frequency of each coefficient of a real transform, 1/mm."""
+    down, along = fft.fftfreq(size[0], spacing_mm[0]), fft.rfftfreq(size[1], spacing_mm[1])
+    radial: NDArray[np.float32] = np.hypot(down[:, None], along[None]).astype(np.float32)
+    return radial
+
+
 class _RadialFilters:
     """Radial filters of one image, by its spectrum."""
 
     def __init__(self, image: NDArray[np.float32], spacing_mm: tuple[float, float]) -> None:
         self.shape = image.shape
-        self.size = [fft.next_fast_len(side, real=True) for side in image.shape]
-        down, along = fft.fftfreq(self.size[0], spacing_mm[0]), fft.rfftfreq(self.size[1], spacing_mm[1])
-        self.frequency_per_mm = np.hypot(down[:, None], along[None]).astype(np.float32)
+        self.size = tuple(fft.next_fast_len(side, real=True) for side in image.shape)
+        self.frequency_per_mm = _radial_frequency_per_mm(self.size, spacing_mm)
         self.spectrum = fft.rfft2(image, s=self.size)
 
     def apply(self, frequencies_per_mm: NDArray[np.float64], gain: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -5,18 +5,23 @@ While the network processes one slice, the next are read and the last are writte
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldct_denoise.errors import InputError, LdctDenoiseError, OutputError, PartialError
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
 from ldct_denoise.inference.slices import Progress, Slices, report_fit_progress, restore_slices
+from ldct_denoise.inference.stage_times import StageTimes
 from ldct_denoise.io.derived.derivation import ASSUMED_UNIT, Derivation
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.write_settings import DEFAULT_WRITE_SETTINGS, WriteSettings
-from ldct_denoise.io.writer import SeriesWriter, check_dicom_settings, open_writer, output_location
+from ldct_denoise.io.writer import check_dicom_settings, open_writer, output_location
 from ldct_denoise.models.envelope import measure_series, outside
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
@@ -25,6 +30,8 @@ from ldct_denoise.volume import SliceSource
 WriteReport = Callable[[SliceSource, Path, Path], object]
 #: Largest number of slices that wait to be written.
 WRITE_BEHIND = 4
+
+_log = logging.getLogger(__name__)
 
 
 def _silent(done: int, total: int, note: str) -> None:
@@ -116,14 +123,17 @@ def denoise_series(
     ConfigError, InputError, OutputError, ModelError
         If nothing was written.
     """
-    total = len(source)
+    total, times = len(source), StageTimes()
     with (
         open_writer(source, output, derivation_of(model, settings), writing) as writer,
         report_fit_progress([model], progress, (0, total, source.name)) as report,
     ):
         _write_slices(
-            writer, restore_slices(source, model, settings), lambda done: report(done, total, source.name)
+            times.timed("write", writer.write),
+            restore_slices(source, model, settings, times=times),
+            lambda done: report(done, total, source.name),
         )
+    _log.info("%d slices: %s, side by side", total, times)
     return writer.location
 
 
@@ -253,12 +263,14 @@ def report_series(source: SliceSource, location: Path, write_report: WriteReport
         raise PartialError(missing, (), (location,)) from error
 
 
-def _write_slices(writer: SeriesWriter, slices: Slices, progress: Callable[[int], None]) -> None:
+def _write_slices(
+    write: Callable[[int, NDArray[np.float32]], None], slices: Slices, progress: Callable[[int], None]
+) -> None:
     """Write slices in a separate thread, at most :data:`WRITE_BEHIND` behind the network."""
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
         waiting: deque[Future[None]] = deque()
         for done, (index, hu) in enumerate(slices, 1):
-            waiting.append(pool.submit(writer.write, index, hu))
+            waiting.append(pool.submit(write, index, hu))
             if len(waiting) > WRITE_BEHIND:
                 waiting.popleft().result()
             progress(done)

@@ -21,7 +21,9 @@ from ldct_denoise.distributed import choose_device, worker_from_environment
 from ldct_denoise.errors import ModelError
 from ldct_denoise.inference.noise_blend import MEASURED_SLICES, blend_slice, measure_noise_transfer
 from ldct_denoise.inference.settings import DEFAULT_APPLY_SETTINGS, ApplySettings
+from ldct_denoise.inference.stage_times import StageTimes
 from ldct_denoise.intensity import Scale
+from ldct_denoise.io.process_limits import keep_freed_memory
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource, spread_indices
@@ -45,6 +47,7 @@ def restore_slices(
     model: TrainedModel,
     settings: ApplySettings = DEFAULT_APPLY_SETTINGS,
     indices: Sequence[int] | None = None,
+    times: StageTimes | None = None,
 ) -> Slices:
     """Restore the slices of a series, in order, with constant memory use.
 
@@ -59,6 +62,8 @@ def restore_slices(
     settings : ApplySettings
     indices : sequence of int, optional
         Slices to restore, in this order; by default all.
+    times : StageTimes, optional
+        Receives how long reading, the network and blending take.
 
     Yields
     ------
@@ -75,22 +80,26 @@ def restore_slices(
         If bf16 changes the result too much, or the model returns non-finite values.
     """
     wanted = range(len(source)) if indices is None else indices
+    times = StageTimes() if times is None else times
     strength = settings.plain_strength(model.keeps_texture)
     if strength == 0 or settings.noise_reduction == 0:
         yield from ((index, source.read_hu(index)) for index in wanted)
         return
     if strength is not None:
-        for index, hu, change in _network_changes(source, model, settings, wanted):
+        for index, hu, change in _network_changes(source, model, settings, wanted, times):
             yield index, hu + np.float32(strength) * change
         return
     spacing_mm = source.geometry.pixel_spacing_mm
     measured = spread_indices(len(source), MEASURED_SLICES)
-    known = {index: (hu, change) for index, hu, change in _network_changes(source, model, settings, measured)}
+    known = {
+        index: (hu, change) for index, hu, change in _network_changes(source, model, settings, measured, times)
+    }
     transfer = measure_noise_transfer(
         ((hu, hu + change) for hu, change in known.values()), spacing_mm, source.metadata.slice_thickness_mm
     )
     position = 0.0 if settings.noise_reduction is None else transfer.position(settings.noise_reduction / 100)
-    others = _network_changes(source, model, settings, [index for index in wanted if index not in known])
+    unknown = [index for index in wanted if index not in known]
+    others = _network_changes(source, model, settings, unknown, times)
     changes = ((index, *known[index]) if index in known else next(others) for index in wanted)
 
     def blend(_: int, hu: NDArray[np.float32], change: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -99,11 +108,11 @@ def restore_slices(
         return np.where(_may_change(model.scale, hu, settings), blended, hu)
 
     # The next slice is in the network while one is blended, which uses a single core.
-    yield from _in_thread("blend", blend, changes, BLEND_BEHIND)
+    yield from _in_thread("blend", times.timed("blend", blend), changes, BLEND_BEHIND)
 
 
 def _network_changes(
-    source: SliceSource, model: TrainedModel, settings: ApplySettings, wanted: Sequence[int]
+    source: SliceSource, model: TrainedModel, settings: ApplySettings, wanted: Sequence[int], times: StageTimes
 ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
     """Index, HU and change of each slice by the network at full strength; 0 where it may not change a pixel."""
     device = choose_device(settings.device, worker_from_environment().local_rank)
@@ -111,11 +120,13 @@ def _network_changes(
     scale = model.scale
     if settings.precision == "bf16":
         _check_bf16(source, method, model, device, settings)
-    stacks = _read_ahead(StackReader(source, method.context_slices), wanted)
+    read_hu, restore = StackReader(source, method.context_slices).read_hu, times.timed("network", _restore)
+    # The next few slices are read while one is used.
+    stacks = _in_thread("read", times.timed("read", read_hu), ((index,) for index in wanted), READ_AHEAD)
     for group in _groups(stacks, GPU_BATCH if device.type == "cuda" else 1):
         read = np.stack([stack for _, stack in group])
         center = read[:, method.context_slices]
-        correction = _restore(method, scale, read, device, settings) - scale.clip(center, settings.guard_range)
+        correction = restore(method, scale, read, device, settings) - scale.clip(center, settings.guard_range)
         correction[~_may_change(scale, center, settings)] = 0
         for (index, _), hu, change in zip(group, center, correction, strict=True):
             if not np.isfinite(change).all():
@@ -171,6 +182,8 @@ def report_fit_progress(
 
 def ready(method: Method[Any], device: torch.device) -> Method[Any]:
     """Move a method to its device, in the memory format that is fastest there (docs/explanation/speed.md)."""
+    if device.type == "cpu":
+        keep_freed_memory()
     moved: Method[Any] = method.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return moved
 
@@ -226,11 +239,6 @@ def _flip_back(image: Tensor, number: int) -> Tensor:
     """Inverse of :func:`_flip`."""
     upright = torch.rot90(image, -number % 4, (-2, -1))
     return upright.flip(-1) if number >= 4 else upright
-
-
-def _read_ahead(stacks: StackReader, indices: Iterable[int]) -> Slices:
-    """Read stacks in order, the next few while one is used."""
-    return _in_thread("read", stacks.read_hu, ((index,) for index in indices), READ_AHEAD)
 
 
 def _in_thread(

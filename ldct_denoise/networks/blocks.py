@@ -144,7 +144,7 @@ class UpsampleConcatConv2d(nn.Conv2d):
         fine_weight, coarse_weight = self.weight.split([fine.shape[1], coarse.shape[1]], dim=1)
         kernel = _box_filtered(_box_filtered(coarse_weight.flip(2, 3).transpose(0, 1), 2), 3)
         output = F.conv2d(fine, fine_weight, self.bias, padding=1)
-        return output + F.conv_transpose2d(coarse, kernel, stride=2, padding=1)
+        return output.add_(F.conv_transpose2d(coarse, kernel, stride=2, padding=1))
 
 
 def _box_filtered(weight: Tensor, dim: int) -> Tensor:
