@@ -18,7 +18,7 @@ TEST_WARNINGS := -W default::DeprecationWarning
 UV_PIP_ARGS ?= --torch-backend cpu
 RESOLVED_VENV = .venv-$(RESOLUTION)-$(TEST_PYTHON)
 
-.PHONY: test-lowest test-newest test-resolved help demo test quick lint unit coverage format lock docs wheel wheelhouse clean
+.PHONY: test-lowest test-newest test-resolved help demo test quick lint unit coverage format lock docs wheel wheelhouse sbom clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -62,10 +62,15 @@ format: $(READY)  ## put the code in ruff's form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(READY)  ## write requirements.lock from this environment
+lock: $(READY)  ## write requirements.lock from this environment, and requirements-node.lock with hashes (needs uv)
 	@{ echo "# Pinned versions that \`make demo\` and \`make test\` install (torch first, see the Makefile)."; \
 	   echo "# Written by \`make lock\`."; \
 	   $(BIN)/pip freeze --exclude-editable --exclude torch; } > requirements.lock
+	@{ echo "# What a DICOM node needs besides torch: every version and hash. Written by \`make lock\`."; \
+	   { echo "torch==$(TORCH)"; grep -v '^#' requirements.lock; } | \
+	   uv pip compile --quiet pyproject.toml --extra node --extra sim --generate-hashes --python-version 3.11 \
+	       --python-platform x86_64-manylinux_2_28 $(UV_PIP_ARGS) --constraint - --no-emit-package torch \
+	       --no-header --no-annotate; } > requirements-node.lock
 
 docs: $(READY)  ## site/: the documentation, which opens without a network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
@@ -76,12 +81,25 @@ wheel: $(READY)  ## dist/ldct_denoise-*.whl
 # For machines with an NVIDIA GPU: make wheelhouse WHEELHOUSE_TORCH=2.13.0. The wheels fit this machine's Python.
 WHEELHOUSE_TORCH ?= $(TORCH)+cpu
 
-wheelhouse: wheel  ## wheelhouse/: every wheel an air-gapped machine needs
+wheelhouse: wheel  ## wheelhouse/: every wheel an air-gapped machine needs, checked against requirements-node.lock
 	rm -rf wheelhouse
-	$(BIN)/python -m pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" \
-	|| $(BIN)/python -m pip download --quiet --dest wheelhouse "torch==$(WHEELHOUSE_TORCH)" --index-url $(TORCH_CPU_INDEX)
-	$(BIN)/python -m pip download --quiet --dest wheelhouse --find-links wheelhouse --constraint requirements.lock \
-	    "torch==$(WHEELHOUSE_TORCH)" "$$(ls -t dist/ldct_denoise-*.whl | head -1)[sim,node]"
+	$(BIN)/python -m pip download --quiet --dest wheelhouse --constraint requirements.lock "torch==$(WHEELHOUSE_TORCH)" \
+	|| $(BIN)/python -m pip download --quiet --dest wheelhouse --constraint requirements.lock \
+	    "torch==$(WHEELHOUSE_TORCH)" --index-url $(TORCH_CPU_INDEX)
+	$(BIN)/python -m pip download --quiet --dest wheelhouse --require-hashes --no-deps --only-binary :all: \
+	    --requirement requirements-node.lock
+	cp "$$(ls -t dist/ldct_denoise-*.whl | head -1)" wheelhouse
+
+sbom: wheel  ## dist/: an SBOM (CycloneDX) of what a node installs, and the licences of all of it (needs uv)
+	uv venv --quiet --clear --python 3.11 .venv-node
+	uv pip install --quiet --python .venv-node $(UV_PIP_ARGS) "torch==$(TORCH)"
+	uv pip install --quiet --python .venv-node --require-hashes --no-deps --requirement requirements-node.lock
+	uv pip install --quiet --python .venv-node --no-deps "$$(ls -t dist/ldct_denoise-*.whl | head -1)"
+	uv pip check --quiet --python .venv-node
+	uvx --quiet --from "cyclonedx-bom>=7,<8" cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/sbom.cdx.json .venv-node
+	uvx --quiet "pip-licenses>=5,<6" --python .venv-node/bin/python --with-license-file --no-license-path \
+	    --format plain-vertical --output-file dist/THIRD-PARTY-LICENSES.txt
 
 test-lowest:  ## the fast tests with the lowest declared versions (needs uv; TEST_PYTHON=3.11)
 	$(MAKE) test-resolved RESOLUTION=lowest-direct

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from ldct_denoise import methods
 from ldct_denoise.config import parse_config
+from ldct_denoise.errors import ModelError
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS
@@ -55,6 +56,16 @@ def test_the_checksum_follows_weights_settings_and_range_not_the_card() -> None:
     other["g_y.last.bias"][0] += 1e-7
     assert model_checksum(metadata, other) != kept
     assert model_checksum(metadata | {"range_hu": "[0.0, 1.0]"}, tensors) != kept
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_flipped_bit_in_a_shipped_model_is_noticed(name: str, tmp_path: Path) -> None:
+    content = bytearray(shipped_models()[name].read_bytes())
+    assert f'"checksum":"{load_model(name).checksum}"'.encode() in content
+    content[-100] ^= 1  # in a weight
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="do not have its checksum; get the file anew"):
+        load_model(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", shipped_models())

@@ -15,12 +15,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from ldct_denoise.node.rules import Rules
 from tests.conftest import ROOT
 from tests.node_peers import free_ports, identity_rule, make_series, settings
 
@@ -33,6 +35,7 @@ SOURCES = (
     "LICENSE",
     "Makefile",
     "requirements.lock",
+    "requirements-node.lock",
 )
 #: The user of the image; pip must look nowhere but where the Dockerfile says.
 USER_ID = 10001
@@ -115,12 +118,15 @@ def installed(place: Path, wheelhouse: Path) -> Path:
         if "useradd" in command:  # makes the user; not on this machine
             continue
         moved = command.replace("/opt/", f"{place}/opt/").replace("/wheelhouse", f"{place}/wheelhouse")
+        moved = moved.replace(" /requirements-node.lock", f" {ROOT / 'requirements-node.lock'}")
         moved = re.sub(r"^python ", f"{shlex.quote(sys.executable)} ", moved)
         if "pip install" in moved:
             found = run_offline(moved.replace("--quiet", "--dry-run"))
             assert "Would install" in found
-            (place / "would-install").write_text(found)
-            moved = moved.replace("pip install", "pip install --no-deps")
+            with (place / "would-install").open("a") as would:
+                would.write(found)
+            if not moved.endswith(" ldct-denoise"):
+                continue
         run_offline(moved)
     (own,) = (place / "opt" / "ldct-denoise").glob("lib/python*/site-packages")
     (own / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
@@ -195,27 +201,62 @@ def test_the_image_tries_the_rules_of_a_node(installed: Path, place: Path) -> No
 
 def test_the_dockerfile_is_of_known_parts_and_not_for_root() -> None:
     lines = dockerfile()
-    known = {
-        "FROM",
-        "COPY",
-        "RUN",
-        "ENV",
-        "USER",
-        "WORKDIR",
-        "VOLUME",
-        "EXPOSE",
-        "STOPSIGNAL",
-        "ENTRYPOINT",
-        "CMD",
-    }
+    known = set(
+        [
+            "ARG",
+            "FROM",
+            "COPY",
+            "RUN",
+            "ENV",
+            "USER",
+            "WORKDIR",
+            "VOLUME",
+            "EXPOSE",
+            "STOPSIGNAL",
+            "HEALTHCHECK",
+            "ENTRYPOINT",
+            "CMD",
+        ]
+    )
     assert {name for name, _ in lines} <= known
+    assert {arguments("FROM")[0].split()[0], *arguments("FROM")[1:]} == {
+        "${BASE}"
+    }  # pinned by digest from outside
+    assert all(
+        f"!{name}" in (ROOT / ".dockerignore").read_text() for name in ("wheelhouse", "requirements-node.lock")
+    )
     assert arguments("USER") == [f"{USER_ID}:{USER_ID}"]
     assert f"useradd --uid {USER_ID} " in " ".join(arguments("RUN"))
     for copied in arguments("COPY"):
         source = copied.split()[-2]
-        assert source == "wheelhouse" or copied.startswith("--from=install "), copied
+        assert source in ("wheelhouse", "requirements-node.lock") or copied.startswith("--from=install "), copied
     installs = [command for command in arguments("RUN") if "pip install" in command]
-    assert len(installs) == 1
-    assert "--no-index" in installs[0]
+    assert all("--no-index" in command for command in installs)
+    others = [
+        command for command in installs if not re.search(r"/wheelhouse (torch|--no-deps ldct-denoise)$", command)
+    ]
+    assert len(others) == 1
+    assert "--require-hashes --no-deps --requirement /requirements-node.lock" in others[0]
     assert not re.search(r"https?://|curl|wget|apt", (ROOT / "Dockerfile").read_text())
     assert lines.index(("USER", f"{USER_ID}:{USER_ID}")) < [name for name, _ in lines].index("ENTRYPOINT")
+
+
+def test_the_image_s_health_check_asks_the_default_status_port() -> None:
+    (check,) = arguments("HEALTHCHECK")
+    assert f"http://127.0.0.1:{Rules.model_fields['status_port'].default}/health" in check
+
+
+def test_the_node_s_lock_has_a_hash_for_every_package_it_needs() -> None:
+    """The same versions as requirements.lock, and all that the package and the extras of the node name."""
+    text = re.sub(r"\\\n", " ", (ROOT / "requirements-node.lock").read_text())
+    locked = dict(re.findall(r"^([a-z0-9_.-]+)==(\S+)(?=.* --hash=sha256:[0-9a-f]{64})", text, re.MULTILINE))
+    assert len(locked) == sum(bool(re.match("[a-z]", line)) for line in text.splitlines())
+    lines = (ROOT / "requirements.lock").read_text().lower().replace("_", "-").splitlines()
+    assert {name: version for name, version in locked.items() if f"{name}=={version}" not in lines} == {}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [
+        *project["dependencies"],
+        *(item for extra in ("node", "sim") for item in project["optional-dependencies"][extra]),
+    ]
+    names = {re.match(r"[\w.-]+", item)[0].lower().replace("_", "-") for item in needed}  # type: ignore[index]
+    assert names - locked.keys() == {"torch"}

@@ -106,6 +106,7 @@ def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[
         "range_hu": json.dumps([method.scale.low_hu, method.scale.high_hu]),
         "card": json.dumps(dict(card)),
     }
+    metadata["checksum"] = model_checksum(metadata, tensors)
     atomic_write(path, lambda part: save_file(tensors, part, metadata))
 
 
@@ -194,12 +195,14 @@ def _read(path: Path, name: str) -> TrainedModel:
         method_name = metadata["method"]
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: its metadata are damaged ({type(error).__name__}); get the file anew") from None
+    checksum = model_checksum(metadata, tensors)
+    if metadata.get("checksum", checksum) != checksum:
+        raise ModelError(f"{path}: its weights or settings do not have its checksum; get the file anew")
     method = methods.build(method_name, settings, scale)
     wanted = method.restoration_parameters()
     if wanted.keys() != tensors.keys() or any(wanted[key].shape != tensors[key].shape for key in wanted):
         raise ModelError(f"{path}: its weights do not fit method {method_name} of version {__version__}")
     method.load_state_dict(tensors, strict=False)
-    checksum = model_checksum(metadata, tensors)
     return TrainedModel(name, method.eval(), method_name, scale, card, checksum)
 
 
