@@ -201,23 +201,21 @@ def test_the_image_tries_the_rules_of_a_node(installed: Path, place: Path) -> No
 
 def test_the_dockerfile_is_of_known_parts_and_not_for_root() -> None:
     lines = dockerfile()
-    known = set(
-        [
-            "ARG",
-            "FROM",
-            "COPY",
-            "RUN",
-            "ENV",
-            "USER",
-            "WORKDIR",
-            "VOLUME",
-            "EXPOSE",
-            "STOPSIGNAL",
-            "HEALTHCHECK",
-            "ENTRYPOINT",
-            "CMD",
-        ]
-    )
+    known = {
+        "ARG",
+        "FROM",
+        "COPY",
+        "RUN",
+        "ENV",
+        "USER",
+        "WORKDIR",
+        "VOLUME",
+        "EXPOSE",
+        "STOPSIGNAL",
+        "HEALTHCHECK",
+        "ENTRYPOINT",
+        "CMD",
+    }
     assert {name for name, _ in lines} <= known
     assert {arguments("FROM")[0].split()[0], *arguments("FROM")[1:]} == {
         "${BASE}"
