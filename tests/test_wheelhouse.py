@@ -201,33 +201,17 @@ def test_the_image_tries_the_rules_of_a_node(installed: Path, place: Path) -> No
 
 def test_the_dockerfile_is_of_known_parts_and_not_for_root() -> None:
     lines = dockerfile()
-    known = {
-        "ARG",
-        "FROM",
-        "COPY",
-        "RUN",
-        "ENV",
-        "USER",
-        "WORKDIR",
-        "VOLUME",
-        "EXPOSE",
-        "STOPSIGNAL",
-        "HEALTHCHECK",
-        "ENTRYPOINT",
-        "CMD",
-    }
+    known = {"ARG", "FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "EXPOSE", "STOPSIGNAL"}
+    known |= {"HEALTHCHECK", "ENTRYPOINT", "CMD"}
     assert {name for name, _ in lines} <= known
-    assert {arguments("FROM")[0].split()[0], *arguments("FROM")[1:]} == {
-        "${BASE}"
-    }  # pinned by digest from outside
-    assert all(
-        f"!{name}" in (ROOT / ".dockerignore").read_text() for name in ("wheelhouse", "requirements-node.lock")
-    )
+    assert [image.split()[0] for image in arguments("FROM")] == ["${BASE}"] * 2  # may be pinned by digest
+    copied_alone = {"wheelhouse", "requirements-node.lock"}
+    assert {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line[0] == "!"} == copied_alone
     assert arguments("USER") == [f"{USER_ID}:{USER_ID}"]
     assert f"useradd --uid {USER_ID} " in " ".join(arguments("RUN"))
     for copied in arguments("COPY"):
         source = copied.split()[-2]
-        assert source in ("wheelhouse", "requirements-node.lock") or copied.startswith("--from=install "), copied
+        assert source in copied_alone or copied.startswith("--from=install "), copied
     installs = [command for command in arguments("RUN") if "pip install" in command]
     assert all("--no-index" in command for command in installs)
     others = [
@@ -235,7 +219,7 @@ def test_the_dockerfile_is_of_known_parts_and_not_for_root() -> None:
     ]
     assert len(others) == 1
     assert "--require-hashes --no-deps --requirement /requirements-node.lock" in others[0]
-    assert not re.search(r"https?://|curl|wget|apt", (ROOT / "Dockerfile").read_text())
+    assert not re.search(r"https?://(?!127\.0\.0\.1)|curl|wget|apt", (ROOT / "Dockerfile").read_text())
     assert lines.index(("USER", f"{USER_ID}:{USER_ID}")) < [name for name, _ in lines].index("ENTRYPOINT")
 
 
@@ -250,7 +234,8 @@ def test_the_node_s_lock_has_a_hash_for_every_package_it_needs() -> None:
     locked = dict(re.findall(r"^([a-z0-9_.-]+)==(\S+)(?=.* --hash=sha256:[0-9a-f]{64})", text, re.MULTILINE))
     assert len(locked) == sum(bool(re.match("[a-z]", line)) for line in text.splitlines())
     lines = (ROOT / "requirements.lock").read_text().lower().replace("_", "-").splitlines()
-    assert {name: version for name, version in locked.items() if f"{name}=={version}" not in lines} == {}
+    # pip freeze leaves out setuptools, which torch needs
+    assert {name for name, version in locked.items() if f"{name}=={version}" not in lines} == {"setuptools"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [
         *project["dependencies"],
