@@ -46,8 +46,8 @@ from . import options
     type=options.EXISTING,
     multiple=True,
     metavar="PATH",
-    help="Your own CT images: lesions are inserted into slices of every series below PATH, to measure how much of "
-    "their contrast the model leaves. Repeatable.",
+    help="Your own CT images: lesions and thin discs are inserted into slices of every series below PATH, to "
+    "measure how much of their contrast the model leaves, and the resolution along z. Repeatable.",
 )
 @click.option(
     "--slices",
@@ -77,15 +77,17 @@ def command(
 
     Measures the noise power spectrum, resolution by contrast, HU linearity, detectability of lesions in liver and
     lung by three model observers, and the dose at which unprocessed images reach the same detectability. With
-    --series also the contrast that lesions keep in your own images, by size, contrast, kernel and dose. Writes
-    summary.json and report.html.
+    --series also the contrast that lesions keep in your own images, by size, contrast, kernel and dose, and the
+    noise and resolution along z where slices are contiguous. Writes summary.json and report.html.
     """
+    from ldct_denoise.evaluation.along_z import AlongZ, find_and_measure_along_z
     from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery, find_and_measure
     from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.phantoms.tasks import DEFAULT_LESIONS, Lesion
+    from ldct_denoise.report.along_z import along_z_sentences
     from ldct_denoise.report.contrast_recovery import recovery_sentences
     from ldct_denoise.report.image_quality import sentences, write_image_quality_report
 
@@ -101,13 +103,17 @@ def command(
     with options.progress_bar("phantom") as bar:
         found = measure_image_quality(restore, settings, progress=lambda done, total: bar(done, total, ""))
     recovery: list[SeriesRecovery] = []
+    along_z: list[AlongZ] = []
     if paths:
         control = slice_restorer(load_model(DEFAULT_MODEL), ApplySettings(strength=1.0, device=device))
         with options.progress_bar("your images") as bar:
             recovery, skipped = find_and_measure(paths, restore, control, slices=slices, seed=seed, progress=bar)
-        for reason in skipped:
+        with options.progress_bar("along z") as bar:
+            along_z, not_contiguous = find_and_measure_along_z(paths, restore, progress=bar)
+        for reason in [*skipped, *not_contiguous]:
             click.echo(f"skipped: {options.plain(reason)}", err=True)
     about = {"model": loaded.name, "method": loaded.method_name, "checksum": loaded.checksum}
-    write_image_quality_report(found, output, about, recovery, overwrite=True)
-    click.echo("\n".join([*sentences(found), *map(options.plain, recovery_sentences(recovery))]))
+    write_image_quality_report(found, output, about, recovery, along_z, overwrite=True)
+    ours = [*recovery_sentences(recovery), *along_z_sentences(along_z)]
+    click.echo("\n".join([*sentences(found), *map(options.plain, ours)]))
     click.echo(f"{output / 'report.html'}")

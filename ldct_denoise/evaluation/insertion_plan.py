@@ -89,8 +89,9 @@ class InsertionPlan:
         geometry = source.geometry.select(self.indices)
         length = float(np.ptp(geometry.offsets_mm)) + COPY_GAP_MM
         shift = np.arange(1 + self.copies)[:, None, None] * length * geometry.normal
-        positions = (geometry.positions_mm[None] + shift).reshape(-1, 3)
-        return Volume(stack, replace(geometry, positions_mm=positions), source.uid, source.patient, source.name)
+        geometry = replace(geometry, positions_mm=(geometry.positions_mm[None] + shift).reshape(-1, 3))
+        metadata = source.metadata.select([*self.indices] * (1 + self.copies))
+        return Volume(stack, geometry, source.uid, source.patient, source.name, metadata)
 
     def recoveries(self, output: Stack) -> dict[InsertedLesion, list[float]]:
         """Recovered share of the contrast at every place of each lesion."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_denoise import __version__
+from ldct_denoise.evaluation.along_z import AlongZ
 from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery
 from ldct_denoise.evaluation.image_quality import OBSERVERS, ImageQualityStudy, PhantomMeasurements
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
@@ -19,6 +20,8 @@ from ldct_denoise.metrics.sharpness import TaskTransfer
 from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.phantoms.tasks import SPACING_MM
+from ldct_denoise.report.along_z import DEFINITIONS as Z_DEFINITIONS
+from ldct_denoise.report.along_z import along_z_charts, along_z_entries, along_z_sentences, along_z_tables
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.contrast_recovery import DEFINITION as RECOVERY_DEFINITION
 from ldct_denoise.report.contrast_recovery import (
@@ -52,6 +55,7 @@ def write_image_quality_report(
     output: Path,
     model: Mapping[str, object],
     recovery: Sequence[SeriesRecovery] = (),
+    along_z: Sequence[AlongZ] = (),
     *,
     overwrite: bool = False,
 ) -> None:
@@ -66,6 +70,8 @@ def write_image_quality_report(
         Name, method and checksum of the model, shown as a table.
     recovery : sequence of SeriesRecovery
         Contrast recovery in the user's own images, if it was measured.
+    along_z : sequence of AlongZ
+        Noise and resolution along z in the user's own images.
     overwrite : bool
         Write into a folder that is not empty.
 
@@ -75,23 +81,34 @@ def write_image_quality_report(
         If the folder is not empty and ``overwrite`` is not given.
     """
     make_output_folder(output, overwrite)
-    text = json.dumps(summary(study, model, recovery), indent=1, allow_nan=False)
+    text = json.dumps(summary(study, model, recovery, along_z), indent=1, allow_nan=False)
     atomic_write(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     settings = study.settings
     page = Page(
         title=f"Image quality on a phantom: {model.get('model', 'denoiser')}",
-        sentences=[*sentences(study), *recovery_sentences(recovery)],
+        sentences=[*sentences(study), *recovery_sentences(recovery), *along_z_sentences(along_z)],
         notes=[f"{settings.realisations} realisations of the noise, 8 ROIs in each; seed {settings.seed}."],
         slice_views=[slice_view("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
         picture_note="One realisation of the rods.",
-        charts=[_noise_charts(study), _transfer_charts(study), _dose_charts(study), *_own_charts(recovery)],
+        charts=[
+            _noise_charts(study),
+            _transfer_charts(study),
+            _dose_charts(study),
+            *([recovery_charts(recovery)] if recovery else []),
+            *([along_z_charts(along_z)] if along_z else []),
+        ],
         tables=[
             _detectability_table(study),
             *([recovery_table(recovery)] if recovery else []),
+            *along_z_tables(along_z),
             _rod_table(study),
             _model_table(model),
         ],
-        definitions=(*DEFINITIONS, RECOVERY_DEFINITION) if recovery else DEFINITIONS,
+        definitions=(
+            *DEFINITIONS,
+            *((RECOVERY_DEFINITION,) if recovery else ()),
+            *(Z_DEFINITIONS if along_z else ()),
+        ),
     )
     write_page(page, output / "report.html")
 
@@ -144,7 +161,10 @@ def dose_text(found: DoseEquivalence) -> str:
 
 
 def summary(
-    study: ImageQualityStudy, model: Mapping[str, object], recovery: Sequence[SeriesRecovery] = ()
+    study: ImageQualityStudy,
+    model: Mapping[str, object],
+    recovery: Sequence[SeriesRecovery] = (),
+    along_z: Sequence[AlongZ] = (),
 ) -> Entry:
     """All measurements, as written to ``summary.json``.
 
@@ -155,6 +175,8 @@ def summary(
         Name, method and checksum of the model.
     recovery : sequence of SeriesRecovery
         Contrast recovery in the user's own images.
+    along_z : sequence of AlongZ
+        Noise and resolution along z in the user's own images.
 
     Returns
     -------
@@ -171,6 +193,7 @@ def summary(
             for (lesion, observer), found in study.equivalence.items()
         ],
         "contrast_recovery": recovery_entries(recovery),
+        "along_z": along_z_entries(along_z),
     }
 
 
@@ -287,10 +310,6 @@ def _detectability_table(study: ImageQualityStudy) -> Table:
     )  # fmt: skip
     text = f"At {100 * study.settings.dose:g} % of the dose, with 95 % intervals."
     return Table("Detectability", text, columns, rows)
-
-
-def _own_charts(recovery: Sequence[SeriesRecovery]) -> list[ChartSection]:
-    return [recovery_charts(recovery)] if recovery else []
 
 
 def _rod_table(study: ImageQualityStudy) -> Table:
