@@ -110,6 +110,13 @@ NARROW = {
     "rednet": {"channels": 8},
     "dncnn": {"channels": 8},
     "invdn": {"growth_channels": 4},
+    "cnn10": {"channels": 8},
+    "ctformer": {"channels": 8, "num_heads": 2},
+    "dugan": {"channels": 8},
+    "edcnn": {"channels": 8},
+    "qae": {"channels": 4},
+    "resnet": {"channels": 8, "num_blocks": 2},
+    "wganvgg": {"channels": 8},
 }
 LEARNED = [name for name in methods.names() if methods.describe(name).supervision is not Supervision.NONE]
 

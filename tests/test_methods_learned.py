@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+
 import pytest
 import torch
 
 from ldct_denoise import methods
+from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods.base import Batch
+from ldct_denoise.methods.ctformer import OverlappedInference, TokenTransformer
+from ldct_denoise.methods.dugan import cutmix_mask
+from ldct_denoise.methods.edcnn import EdgeEnhancement
+from ldct_denoise.methods.zsn2n import downsample_pair
+from ldct_denoise.networks import resnet50
 from ldct_denoise.networks.discriminators import ImageDiscriminator
 from ldct_denoise.networks.encoder_decoder import UNetGenerator
 from ldct_denoise.networks.invertible import HaarDownsampling, InvertibleNetwork
 from ldct_denoise.networks.residual import DnCnn, RedCnn, RedNet
+from ldct_denoise.networks.resnet50 import ResNet50Features
 
 
 def count(network: torch.nn.Module) -> int:
@@ -29,6 +39,168 @@ def test_networks_have_the_published_number_of_parameters() -> None:
     assert count(DnCnn(17, 64, True)) == (9 * 64 + 64) + 15 * (9 * 64 * 64 + 64 + 128) + (9 * 64 + 1)
     # RED-30, 64 channels.
     assert count(RedNet(30, 64)) == 28 * (9 * 64 * 64 + 64) + (9 * 64 + 64) + (9 * 64 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("cnn10", 24_513),  # 64 × 9² + 64, 32 × 64 × 3² + 32, 32 × 5² + 1
+        ("resnet", 1_843_329),  # ldct-benchmark
+        ("qae", 49_818),  # ldct-benchmark: three convolutions in each of ten layers
+        ("edcnn", 80_961),  # authors' code
+        ("wganvgg", 56_097),  # 7 layers of 32 filters, one of 1
+        ("dugan", 206_689),  # RED-CNN with 32 filters
+        ("ctformer", 1_447_477 - 64 - 65 * 1000),  # authors' code (1.45 M), without class token and classifier
+    ],
+)
+def test_methods_have_the_published_number_of_weights(name: str, published: int) -> None:
+    method = methods.build(name, {}, Scale())
+    assert count(method) == published
+    assert method.restoration_parameters().keys() == method.state_dict().keys()
+
+
+def test_critics_have_the_published_size() -> None:
+    method = methods.build("wganvgg", {}, Scale(), for_training=True)
+    convolutions = sum(9 * a * b + b for a, b in pairwise([1, 64, 64, 128, 128, 256, 256]))
+    assert count(method.critic) == convolutions + (8 * 8 * 256 * 1024 + 1024) + (1024 + 1)
+    assert count(methods.find("zsn2n")(methods.find("zsn2n").Settings(), Scale()).make_network()) == 21_313  # 22 k
+
+
+def test_a_quadratic_network_begins_as_a_conventional_one() -> None:
+    method, image = methods.build("qae", {"channels": 4}, Scale()), random(1, 1, 12, 13)
+    first, by_parts = method.network.layers[0], method.network.layers[0].r
+    torch.testing.assert_close(first(image), by_parts(image))
+    with torch.no_grad():
+        first.b.weight.fill_(1.0)
+    summed = torch.nn.functional.conv2d(image.square(), torch.ones(4, 1, 3, 3), padding=1)
+    torch.testing.assert_close(first(image), by_parts(image) + summed)
+
+
+def test_edge_enhancement_is_blind_to_constants_and_sees_four_directions() -> None:
+    edges = EdgeEnhancement(8)(torch.ones(1, 1, 9, 9))[0, 1:, 1:-1, 1:-1]
+    torch.testing.assert_close(edges, torch.zeros_like(edges))
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(9.0), indexing="ij")
+    responses = [EdgeEnhancement(4)(ramp[None, None])[0, 1:, 4, 4].tolist() for ramp in (y, x, x + y, x - y)]
+    assert responses == [[8, 0, 6, -6], [0, 8, 6, 6], [8, 8, 12, 0], [-8, 8, 0, 12]]
+
+
+def test_gradient_penalty_of_a_linear_critic() -> None:
+    method = methods.build("wganvgg", {"channels": 4, "gradient_penalty_weight": 10.0}, Scale(), for_training=True)
+    images = Batch(random(2, 1, 8, 8), random(2, 1, 8, 8, seed=1), None, torch.Generator())
+    method.critic = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 1, bias=False))
+    with torch.no_grad():
+        method.critic[1].weight.fill_(3 / 8)  # norm 3, everywhere
+    losses = {name: loss.detach() for name, loss in method.critic_losses(images).items()}
+    assert float(losses["gradient_penalty"]) == pytest.approx(10 * (3 - 1) ** 2, rel=1e-5)
+    difference = 16 * (method._estimate(images.low) - images.normal).sum(dim=(1, 2, 3)).mean() * 3 / 8
+    assert float(losses["wasserstein"]) == pytest.approx(float(difference.detach()), rel=1e-4)
+    assert not any("perceptual" in name for name in method.losses(images))
+    assert "WGAN-MSE" in method.notes()[0]
+
+
+def test_wganvgg_measures_features_where_weights_are_given(shared_data: Path) -> None:
+    weights = str(next((shared_data / "vgg19").glob("*.pt")))
+    given = {"channels": 4, "critic_channels": 2, "perceptual_layer": "conv2_1", "vgg_weights": weights}
+    method = methods.build("wganvgg", given, Scale(), for_training=True)
+    losses = method.losses(Batch(random(1, 1, 16, 16), random(1, 1, 16, 16, seed=1), None, torch.Generator()))
+    assert losses.keys() == {"adversarial", "perceptual"}
+    assert not any(key.startswith("vgg") for key in method.restoration_parameters())
+    assert not method.notes()
+
+
+def test_resnet50_has_the_names_of_torchvision_and_never_changes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(InputError, match="no such file"):
+        ResNet50Features(str(tmp_path / "resnet50.pth"))
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "resnet50.pth")
+    with pytest.raises(InputError, match=r"bn1\.weight does not fit"):
+        ResNet50Features(str(tmp_path / "resnet50.pth"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resnet50, "load_weights", lambda weights, url, wanted, name: dict(wanted))
+        network = ResNet50Features("any").train()
+    state = network.state_dict()
+    assert sum(state[key].numel() for key in state if key.endswith(("weight", "bias"))) == 23_508_032  # without fc
+    assert {"bn1.running_var", "layer1.0.downsample.1.bias", "layer3.5.conv2.weight", "layer4.2.bn3.bias"} <= {
+        *state
+    }
+    assert "layer1.1.downsample.0.weight" not in state
+    torch.save(state | {"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "resnet50.pth")
+    method = methods.build(
+        "edcnn", {"channels": 4, "resnet50_weights": str(tmp_path / "resnet50.pth")}, Scale(), for_training=True
+    )
+    method.train()
+    losses = method.losses(Batch(random(1, 1, 32, 32), random(1, 1, 32, 32, seed=1), None, torch.Generator()))
+    assert losses.keys() == {"l2", "perceptual"}
+    for key, value in method.resnet50.state_dict().items():
+        assert torch.equal(value, state[key]), key
+    assert [one.shape[1:] for one in network(random(1, 1, 32, 32))] == [
+        (256, 8, 8), (512, 4, 4), (1024, 2, 2), (2048, 1, 1),
+    ]  # fmt: skip
+
+
+def test_cutmix_needs_warm_up_and_mixes_the_scores() -> None:
+    mask = cutmix_mask(20, 30, torch.Generator().manual_seed(1))
+    inside = (mask == 0).nonzero()
+    top, left = inside.amin(dim=0)
+    bottom, right = inside.amax(dim=0) + 1
+    assert float(mask[top:bottom, left:right].sum()) == 0
+    assert float((1 - mask).sum()) == (bottom - top) * (right - left) > 0
+    small = {"channels": 4, "discriminator_channels": 4, "discriminator_levels": 2, "cutmix_prob": 1.0}
+    method = methods.build("dugan", small, Scale(), for_training=True)
+    images = random(2, 1, 18, 21), random(2, 1, 18, 21, seed=1)  # sides that 4 does not divide
+    early, late = (Batch(*images, None, torch.Generator().manual_seed(0), step=step) for step in (0, 1000))
+    assert method.image_discriminator_losses(early).keys() == {"discriminator_image"}
+    losses = method.image_discriminator_losses(late)
+    assert losses.keys() == {"discriminator_image", "cutmix_image"}
+    assert method.gradient_discriminator_losses(late).keys() == {"discriminator_gradient", "cutmix_gradient"}
+    scores = method.d_image(images[0])
+    assert (scores.image.shape, scores.pixels.shape) == ((2, 1), images[0].shape)
+
+
+def test_ctformer_keeps_the_center_of_each_window() -> None:
+    class Center(torch.nn.Module):
+        def forward(self, windows: torch.Tensor) -> torch.Tensor:
+            seen.append(len(windows))
+            return torch.nn.functional.pad(windows[..., 16:-16, 16:-16], (16,) * 4, value=9.0)
+
+    seen: list[int] = []
+    image = random(2, 1, 70, 101)
+    assert torch.equal(OverlappedInference(Center())(image), image)
+    assert seen == [24]
+    network = TokenTransformer(8, 2, 1)
+    window = random(1, 1, 64, 64)
+    with torch.no_grad():
+        assert float((network(window) - window).abs().mean()) < 0.1 * float(window.abs().mean())
+
+
+def test_noise2sim_learns_from_similar_pixels_of_other_slices_only() -> None:
+    method = methods.build("noise2sim", {"base_channels": 4}, Scale())
+    center = 0.25 + 0.002 * random(1, 1, 32, 32)
+    next_one = 0.25 + 0.002 * random(1, 1, 32, 32, seed=1)
+    next_one[..., 16:, :] += 0.05  # 200 HU: other anatomy
+    similar = method.similar_pixels(center, torch.cat([center, next_one], dim=1))
+    assert not bool(similar[:, 0].any())  # a copy, at the end of a series
+    assert bool(similar[:, 1, :12].all())
+    assert not bool(similar[:, 1, 20:].any())
+    copies = Batch(center.expand(-1, 3, -1, -1), None, None, torch.Generator())
+    assert float(method.losses(copies)["l2"].detach()) == 0.0
+    assert (method.context_slices, method.training_context_slices) == (0, 1)
+    stack = torch.cat([next_one, center, next_one], dim=1)
+    assert torch.equal(method.restore(stack), method.restore(center))
+
+
+def test_zero_shot_pair_is_of_the_diagonals_and_the_fit_removes_white_noise() -> None:
+    first, second = downsample_pair(torch.tensor([[[[1.0, 2.0], [3.0, 5.0]]]]))
+    assert (float(first), float(second)) == (2.5, 3.0)
+    y, x = torch.meshgrid(torch.arange(48), torch.arange(48), indexing="ij")
+    clean = 0.25 + 0.05 * torch.sin((x + y) / 8.0)
+    noisy = (clean + 0.02 * random(48, 48))[None, None]
+    method, seen = methods.build("zsn2n", {"iterations": 150, "channels": 16}, Scale()), []
+    method.on_iteration = lambda iteration, iterations: seen.append((iteration, iterations))
+    with torch.inference_mode():
+        restored = method.restore(noisy)
+    assert seen[-1] == (150, 150)
+    assert float((restored[0, 0] - clean).square().mean()) < 0.5 * float((noisy[0, 0] - clean).square().mean())
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "unit", "drnet"])
@@ -56,7 +228,9 @@ def test_translation_methods_keep_low_frequencies_where_asked(name: str) -> None
     assert left == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["redcnn", "rednet", "dncnn", "noise2noise"])
+@pytest.mark.parametrize(
+    "name", ["redcnn", "rednet", "dncnn", "noise2noise", "resnet", "qae", "edcnn", "noise2sim"]
+)
 def test_residual_networks_begin_near_the_identity(name: str) -> None:
     image = 0.25 + 0.01 * random(1, 1, 40, 44)
     with torch.no_grad():

@@ -65,6 +65,7 @@ def make_training_set(
     supervision: Supervision,
     *,
     context_slices: int = 0,
+    training_context_slices: int | None = None,
     uses_noise: bool = True,
     scratch: Path = Path("simulated"),
     report: Callable[[str], None] = lambda message: None,
@@ -83,7 +84,9 @@ def make_training_set(
     supervision : Supervision
         Kind of images that the method is trained on.
     context_slices : int
-        Context slices on each side of a slice.
+        Context slices on each side of a slice that the method denoises.
+    training_context_slices : int, optional
+        Context slices of training patches; by default as many.
     uses_noise : bool
         Whether the method is trained on normal-dose patches with noise added.
     scratch : Path
@@ -110,14 +113,15 @@ def make_training_set(
         simulated = with_simulated_low(pools, config, supervision, cache, report)
         if config.data.noise_model != "dose_simulation" or not pools.low:
             pools = simulated
-    normal, held_back = _split(pools, context_slices, paired)
+    reach = context_slices if training_context_slices is None else training_context_slices
+    normal, held_back = _split(pools, reach, paired)
     training = normal if paired else add_downscaled(normal, config.data.downscale_factors)
     noise = _training_noise(config, pools, training, paired, report) if uses_noise else None
     sources = _patch_sources(pools, training, supervision, paired)
     sources = replace(sources, noise=noise, low_noise=photograph_noise(config.data) if photographs else None)
     if simulated and uses_noise and config.data.noise_model == "dose_simulation":
         sources = replace(sources, scans=_scans_by_position(simulated, normal))
-    patches = PatchDataset(sources, config, context_slices)
+    patches = PatchDataset(sources, config, reach)
     # A supervised method is not validated on targets that it was trained on.
     candidates = held_back if paired else held_back or normal
     validation = make_validation_set(

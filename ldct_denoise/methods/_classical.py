@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ldct_denoise.intensity import Scale
 from ldct_denoise.methods import base
+from ldct_denoise.networks.blocks import run_padded
 
 
 class SigmaSettings(base.Settings):
@@ -104,6 +105,36 @@ def each_image(image: Tensor, restore: Callable[[Tensor], Tensor]) -> Tensor:
     with torch.autocast(image.device.type, enabled=False):
         restored = [restore(one[0].float()) for one in image]
     return torch.stack(restored)[:, None].to(image.dtype)
+
+
+def fit_to_image(image: Tensor, fit: Callable[[Tensor, float], Tensor], multiple: int, min_side: int) -> Tensor:
+    """Fit a network to one image of zero mean and unit variance, with gradients even where a caller wants none.
+
+    Parameters
+    ----------
+    image : Tensor, shape (height, width)
+        The image.
+    fit : callable
+        Maps the standardised image, padded to shape (1, 1, height, width), and the standard deviation of the image
+        to an estimate of the same shape.
+    multiple : int
+        Divisor of the sides that the network accepts, pixels.
+    min_side : int
+        Smallest side that the network accepts, pixels.
+
+    Returns
+    -------
+    Tensor, shape (height, width)
+        The estimate; a constant image is returned as it is.
+    """
+    std = float(image.std(correction=0))
+    if std == 0:
+        return image
+    with torch.inference_mode(False), torch.enable_grad():
+        mean = float(image.mean())
+        target = (image.clone()[None, None] - mean) / std
+        fitted = run_padded(lambda padded: fit(padded, std), target, multiple, min_side)
+    return fitted[0, 0] * std + mean
 
 
 def on_array(image: Tensor, restore: Callable[[NDArray[np.float32]], NDArray[np.floating]]) -> Tensor:

@@ -65,8 +65,8 @@ class Batch:
     Parameters
     ----------
     low : Tensor, shape (n, channels, height, width)
-        Low-dose patches. ``channels`` is 1, or 2·c + 1 for a method with c ``context_slices``; the same holds for
-        ``normal`` and ``noise``.
+        Low-dose patches. ``channels`` is 1, or 2·c + 1 for a method with c ``training_context_slices``; the same
+        holds for ``normal`` and ``noise``.
     normal : Tensor, same shape, optional
         Normal-dose patches: of other patients or positions for ``UNPAIRED``, of the same position for
         ``SUPERVISED``, the second noise realisation for ``NOISE2NOISE``. None for ``SELF``.
@@ -172,6 +172,11 @@ class Method(nn.Module, ABC, Generic[S]):
     def context_slices(self) -> int:
         """Adjacent slices on each side that the method also takes as input (2.5-D)."""
         return 0
+
+    @property
+    def training_context_slices(self) -> int:
+        """Adjacent slices on each side in training batches; by default those that the method takes as input."""
+        return self.context_slices
 
     @property
     def uses_noise(self) -> bool:

@@ -20,9 +20,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ldct_denoise.intensity import Scale
-from ldct_denoise.methods._classical import SigmaSettings, each_image, noise_sigma
+from ldct_denoise.methods._classical import SigmaSettings, each_image, fit_to_image, noise_sigma
 from ldct_denoise.methods.base import Method
-from ldct_denoise.networks.blocks import conv, run_padded
+from ldct_denoise.networks.blocks import conv
 from ldct_denoise.networks.optimizers import OptimizerName, create_optimizer
 
 
@@ -103,18 +103,11 @@ class Dip(Method[DipSettings]):
         return each_image(image, lambda one: self._restore(one, seed))
 
     def _restore(self, image: Tensor, seed: int) -> Tensor:
-        sigma, std = noise_sigma(image, self.settings, self.scale), float(image.std(correction=0))
-        if std == 0:
-            return image
-        with torch.inference_mode(False), torch.enable_grad():  # callers restore without gradients
-            mean = float(image.mean())
-            target = (image.clone()[None, None] - mean) / std
-            multiple = 2**self.settings.num_levels
-            # Batch normalisation needs more than one pixel at the coarsest resolution.
-            fitted = run_padded(
-                lambda padded: self._fit(padded, sigma / std, seed), target, multiple, 2 * multiple
-            )
-        return fitted[0, 0] * std + mean
+        sigma, multiple = noise_sigma(image, self.settings, self.scale), 2**self.settings.num_levels
+        # Batch normalisation needs more than one pixel at the coarsest resolution.
+        return fit_to_image(
+            image, lambda target, std: self._fit(target, sigma / std, seed), multiple, 2 * multiple
+        )
 
     def _fit(self, target: Tensor, sigma: float, seed: int) -> Tensor:
         """Fit a network to ``target`` (1, 1, height, width) of unit variance; return its averaged output."""

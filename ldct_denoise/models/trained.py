@@ -25,6 +25,8 @@ from ldct_denoise.methods.base import Method
 from ldct_denoise.models.catalogue import model_file, shipped_models
 from ldct_denoise.output import atomic_write
 
+#: Settings that name files of weights.
+_WEIGHT_FILES = ("vgg_weights", "resnet50_weights")
 #: The model that ``apply`` uses by default.
 DEFAULT_MODEL = "lir-ct"
 
@@ -113,9 +115,7 @@ def save_model(path: Path, method_name: str, method: Method[Any], card: Mapping[
 def _portable_settings(method: Method[Any]) -> dict[str, Any]:
     """Return the settings without paths of this machine, which only training uses."""
     settings: dict[str, Any] = method.settings.model_dump(mode="json")
-    if "vgg_weights" in settings:
-        settings["vgg_weights"] = None
-    return settings
+    return {key: None if key in _WEIGHT_FILES else value for key, value in settings.items()}
 
 
 def load_model(name: str | Path) -> TrainedModel:

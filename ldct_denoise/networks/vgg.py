@@ -5,19 +5,16 @@ The network is written out here, so that torchvision is not a dependency.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
-from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.networks.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_weights
 
 #: ImageNet weights published by torchvision; downloaded only if the configuration says ``download``.
 WEIGHTS_URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 
 _PLAN = {"conv1": (64, 2), "conv2": (128, 2), "conv3": (256, 4), "conv4": (512, 4), "conv5": (512, 4)}
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Vgg19Features(nn.Module):
@@ -44,10 +41,11 @@ class Vgg19Features(nn.Module):
     def __init__(self, layer: str, weights: str) -> None:
         super().__init__()
         self.features = _layers_up_to(layer)
-        self.features.load_state_dict(_load(weights, self.features, layer))
+        state = load_weights(weights, WEIGHTS_URL, self.features.state_dict(), f"vgg19 up to {layer}", "features.")
+        self.features.load_state_dict(state)
         self.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return features of images (n, 1, height, width) with values in 0…1."""
@@ -67,24 +65,3 @@ def _layers_up_to(layer: str) -> nn.Sequential:
             layers.append(nn.ReLU(inplace=True))
         layers.append(nn.MaxPool2d(2))
     raise ConfigError(f"VGG-19 has no layer {layer!r}; give conv1_1 … conv5_4")
-
-
-def _load(weights: str, features: nn.Sequential, layer: str) -> dict[str, Tensor]:
-    if weights == "download":
-        state = torch.hub.load_state_dict_from_url(
-            WEIGHTS_URL, map_location="cpu", progress=False, check_hash=True
-        )
-    else:
-        path = Path(weights)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; give a file of torchvision's vgg19 weights, or 'download'")
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(f"{path}: not a file of PyTorch weights ({str(error).splitlines()[0]})") from None
-    found = {key.removeprefix("features."): value.float() for key, value in state.items() if "features." in key}
-    wanted = features.state_dict()
-    missing = [key for key in wanted if key not in found or found[key].shape != wanted[key].shape]
-    if missing:
-        raise InputError(f"{weights}: needs VGG-19 weights up to {layer}, but features.{missing[0]} does not fit")
-    return {key: found[key] for key in wanted}

@@ -104,7 +104,7 @@ def _sentence(evaluation: Evaluation, model: str, window: str, region: str, base
     error, ssim = (evaluation.values(model, window, region, metric) for metric in ("rmse", "ssim"))
     text = (
         f"{_psnr_words(evaluation, evaluation.values(model, window, region, 'psnr'))}, "
-        f"{f'SSIM {_mean(evaluation, ssim):.4f}' if ssim else 'SSIM not measured'}; without a window, mean HU differs from the reference by "
+        f"SSIM {_mean(evaluation, ssim):.4f}; without a window, mean HU differs from the reference by "
         f"{mean_hu_offset(evaluation, model, region):+.2f} HU."
     )
     shared = sorted(error.keys() & baseline.keys())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from ldct_denoise.methods.base import Batch, Method
 
 #: Height and width of trial images that no power of two divides, pixels.
 ODD_SIZES = ((37, 50), (24, 19))
+#: Height and width of the smallest trial images, pixels.
+FEW_PIXELS = ((1, 1), (1, 7), (4, 3), (10, 10))
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None, scale: Sc
     trials: dict[str, Callable[[], str]] = {
         "an unknown setting is refused": subject.refuses_unknown_settings,
         "restore keeps the shape and the type of images of any size, and is finite": subject.restores_any_size,
+        "restore keeps the shape of images of few pixels, and is finite": subject.restores_few_pixels,
         "restore gives the same image for the same seed, and leaves its input unchanged": subject.repeats_itself,
         "restore of several slices at once equals restore of each": subject.treats_slices_alone,
         "only a method with is_random heeds the seed": subject.heeds_seed,
@@ -77,6 +80,7 @@ def check_method(name: str, settings: Mapping[str, Any] | None = None, scale: Sc
             "a phase trains its own parameters and no others": subject.trains_its_own,
             "training repeats itself to the bit": subject.training_repeats_itself,
             "restoration_parameters are all that restore needs": subject.keeps_what_it_needs,
+            "summary_images are single slices of the batch's size": subject.summarises,
         }
     return [Trial(text, _outcome(trial)) for text, trial in trials.items()]
 
@@ -104,18 +108,17 @@ class _Subject:
             torch.manual_seed(0)
             return methods.build(self.name, self.settings, self.scale, for_training=for_training)
 
-    def image(self, method: Method[Any], height: int, width: int, seed: int = 0, count: int = 1) -> Tensor:
+    def image(self, channels: int, height: int, width: int, seed: int = 0, count: int = 1) -> Tensor:
         """Smooth anatomy around 0 HU with noise of 40 HU, network units."""
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
         clean = 40 * torch.sin(x / 9.0) * torch.cos(y / 7.0)
-        noise = torch.randn(
-            (count, method.in_channels, height, width), generator=torch.Generator().manual_seed(seed)
-        )
+        noise = torch.randn((count, channels, height, width), generator=torch.Generator().manual_seed(seed))
         return (clean + 40 * noise - self.scale.low_hu) / (self.scale.high_hu - self.scale.low_hu)
 
     def batch(self, method: Method[Any], step: int) -> Batch:
-        low = self.image(method, 64, 64, seed=2 * step, count=2)
-        normal = None if self.supervision is Supervision.SELF else self.image(method, 64, 64, 2 * step + 1, 2)
+        channels = 2 * method.training_context_slices + 1
+        low = self.image(channels, 64, 64, seed=2 * step, count=2)
+        normal = None if self.supervision is Supervision.SELF else self.image(channels, 64, 64, 2 * step + 1, 2)
         noise = (
             0.01 * torch.randn(low.shape, generator=torch.Generator().manual_seed(step))
             if method.uses_noise
@@ -126,14 +129,21 @@ class _Subject:
     def refuses_unknown_settings(self) -> str:
         try:
             methods.build(self.name, self.settings | {"no_such_setting": 1}, self.scale)
-        except ConfigError:
-            return ""
+        except ConfigError as error:
+            return "" if "no_such_setting" in str(error) else f"the error does not name it: {error}"
         return "no_such_setting=1 was accepted; derive Settings from methods.base.Settings"
 
     def restores_any_size(self) -> str:
-        method = self.build().eval()
-        for size in ODD_SIZES:
-            noisy = self.image(method, *size, count=2)
+        return self._restores_sizes(self.build().eval(), ODD_SIZES)
+
+    def restores_few_pixels(self) -> str:
+        fields = methods.find(self.name).Settings.model_fields
+        known = {"sigma_hu": 60} if "sigma_hu" in fields else {}  # too few pixels to estimate it
+        return self._restores_sizes(replace(self, settings=self.settings | known).build().eval(), FEW_PIXELS)
+
+    def _restores_sizes(self, method: Method[Any], sizes: Sequence[tuple[int, int]]) -> str:
+        for size in sizes:
+            noisy = self.image(method.in_channels, *size, count=2)
             restored = _restore(method, noisy)
             if restored.shape != (2, 1, *size) or restored.dtype != noisy.dtype:
                 return f"{tuple(noisy.shape)} of {noisy.dtype} became {tuple(restored.shape)} of {restored.dtype}"
@@ -143,7 +153,7 @@ class _Subject:
 
     def repeats_itself(self) -> str:
         method = self.build().eval()
-        noisy = self.image(method, *ODD_SIZES[0])
+        noisy = self.image(method.in_channels, *ODD_SIZES[0])
         before = noisy.clone()
         first, second = _restore(method, noisy, 3), _restore(method, noisy, 3)
         if not torch.equal(noisy, before):
@@ -156,7 +166,7 @@ class _Subject:
         method = self.build().eval()
         if method.is_random:
             return ""
-        noisy = self.image(method, 32, 32, count=2)
+        noisy = self.image(method.in_channels, 32, 32, count=2)
         together = _restore(method, noisy)
         alone = torch.cat([_restore(method, noisy[:1]), _restore(method, noisy[1:])])
         difference = _difference(together, alone)
@@ -164,13 +174,13 @@ class _Subject:
 
     def heeds_seed(self) -> str:
         method = self.build().eval()
-        noisy = self.image(method, 24, 24)
+        noisy = self.image(method.in_channels, 24, 24)
         same = torch.equal(_restore(method, noisy, 1), _restore(method, noisy, 2))
         return "" if same or method.is_random else "the seed changes the result; set is_random = True"
 
     def leaves_global_generator(self) -> str:
         method, before = self.build(for_training=True).eval(), torch.random.get_rng_state()
-        _restore(method, self.image(method, 24, 24))
+        _restore(method, self.image(method.in_channels, 24, 24))
         if self.supervision is not Supervision.NONE:
             self._train(method, 1)
         same = torch.equal(torch.random.get_rng_state(), before)
@@ -185,18 +195,25 @@ class _Subject:
         broken = [key for key, value in method.named_parameters() if not bool(torch.isfinite(value).all())]
         if broken:
             return f"{broken[0]} is not finite after three steps"
+        trained = {id(p) for phase in method.phases(1e-3) for p in phase.parameters}
+        forgotten = [key for key, p in method.named_parameters() if p.requires_grad and id(p) not in trained]
+        if forgotten:
+            return f"no phase trains {forgotten[0]}"
         changed = sum(not torch.equal(value, before[key]) for key, value in method.named_parameters())
         return "" if changed >= 0.9 * len(before) else f"only {changed} of {len(before)} tensors changed"
 
     def trains_its_own(self) -> str:
         method = self.build(for_training=True)
         method.train()
-        for phase in method.phases(1e-3):
-            others = [p for p in method.parameters() if all(p is not q for q in phase.parameters)]
-            before = [p.detach().clone() for p in others]
-            _update(phase, self.batch(method, 0))
-            if not all(torch.equal(p, q) for p, q in zip(others, before, strict=True)):
-                return f"phase {phase.name!r} changed parameters of another"
+        phases = method.phases(1e-3)
+        for step in range(2):
+            batch = self.batch(method, step)
+            for phase in phases:
+                others = [p for p in method.parameters() if all(p is not q for q in phase.parameters)]
+                before = [p.detach().clone() for p in others]
+                _update(phase, batch)
+                if not all(torch.equal(p, q) for p, q in zip(others, before, strict=True)):
+                    return f"phase {phase.name!r} changed parameters of another"
         return ""
 
     def training_repeats_itself(self) -> str:
@@ -206,10 +223,22 @@ class _Subject:
     def keeps_what_it_needs(self) -> str:
         trained, fresh = self.build(for_training=True), self.build()
         self._train(trained, 2)
-        fresh.load_state_dict(dict(trained.restoration_parameters()))
-        noisy = self.image(trained, 24, 24)
+        kept = dict(trained.restoration_parameters())
+        if len({value.data_ptr() for value in kept.values()}) < len(kept):
+            return "two of them share memory, which a model file cannot hold"
+        fresh.load_state_dict(kept)
+        noisy = self.image(trained.in_channels, 24, 24)
         same = torch.equal(_restore(trained.eval(), noisy), _restore(fresh.eval(), noisy))
         return "" if same else "a model that is saved and loaded restores otherwise"
+
+    def summarises(self) -> str:
+        method = self.build(for_training=True).eval()
+        batch = self.batch(method, 0)
+        with torch.no_grad():
+            pictures = method.summary_images(batch)
+        wanted = (len(batch.low), 1, *batch.low.shape[-2:])
+        wrong = [f"{name} {tuple(one.shape)}" for name, one in pictures.items() if one.shape != wanted]
+        return f"{wrong[0]} should have the shape {wanted}" if wrong else ""
 
     def _train(self, method: Method[Any], steps: int) -> dict[str, float]:
         method.train()

@@ -170,6 +170,7 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
         pools,
         methods.describe(config.method).supervision,
         context_slices=run.method.context_slices,
+        training_context_slices=run.method.training_context_slices,
         uses_noise=run.method.uses_noise,
         scratch=stage.scratch,
         report=say,

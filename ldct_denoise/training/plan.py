@@ -121,6 +121,6 @@ def _phase_texts(run: RunState) -> Iterator[str]:
 
 def _blank_sample(run: RunState, config: Config, has_noise: bool) -> dict[str, torch.Tensor]:
     """A sample without content, to find out which losses there are."""
-    side, channels = config.data.patch_size, 2 * run.method.context_slices + 1
+    side, channels = config.data.patch_size, 2 * run.method.training_context_slices + 1
     names = ("low", "normal", "noise") if has_noise else ("low", "normal")
     return {name: torch.zeros(channels, side, side) for name in names}
