@@ -68,7 +68,7 @@ lock: $(READY)  ## write requirements.lock from this environment, and requiremen
 	   $(BIN)/pip freeze --exclude-editable --exclude torch; } > requirements.lock
 	@{ echo "# What a DICOM node needs besides torch: every version and hash. Written by \`make lock\`."; \
 	   { echo "torch==$(TORCH)"; grep -v '^#' requirements.lock; } | \
-	   uv pip compile --quiet pyproject.toml --extra node --extra sim --generate-hashes --python-version 3.11 \
+	   uv pip compile --quiet pyproject.toml --extra node --generate-hashes --python-version 3.11 \
 	       --python-platform x86_64-manylinux_2_28 $(UV_PIP_ARGS) --constraint - --no-emit-package torch \
 	       --no-header --no-annotate; } > requirements-node.lock
 

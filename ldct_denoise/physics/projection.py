@@ -1,8 +1,8 @@
 """Parallel-beam projection and back-projection of one slice, and fan-beam noise rebinned to parallel rays.
 
 A ray of view θ and channel position s passes through ``s·(cos θ, sin θ) + t·(−sin θ, cos θ)``, with the origin in
-the centre of the slice, x along a row and y down a column. With numba (extra ``sim``) the loops are compiled and
-run on all cores; otherwise NumPy and SciPy compute the same sums, and on a GPU torch does (``torch_projection``).
+the centre of the slice, x along a row and y down a column. Views are computed one by one, which bounds the memory;
+every value is summed in a fixed order, so that results do not depend on the number of threads.
 
 References
 ----------
@@ -13,86 +13,82 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import ndimage
+from torch.nn.functional import grid_sample
 
 from ldct_denoise.physics.rays import ParallelGeometry
 
 Image = NDArray[np.float32]
 
 
-def project(
-    image: Image, geometry: ParallelGeometry, *, compiled: bool | None = None, device: str = "cpu"
-) -> Image:
-    """Line integrals of an image along all rays.
+def project(image: Image, geometry: ParallelGeometry, device: str = "cpu") -> Image:
+    """Line integrals of an image: the sum of bilinear samples along each ray, one pixel apart.
 
     Parameters
     ----------
     image : ndarray, shape (rows, columns)
         For instance attenuation in 1/mm; 0 outside.
     geometry : ParallelGeometry
-    compiled : bool, optional
-        Whether numba is used; by default if it is installed.
     device : str
-        ``"cpu"``, or a torch device that computes the sums.
+        Torch device that computes the sums.
 
     Returns
     -------
     ndarray, shape (views, channels), float32
         Image units × mm.
     """
-    if device != "cpu":
-        from ldct_denoise.physics import torch_projection
+    rows, columns = image.shape
+    dy, dx = geometry.spacing_mm
+    step_mm = min(dy, dx)
+    half = int(math.hypot(rows * dy, columns * dx) / 2 / step_mm) + 1
+    pixels = torch.as_tensor(np.ascontiguousarray(image, np.float32), device=device)[None, None]
+    # grid_sample's coordinates are −1 and 1 at the outer edges of the image.
+    t = (torch.arange(-half, half + 1, dtype=torch.float64) * step_mm).to(device, torch.float32)
+    s = torch.as_tensor(geometry.channels_mm, dtype=torch.float32, device=device)[:, None]
+    views = []
+    for angle in geometry.angles:
+        cos, sin = math.cos(angle), math.sin(angle)
+        x = (s * cos - t * sin) * (2 / (columns * dx))
+        y = (s * sin + t * cos) * (2 / (rows * dy))
+        sampled = grid_sample(pixels, torch.stack([x, y], dim=-1)[None], align_corners=False)
+        views.append(sampled[0, 0].sum(dim=-1) * step_mm)
+    sinogram: Image = torch.stack(views).cpu().numpy()
+    return sinogram
 
-        return torch_projection.project(image, geometry, device)
-    run = _compiled()[0] if _use_numba(compiled) else _project_numpy
-    step_mm = min(geometry.spacing_mm)
-    return run(
-        np.ascontiguousarray(image, np.float32),
-        geometry.angles,
-        geometry.channels_mm,
-        *geometry.spacing_mm,
-        step_mm,
-    )
 
-
-def back_project(
-    sinogram: Image, geometry: ParallelGeometry, *, compiled: bool | None = None, device: str = "cpu"
-) -> Image:
+def back_project(sinogram: Image, geometry: ParallelGeometry, device: str = "cpu") -> Image:
     """Back-project a sinogram: the sum over the views of the value on each pixel's ray, times π / views.
 
     Parameters
     ----------
     sinogram : ndarray, shape (views, channels)
+        Interpolated linearly between channels.
     geometry : ParallelGeometry
-    compiled : bool, optional
-        Whether numba is used; by default if it is installed.
     device : str
-        ``"cpu"``, or a torch device that computes the sums.
+        Torch device that computes the sums.
 
     Returns
     -------
     ndarray, shape (rows, columns), float32
     """
-    if device != "cpu":
-        from ldct_denoise.physics import torch_projection
-
-        return torch_projection.back_project(sinogram, geometry, device)
-    run = _compiled()[1] if _use_numba(compiled) else _back_project_numpy
-    total = run(
-        np.ascontiguousarray(sinogram, np.float32),
-        geometry.angles,
-        geometry.channels_mm[0],
-        geometry.channel_mm,
-        geometry.rows,
-        geometry.columns,
-        *geometry.spacing_mm,
-    )
-    return total * np.float32(math.pi / geometry.views)
+    dy, dx = geometry.spacing_mm
+    # Position of pixels among the channels, for a ray along an axis.
+    x = (torch.arange(geometry.columns, device=device) - (geometry.columns - 1) / 2) * (dx / geometry.channel_mm)
+    y = (torch.arange(geometry.rows, device=device) - (geometry.rows - 1) / 2) * (dy / geometry.channel_mm)
+    first = float(geometry.channels_mm[0]) / geometry.channel_mm
+    views = torch.as_tensor(np.ascontiguousarray(sinogram, np.float32), device=device)
+    total = torch.zeros(geometry.rows * geometry.columns, device=device)
+    for view, step, angle in zip(views, views.diff(dim=1), geometry.angles, strict=True):
+        at = (x * math.cos(angle) + (y[:, None] * math.sin(angle) - first)).flatten()
+        left = at.to(torch.int32)
+        total += view.index_select(0, left)
+        total += (at - left) * step.index_select(0, left)
+    back: Image = (total * (math.pi / geometry.views)).view(geometry.rows, geometry.columns).cpu().numpy()
+    return back
 
 
 def filter_channels(
@@ -185,77 +181,3 @@ def fan_noise(geometry: ParallelGeometry, source_to_centre_mm: float, rng: np.ra
     parallel = white[beta, channel[None]]
     twice = parallel[: geometry.views] + parallel[geometry.views :, ::-1]
     return twice / np.float32(math.sqrt(2))
-
-
-def _use_numba(compiled: bool | None) -> bool:
-    return _compiled() is not None if compiled is None else compiled
-
-
-def _project_numpy(
-    image: Image,
-    angles: NDArray[np.floating[Any]],
-    s: NDArray[np.floating[Any]],
-    dy: float,
-    dx: float,
-    step: float,
-) -> Image:
-    rows, columns = image.shape
-    half = int(math.hypot(rows * dy, columns * dx) / 2 / step) + 1
-    t = np.arange(-half, half + 1) * step
-    sinogram = np.empty((len(angles), len(s)), np.float32)
-    for view, angle in enumerate(angles):
-        x = s[:, None] * math.cos(angle) - t[None] * math.sin(angle)
-        y = s[:, None] * math.sin(angle) + t[None] * math.cos(angle)
-        at = np.stack([y / dy + (rows - 1) / 2, x / dx + (columns - 1) / 2])
-        sinogram[view] = ndimage.map_coordinates(image, at, order=1, mode="grid-constant").sum(axis=1) * step
-    return sinogram
-
-
-def _back_project_numpy(
-    sinogram: Image,
-    angles: NDArray[np.floating[Any]],
-    first_mm: float,
-    channel_mm: float,
-    rows: int,
-    columns: int,
-    dy: float,
-    dx: float,
-) -> Image:
-    x = (np.arange(columns) - (columns - 1) / 2) * dx
-    y = (np.arange(rows) - (rows - 1) / 2) * dy
-    total = np.zeros((rows, columns), np.float64)
-    for view, angle in zip(sinogram, angles, strict=True):
-        at = (x[None] * math.cos(angle) + y[:, None] * math.sin(angle) - first_mm) / channel_mm
-        left = at.astype(np.int32)
-        total += view[left] + (at - left) * (view[left + 1] - view[left])
-    return total.astype(np.float32)
-
-
-@cache
-def _compiled() -> Any:
-    """The two loops compiled by numba, or None if it is not installed.
-
-    Every output is summed by one thread in a fixed order, so results do not depend on the number of threads.
-    """
-    try:
-        import numba
-    except ImportError:
-        return None
-    from ldct_denoise.physics import _kernels
-
-    compile_ = numba.njit(parallel=True, nogil=True, cache=True)
-    return tuple(_preserve_torch_threads(compile_(loop)) for loop in (_kernels.project, _kernels.back_project))
-
-
-def _preserve_torch_threads(loop: Callable[..., Image]) -> Callable[..., Image]:
-    """Restore torch's number of threads after the loop: numba sets that of OpenMP, which torch shares."""
-    import torch
-
-    def run(*arguments: Any) -> Image:
-        threads = torch.get_num_threads()
-        try:
-            return loop(*arguments)
-        finally:
-            torch.set_num_threads(threads)
-
-    return run

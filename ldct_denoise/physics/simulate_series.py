@@ -86,7 +86,7 @@ class Simulation:
 
 
 #: Incremented when the simulated noise changes, so that old caches are not reused.
-VERSION = 4
+VERSION = 5
 
 
 def simulate(
