@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ldct_denoise.inference.series import WriteReport
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.models.trained import TrainedModel
+    from ldct_denoise.report.identity import Signature
     from ldct_denoise.volume import SliceSource
 
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--view", is_flag=True, help="Then show input and output in the browser, as `view` does; one series only."
 )
+@options.signature
 @options.output_format
 @click.option("--compress", type=click.Choice(get_args(Compression)), help="Lossless compression (DICOM).")
 @click.option(
@@ -82,6 +84,8 @@ def command(
     report: bool,
     open_report: bool,
     view: bool,
+    author: str,
+    site: str,
     assume_hu: bool,
     verbose: bool,
     **writing: Any,
@@ -96,6 +100,7 @@ def command(
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.io.write_settings import WriteSettings
     from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
+    from ldct_denoise.report.identity import Signature
 
     if verbose:
         options.log_to_stderr(verbose)
@@ -111,11 +116,13 @@ def command(
     )
     loaded = load_model(model or DEFAULT_MODEL)
     reports: list[tuple[Path, str]] = []
+    on_result = None
+    if report or open_report:
+        on_result = _report_writer(loaded, settings, Signature(author, site), reports)
     with options.progress_bar("denoising") as progress:
         written = apply(
             series, loaded, output, settings, WriteSettings(**writing),
-            write_report=_report_writer(loaded, settings, reports) if report or open_report else None,
-            progress=progress, notify=partial(click.echo, err=True),
+            write_report=on_result, progress=progress, notify=partial(click.echo, err=True),
         )  # fmt: skip
     for path in written:
         click.echo(path)
@@ -127,11 +134,13 @@ def command(
         _view(series, written, assume_hu)
 
 
-def _report_writer(model: TrainedModel, settings: ApplySettings, reports: list[tuple[Path, str]]) -> WriteReport:
+def _report_writer(
+    model: TrainedModel, settings: ApplySettings, signature: Signature, reports: list[tuple[Path, str]]
+) -> WriteReport:
     """Writes reports, and notes the path and the verdict of each in ``reports``."""
     from ldct_denoise.report.apply import apply_report_writer, verdict
 
-    write = apply_report_writer(model, settings)
+    write = apply_report_writer(model, settings, signature)
 
     def write_and_note(source: SliceSource, location: Path, path: Path) -> None:
         reports.append((path, verdict(write(source, location, path))))

@@ -92,6 +92,7 @@ if TYPE_CHECKING:
 @options.device
 @options.precision
 @options.method_files
+@options.signature
 @options.open_report
 @options.overwrite
 def command(
@@ -120,6 +121,8 @@ def command(
     tta: bool,
     device: str,
     precision: str,
+    author: str,
+    site: str,
     open_report: bool,
     overwrite: bool,
     **measurements: Any,
@@ -136,6 +139,8 @@ def command(
     from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.models.trained import load_model
     from ldct_denoise.output import make_output_folder
+    from ldct_denoise.report.identity import Signature
+    from ldct_denoise.report.verdict import evaluation_answer
     from ldct_denoise.report.write import write_comparison
 
     if sum((dicom_root is not None, bool(low or normal), manifest is not None, images is not None)) != 1:
@@ -177,9 +182,16 @@ def command(
                 settings=settings,
                 progress=bar,
             )
-    write_comparison(result, output, overwrite=True, include_patient_ids=include_patient_ids)
+    write_comparison(
+        result,
+        output,
+        overwrite=True,
+        include_patient_ids=include_patient_ids,
+        signature=Signature(author, site),
+    )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
+    click.echo(f"{evaluation_answer(result)[0]}\n")
     click.echo("\n".join(result.lines()))
     click.echo(f"{output / 'report.html'}")
     if open_report:

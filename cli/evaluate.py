@@ -30,8 +30,9 @@ from . import options
     help="Insert of a phantom (LPS mm): resolution at its contrast; HU linearity if three nominal HU are given. "
     "Repeatable.",
 )
-@click.option("--pdf", is_flag=True, help="Also write summary.pdf, a single page.")
+@click.option("--pdf", is_flag=True, help="Also write summary.pdf.")
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs in the report.")
+@options.signature
 @options.open_report
 @options.overwrite
 def command(
@@ -42,6 +43,8 @@ def command(
     inserts: tuple[str, ...],
     pdf: bool,
     include_patient_ids: bool,
+    author: str,
+    site: str,
     open_report: bool,
     overwrite: bool,
     low_patterns: tuple[str, ...],
@@ -57,6 +60,8 @@ def command(
     from ldct_denoise.evaluation.inserts import Insert
     from ldct_denoise.io.dose_words import Dose, DosePatterns
     from ldct_denoise.output import make_output_folder
+    from ldct_denoise.report.identity import Signature
+    from ldct_denoise.report.verdict import evaluation_answer
     from ldct_denoise.report.write import write_evaluation
 
     plan, parsed = options.measurement_plan(**measurements), [Insert.parse(text) for text in inserts]
@@ -71,9 +76,17 @@ def command(
             inserts=parsed,
             progress=lambda done, total: bar(done, total, ""),
         )
-    write_evaluation(result, output, overwrite=True, include_patient_ids=include_patient_ids, pdf=pdf)
+    write_evaluation(
+        result,
+        output,
+        overwrite=True,
+        include_patient_ids=include_patient_ids,
+        signature=Signature(author, site),
+        pdf=pdf,
+    )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
+    click.echo(f"{evaluation_answer(result)[0]}\n")
     click.echo("\n".join(result.lines()))
     click.echo(f"{output / 'report.html'}")
     if open_report:

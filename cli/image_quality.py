@@ -59,6 +59,7 @@ from . import options
 @options.strength
 @options.device
 @options.method_files
+@options.signature
 @options.overwrite
 def command(
     model: str | None,
@@ -71,6 +72,8 @@ def command(
     slices: int,
     strength: float | None,
     device: str,
+    author: str,
+    site: str,
     overwrite: bool,
 ) -> None:
     """Denoise a simulated phantom and measure image quality before and after.
@@ -89,7 +92,9 @@ def command(
     from ldct_denoise.phantoms.tasks import DEFAULT_LESIONS, Lesion
     from ldct_denoise.report.along_z import along_z_sentences
     from ldct_denoise.report.contrast_recovery import recovery_sentences
+    from ldct_denoise.report.identity import Signature
     from ldct_denoise.report.image_quality import sentences, write_image_quality_report
+    from ldct_denoise.report.verdict import answer, study_checks
 
     settings = ImageQualitySettings(
         dose=dose,
@@ -113,7 +118,11 @@ def command(
         for reason in [*skipped, *not_contiguous]:
             click.echo(f"skipped: {options.plain(reason)}", err=True)
     about = {"model": loaded.name, "method": loaded.method_name, "checksum": loaded.checksum}
-    write_image_quality_report(found, output, about, recovery, along_z, overwrite=True)
+    if strength is not None:
+        about["strength"] = f"strength {100 * strength:g} %"
+    signature = Signature(author, site)
+    write_image_quality_report(found, output, about, recovery, along_z, signature=signature, overwrite=True)
     ours = [*recovery_sentences(recovery), *along_z_sentences(along_z)]
+    click.echo(f"{answer(study_checks(found))}\n")
     click.echo("\n".join([*sentences(found), *map(options.plain, ours)]))
     click.echo(f"{output / 'report.html'}")

@@ -47,6 +47,8 @@ tta = click.option(
     "--tta", is_flag=True, help="Test-time augmentation: average over 8 flips and rotations (8× slower)."
 )
 open_report = click.option("--open", "open_report", is_flag=True, help="Open the report in the browser.")
+author = click.option("--author", default="", help="Your name, shown in the report.")
+site = click.option("--site", default="", help="Your hospital or laboratory, shown in the report.")
 output_format = click.option(
     "--format",
     type=click.Choice(get_args(Format)),
@@ -136,6 +138,11 @@ def open_in_browser(path: Path) -> None:
     import webbrowser
 
     webbrowser.open(path.resolve().as_uri())
+
+
+def signature(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--author`` and ``--site`` to a command."""
+    return author(site(command))
 
 
 def dose_patterns(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -198,6 +198,8 @@ class SeriesMetadata:
         Derivation Description (0008,2111).
     manufacturer : str
         Manufacturer (0008,0070).
+    scanner_model : str
+        Manufacturer's Model Name (0008,1090).
     transfer_syntax : str
         Names of the transfer syntaxes of the files, separated by commas.
     slice_thickness_mm : float, optional
@@ -223,6 +225,7 @@ class SeriesMetadata:
     description: str = ""
     derivation: str = ""
     manufacturer: str = ""
+    scanner_model: str = ""
     transfer_syntax: str = ""
     slice_thickness_mm: float | None = None
     kvp: float | None = None

@@ -185,7 +185,7 @@ def test_the_report_ranks_with_pictures_costs_and_training(two_patients, bilater
     result = compare(tmp_path, [bilateral, replace(bilateral, name="trained", card=card)])
     write_comparison(result, tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
-    board = page[page.index("Side by side") : page.index("</table>")]
+    board = page[page.index("<h2>Side by side") :].split("</table>")[0]
     assert board.count("data:image/png;base64,") == 4  # input, two models, reference
     assert "400 steps of 16 patches, cpu" in board
     assert 'data-value="2"' in board  # minutes of training

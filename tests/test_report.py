@@ -18,11 +18,13 @@ from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.regions.regions import Body, Sphere, WholeImage
 from ldct_denoise.report.apply import write_apply_report
 from ldct_denoise.report.charts import line_chart
-from ldct_denoise.report.evaluation import sentences, write_report
+from ldct_denoise.report.evaluation import write_report
+from ldct_denoise.report.identity import Signature, evaluation_identity
 from ldct_denoise.report.interactive import BlindedReading
 from ldct_denoise.report.page import _cell
-from ldct_denoise.report.pdf import write_summary_pdf
+from ldct_denoise.report.pdf import summary_figures
 from ldct_denoise.report.pictures import crop_box, decode_hu, encode_hu, save_comparison
+from ldct_denoise.report.sentences import sentences
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import axial_geometry
 
@@ -166,12 +168,10 @@ def test_a_shift_outside_the_window_is_reported():
     assert "without a window, mean HU differs from the reference by +2.30 HU" in text
 
 
-@pytest.mark.parametrize(("regions", "notes"), [(0, 0), (0, 3), (12, 0), (12, 30)])
-def test_nothing_overlaps_on_the_pdf_page(regions, notes, tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
+@pytest.mark.parametrize(("regions", "notes"), [(0, 0), (12, 3), (12, 30)])
+def test_nothing_overlaps_on_the_pdf_pages(regions, notes):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (figures.append(self), path.touch()))
     normal, low, candidate = volumes(1)
     spheres = [Sphere(f"the long name of a region, which is number {n}", (0, 0, 0), 9.0) for n in range(regions)]
     long_notes = [f"note {n}: " + "a series whose name is long has no partner, " * 6 for n in range(notes)]
@@ -181,15 +181,33 @@ def test_nothing_overlaps_on_the_pdf_page(regions, notes, tmp_path, monkeypatch)
         low,
         plan=MeasurementPlan(windows=list(WINDOWS.values()), regions=[WholeImage(), *spheres], notes=long_notes),
     )
-    write_summary_pdf(result, tmp_path / "s.pdf")
-    (figure,) = figures
-    *_, words, table, versions = (text.get_window_extent() for text in figure.texts)
-    places = [axis.get_tightbbox() for axis in figure.axes]
-    assert max(place.y1 for place in places) <= words.y0
-    assert min(place.y0 for place in places) >= table.y1
-    assert versions.y1 <= table.y0 <= table.y1 <= words.y0
-    assert max(words.x1, table.x1) <= 0.95 * figure.bbox.width
-    assert ("… 2" in figure.texts[2].get_text()) == (notes == 30)
+    identity = evaluation_identity(result, "Report", {"candidate": "series 1"}, Signature("A. Reader", "A site"))
+    figures = summary_figures(result, identity)
+    shown = ""
+    for number, figure in enumerate(figures, start=1):
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        boxes = [text.get_window_extent(renderer) for text in figure.texts]
+        boxes += [axis.get_tightbbox(renderer) for axis in figure.axes]
+        boxes = [box.shrunk(0.98, 0.98) for box in boxes]
+        assert not [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
+        assert min(box.y0 for box in boxes) > 0.015 * figure.bbox.height
+        assert max(box.x1 for box in boxes) <= 0.95 * figure.bbox.width
+        texts = [text.get_text() for text in figure.texts]
+        assert f"page {number} of {len(figures)}" in texts
+        shown += " ".join(" ".join(texts).split())
+    assert len(figures[0].axes) >= 6  # pictures, enlarged squares
+    assert all(f"note {n}:" in shown for n in range(notes))
+    assert "A. Reader" in shown
+
+
+@pytest.mark.parametrize("names", [("abdomen", "full"), ("full",), ("lung", "full")])
+def test_the_pdf_shows_pictures_in_a_clinical_window(names):
+    normal, low, candidate = volumes(1)
+    result = evaluate(candidate, normal, low, plan=MeasurementPlan(windows=[WINDOWS[name] for name in names]))
+    figures = summary_figures(result, evaluation_identity(result, "Report", {"candidate": "series 1"}))
+    window = WINDOWS["lung" if "lung" in names else "abdomen"]
+    limits = {image.get_clim() for axis in figures[0].axes for image in axis.images}
+    assert limits == {(window.low_hu, window.high_hu)}
 
 
 def test_columns_are_as_wide_as_their_names():
@@ -228,7 +246,7 @@ def test_a_chart_holds_its_points():
 def test_the_legend_is_above_the_plot() -> None:
     """A curve that ends in the upper right corner."""
     svg = line_chart({name: ([0, 1], [0, 1]) for name in "abc"}, "x", "y")
-    names_y = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="end" fill', svg)]
+    names_y = [float(y) for y in re.findall(r'y="([\d.]+)" text-anchor="end" class="legend"', svg)]
     curves_y = [
         float(point.split(",")[1]) for line in re.findall(r'points="([^"]+)"', svg) for point in line.split()
     ]

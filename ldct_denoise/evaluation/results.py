@@ -126,6 +126,11 @@ class Evaluation:
         return Body().name if Body().name in names else names[0]
 
     @property
+    def headline(self) -> tuple[str, str]:
+        """Names of the window and the region of the numbers in sentences: the last window, and the body."""
+        return self.windows[-1].name, self.headline_region
+
+    @property
     def possibly_trained_on(self) -> frozenset[str]:
         """Models that were trained on some of the patients, or of which this cannot be known."""
         entries = self.extra.get("models", {})

@@ -29,7 +29,7 @@ CHECKED_TISSUES = ("fat", "soft-tissue")
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check of a denoised series.
+    """Result of one check.
 
     Parameters
     ----------
@@ -40,15 +40,32 @@ class Check:
         The measured values in words.
     value : float
         The value that is compared with the limits.
+    short : str
+        The value, and where it is exceeded the limit, as part of a sentence.
     """
 
     name: str
     status: str
     reason: str
     value: float
+    short: str = ""
 
 
-def _status(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
+def status_of(value: float, limits: tuple[float, float], above_is_bad: bool = True) -> str:
+    """Status of a value: red beyond the second limit, amber beyond the first.
+
+    Parameters
+    ----------
+    value : float
+    limits : tuple of 2 floats
+        Limits (amber, red).
+    above_is_bad : bool
+        Whether larger values are worse; otherwise smaller ones are.
+
+    Returns
+    -------
+    {"green", "amber", "red"}
+    """
     sign = 1 if above_is_bad else -1
     amber, red = limits
     if sign * value > sign * red:
@@ -64,11 +81,13 @@ def check_noise(noise_hu: Mapping[str, tuple[float, float]]) -> Check | None:
     before, after = noise_hu[tissue]
     change = after / before - 1 if before > 0 else 0.0
     words = f"global noise level in {tissue}: {before:.1f} HU before, {after:.1f} HU after ({100 * change:+.0f} %)"
+    short = f"noise {signed(100 * change)} % in {tissue}"
     if change > MAX_NOISE_RISE:
-        return Check("noise", "red", f"{words}; the output is noisier than the input", change)
+        return Check("noise", "red", f"{words}; the output is noisier than the input", change, short)
     if change < -MAX_NOISE_REDUCTION:
-        return Check("noise", "amber", f"{words}; so little noise is left that texture may be lost", change)
-    return Check("noise", "green", words, change)
+        reason = f"{words}; so little noise is left that texture may be lost"
+        return Check("noise", "amber", reason, change, short)
+    return Check("noise", "green", words, change, short)
 
 
 def check_shift(shift_hu: Mapping[str, float]) -> Check | None:
@@ -78,30 +97,51 @@ def check_shift(shift_hu: Mapping[str, float]) -> Check | None:
     checked = [tissue for tissue in CHECKED_TISSUES if tissue in shift_hu] or list(shift_hu)
     worst = max(checked, key=lambda tissue: abs(shift_hu[tissue]))
     words = ", ".join(f"{tissue} {value:+.2f} HU" for tissue, value in shift_hu.items())
-    status = _status(abs(shift_hu[worst]), MAX_HU_SHIFT)
+    status = status_of(abs(shift_hu[worst]), MAX_HU_SHIFT)
+    short = mean_hu_words(shift_hu[worst], worst)
     tail = "" if status == "green" else f"; {worst} shifted by more than {MAX_HU_SHIFT[0]:g} HU"
-    return Check("mean HU", status, f"mean HU after − before: {words}{tail}", shift_hu[worst])
+    return Check("mean HU", status, f"mean HU after − before: {words}{tail}", shift_hu[worst], short)
+
+
+def mean_hu_words(shift_hu: float, where: str = "") -> str:
+    """A shift of mean HU as part of a sentence; ``where`` names the tissue of a shift beyond the limit."""
+    if abs(shift_hu) <= MAX_HU_SHIFT[0]:
+        return f"mean HU unchanged ({signed(shift_hu, 1)} HU)"
+    place = f" of {where}" if where else ""
+    return f"mean HU{place} shifted by {signed(shift_hu, 1)} HU (limit ±{MAX_HU_SHIFT[0]:g})"
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """A number with its sign; the minus is the typographic one, and zero has none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
 
 
 def check_sharpness(ratio: float) -> Check | None:
     """Check the ratio of edge gradients after/before; none if it is NaN."""
     if np.isnan(ratio):
         return None
-    status = _status(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
+    status = status_of(ratio, MIN_EDGE_SHARPNESS, above_is_bad=False)
     tail = "" if status == "green" else "; strong edges are blurred compared with the input"
-    return Check("edge sharpness", status, f"strong edges keep {100 * ratio:.1f} % of their gradient{tail}", ratio)
+    words = f"strong edges keep {100 * ratio:.1f} % of their gradient"
+    short = (
+        f"edges keep {100 * ratio:.0f} % of their gradient{_limit(status, f'{100 * MIN_EDGE_SHARPNESS[0]:.0f} %')}"
+    )
+    return Check("edge sharpness", status, f"{words}{tail}", ratio, short)
 
 
 def check_removed_anatomy(correlation: float) -> Check | None:
     """Check the edge correlation of the removed signal; none if it is NaN."""
     if np.isnan(correlation):
         return None
-    status = _status(abs(correlation), MAX_EDGE_CORRELATION)
+    status = status_of(abs(correlation), MAX_EDGE_CORRELATION)
     words = "little anatomy was removed with the noise"
     if status != "green":
         words = "anatomy may have been removed with the noise; look at the difference image"
     reason = f"{words} (edge correlation {correlation:.2f}; limit {MAX_EDGE_CORRELATION[0]:.2f})"
-    return Check("removed anatomy", status, reason, correlation)
+    short = f"edge correlation of the removed signal {correlation:.2f}"
+    short += _limit(status, f"{MAX_EDGE_CORRELATION[0]:.2f}")
+    return Check("removed anatomy", status, reason, correlation, short)
 
 
 def check_flicker(before_hu: float, after_hu: float) -> Check | None:
@@ -109,10 +149,16 @@ def check_flicker(before_hu: float, after_hu: float) -> Check | None:
     if not before_hu > 0:
         return None
     rise = after_hu / before_hu - 1
-    status = _status(rise, MAX_FLICKER_RISE)
+    status = status_of(rise, MAX_FLICKER_RISE)
     words = f"neighbouring slices differ by {before_hu:.1f} HU before and {after_hu:.1f} HU after"
     tail = "" if status == "green" else "; the output varies more from slice to slice than the input"
-    return Check("flicker", status, f"{words} (block means, rms){tail}", rise)
+    short = f"flicker {signed(100 * rise)} %{_limit(status, f'+{100 * MAX_FLICKER_RISE[0]:.0f} %')}"
+    return Check("flicker", status, f"{words} (block means, rms){tail}", rise, short)
+
+
+def _limit(status: str, limit: str) -> str:
+    """The limit in brackets, where it is exceeded."""
+    return "" if status == "green" else f" (limit {limit})"
 
 
 def check_lesion_changes(
@@ -140,11 +186,10 @@ def check_lesion_changes(
         return None
     part = f"{100 * searched:.0f} % of the body was searched"
     if not changes:
-        return Check(
-            "lesion-sized changes", "green", f"no lesion-sized structure was erased or invented; {part}", 0.0
-        )
+        reason = f"no lesion-sized structure was erased or invented; {part}"
+        return Check("lesion-sized changes", "green", reason, 0.0, "no lesion-sized change")
     worst = changes[0]
-    status = _status(abs(worst.z), limits)
+    status = status_of(abs(worst.z), limits)
     kind = "brighter" if worst.contrast_hu > 0 else "darker"
     place = (
         f"{abs(worst.contrast_hu):.0f} HU {kind} than the input over {worst.size_mm:g} mm at row {worst.row}, "
@@ -160,7 +205,8 @@ def check_lesion_changes(
             f"a structure may have been erased or invented: the output is {place}{others}; limit "
             f"±{limits[0]:.1f}; {part}"
         )
-    return Check("lesion-sized changes", status, reason, worst.z)
+    short = f"lesion-sized change of z score {signed(worst.z, 1)} at z = {offsets_mm[worst.slice_number]:.1f} mm"
+    return Check("lesion-sized changes", status, reason, worst.z, short + _limit(status, f"±{limits[0]:.1f}"))
 
 
 def check_texture(change: tuple[float, float]) -> Check | None:
@@ -179,10 +225,12 @@ def check_texture(change: tuple[float, float]) -> Check | None:
     least, largest = change
     if np.isnan(least):
         return None
-    status = _status(-least, MAX_FREQUENCY_DROP)
+    status = status_of(-least, MAX_FREQUENCY_DROP)
     words = f"mean noise frequency changes by {100 * least:+.0f} %"
     if abs(largest - least) >= 0.01:
         words += f" to {100 * largest:+.0f} % (the latter with the anatomy in the regions)"
     degree = {"green": "", "amber": "; the remaining noise is coarser than commercial products leave it"}
     tail = degree.get(status, "; the remaining noise is much coarser (blotchy)")
-    return Check("noise texture", status, f"{words}; limit −{100 * MAX_FREQUENCY_DROP[0]:.0f} %{tail}", least)
+    limit = f"−{100 * MAX_FREQUENCY_DROP[0]:.0f} %"
+    short = f"mean noise frequency {signed(100 * least)} %{_limit(status, limit)}"
+    return Check("noise texture", status, f"{words}; limit {limit}{tail}", least, short)

@@ -24,9 +24,11 @@ from ldct_denoise.metrics.noise import noise_map
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, dose_facts, series_facts, subject_of
 from ldct_denoise.report.lesion_changes import lesion_map_section, lesion_table
 from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
+from ldct_denoise.report.verdict import answer
 from ldct_denoise.volume import SliceSource, spread_indices
 
 #: Largest number of slices that are measured, and that are shown.
@@ -60,7 +62,7 @@ def write_apply_report(
     path: Path,
     model_info: Mapping[str, object] | None = None,
     *,
-    title: str = "Denoising report",
+    signature: Signature = NO_SIGNATURE,
     warnings: Sequence[str] = (),
 ) -> NoReferenceReport:
     """Measure a denoised series against its input and write the report.
@@ -73,8 +75,9 @@ def write_apply_report(
     path : Path
         HTML file; replaced atomically.
     model_info : mapping, optional
-        Model, checksum, strength, …; shown as a table.
-    title : str
+        Model, checksum, strength, …; shown in the block at the top.
+    signature : Signature
+        Author and site.
     warnings : sequence of str
         Warnings about the input, shown as notes.
 
@@ -106,14 +109,18 @@ def write_apply_report(
         slice_spacing_mm=finest_spacing_mm(offsets),
         sampled=frozenset(_neighbouring_pairs(len(pairs), MEASURED_SLICES)),
     )
-    views = spread_slice_views(
+    attention = _attention(report)
+    views, first_view = spread_slice_views(
         {"input": source, "output": restored},
         [{"input": before, "output": after} for before, after in pairs],
         most=SHOWN_SLICES,
         budget=PICTURE_BUDGET,
+        always=attention,
     )
+    identity = _identity(source, model_info or {}, signature)
     page = Page(
-        title=title,
+        title=identity.title,
+        identity=identity.rows,
         sentences=[verdict(report)],
         checks=report.checks,
         notes=[
@@ -122,8 +129,10 @@ def write_apply_report(
             f"{report.slices} of them.",
         ],
         slice_views=views,
+        first_view=first_view,
         picture_note=f"{len(views)} of {len(pairs)} slices are shown (spread along z, cropped to the body) so "
-        "that the file stays below 10 MB.",
+        f"that the file stays below 10 MB.{_attention_words(source, pairs, attention)}",
+        view_command="ldct-denoise view INPUT OUTPUT",
         charts=[
             lesion_map_section(source, restored, pairs, report.lesion_changes, report.lesion_z_limits),
             *_charts(report),
@@ -133,7 +142,6 @@ def write_apply_report(
             *lesion_table(source, pairs, report.lesion_changes, report.lesion_z_limits),
             _tissues(report),
             *_scales(report),
-            *_model(model_info),
         ],
         definitions=DEFINITIONS,
     )
@@ -142,7 +150,7 @@ def write_apply_report(
 
 
 def apply_report_writer(
-    model: TrainedModel, settings: ApplySettings
+    model: TrainedModel, settings: ApplySettings, signature: Signature = NO_SIGNATURE
 ) -> Callable[[SliceSource, Path, Path], NoReferenceReport]:
     """The ``write_report`` callback of :func:`ldct_denoise.inference.batch.apply`, with the model's facts.
 
@@ -151,6 +159,8 @@ def apply_report_writer(
     model : TrainedModel
     settings : ApplySettings
         How the model is applied.
+    signature : Signature
+        Author and site.
 
     Returns
     -------
@@ -158,30 +168,42 @@ def apply_report_writer(
         Called with the source, the location of the result and the report's path.
     """
     derivation = derivation_of(model, settings)
-    facts: dict[str, object] = {"model": model.name, "checksum": model.checksum[:16]}
-    facts |= {"output": derivation.amount} if derivation.amount else {"strength": derivation.strength}
+    facts: dict[str, object] = {"model": model.name}
+    facts["model SHA-256"] = model.checksum or "none: a method without training"
+    facts["strength"] = derivation.amount or f"strength {100 * derivation.strength:g} %"
     facts |= derivation.settings
 
     def write(source: SliceSource, location: Path, report: Path) -> NoReferenceReport:
         restored = find_images(location, include_derived=True).series[0]
         warnings = input_warnings(source, model, settings)
-        return write_apply_report(source, restored, report, facts, warnings=warnings)
+        return write_apply_report(source, restored, report, facts, signature=signature, warnings=warnings)
 
     return write
 
 
 def verdict(report: NoReferenceReport) -> str:
-    """Summary of the checks in one sentence, the worst first."""
-    failed, review = ([c.name for c in report.checks if c.status == status] for status in ("red", "amber"))
-    count = len(report.checks)
-    if failed:
-        return (
-            f"{len(failed)} of {count} checks failed: {', '.join(failed)}. Do not rely on this output before the "
-            "cause is known."
-        )
-    if review:
-        return f"{len(review)} of {count} checks to review: {', '.join(review)}."
-    return f"All {count} checks are within the limits. They do not replace a reader."
+    """First paragraph of the report."""
+    return answer(report.checks)
+
+
+def _identity(source: SliceSource, model_info: Mapping[str, object], signature: Signature) -> Identity:
+    facts = series_facts([source]) + dose_facts({"input": [source]})
+    facts += [(name, str(value)) for name, value in model_info.items()]
+    model = ", ".join(str(model_info[key]) for key in ("model", "strength") if key in model_info)
+    return Identity("Denoising report", subject_of([source], model), facts, signature)
+
+
+def _attention(report: NoReferenceReport) -> int | None:
+    """Slice with the largest lesion-sized change, where that is beyond the limit."""
+    alarming = any(check.name == "lesion-sized changes" and check.status != "green" for check in report.checks)
+    return report.lesion_changes[0].slice_number if alarming else None
+
+
+def _attention_words(source: SliceSource, pairs: Sequence[tuple[int, int]], attention: int | None) -> str:
+    if attention is None:
+        return ""
+    z_mm = source.geometry.offsets_mm[pairs[attention][0]]
+    return f" The viewer opens at z = {z_mm:.1f} mm, the slice with the largest lesion-sized change."
 
 
 def _neighbouring_pairs(total: int, wanted: int) -> list[int]:
@@ -195,7 +217,7 @@ def _neighbouring_pairs(total: int, wanted: int) -> list[int]:
 def _charts(report: NoReferenceReport) -> list[ChartSection]:
     if report.before is None or report.after is None or report.profile is None:
         return []
-    spectra = {"before": report.before, "after": report.after}
+    spectra = {"input": report.before, "output": report.after}
     transfer = report.noise_transfer_hu
     charts = [
         line_chart(
@@ -203,15 +225,16 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
             "frequency, 1/mm",
             "NPS, HU²·mm²",
             "noise power spectrum",
+            log_y=True,
         ),
         line_chart(
-            {"after / before": (list(report.profile.frequency), list(report.profile.power))},
+            {"output": (list(report.profile.frequency), list(report.profile.power))},
             "frequency, 1/mm",
             "dB",
-            "noise reduction profile",
+            "noise reduction profile: output against input",
         ),
         line_chart(
-            {"after": ([before for before, _ in transfer], [after for _, after in transfer])},
+            {"output": ([before for before, _ in transfer], [after for _, after in transfer])},
             "noise before, HU",
             "noise after, HU",
             "noise out for noise in (means over ROIs)",
@@ -271,9 +294,3 @@ def _scales(report: NoReferenceReport) -> list[Table]:
 def _change(tissue: str, before: float, after: float) -> float | None:
     """Change of the noise level in %, for tissues uniform enough that the level is noise."""
     return 100 * (after / before - 1) if before > 0 and tissue in CHECKED_TISSUES else None
-
-
-def _model(info: Mapping[str, object] | None) -> list[Table]:
-    if not info:
-        return []
-    return [Table("Model", "", ("property", "value"), [[key, str(value)] for key, value in info.items()])]

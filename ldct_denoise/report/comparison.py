@@ -7,26 +7,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from ldct_denoise.evaluation.measure import REFERENCE
-from ldct_denoise.regions.tissues import TISSUES
-from ldct_denoise.report.evaluation import INTERVAL_TEXT, mean_hu_offset, write_report
+from ldct_denoise.report.evaluation import INTERVAL_TEXT, write_report
+from ldct_denoise.report.identity import NO_SIGNATURE, Signature
 from ldct_denoise.report.page import Picture, Table
-from ldct_denoise.report.pictures import png_uri
+from ldct_denoise.report.pictures import display_window, png_uri, soft_tissue_square
+from ldct_denoise.report.sentences import mean_hu_offset
+from ldct_denoise.report.verdict import evaluation_checks, evaluation_models
 
 if TYPE_CHECKING:
     from ldct_denoise.evaluation.results import Evaluation
 
 #: Side of a thumbnail in image pixels; shown without scaling, so that the noise keeps its texture.
 THUMBNAIL_PX = 144
-#: σ of the Gaussian that suppresses noise before soft tissue is searched, pixels.
-SMOOTHING_PX = 2.0
 METRICS = {"psnr": "PSNR", "ssim": "SSIM", "rmse": "RMSE"}
 
 
-def write_comparison_report(evaluation: Evaluation, path: Path, *, include_patient_ids: bool = False) -> None:
+def write_comparison_report(
+    evaluation: Evaluation,
+    path: Path,
+    *,
+    include_patient_ids: bool = False,
+    signature: Signature = NO_SIGNATURE,
+) -> None:
     """Write ``report.html`` of a comparison.
 
     Parameters
@@ -37,12 +41,15 @@ def write_comparison_report(evaluation: Evaluation, path: Path, *, include_patie
         Replaced atomically.
     include_patient_ids : bool
         Show patient IDs.
+    signature : Signature
+        Author and site.
     """
     write_report(
         evaluation,
         path,
-        title="Comparison of denoisers",
+        kind="Comparison of denoisers",
         include_patient_ids=include_patient_ids,
+        signature=signature,
         first_tables=[_leaders(evaluation), *_seeds(evaluation)],
     )
 
@@ -60,12 +67,12 @@ def _leaders(evaluation: Evaluation) -> Table:
     facts = evaluation.extra.get("models", {})
     assert isinstance(seconds, Mapping)
     assert isinstance(facts, Mapping)
-    columns = ["picture", "model", "gain, dB", "95 % interval", "p"]
+    columns = ["picture", "model", "to review", "gain, dB", "95 % interval", "p"]
     columns += [f"{title}, {w.name}" for w in evaluation.windows for title in METRICS.values()]
     columns += ["mean HU − reference", "s per slice", "trained, min", "training", "seen in training"]
     rows = []
-    models = [model for model in evaluation.models if model != REFERENCE]
-    for model in [*models, REFERENCE]:  # the reference has only a picture
+    ranked = evaluation_models(evaluation)
+    for model in [*ranked, "input", REFERENCE]:  # the reference has only a picture
         numbers = [means.get((model, w.name, metric)) for w in evaluation.windows for metric in METRICS]
         gain = gains.get(model)
         fact = facts.get(model, {})
@@ -74,6 +81,7 @@ def _leaders(evaluation: Evaluation) -> Table:
             [
                 pictures.get(model),
                 model,
+                _to_review(evaluation, model) if model in ranked else None,
                 gain["difference_mean"] if gain else None,
                 _interval(gain),
                 gain["wilcoxon_p"] if gain else None,
@@ -86,13 +94,26 @@ def _leaders(evaluation: Evaluation) -> Table:
             ]
         )
     text = (
-        f"Region {region}; means with each patient weighted equally. Gain: PSNR over the input, window {window}, "
+        f"The smallest RMSE in window {window} first. Region {region}; means with each patient weighted equally. "
+        f"Gain: PSNR over the input, window {window}, "
         f"with its 95 % interval and Wilcoxon's p by patients (all pairs are in a table below). {INTERVAL_TEXT} "
         "Mean HU: without a window. Seconds: mean on this machine, while it also measures. Seen in "
         "training: whether the model was trained on some of these patients. Pictures: "
-        f"soft tissue of the first series, window {window}, not scaled. Click a heading to sort."
+        f"soft tissue of the first series, window {display_window(evaluation.windows).name}, not scaled. Click a "
+        "heading to sort."
     )
-    return Table("Side by side", text, columns, rows)
+    return Table("Side by side", text, *_known_columns(columns, rows))
+
+
+def _to_review(evaluation: Evaluation, model: str) -> str:
+    """Names of the checks that are not green."""
+    return ", ".join(c.name for c in evaluation_checks(evaluation, model) if c.status != "green") or "none"
+
+
+def _known_columns(columns: Sequence[str], rows: Sequence[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Columns that have a value in some row."""
+    kept = [number for number in range(len(columns)) if any(row[number] is not None for row in rows)]
+    return [columns[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 
 def _budget(fact: Mapping[str, Any]) -> str | None:
@@ -138,8 +159,8 @@ def _thumbnails(evaluation: Evaluation) -> dict[str, Picture]:
     """The same square of every image of the first series, where the reference holds most soft tissue."""
     if not evaluation.cases or not evaluation.cases[0].indices:
         return {}
-    case, window = evaluation.cases[0], evaluation.windows[-1]
-    found = [(*_most_soft_tissue(case.reference.read_hu(at[REFERENCE])), at) for at in case.indices]
+    case, window = evaluation.cases[0], display_window(evaluation.windows)
+    found = [(*soft_tissue_square(case.reference.read_hu(at[REFERENCE]), THUMBNAIL_PX), at) for at in case.indices]
     _, box, indices = max(found, key=lambda item: item[0])
     sample = case.sample(indices)
     images = {**sample.images, REFERENCE: sample.reference}
@@ -147,17 +168,6 @@ def _thumbnails(evaluation: Evaluation) -> dict[str, Picture]:
         name: Picture(png_uri(hu[box], window.low_hu, window.high_hu), name, hu[box].shape[1])
         for name, hu in images.items()
     }
-
-
-def _most_soft_tissue(hu: NDArray[np.floating]) -> tuple[float, tuple[slice, slice]]:
-    """The square with the largest share of soft tissue, and that share."""
-    smooth, soft = ndimage.gaussian_filter(np.asarray(hu, np.float32), SMOOTHING_PX), TISSUES["soft-tissue"]
-    tissue = (smooth >= soft.low_hu) & (smooth <= soft.high_hu)
-    share = ndimage.uniform_filter(tissue.astype(np.float32), THUMBNAIL_PX, mode="constant")
-    half = THUMBNAIL_PX // 2
-    row, column = (int(at) for at in np.unravel_index(np.argmax(share), share.shape))
-    top, left = (max(0, min(at - half, side - 2 * half)) for at, side in zip((row, column), hu.shape, strict=True))
-    return float(share.max()), (slice(top, top + 2 * half), slice(left, left + 2 * half))
 
 
 def _interval(entry: Mapping[str, Any] | None) -> str | None:

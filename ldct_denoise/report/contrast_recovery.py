@@ -9,7 +9,8 @@ from dataclasses import asdict
 from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.phantoms.insertion import InsertedLesion
-from ldct_denoise.report.charts import line_chart
+from ldct_denoise.report.charts import Curve, line_chart
+from ldct_denoise.report.curve_styles import curve_styles
 from ldct_denoise.report.page import ChartSection, Table
 
 DEFINITION = (
@@ -79,11 +80,11 @@ def recovery_table(found: Sequence[SeriesRecovery]) -> Table:
 
 def recovery_charts(found: Sequence[SeriesRecovery]) -> ChartSection:
     """Recovery by diameter, a curve for each contrast, for each kernel and dose."""
-    charts = []
+    drawn: list[tuple[str, dict[str, Curve]]] = []
     for one in found:
         for kind in ("soft tissue", "lung nodule"):
             lesions = [item for item in one.lesions if item.lesion.kind == kind]
-            curves = {}
+            curves: dict[str, Curve] = {}
             for contrast in dict.fromkeys(item.lesion.contrast_hu for item in lesions):
                 row = [item for item in lesions if item.lesion.contrast_hu == contrast]
                 diameters = [item.lesion.diameter_mm for item in row]
@@ -94,8 +95,12 @@ def recovery_charts(found: Sequence[SeriesRecovery]) -> ChartSection:
                     [item.lesion.diameter_mm for item in weakest],
                     [item.control for item in weakest],
                 )
-                title = f"{kind}: {_title(one)}"
-                charts.append(line_chart(curves, "diameter, mm", "contrast recovery", title, dots=True))
+                drawn.append((f"{kind}: {_title(one)}", curves))
+    styles = curve_styles(name for _, curves in drawn for name in curves)
+    charts = [
+        line_chart(curves, "diameter, mm", "contrast recovery", title, dots=True, styles=styles)
+        for title, curves in drawn
+    ]
     return ChartSection("Contrast recovery", "Lesions inserted into these images; 1 keeps all contrast.", charts)
 
 

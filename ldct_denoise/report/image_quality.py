@@ -30,8 +30,12 @@ from ldct_denoise.report.contrast_recovery import (
     recovery_sentences,
     recovery_table,
 )
+from ldct_denoise.report.curve_styles import curve_styles
+from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, model_facts
+from ldct_denoise.report.noise_resolution import spectrum_ratios
 from ldct_denoise.report.page import ChartSection, Page, Table, write_page
 from ldct_denoise.report.pictures import slice_view
+from ldct_denoise.report.verdict import answer, study_checks
 
 DEFINITIONS = (
     ("phantom", "a simulated disk of 50 HU with four rods; every slice has independent noise with the spectrum of "
@@ -57,6 +61,7 @@ def write_image_quality_report(
     recovery: Sequence[SeriesRecovery] = (),
     along_z: Sequence[AlongZ] = (),
     *,
+    signature: Signature = NO_SIGNATURE,
     overwrite: bool = False,
 ) -> None:
     """Write ``summary.json`` and ``report.html`` into a folder.
@@ -67,11 +72,13 @@ def write_image_quality_report(
     output : Path
         Created if it does not exist.
     model : mapping
-        Name, method and checksum of the model, shown as a table.
+        Name, method, checksum and strength of the model.
     recovery : sequence of SeriesRecovery
         Contrast recovery in the user's own images, if it was measured.
     along_z : sequence of AlongZ
         Noise and resolution along z in the user's own images.
+    signature : Signature
+        Author and site.
     overwrite : bool
         Write into a folder that is not empty.
 
@@ -84,9 +91,13 @@ def write_image_quality_report(
     text = json.dumps(summary(study, model, recovery, along_z), indent=1, allow_nan=False)
     atomic_write(output / "summary.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     settings = study.settings
+    checks = study_checks(study)
+    identity = _identity(study, model, signature)
     page = Page(
-        title=f"Image quality on a phantom: {model.get('model', 'denoiser')}",
-        sentences=[*sentences(study), *recovery_sentences(recovery), *along_z_sentences(along_z)],
+        title=identity.title,
+        identity=identity.rows,
+        sentences=[answer(checks), *sentences(study), *recovery_sentences(recovery), *along_z_sentences(along_z)],
+        checks=checks,
         notes=[f"{settings.realisations} realisations of the noise, 8 ROIs in each; seed {settings.seed}."],
         slice_views=[slice_view("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
         picture_note="One realisation of the rods.",
@@ -102,7 +113,6 @@ def write_image_quality_report(
             *([recovery_table(recovery)] if recovery else []),
             *along_z_tables(along_z),
             _rod_table(study),
-            _model_table(model),
         ],
         definitions=(
             *DEFINITIONS,
@@ -111,6 +121,18 @@ def write_image_quality_report(
         ),
     )
     write_page(page, output / "report.html")
+
+
+def _identity(study: ImageQualityStudy, model: Mapping[str, object], signature: Signature) -> Identity:
+    settings, name = study.settings, str(model.get("model", "denoiser"))
+    amount = str(model.get("strength", ""))
+    facts = [
+        ("object", f"simulated phantom, one kernel, pixels of {SPACING_MM:g} mm, seed {settings.seed}"),
+        ("dose", f"{100 * settings.dose:g} % of normal"),
+        *model_facts(name, str(model.get("checksum", "")), amount),
+    ]
+    subject = ", ".join(part for part in (name, amount, f"{100 * settings.dose:g} % dose") if part)
+    return Identity("Image quality on a phantom", subject, facts, signature)
 
 
 def sentences(study: ImageQualityStudy) -> list[str]:
@@ -183,8 +205,11 @@ def summary(
     dict
     """
     kinds = {f"unprocessed {dose:g}": image for dose, image in study.unprocessed.items()}
+    checks = study_checks(study)
     return {
         "software": f"ldct-denoise {__version__}",
+        "answer": answer(checks),
+        "checks": [{"name": check.name, "status": check.status, "reason": check.reason} for check in checks],
         "model": dict(model),
         "settings": asdict(study.settings),
         "images": {name: _numbers(image) for name, image in {**kinds, "denoised": study.denoised}.items()},
@@ -237,26 +262,21 @@ def _contrasts(image: PhantomMeasurements) -> list[float]:
 def _noise_charts(study: ImageQualityStudy) -> ChartSection:
     raw = study.unprocessed[study.settings.dose].spectrum
     normal_dose = max(study.unprocessed)
+    normal_name = f"unprocessed, {100 * normal_dose:g} % dose"
     curves = {
         "unprocessed": raw,
         "denoised": study.denoised.spectrum,
-        f"unprocessed, {100 * normal_dose:g} % dose": study.unprocessed[normal_dose].spectrum,
+        normal_name: study.unprocessed[normal_dose].spectrum,
     }
     profile = noise_reduction_profile(raw, study.denoised.spectrum)
-    charts = [
-        line_chart(
-            {name: (list(item.frequency), list(item.power)) for name, item in curves.items()},
-            "frequency, 1/mm",
-            "NPS, HU²·mm²",
-            "noise power spectrum",
-        ),
-        line_chart(
-            {"denoised": (list(profile.frequency), list(profile.power))},
-            "frequency, 1/mm",
-            "dB",
-            "noise reduction profile",
-        ),
-    ]
+    spectra = {name: (list(item.frequency), list(item.power)) for name, item in curves.items()}
+    styles = curve_styles(spectra) | {normal_name: curve_styles(["reference"])["reference"]}
+    labels, title = ("frequency, 1/mm", "NPS, HU²·mm²"), "noise power spectrum"
+    charts = [line_chart(spectra, *labels, title, log_y=True, styles=styles)]
+    ratios, title = spectrum_ratios(spectra, normal_name), f"noise power relative to {normal_name}"
+    charts.append(line_chart(ratios, labels[0], "NPS ratio", title, log_y=True, styles=styles))
+    reduction = {"denoised": (list(profile.frequency), list(profile.power))}
+    charts.append(line_chart(reduction, labels[0], "dB", "noise reduction profile", styles=styles))
     return ChartSection("Noise", "From uniform ROIs.", charts)
 
 
@@ -333,7 +353,3 @@ def _with_interval(transfer: TaskTransfer, level: float) -> str:
     low, high = transfer.frequency_interval(level)
     value = f"{transfer.frequency_at(level):.2f}"
     return f"{value} ({low:.2f} to {high:.2f})" if np.isfinite(low) else value
-
-
-def _model_table(model: Mapping[str, object]) -> Table:
-    return Table("Model", "", ("property", "value"), [[key, str(value)] for key, value in model.items()])

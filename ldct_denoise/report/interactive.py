@@ -112,9 +112,10 @@ def review(
     ]
     if not indices:
         raise InputError("the series have no slice position in common; give series of the same scan")
-    views = spread_slice_views(sources, indices, most=most, budget=PICTURE_BUDGET, regions=regions)
+    views, middle = spread_slice_views(sources, indices, most=most, budget=PICTURE_BUDGET, regions=regions)
     note = f"{len(views)} of {len(indices)} slices."
-    return Viewer(render(Page(title, (), slice_views=views, picture_note=note, definitions=())))
+    page = Page(title, (), slice_views=views, first_view=middle, picture_note=note, definitions=())
+    return Viewer(render(page))
 
 
 def roi_numbers(sources: Mapping[str, SliceSource], roi: Sphere) -> dict[str, dict[str, float]]:
@@ -256,4 +257,4 @@ class BlindedReading:
         spacing = self._sources[0].geometry.pixel_spacing_mm
         views = [slice_view(f"reading {n + 1}", self.pair(n), {}, spacing) for n in range(len(self.indices))]
         text = "Which image is better? The order of A and B is random for every reading."
-        return Page(title, (text,), slice_views=views, definitions=(), rating=True)
+        return Page(title, (text,), slice_views=views, first_view=0, definitions=(), rating=True)

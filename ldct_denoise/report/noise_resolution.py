@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ldct_denoise.report.charts import line_chart
+from ldct_denoise.evaluation.measure import REFERENCE
+from ldct_denoise.report.charts import Curve, line_chart
+from ldct_denoise.report.curve_styles import curve_styles
 from ldct_denoise.report.page import ChartSection, Table
 
 if TYPE_CHECKING:
@@ -18,36 +20,68 @@ MAX_SERIES = 4
 def noise_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[ChartSection]:
     """Radial noise power spectra and noise reduction profiles of the first series."""
     charts = []
+    styles = curve_styles(evaluation.models)
     for series, name in list(names.items())[:MAX_SERIES]:
         entries = [e for e in _entries(evaluation, "noise") if e["series"] == series and "nps_hu2_mm2" in e]
-        charts.append(
-            line_chart(
-                {e["model"]: (e["frequency_per_mm"], e["nps_hu2_mm2"]) for e in entries},
-                "frequency, 1/mm",
-                "NPS, HU²·mm²",
-                f"{name}: noise power spectrum",
-            )
-        )
+        spectra = noise_spectra(evaluation, series)
+        title = f"{name}: noise power spectrum"
+        charts.append(line_chart(spectra, "frequency, 1/mm", "NPS, HU²·mm²", title, log_y=True, styles=styles))
+        title = f"{name}: noise power relative to the reference"
+        ratio = spectrum_ratios(spectra, REFERENCE)
+        charts.append(line_chart(ratio, "frequency, 1/mm", "NPS / reference's", title, log_y=True, styles=styles))
         reduced = [e for e in entries if "noise_reduction_db" in e]
-        charts.append(
-            line_chart(
-                {e["model"]: (e["frequency_per_mm"], _numbers(e["noise_reduction_db"])) for e in reduced},
-                "frequency, 1/mm",
-                "dB",
-                f"{name}: noise reduction profile against {reduced[0]['against']}" if reduced else "",
-            )
-        )
+        against = reduced[0]["against"] if reduced else ""
+        curves: dict[str, Curve] = {
+            e["model"]: (e["frequency_per_mm"], _numbers(e["noise_reduction_db"])) for e in reduced
+        }
+        title = f"{name}: noise reduction profile against {against}"
+        charts.append(line_chart(curves, "frequency, 1/mm", "dB", title, styles=styles))
         transfer = {e["model"]: list(zip(*e["noise_transfer_hu"], strict=True)) for e in reduced}
         curves = {model: (points[0], points[1]) for model, points in transfer.items() if points}
-        against = reduced[0]["against"] if reduced else ""
         labels = f"noise of {against}, HU", "noise, HU"
-        charts.append(line_chart(curves, *labels, f"{name}: noise out for noise in", dots=True))
+        charts.append(line_chart(curves, *labels, f"{name}: noise out for noise in", dots=True, styles=styles))
     text = (
         "Radial noise power spectrum of every image in the same ROIs (24 mm), where soft tissue or fat of the "
         "reference is most uniform. With an input, the shape comes from input − reference, in which anatomy "
         "cancels; otherwise anatomy inside the ROIs counts as noise at low frequencies."
     )
     return [ChartSection("Noise by frequency", text, [chart for chart in charts if chart])]
+
+
+def noise_spectra(evaluation: Evaluation, series: str) -> dict[str, Curve]:
+    """Radial noise power spectrum of every image of a series, where it was measured."""
+    return {
+        entry["model"]: (entry["frequency_per_mm"], entry["nps_hu2_mm2"])
+        for entry in _entries(evaluation, "noise")
+        if entry["series"] == series and "nps_hu2_mm2" in entry
+    }
+
+
+def spectrum_ratios(spectra: Mapping[str, Curve], reference: str) -> dict[str, Curve]:
+    """Noise power of every image divided by that of the reference, which becomes the line at 1.
+
+    Parameters
+    ----------
+    spectra : mapping from image to (frequency, power)
+        With the same frequencies.
+    reference : str
+        Name of the image that the others are divided by.
+
+    Returns
+    -------
+    dict from image to (frequency, ratio)
+        Empty if there is no reference. NaN where the reference has no power.
+    """
+    if reference not in spectra:
+        return {}
+    base = spectra[reference][1]
+    return {
+        name: (
+            frequency,
+            [a / b if b > 0 else float("nan") for a, b in zip(power, base, strict=True)],
+        )
+        for name, (frequency, power) in spectra.items()
+    }
 
 
 def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table]:
@@ -109,16 +143,20 @@ def _scale_table(entries: Sequence[Mapping[str, Any]], names: Mapping[str, str])
 def insert_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[ChartSection]:
     """Task transfer functions of the first series, a chart for each insert."""
     entries = _entries(evaluation, "inserts")
+    of_model = curve_styles(evaluation.models)
+    labels = {id(e): f"{e['model']} ({e['contrast_hu']:+.0f} HU)" for e in entries}
+    styles = {labels[id(e)]: of_model[e["model"]] for e in entries}
     charts = [
         line_chart(
             {
-                f"{e['model']} ({e['contrast_hu']:+.0f} HU)": (e["frequency_per_mm"], _numbers(e["ttf"]))
+                labels[id(e)]: (e["frequency_per_mm"], _numbers(e["ttf"]))
                 for e in entries
                 if (e["series"], e["insert"]) == (series, insert)
             },
             "frequency, 1/mm",
             "TTF",
             f"{names[series]}: {insert}",
+            styles=styles,
         )
         for series, insert in dict.fromkeys((e["series"], e["insert"]) for e in entries)
         if series in list(names)[:MAX_SERIES]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
-from ldct_denoise import __version__
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.metrics.checks import Check
 from ldct_denoise.output import atomic_write
+from ldct_denoise.report.curve_styles import colour_css
+from ldct_denoise.report.numbers import significant
+from ldct_denoise.report.versions import versions
 
 #: Total size of the pictures in a report, bytes: mail servers commonly accept 10 MB, and base64 adds a third.
 PICTURE_BUDGET = 6_500_000
+
+#: Tables with more rows open on demand.
+LONG_TABLE_ROWS = 30
 
 DEFINITIONS = (
     ("window", "level ± width/2 in HU; both images are clipped to it, and data_range is its width. none: no "
@@ -100,17 +103,25 @@ class Page:
     ----------
     title : str
     sentences : sequence of str
-        Summary.
+        Summary. The first is the answer, shown as the first paragraph.
     checks : sequence of Check
         Traffic lights of the summary.
+    checks_caption : str
+        Name of the checked model, where a report has several.
+    identity : sequence of (str, str)
+        Date, series, scanner, model, …; see :class:`~ldct_denoise.report.identity.Identity`.
     notes : sequence of str
         Remarks below the summary.
     first_tables : sequence of Table
-        Tables above the images.
+        Tables between summary and images.
     slice_views : sequence of mapping
         Slices for the viewer; see :func:`~ldct_denoise.report.pictures.slice_view`.
+    first_view : int, optional
+        Number of the slice at which the viewer opens; by default the middle one.
     picture_note : str
         Remark below the viewer.
+    view_command : str
+        Command that shows the whole series.
     charts : sequence of ChartSection
     tables : sequence of Table
     definitions : sequence of (term, meaning)
@@ -121,10 +132,14 @@ class Page:
     title: str
     sentences: Sequence[str]
     checks: Sequence[Check] = ()
+    checks_caption: str = ""
+    identity: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
     first_tables: Sequence[Table] = ()
     slice_views: Sequence[Mapping[str, object]] = ()
+    first_view: int | None = None
     picture_note: str = ""
+    view_command: str = ""
     charts: Sequence[ChartSection] = ()
     tables: Sequence[Table] = ()
     definitions: Sequence[tuple[str, str]] = field(default=DEFINITIONS)
@@ -143,7 +158,9 @@ def render(page: Page) -> str:
         viewer_windows=list(WINDOWS.values()),
         # "</" would end the script element
         slice_views_json=json.dumps(page.slice_views).replace("</", "<\\/"),
-        css=_text("page.css"),
+        opens_at=len(page.slice_views) // 2 if page.first_view is None else page.first_view,
+        long_table=LONG_TABLE_ROWS,
+        css=colour_css() + _text("page.css"),
         js=_text("viewer.js"),
         versions=versions(),
     )
@@ -155,26 +172,11 @@ def write_page(page: Page, path: Path) -> None:
     atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def versions() -> str:
-    """Versions of the software that computed the numbers."""
-    import numpy
-    import scipy
-
-    return (
-        f"ldct-denoise {__version__}, Python {sys.version.split()[0]}, NumPy {numpy.__version__}, "
-        f"SciPy {scipy.__version__}"
-    )
-
-
 def _text(name: str) -> str:
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
 def _cell(value: object) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None:
         return "–"
-    if isinstance(value, float) and math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return significant(value) if isinstance(value, float) else str(value)

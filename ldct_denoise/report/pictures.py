@@ -10,14 +10,25 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from ldct_denoise.intensity import Window
+from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, region_masks
+from ldct_denoise.regions.tissues import TISSUES
 from ldct_denoise.volume import SliceSource, spread_indices
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
+#: Widest window in which pictures show tissue rather than a grey body, HU.
+MAX_DISPLAY_WIDTH_HU = 2000.0
+#: σ of the Gaussian that suppresses noise before soft tissue is searched, pixels.
+SMOOTHING_PX = 2.0
+
+
+def display_window(windows: Sequence[Window]) -> Window:
+    """The last window that is narrow enough for pictures, otherwise the abdomen window."""
+    return next((w for w in reversed(windows) if w.width_hu <= MAX_DISPLAY_WIDTH_HU), WINDOWS["abdomen"])
 
 
 def encode_hu(hu: Image) -> str:
@@ -71,6 +82,32 @@ def crop_box(hu: Iterable[Image], margin: int = 8) -> tuple[slice, slice]:
     )
 
 
+def soft_tissue_square(hu: Image, side_px: int) -> tuple[float, tuple[slice, slice]]:
+    """The square with the largest share of soft tissue.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (rows, columns)
+        HU.
+    side_px : int
+        Side of the square, an even number of pixels; at most that of the image.
+
+    Returns
+    -------
+    share : float
+        Share of the square that is soft tissue.
+    square : tuple of 2 slices
+        Rows and columns.
+    """
+    smooth, soft = ndimage.gaussian_filter(np.asarray(hu, np.float32), SMOOTHING_PX), TISSUES["soft-tissue"]
+    tissue = (smooth >= soft.low_hu) & (smooth <= soft.high_hu)
+    share = ndimage.uniform_filter(tissue.astype(np.float32), side_px, mode="constant")
+    half = min(side_px, *hu.shape) // 2
+    row, column = (int(at) for at in np.unravel_index(np.argmax(share), share.shape))
+    top, left = (max(0, min(at - half, side - 2 * half)) for at, side in zip((row, column), hu.shape, strict=True))
+    return float(share.max()), (slice(top, top + 2 * half), slice(left, left + 2 * half))
+
+
 def slice_view(
     label: str, panels: Mapping[str, Image], masks: Mapping[str, Mask], spacing_mm: tuple[float, float]
 ) -> dict[str, object]:
@@ -111,7 +148,8 @@ def spread_slice_views(
     most: int,
     budget: int,
     regions: Sequence[Region] = (),
-) -> list[dict[str, object]]:
+    always: int | None = None,
+) -> tuple[list[dict[str, object]], int]:
     """Slices for the viewer, evenly spread along the series, as many as fit into a size limit.
 
     Parameters
@@ -126,11 +164,15 @@ def spread_slice_views(
         Size limit in bytes; all slices are assumed to have the size of the first.
     regions : sequence of Region
         Regions that are outlined.
+    always : int, optional
+        An element of ``indices`` that is always shown.
 
     Returns
     -------
-    list of dict
+    views : list of dict
         See :func:`slice_view`.
+    first_view : int
+        Number of the view of ``always``, otherwise of the middle slice.
     """
     last = list(sources)[-1]
     geometry = sources[last].geometry
@@ -139,14 +181,16 @@ def spread_slice_views(
     size = len(sources) * len(encode_hu(source.read_hu(indices[0][first])))
     fitting = max(1, min(len(picks), budget // size))
     views = []
-    for number in spread_indices(len(picks), fitting):
-        at = indices[picks[number]]
+    spread = {picks[number] for number in spread_indices(len(picks), fitting)}
+    shown = sorted(spread if always is None else spread | {always})
+    for number in shown:
+        at = indices[number]
         panels = {title: source.read_hu(at[title]) for title, source in sources.items()}
         found = region_masks(regions, geometry, at[last], panels[last])
         masks = {name: mask for name, mask in found.items() if mask is not None}
         label = f"z = {geometry.offsets_mm[at[last]]:.1f} mm"
         views.append(slice_view(label, panels, masks, geometry.pixel_spacing_mm))
-    return views
+    return views, len(shown) // 2 if always is None else shown.index(always)
 
 
 def png_uri(values: Image, low: float, high: float, colours: str = "gray") -> str:

@@ -125,14 +125,17 @@ async function draw() {
   while (holder.children.length < panels.length) {
     const figure = document.createElement("figure");
     figure.append(document.createElement("figcaption"), document.createElement("canvas"));
+    Object.assign(figure.lastChild, { tabIndex: 0, role: "img" });
     listen(figure.lastChild);
     holder.append(figure);
   }
   panels.forEach((panel, number) => {
     holder.children[number].firstChild.textContent = panel.name;
+    holder.children[number].lastChild.setAttribute("aria-label", `${panel.name}, ${slide.label}, level ${Math.round(panel.level)}, width ${Math.round(panel.width)} HU`);
     paint(holder.children[number].lastChild, slide, panel);
   });
   readCircle(slide);
+  showLegend();
   find("slice-label").textContent = slide.label;
   find("level").value = Math.round(view.level); find("width").value = Math.round(view.width);
   setShown(slide, false);
@@ -152,6 +155,33 @@ function pixel(canvas, event) {
     view.y + ((event.clientY - box.top) / box.height) * slide.rows / view.zoom];
 }
 
+function zoomAt(x, y, factor) {  // the image point (x, y) stays where it is
+  const zoom = Math.max(1, Math.min(20, view.zoom * factor));
+  view.x = x - (x - view.x) * view.zoom / zoom; view.y = y - (y - view.y) * view.zoom / zoom; view.zoom = zoom;
+  if (zoom === 1) view.x = view.y = 0;
+  draw();
+}
+
+function resetZoom() {
+  Object.assign(view, { zoom: 1, x: 0, y: 0 });
+  draw();
+}
+
+function press(event) {  // keys of a focused image
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  const middle = [view.x + shown.columns / view.zoom / 2, view.y + shown.rows / view.zoom / 2];
+  const keys = {
+    ArrowUp: () => goto(view.slide - 1), ArrowDown: () => goto(view.slide + 1),
+    Home: () => goto(0), End: () => goto(slides.length - 1),
+    "+": () => zoomAt(...middle, 1.2), "-": () => zoomAt(...middle, 1 / 1.2), 0: resetZoom,
+  };
+  const option = find("preset").options[Number(event.key) - 1];
+  const act = keys[event.key] ?? (option?.value ? () => { find("preset").value = option.value; usePreset(); } : null);
+  if (!act) return;
+  event.preventDefault();
+  act();
+}
+
 function goto(number) {
   view.slide = Math.max(0, Math.min(slides.length - 1, number));
   find("slice").value = view.slide;
@@ -162,11 +192,9 @@ function listen(canvas) {
   canvas.addEventListener("wheel", (event) => {
     event.preventDefault();
     if (!event.ctrlKey) return goto(view.slide + Math.sign(event.deltaY));
-    const [x, y] = pixel(canvas, event), zoom = Math.max(1, Math.min(20, view.zoom * (event.deltaY < 0 ? 1.2 : 1 / 1.2)));
-    view.x = x - (x - view.x) * view.zoom / zoom; view.y = y - (y - view.y) * view.zoom / zoom; view.zoom = zoom;
-    if (zoom === 1) view.x = view.y = 0;
-    draw();
+    zoomAt(...pixel(canvas, event), event.deltaY < 0 ? 1.2 : 1 / 1.2);
   }, { passive: false });
+  canvas.addEventListener("keydown", press);
   canvas.addEventListener("pointerdown", (event) => {
     if (!find("draw-circle").checked) return;
     const [x, y] = pixel(canvas, event);
@@ -194,22 +222,37 @@ function listen(canvas) {
   });
 }
 
+function usePreset() {
+  if (!find("preset").value) return;
+  [view.level, view.width] = find("preset").value.split(",").map(Number);
+  draw();
+}
+
+function showLegend() {  // which colour is which region of the slice
+  const names = Object.keys((shown ?? slides[view.slide]).masks);
+  find("legend").hidden = !find("show-rois").checked || !names.length;
+  find("legend").replaceChildren(...names.map((name, number) => {
+    const entry = document.createElement("span"), box = document.createElement("i");
+    box.style.background = `rgb(${HUES[number % HUES.length]})`;
+    entry.append(box, name);
+    return entry;
+  }));
+}
+
 function startViewer() {
+  view.slide = Number(find("slice").value);
+  find("panels").style.setProperty("--native", `${Math.max(300, ...slides.map((slide) => slide.columns))}px`);
+  find("rois").hidden = !slides.some((slide) => Object.keys(slide.masks).length);
   const names = Object.keys(slides[0].panels);
   for (const [first, second] of differences(names)) find("difference").add(new Option(`${first} − ${second}`, `${first}|${second}`));
   if (names.length > 2) find("difference").selectedIndex = names.length - 2;
-  const usePreset = () => {
-    if (!find("preset").value) return;
-    [view.level, view.width] = find("preset").value.split(",").map(Number);
-    draw();
-  };
   find("slice").addEventListener("input", () => goto(Number(find("slice").value)));
   find("preset").addEventListener("change", usePreset);
   for (const id of ["level", "width"]) find(id).addEventListener("change", () => {
     view[id] = Math.max(id === "width" ? 1 : -4096, Number(find(id).value)); find("preset").value = ""; draw();
   });
   for (const id of ["difference", "difference-width", "show-rois"]) find(id).addEventListener("change", draw);
-  find("reset").addEventListener("click", () => { Object.assign(view, { zoom: 1, x: 0, y: 0 }); draw(); });
+  find("reset").addEventListener("click", resetZoom);
   usePreset();
 }
 
@@ -235,10 +278,10 @@ function startRating() {  // blinded reading: the page does not know which image
 }
 
 function sortBy(table, column, heading) {
-  const order = heading.dataset.order === "up" ? "down" : "up";
-  table.querySelectorAll("th").forEach((other) => delete other.dataset.order);
-  heading.dataset.order = order;
-  const sign = order === "up" ? 1 : -1;
+  const order = heading.ariaSort === "ascending" ? "descending" : "ascending";
+  table.querySelectorAll("th").forEach((other) => { other.ariaSort = null; });
+  heading.ariaSort = order;
+  const sign = order === "ascending" ? 1 : -1;
   const rows = [...table.tBodies[0].rows];
   const text = (row) => row.cells[column].textContent, value = (row) => row.cells[column].dataset.value;
   const empty = (row) => text(row) === "–";  // always last

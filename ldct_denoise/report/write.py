@@ -11,12 +11,19 @@ from ldct_denoise import __version__
 from ldct_denoise.evaluation.results import Evaluation
 from ldct_denoise.evaluation.tables import Measurement, pseudonyms, summarise_patients
 from ldct_denoise.output import atomic_write, make_output_folder
+from ldct_denoise.report.identity import NO_SIGNATURE, Signature
+from ldct_denoise.report.verdict import evaluation_answer
 
 COLUMNS = ("series", "position_mm", "model", "window", "region", "metric", "value")
 
 
 def write_comparison(
-    evaluation: Evaluation, output: Path, *, overwrite: bool = False, include_patient_ids: bool = False
+    evaluation: Evaluation,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    include_patient_ids: bool = False,
+    signature: Signature = NO_SIGNATURE,
 ) -> None:
     """Write ``metrics.csv``, ``summary.json`` and ``report.html`` of a comparison into a folder.
 
@@ -30,6 +37,8 @@ def write_comparison(
         Write into a folder that is not empty.
     include_patient_ids : bool
         Show patient IDs; otherwise patients are numbered.
+    signature : Signature
+        Author and site.
 
     Raises
     ------
@@ -40,7 +49,9 @@ def write_comparison(
 
     make_output_folder(output, overwrite)
     write_tables(evaluation, output, include_patient_ids=include_patient_ids)
-    write_comparison_report(evaluation, output / "report.html", include_patient_ids=include_patient_ids)
+    write_comparison_report(
+        evaluation, output / "report.html", include_patient_ids=include_patient_ids, signature=signature
+    )
 
 
 def write_evaluation(
@@ -49,6 +60,7 @@ def write_evaluation(
     *,
     overwrite: bool = False,
     include_patient_ids: bool = False,
+    signature: Signature = NO_SIGNATURE,
     pdf: bool = False,
 ) -> None:
     """Write ``metrics.csv``, ``summary.json`` and ``report.html`` of an evaluation into a folder.
@@ -63,8 +75,10 @@ def write_evaluation(
         Write into a folder that is not empty.
     include_patient_ids : bool
         Show patient IDs; otherwise patients are numbered.
+    signature : Signature
+        Author and site.
     pdf : bool
-        Also write ``summary.pdf``, a single page.
+        Also write ``summary.pdf``: a page to read, and a page of numbers.
 
     Raises
     ------
@@ -76,9 +90,11 @@ def write_evaluation(
 
     make_output_folder(output, overwrite)
     write_tables(evaluation, output, include_patient_ids=include_patient_ids)
-    write_report(evaluation, output / "report.html", include_patient_ids=include_patient_ids)
+    write_report(evaluation, output / "report.html", include_patient_ids=include_patient_ids, signature=signature)
     if pdf:
-        write_summary_pdf(evaluation, output / "summary.pdf")
+        write_summary_pdf(
+            evaluation, output / "summary.pdf", include_patient_ids=include_patient_ids, signature=signature
+        )
 
 
 def write_tables(evaluation: Evaluation, output: Path, *, include_patient_ids: bool = False) -> None:
@@ -94,8 +110,11 @@ def write_tables(evaluation: Evaluation, output: Path, *, include_patient_ids: b
     """
     atomic_write(output / "metrics.csv", lambda path: _write_csv(evaluation.rows, path))
     names = pseudonyms(evaluation.patients, include_patient_ids)
+    answer, checks = evaluation_answer(evaluation)
     summary = {
         "software": f"ldct-denoise {__version__}",
+        "answer": answer,
+        "checks": [{"name": check.name, "status": check.status, "reason": check.reason} for check in checks],
         "notes": list(evaluation.notes),
         "windows": {w.name: {"low_hu": w.low_hu, "high_hu": w.high_hu} for w in evaluation.windows},
         "regions": [region.name for region in evaluation.regions],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import ldct_denoise
 from ldct_denoise.io.derived.dose_attributes import SCALED
@@ -99,3 +100,31 @@ class Derivation:
 def ascii_text(text: str) -> str:
     """Printable ASCII without the backslash, which separates values (PS3.5 6.2)."""
     return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)
+
+
+class StatedModel(NamedTuple):
+    """The model that a Derivation Description of this project states.
+
+    Parameters
+    ----------
+    name, checksum : str
+        The checksum is empty where there is none.
+    amount : str
+        Strength or noise reduction, in words.
+    """
+
+    name: str
+    checksum: str
+    amount: str
+
+
+def stated_model(description: str) -> StatedModel | None:
+    """Read the model from a text that :attr:`Derivation.text` wrote for denoised images; None for any other."""
+    found = re.match(
+        rf"{re.escape(PRODUCT)} [^:]+: noise reduced by a model, (.+); model (.+) sha256 (none|[0-9a-f]+); HU ",
+        description,
+    )
+    if found is None:
+        return None
+    amount, name, checksum = found.groups()
+    return StatedModel(name, "" if checksum == "none" else checksum, amount)

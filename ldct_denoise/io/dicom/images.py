@@ -45,7 +45,7 @@ class SeriesAttributes(NamedTuple):
     ----------
     study_uid : str
         Study Instance UID, or its replacement.
-    description, manufacturer, derivation : str
+    description, manufacturer, scanner_model, derivation : str
     slice_thickness_mm : float, optional
     kvp : float, optional
         KVP, kV.
@@ -58,6 +58,7 @@ class SeriesAttributes(NamedTuple):
     study_uid: str
     description: str
     manufacturer: str
+    scanner_model: str
     derivation: str
     slice_thickness_mm: float | None
     kvp: float | None
@@ -169,6 +170,7 @@ def _attributes(header: Dataset) -> SeriesAttributes:
         study_uid=text(header, "StudyInstanceUID") or _study_uid(header),
         description=text(header, "SeriesDescription"),
         manufacturer=text(header, "Manufacturer"),
+        scanner_model=text(header, "ManufacturerModelName"),
         derivation=text(header, "DerivationDescription"),
         slice_thickness_mm=thickness_mm if thickness_mm and thickness_mm > 0 else None,
         kvp=kvp if kvp and kvp > 0 else None,

@@ -222,6 +222,7 @@ def _series(images: Sequence[Image], uid: str, note: str, archive: ExtractedArch
         description=attributes.description,
         derivation=attributes.derivation,
         manufacturer=attributes.manufacturer,
+        scanner_model=attributes.scanner_model,
         transfer_syntax=", ".join(UID(syntax).name for syntax, _ in syntaxes.most_common()),
         slice_thickness_mm=ordered[0].attributes.slice_thickness_mm,
         kvp=attributes.kvp,
