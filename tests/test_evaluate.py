@@ -585,6 +585,21 @@ def test_regions_that_no_slice_holds_are_noted():
     assert evaluate(low, normal, plan=MeasurementPlan(regions=[Body(), right])).notes == ()
 
 
+def test_images_smaller_than_the_window_of_ssim_have_no_ssim(tmp_path):
+    place = geometry(2, 8, 10, (1.0, 1.0))
+    rng = np.random.default_rng(0)
+    normal = Volume(rng.normal(40, 5, (2, 8, 10)), place, "n", "P", "n")
+    low = Volume(normal.hu + rng.normal(0, 20, (2, 8, 10)), place, "l", "P", "l")
+    result = evaluate(low, normal, plan=MeasurementPlan(regions=[WholeImage()]))
+    assert not result.values("candidate", "full", "image", "ssim")
+    rmse = result.values("candidate", "full", "image", "rmse")
+    assert list(rmse.values()) == pytest.approx(np.sqrt(((low.hu - normal.hu) ** 2).mean(axis=(1, 2))), rel=1e-6)
+    assert result.notes == ("2 slices have no SSIM: they are smaller than its window",)
+    assert result.lines()[1].split()[4] == "–"
+    write_evaluation(result, tmp_path / "out")
+    assert "SSIM not measured" in (tmp_path / "out" / "report.html").read_text()
+
+
 def uniform_series(slices, sigma=20.0):
     """A disk with white noise of 20 HU: reference, input and candidate, 3 mm apart."""
     place = geometry(slices, 128, 128, (1.0, 1.0), (-64, -64, 0))

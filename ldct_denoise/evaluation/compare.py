@@ -17,7 +17,7 @@ from ldct_denoise.evaluation.candidates import Candidate, DisplayedSlices, Serie
 from ldct_denoise.evaluation.competitors import Competitor, overlap_of
 from ldct_denoise.evaluation.evaluate import noise_entries
 from ldct_denoise.evaluation.measure import REFERENCE, SliceSample, measure_slices
-from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
+from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions, missing_ssim
 from ldct_denoise.evaluation.registration import check_registration
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import Entry, paired_statistics
@@ -288,7 +288,7 @@ def _compare_pairs(
         },
         "noise": noise_entries(noise),
     }
-    notes = [*plan.notes, *_settings_notes(settings), *missing_regions(plan, rows)]
+    notes = [*plan.notes, *_settings_notes(settings), *missing_regions(plan, rows), *missing_ssim(rows)]
     return Evaluation(rows, patients, tuple(plan.windows), tuple(plan.regions), tuple(cases), tuple(notes), extra)
 
 

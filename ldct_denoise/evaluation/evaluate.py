@@ -9,7 +9,7 @@ from pathlib import Path
 from ldct_denoise.errors import InputError
 from ldct_denoise.evaluation.inserts import Insert, is_near_insert, linearity_entries, measure_inserts
 from ldct_denoise.evaluation.measure import REFERENCE, Progress, SliceSample, measure_slices
-from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions
+from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions, missing_ssim
 from ldct_denoise.evaluation.registration import check_registration
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.evaluation.tables import Entry, finite_or_none, paired_statistics
@@ -78,7 +78,7 @@ def evaluate(
     if inserts:
         measured = measure_inserts(_samples_near(cases, inserts), inserts)
         extra |= {"inserts": measured, "hu_linearity": linearity_entries(measured)}
-    notes = [*plan.notes, *notes, *missing_regions(plan, rows), *_swapped_notes(noise)]
+    notes = [*plan.notes, *notes, *missing_regions(plan, rows), *missing_ssim(rows), *_swapped_notes(noise)]
     return Evaluation(rows, patients, tuple(plan.windows), tuple(plan.regions), tuple(cases), tuple(notes), extra)
 
 
@@ -105,8 +105,16 @@ def images_under(
     Returns
     -------
     list of SliceSource
+
+    Raises
+    ------
+    InputError
+        If there is no CT series.
     """
     found = find_images(path, include_derived=True, assume_hu=assume_hu)
+    if not found.series:
+        reason = f": {found.main_exclusion}" if found.skipped else ""
+        raise InputError(f"{path}: no CT series to measure{reason}")
     labelled = label_series(found.series, path, patterns)
     wanted = [item for item in labelled if item.dose is dose]
     return [item.series for item in wanted or labelled]

@@ -95,3 +95,17 @@ def missing_regions(plan: MeasurementPlan, rows: Iterable[Measurement]) -> list[
         (pairs, f"no measured slice holds both regions, with noise in them, of cnr {{}}; {hint}"),
     )
     return [text.format(", ".join(names)) for names, text in found if names]
+
+
+def missing_ssim(rows: Iterable[Measurement]) -> list[str]:
+    """Note on slices that are too small for SSIM."""
+    measured: dict[str, set[tuple[object, ...]]] = {"psnr": set(), "ssim": set()}
+    for row in rows:
+        if row.metric in measured:
+            key = row.series, row.position_mm, row.model, row.window, row.region
+            measured[row.metric].add(key)
+    lacking = measured["psnr"] - measured["ssim"]
+    if not lacking:
+        return []
+    slices = {key[:2] for key in lacking}
+    return [f"{len(slices)} slices have no SSIM: they are smaller than its window"]

@@ -24,6 +24,8 @@ REPORTED_SHIFT = 0.03
 ESTIMATED_SLICES = 6
 #: σ of the Gaussian that removes most of the noise first, pixels, and the HU range of the anatomy that is matched.
 SMOOTHING_PX, MATCHED_HU = 1.5, (-300.0, 400.0)
+#: Width of the border that is left out, at least, and smallest side of what remains, pixels.
+BORDER_PX, MIN_INNER_PX = 4, 4
 #: Neighbours farther away than this do not show the same anatomy, mm.
 MAX_INCREMENT_MM = 5.0
 #: A shift is known if its standard error is below this (increments or pixels).
@@ -115,11 +117,13 @@ def fit_shift(reference: Sequence[Image], image: Image) -> tuple[NDArray[np.floa
     error : ndarray, shape (3,)
         Standard errors; infinite where nothing was fitted.
     """
+    # The border is left out: there the shifted image is extrapolated.
+    inner = tuple(slice(margin, -margin) for margin in (max(BORDER_PX, side // 32) for side in image.shape))
+    if min(image[inner].shape) < MIN_INNER_PX:
+        return np.zeros(3), np.full(3, np.inf)
     slices = [_smooth(values) for values in reference]
     target, middle = _smooth(image), slices[len(slices) // 2]
     shift, error = np.array([0.0, *_whole_pixels(middle, target)]), np.full(3, np.inf)
-    # The border is left out: there the shifted image is extrapolated.
-    inner = tuple(slice(margin, -margin) for margin in (max(4, side // 32) for side in middle.shape))
     for _ in range(MAX_ITERATIONS):
         moved = _moved(_interpolate(slices, -shift[0]), shift[1:])
         slopes = {part + 1: -slope for part, slope in enumerate(np.gradient(moved))}

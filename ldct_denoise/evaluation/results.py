@@ -172,7 +172,7 @@ class Evaluation:
         for window, region, model in product(self.windows, self.regions, self.models):
             values = [self.values(model, window.name, region.name, metric) for metric in metrics]
             if values[0]:
-                means = [f"{np.mean([*of_metric.values()] or np.nan):.4f}" for of_metric in values]
+                means = [f"{np.mean([*of_metric.values()]):.4f}" if of_metric else "–" for of_metric in values]
                 marked = f"{model}*" if model in self.possibly_trained_on else model
                 rows.append((window.name, region.name, marked, *means))
         widths = [max(len(name) for name in names) + 1 for names in list(zip(*rows, strict=True))[:3]]

@@ -146,7 +146,8 @@ def measure(
     Returns
     -------
     dict from (region, metric) to float
-        ``psnr`` (dB), ``ssim``, ``rmse``, ``mae``, ``hu_bias``, ``noise_std`` (HU).
+        ``psnr`` (dB), ``ssim``, ``rmse``, ``mae``, ``hu_bias``, ``noise_std`` (HU). Without ``ssim`` where an
+        image is smaller than its window (11 pixels).
     """
     first, second = window.clip(candidate), window.clip(reference)
     difference = first - second
@@ -164,7 +165,8 @@ def measure(
         if (name, form) not in means:
             means[name, form] = LocalMean(part, first.dtype, form)
         luminance, contrast = ssim_terms(first[box], second[box], window, part, form, means[name, form])
-        values[name, "ssim"] = mean_inside(ssim_product(luminance, contrast, form), part)
+        if luminance.size:
+            values[name, "ssim"] = mean_inside(ssim_product(luminance, contrast, form), part)
         values[name, "rmse"] = mean_square**0.5
         values[name, "mae"] = float(np.mean(np.abs(inside), dtype=np.float64))
         values[name, "hu_bias"] = bias

@@ -71,7 +71,7 @@ def ssim(
     Returns
     -------
     float
-        −1 to 1, dimensionless.
+        −1 to 1, dimensionless; NaN for an image that is smaller than the window.
 
     References
     ----------
@@ -176,8 +176,9 @@ def ssim_terms(
 
 
 def mean_inside(values: Image, mask: Mask | None) -> float:
-    """Mean of a map over a mask, or over the whole map."""
-    return float(np.mean(values if mask is None else values[mask], dtype=np.float64))
+    """Mean of a map over a mask, or over the whole map; NaN where it is empty."""
+    inside = values if mask is None else values[mask]
+    return float(np.mean(inside, dtype=np.float64)) if inside.size else float("nan")
 
 
 class LocalMean:
