@@ -115,7 +115,7 @@ def test_the_summary_states_the_gain(report):
     text = report.read_text()
     assert "5 of 5 slices are closer to the reference" in text
     assert re.search(
-        r"candidate: error against the reference -6\d % \(RMSE [\d.]+ → (9\.[5-9]|10\.[0-4])\d HU", text
+        r"candidate: error against the reference −6\d % \(RMSE [\d.]+ → (9\.[5-9]|10\.[0-4])\d HU", text
     )
 
 
@@ -140,7 +140,7 @@ def test_a_change_in_percent_is_of_the_same_mean():
         values[series, "candidate", "abdomen", "psnr"] = [30.0 if series == "A1" else 20.0] * len(along)
         values[series, "candidate", "abdomen", "ssim"] = [0.5] * len(along)
     _, text = sentences(evaluation_of(values))
-    assert "error against the reference -50 % (RMSE 51.00 → 25.50 HU);" in text  # means of 2 and 100, of 1 and 50
+    assert "error against the reference −50 % (RMSE 51.00 → 25.50 HU);" in text  # means of 2 and 100, of 1 and 50
     assert "PSNR 25.00 dB" in text  # mean of 30 and 20
     assert "10 of 10 slices are closer" in text
 

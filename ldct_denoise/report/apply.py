@@ -26,7 +26,7 @@ from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, dose_facts, series_facts, subject_of
 from ldct_denoise.report.lesion_changes import lesion_map_section, lesion_table
-from ldct_denoise.report.page import PICTURE_BUDGET, ChartSection, Page, Picture, Table, write_page
+from ldct_denoise.report.page import PICTURE_BUDGET, STATUS, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
 from ldct_denoise.report.verdict import answer
 from ldct_denoise.volume import SliceSource, spread_indices
@@ -51,8 +51,7 @@ DEFINITIONS = (
      "that noise hides stay below both."),
     ("flicker", "rms change of 16×16-pixel means between neighbouring slices, over √2. It includes anatomy, so "
      "only its change is checked."),
-    ("status", "green: within the limits of this project; amber: to be reviewed; red: do not rely on the output "
-     "before the cause is known."),
+    STATUS,
 )  # fmt: skip
 
 

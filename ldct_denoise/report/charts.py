@@ -9,7 +9,7 @@ from html import escape
 from ldct_denoise.report.curve_styles import CurveStyle, curve_styles
 
 WIDTH, HEIGHT = 620, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 26, 44
+LEFT, RIGHT, TOP, BOTTOM = 62, 20, 26, 44
 #: Height of one line of the legend, and length of its sample of the curve.
 LEGEND_LINE, LEGEND_SAMPLE = 15, 34
 #: Points below the largest value by more than this factor are left out of a logarithmic axis.

@@ -111,15 +111,21 @@ def stated_model_facts(candidates: Sequence[SliceSource]) -> list[Fact]:
     return [fact for model in known for fact in model_facts(model.name, model.checksum, model.amount)]
 
 
-def series_facts(sources: Sequence[SliceSource], names: Mapping[str, str] | None = None) -> list[Fact]:
-    """Rows of the series that were scanned; equal values are listed once.
+def series_facts(
+    sources: Sequence[SliceSource],
+    names: Mapping[str, str] | None = None,
+    scanned: Sequence[SliceSource] | None = None,
+) -> list[Fact]:
+    """Rows of the measured series; equal values are listed once.
 
     Parameters
     ----------
     sources : sequence of SliceSource
-        Series as the scanner wrote them, not derived ones.
+        Inputs of the denoiser.
     names : mapping from UID to str, optional
         Names of the series in the report, written before their codes.
+    scanned : sequence of SliceSource, optional
+        Series that state the scanner, where ``sources`` were simulated from them.
 
     Returns
     -------
@@ -129,7 +135,7 @@ def series_facts(sources: Sequence[SliceSource], names: Mapping[str, str] | None
     labels = [f"{named.get(source.uid, '')} {series_code(source.uid)}".strip() for source in sources]
     return [
         ("series", _some(labels)),
-        ("scanner", _distinct(sources, _scanner)),
+        ("scanner", _distinct(scanned or sources, _scanner)),
         ("kernel", _distinct(sources, lambda source: source.metadata.kernel)),
         ("slice thickness", _distinct(sources, _thickness)),
     ]
@@ -179,7 +185,7 @@ def evaluation_identity(
     inputs = [case.images["input"] for case in evaluation.cases if "input" in case.images]
     named = {case.reference.uid: names[case.series] for case in evaluation.cases}
     named |= {case.images["input"].uid: names[case.series] for case in evaluation.cases if "input" in case.images}
-    facts = series_facts(inputs or references, named)
+    facts = series_facts(inputs or references, named, references)
     facts += dose_facts({"input": inputs, "reference": references})
     entries: Any = evaluation.extra.get("models")
     if entries:

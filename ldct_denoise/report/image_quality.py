@@ -14,15 +14,11 @@ from ldct_denoise.evaluation.along_z import AlongZ
 from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery
 from ldct_denoise.evaluation.image_quality import OBSERVERS, ImageQualityStudy, PhantomMeasurements
 from ldct_denoise.evaluation.tables import Entry, finite_or_none
-from ldct_denoise.metrics.dose_equivalence import DoseEquivalence
-from ldct_denoise.metrics.noise import noise_reduction_profile
-from ldct_denoise.metrics.sharpness import TaskTransfer
 from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.output import atomic_write, make_output_folder
 from ldct_denoise.phantoms.tasks import SPACING_MM
 from ldct_denoise.report.along_z import DEFINITIONS as Z_DEFINITIONS
 from ldct_denoise.report.along_z import along_z_charts, along_z_entries, along_z_sentences, along_z_tables
-from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.contrast_recovery import DEFINITION as RECOVERY_DEFINITION
 from ldct_denoise.report.contrast_recovery import (
     recovery_charts,
@@ -30,10 +26,16 @@ from ldct_denoise.report.contrast_recovery import (
     recovery_sentences,
     recovery_table,
 )
-from ldct_denoise.report.curve_styles import curve_styles
 from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, model_facts
-from ldct_denoise.report.noise_resolution import spectrum_ratios
-from ldct_denoise.report.page import ChartSection, Page, Table, write_page
+from ldct_denoise.report.page import STATUS, Page, write_page
+from ldct_denoise.report.phantom import (
+    contrasts,
+    detectability_table,
+    dose_charts,
+    noise_charts,
+    rod_table,
+    transfer_charts,
+)
 from ldct_denoise.report.pictures import slice_view
 from ldct_denoise.report.verdict import answer, study_checks
 
@@ -102,19 +104,20 @@ def write_image_quality_report(
         slice_views=[slice_view("rods", study.example, {}, (SPACING_MM, SPACING_MM))],
         picture_note="One realisation of the rods.",
         charts=[
-            _noise_charts(study),
-            _transfer_charts(study),
-            _dose_charts(study),
+            noise_charts(study),
+            transfer_charts(study),
+            dose_charts(study),
             *([recovery_charts(recovery)] if recovery else []),
             *([along_z_charts(along_z)] if along_z else []),
         ],
         tables=[
-            _detectability_table(study),
+            detectability_table(study),
             *([recovery_table(recovery)] if recovery else []),
             *along_z_tables(along_z),
-            _rod_table(study),
+            rod_table(study),
         ],
         definitions=(
+            STATUS,
             *DEFINITIONS,
             *((RECOVERY_DEFINITION,) if recovery else ()),
             *(Z_DEFINITIONS if along_z else ()),
@@ -140,7 +143,7 @@ def sentences(study: ImageQualityStudy) -> list[str]:
     raw, ours = study.unprocessed[study.settings.dose], study.denoised
     noise = [item.noise.variance_hu2**0.5 for item in (raw, ours)]
     frequency = [mean_noise_frequency(item.noise) for item in (raw, ours)]
-    sharp = {c: (raw.transfer[c].frequency_at(0.5), ours.transfer[c].frequency_at(0.5)) for c in _contrasts(ours)}
+    sharp = {c: (raw.transfer[c].frequency_at(0.5), ours.transfer[c].frequency_at(0.5)) for c in contrasts(ours)}
     kept = ", ".join(f"{c:+g} HU {before:.2f} → {after:.2f}" for c, (before, after) in sharp.items())
     percent = 100 * study.settings.dose
     verb = "falls" if noise[1] < noise[0] else "rises"
@@ -172,14 +175,6 @@ def observer_sentence(study: ImageQualityStudy, observer: str) -> str:
         ranges.append(f"not within the measured doses for {'; '.join(missing)}")
     dose = f"{100 * study.settings.dose:g} %"
     return f"{observer}: equivalent dose of the images denoised at {dose}: {', '.join(ranges)}."
-
-
-def dose_text(found: DoseEquivalence) -> str:
-    """An equivalent dose and its interval in words."""
-    if not np.isfinite(found.dose):
-        return "not within the measured doses"
-    limits = [f"{100 * limit:.0f}" if np.isfinite(limit) else "beyond" for limit in (found.low, found.high)]
-    return f"{100 * found.dose:.0f} % ({limits[0]} to {limits[1]})"
 
 
 def summary(
@@ -229,12 +224,12 @@ def _numbers(image: PhantomMeasurements) -> Entry:
         "peak_frequency_per_mm": finite_or_none(image.spectrum.peak_frequency),
         "frequency_per_mm": image.spectrum.frequency.tolist(),
         "nps_hu2_mm2": [finite_or_none(value) for value in image.spectrum.power],
-        "f50_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.5) for c in _contrasts(image)}),
+        "f50_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.5) for c in contrasts(image)}),
         "f50_ci95_per_mm": {
             f"{c:+g} HU": [finite_or_none(limit) for limit in image.transfer[c].frequency_interval(0.5)]
-            for c in _contrasts(image)
+            for c in contrasts(image)
         },
-        "f10_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.1) for c in _contrasts(image)}),
+        "f10_per_mm": _finite({f"{c:+g} HU": image.transfer[c].frequency_at(0.1) for c in contrasts(image)}),
         "body_hu": finite_or_none(image.body_hu),
         "hu_linearity": _finite(asdict(image.linearity)),
         "detectability": [
@@ -253,103 +248,3 @@ def _numbers(image: PhantomMeasurements) -> Entry:
 
 def _finite(values: Mapping[str, float]) -> Entry:
     return {key: finite_or_none(value) for key, value in values.items()}
-
-
-def _contrasts(image: PhantomMeasurements) -> list[float]:
-    return sorted(image.transfer, key=abs)
-
-
-def _noise_charts(study: ImageQualityStudy) -> ChartSection:
-    raw = study.unprocessed[study.settings.dose].spectrum
-    normal_dose = max(study.unprocessed)
-    normal_name = f"unprocessed, {100 * normal_dose:g} % dose"
-    curves = {
-        "unprocessed": raw,
-        "denoised": study.denoised.spectrum,
-        normal_name: study.unprocessed[normal_dose].spectrum,
-    }
-    profile = noise_reduction_profile(raw, study.denoised.spectrum)
-    spectra = {name: (list(item.frequency), list(item.power)) for name, item in curves.items()}
-    styles = curve_styles(spectra) | {normal_name: curve_styles(["reference"])["reference"]}
-    labels, title = ("frequency, 1/mm", "NPS, HU²·mm²"), "noise power spectrum"
-    charts = [line_chart(spectra, *labels, title, log_y=True, styles=styles)]
-    ratios, title = spectrum_ratios(spectra, normal_name), f"noise power relative to {normal_name}"
-    charts.append(line_chart(ratios, labels[0], "NPS ratio", title, log_y=True, styles=styles))
-    reduction = {"denoised": (list(profile.frequency), list(profile.power))}
-    charts.append(line_chart(reduction, labels[0], "dB", "noise reduction profile", styles=styles))
-    return ChartSection("Noise", "From uniform ROIs.", charts)
-
-
-def _transfer_charts(study: ImageQualityStudy) -> ChartSection:
-    raw = study.unprocessed[study.settings.dose]
-    strongest = _contrasts(raw)[-1]
-    shown = {f"unprocessed, {strongest:+g} HU": raw.transfer[strongest]}
-    shown |= {f"denoised, {c:+g} HU": study.denoised.transfer[c] for c in _contrasts(study.denoised)}
-    curves = {}
-    for name, found in shown.items():
-        kept = found.frequency < 1 / (2 * SPACING_MM)
-        curves[name] = (list(found.frequency[kept]), list(found.value[kept]))
-    chart = line_chart(curves, "frequency, 1/mm", "TTF", "task transfer function by contrast")
-    return ChartSection("Resolution", "From the edges of the rods, mean of all realisations.", [chart])
-
-
-def _dose_charts(study: ImageQualityStudy) -> ChartSection:
-    """One chart for each observer: d′ by dose for every lesion, and the denoised images at the equivalent dose."""
-    doses = sorted(study.unprocessed)
-    percent = [100 * dose for dose in doses]
-    charts = []
-    for observer in OBSERVERS:
-        curves = {}
-        for lesion in study.settings.lesions:
-            task = lesion, observer
-            curves[lesion.name] = (
-                percent,
-                [study.unprocessed[dose].detectability[task].d_prime for dose in doses],
-            )
-        ours = [study.denoised.detectability[lesion, observer].d_prime for lesion in study.settings.lesions]
-        curves["denoised (all lesions)"] = ([100 * study.settings.dose] * len(ours), sorted(ours))
-        charts.append(
-            line_chart(curves, "dose, % of normal", "d′", f"{observer}: unprocessed, by lesion", dots=True)
-        )
-    return ChartSection("Detectability", "Detectability by dose, lesion and observer.", charts)
-
-
-def _detectability_table(study: ImageQualityStudy) -> Table:
-    rows: list[list[object]] = []
-    raw, ours = study.unprocessed[study.settings.dose], study.denoised
-    for (lesion, observer), found in ours.detectability.items():
-        before = raw.detectability[lesion, observer]
-        equal = study.equivalence[lesion, observer]
-        cells = [f"{one.d_prime:.2f} ({one.low:.2f} to {one.high:.2f})" for one in (before, found)]
-        areas = [f"{one.auc:.3f}" for one in (before, found)]
-        place = [lesion.background, lesion.diameter_mm, lesion.contrast_hu, observer]
-        rows.append([*place, cells[0], areas[0], cells[1], areas[1], dose_text(equal)])
-    columns = (
-        "background", "diameter, mm", "contrast, HU", "observer", "d′ unprocessed", "AUC unprocessed",
-        "d′ denoised", "AUC denoised", "equivalent dose",
-    )  # fmt: skip
-    text = f"At {100 * study.settings.dose:g} % of the dose, with 95 % intervals."
-    return Table("Detectability", text, columns, rows)
-
-
-def _rod_table(study: ImageQualityStudy) -> Table:
-    kinds = {"unprocessed": study.unprocessed[study.settings.dose], "denoised": study.denoised}
-    rows = [
-        [
-            contrast,
-            name,
-            image.rod_hu[contrast],
-            _with_interval(image.transfer[contrast], 0.5),
-            image.transfer[contrast].frequency_at(0.1),
-        ]
-        for contrast in _contrasts(study.denoised)
-        for name, image in kinds.items()
-    ]
-    columns = ("contrast, HU", "image", "mean, HU", "f50, 1/mm", "f10, 1/mm")
-    return Table("Rods", "The body has 50 HU.", columns, rows)
-
-
-def _with_interval(transfer: TaskTransfer, level: float) -> str:
-    low, high = transfer.frequency_interval(level)
-    value = f"{transfer.frequency_at(level):.2f}"
-    return f"{value} ({low:.2f} to {high:.2f})" if np.isfinite(low) else value

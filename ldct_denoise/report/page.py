@@ -21,7 +21,13 @@ PICTURE_BUDGET = 6_500_000
 #: Tables with more rows open on demand.
 LONG_TABLE_ROWS = 30
 
+STATUS = (
+    "status",
+    "green: within the limits of this project; amber: to be reviewed; red: do not rely on the output before the "
+    "cause is known.",
+)
 DEFINITIONS = (
+    STATUS,
     ("window", "level ± width/2 in HU; both images are clipped to it, and data_range is its width. none: no "
      "clipping."),
     ("psnr", "20·log10(window width / rmse), dB."),

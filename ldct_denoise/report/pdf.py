@@ -11,6 +11,7 @@ import numpy as np
 
 from ldct_denoise.evaluation.measure import REFERENCE
 from ldct_denoise.output import atomic_write
+from ldct_denoise.report.charts import Curve
 from ldct_denoise.report.curve_styles import CurveStyle, curve_styles
 from ldct_denoise.report.evaluation import series_names
 from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, evaluation_identity
@@ -34,7 +35,11 @@ WIDTH_POINTS = 512.0
 #: Mean width of a character of the font, and of the monospaced one, in font sizes.
 CHARACTER, MONOSPACED = 0.58, 0.61
 TABLE_POINTS = 6.5
-GAP, CHART_HEIGHT, MAX_ROW_HEIGHT = 0.012, 0.155, 0.2
+GAP, MAX_ROW_HEIGHT, TITLE_HEIGHT, ROW_GAP = 0.012, 0.2, 0.014, 0.02
+#: Height of a chart, and with its title and the label of its axis.
+CHART_HEIGHT, CHART_SPACE = 0.155, 0.205
+#: Smallest share of the enlarged square that is shown where the page is full.
+MIN_SHARE = 0.4
 MAX_IMAGES, ZOOM_PX, MAX_PAGES = 4, 110, 12
 STATUS_COLOURS = {"green": "#27704a", "amber": "#8f5d00", "red": "#b3261e"}
 
@@ -93,9 +98,13 @@ def summary_figures(evaluation: Evaluation, identity: Identity) -> list[Figure]:
     _draw_checks(page, checks)
     _draw_identity(page, identity.rows)
     page.skip(GAP)
-    _draw_pictures(page, evaluation)
-    _draw_spectra(page, evaluation)
-    pages = [page, *_number_pages(evaluation)]
+    spectra = noise_spectra(evaluation, next(iter(evaluation.patients), ""))
+    _draw_pictures(page, evaluation, CHART_SPACE if spectra else 0)
+    pages = [page]
+    if spectra and page.top - CHART_SPACE < BOTTOM:
+        pages.append(_PdfPage())
+    _draw_spectra(pages[-1], spectra, curve_styles(evaluation.models))
+    pages += _number_pages(evaluation)
     for number, one in enumerate(pages, start=1):
         one.figure.text(LEFT, 0.025, f"{identity.kind}, {identity.created:%Y-%m-%d %H:%M:%S}", fontsize=7)
         one.figure.text(LEFT + WIDTH, 0.025, f"page {number} of {len(pages)}", fontsize=7, ha="right")
@@ -154,8 +163,11 @@ def _draw_identity(page: _PdfPage, rows: Sequence[tuple[str, str]]) -> None:
     page.top = lowest
 
 
-def _draw_pictures(page: _PdfPage, evaluation: Evaluation) -> None:
-    """A slice of every image in a clinical window, and below it the same square of each, enlarged."""
+def _draw_pictures(page: _PdfPage, evaluation: Evaluation, reserved: float) -> None:
+    """A slice of every image in a clinical window, and below it the same part of each, enlarged.
+
+    The part has as many rows as leave the height ``reserved`` below it.
+    """
     from matplotlib.patches import Rectangle
 
     if not any(case.indices for case in evaluation.cases):
@@ -171,14 +183,21 @@ def _draw_pictures(page: _PdfPage, evaluation: Evaluation) -> None:
     box = crop_box(images.values())
     square = soft_tissue_square(sample.reference, ZOOM_PX)[1]
     width = WIDTH / len(images)
+
+    def height_of(part: tuple[slice, slice]) -> float:
+        rows, columns = (one.stop - one.start for one in part)
+        full = 0.97 * width * A4_INCHES[0] / A4_INCHES[1] * rows * dy / (columns * dx)
+        return min(MAX_ROW_HEIGHT, full)
+
     z_mm = sample.geometry.offsets_mm[sample.index]
     words = f"z = {z_mm:.1f} mm, window {window.name} ({window.level_hu:g} ± {window.width_hu / 2:g} HU)"
-    page.write(f"{words}; below, the marked square enlarged.", 7.5)
+    page.write(f"{words}; below, the marked part enlarged.", 7.5)
+    room = page.top - height_of(box) - 2 * (TITLE_HEIGHT + ROW_GAP) - reserved - BOTTOM
+    square = (_middle(square[0], room / height_of(square)), square[1])
     for part in (box, square):
-        rows, columns = (one.stop - one.start for one in part)
-        height = min(MAX_ROW_HEIGHT, 0.97 * width * A4_INCHES[0] / A4_INCHES[1] * rows * dy / (columns * dx))
+        height = height_of(part)
         for index, (name, hu) in enumerate(images.items()):
-            place = (LEFT + index * width, page.top - height - 0.014, width * 0.97, height)
+            place = (LEFT + index * width, page.top - height - TITLE_HEIGHT, width * 0.97, height)
             axis = page.figure.add_axes(place)
             axis.imshow(
                 np.asarray(hu)[part], cmap="gray", vmin=window.low_hu, vmax=window.high_hu, aspect=dy / dx,
@@ -190,17 +209,19 @@ def _draw_pictures(page: _PdfPage, evaluation: Evaluation) -> None:
                 corner = square[1].start - box[1].start, square[0].start - box[0].start
                 sides = [one.stop - one.start for one in square[::-1]]
                 axis.add_patch(Rectangle(corner, *sides, fill=False, edgecolor="#ffd400", linewidth=0.7))
-        page.skip(height + (0.014 if part is box else 0.02))
+        page.skip(height + (TITLE_HEIGHT if part is box else TITLE_HEIGHT + ROW_GAP))
 
 
-def _draw_spectra(page: _PdfPage, evaluation: Evaluation) -> None:
-    """Noise power spectra of the first series, and their ratio to the reference."""
-    series = next(iter(evaluation.patients), "")
-    spectra = noise_spectra(evaluation, series)
+def _middle(part: slice, share: float) -> slice:
+    """The middle of a range; at least :data:`MIN_SHARE` of it, at most all."""
+    length = part.stop - part.start
+    cut = int(length * (1 - min(max(share, MIN_SHARE), 1)) / 2)
+    return slice(part.start + cut, part.stop - cut)
+
+
+def _draw_spectra(page: _PdfPage, spectra: Mapping[str, Curve], styles: Mapping[str, CurveStyle]) -> None:
+    """Noise power spectra of a series, and their ratio to the reference."""
     ratios = spectrum_ratios(spectra, REFERENCE)
-    if not spectra or page.top - CHART_HEIGHT - 0.05 < BOTTOM:
-        return
-    styles = curve_styles(evaluation.models)
     charts = [("noise power spectrum, HU²·mm²", spectra), ("noise power relative to the reference", ratios)]
     drawn = [(title, curves) for title, curves in charts if curves]
     for index, (title, curves) in enumerate(drawn):
@@ -213,7 +234,7 @@ def _draw_spectra(page: _PdfPage, evaluation: Evaluation) -> None:
             axis.legend(fontsize=6.5, frameon=False, loc="best", handlelength=3.5)
 
 
-def _draw_curves(axis: Axes, curves: Mapping[str, Any], styles: Mapping[str, CurveStyle]) -> None:
+def _draw_curves(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, CurveStyle]) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     for name, (x, y) in curves.items():

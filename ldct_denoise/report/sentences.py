@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ldct_denoise.evaluation.measure import REFERENCE, UNCLIPPED
+from ldct_denoise.metrics.checks import signed
 from ldct_denoise.metrics.statistics import Interval, PatientStatistics
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"), "")
 def sentences(evaluation: Evaluation) -> list[str]:
     """Summary in words: each model against the input, if there is one."""
     window, region = evaluation.headline
+    patients = len(set(evaluation.patients.values()))
     summary = [
-        f"{len(set(evaluation.patients.values()))} patient(s), {len(evaluation.patients)} series, "
+        f"{patients} patient{'s' if patients > 1 else ''}, {len(evaluation.patients)} series, "
         f"{len({row[:2] for row in evaluation.rows})} slices. Numbers below: window {window}, region {region}, "
         "each patient weighted equally."
     ]
@@ -35,19 +37,18 @@ def sentences(evaluation: Evaluation) -> list[str]:
 def _sentence(evaluation: Evaluation, model: str) -> str:
     window, region = evaluation.headline
     ssim = evaluation.values(model, window, region, "ssim")
+    offset_hu = mean_hu_offset(evaluation, model, region)
     ssim_words = f"SSIM {_mean(evaluation, ssim):.4f}" if ssim else "SSIM not measured"
-    text = (
-        f"{_psnr_words(evaluation, evaluation.values(model, window, region, 'psnr'))}, {ssim_words}; "
-        "without a window, mean HU differs from the reference by "
-        f"{mean_hu_offset(evaluation, model, region):+.2f} HU."
-    )
+    text = f"{_psnr_words(evaluation, evaluation.values(model, window, region, 'psnr'))}, {ssim_words}"
+    if not np.isnan(offset_hu):
+        text += f"; without a window, mean HU differs from the reference by {signed(offset_hu, 2)} HU"
     found = error_change(evaluation, model)
     if found is None or not found.before_hu:
-        return f"{model}: RMSE {found.after_hu if found else float('nan'):.2f} HU, {text}"
+        return f"{model}: RMSE {found.after_hu if found else float('nan'):.2f} HU, {text}."
     return (
-        f"{model}: error against the reference {100 * found.change.mean / found.before_hu:+.0f} % (RMSE "
+        f"{model}: error against the reference {signed(100 * found.change.mean / found.before_hu)} % (RMSE "
         f"{found.before_hu:.2f} → {found.after_hu:.2f} HU{_interval_words(found.change)}); {found.closer} of "
-        f"{found.slices} slices are closer to the reference than the input. {text}"
+        f"{found.slices} slices are closer to the reference than the input. {text}."
     )
 
 
@@ -92,7 +93,7 @@ def _interval_words(change: Interval) -> str:
     if not change.describes:
         return ""
     whom = {"patients": "for patients like these", "these patients": "for the measured patients only"}
-    limits = f"{change.low:+.2f} to {change.high:+.2f} HU"
+    limits = f"{signed(change.low, 2)} to {signed(change.high, 2)} HU"
     return f"; 95 % interval of the change {limits}, {whom[change.describes]}"
 
 

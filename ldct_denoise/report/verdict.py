@@ -12,6 +12,7 @@ from ldct_denoise.metrics.checks import (
     MAX_FREQUENCY_DROP,
     MAX_HU_SHIFT,
     MIN_EDGE_SHARPNESS,
+    MIN_LOW_CONTRAST_RESOLUTION,
     Check,
     mean_hu_words,
     signed,
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
 ACTIONS = {
     "noise": "Check that input and output were not swapped, and look at the output's texture.",
     "mean HU": "Compare circles in fat and soft tissue before you rely on HU.",
-    "edge sharpness": "Compare vessels and bone edges at full size, or use a lower --strength.",
-    "removed anatomy": "Look for edges in the difference image, or use a lower --strength.",
+    "edge sharpness": "Compare vessels and bone edges at full size, or use a lower strength.",
+    "removed anatomy": "Look for edges in the difference image, or use a lower strength.",
     "flicker": "Scroll through the whole series (ldct-denoise view).",
     "lesion-sized changes": "Compare input and output at that place.",
-    "noise texture": "Look at the texture of uniform tissue, or use a lower --strength.",
+    "noise texture": "Look at the texture of uniform tissue, or use a lower strength.",
     "error": "Do not use this output as an improvement of the input.",
-    "resolution": "Look at small structures of low contrast, or use a lower --strength.",
+    "resolution": "Look at small structures of low contrast, or use a lower strength.",
     "HU linearity": "Do not compare HU of this output with other images.",
     "detectability": "Do not expect small lesions to be easier to see.",
 }
@@ -168,7 +169,7 @@ def _noise(evaluation: Evaluation, model: str) -> list[Check]:
         status = status_of(-change, MAX_FREQUENCY_DROP)
         limit = f"limit −{100 * MAX_FREQUENCY_DROP[0]:.0f} %"
         words = f"mean noise frequency {signed(100 * change, 1)} % against the reference"
-        tail = "" if status == "green" else ": coarser than its noise"
+        tail = "" if status == "green" else "; the noise is coarser than the reference's"
         checks.append(Check("noise texture", status, f"{words}; {limit}{tail}", change, f"{words} ({limit})"))
     return checks
 
@@ -208,19 +209,23 @@ def study_checks(study: ImageQualityStudy) -> list[Check]:
 
 
 def _resolution(study: ImageQualityStudy) -> list[Check]:
-    """Smallest ratio of f50 after and before, over the contrasts."""
+    """Ratio of f50 after and before: at the strongest contrast, and the smallest one at the others."""
     raw, ours = study.unprocessed[study.settings.dose].transfer, study.denoised.transfer
     ratios = {contrast: ours[contrast].frequency_at(0.5) / raw[contrast].frequency_at(0.5) for contrast in ours}
     known = {contrast: ratio for contrast, ratio in ratios.items() if np.isfinite(ratio)}
-    if not known:
-        return []
-    worst = min(known, key=lambda contrast: known[contrast])
-    status = status_of(known[worst], MIN_EDGE_SHARPNESS, above_is_bad=False)
-    words = f"resolution (f50) {signed(100 * (known[worst] - 1))} % at {signed(worst)} HU"
-    limit = f"limit −{100 * (1 - MIN_EDGE_SHARPNESS[0]):.0f} %"
-    reason = f"{words}, the contrast with the largest loss; {limit}"
-    short = words if status == "green" else f"{words} ({limit})"
-    return [Check("resolution", status, reason, known[worst], short)]
+    strongest = max(ours, key=abs)
+    weaker = sorted((ratio, contrast) for contrast, ratio in known.items() if contrast != strongest)
+    found = [("resolution", *weaker[0], MIN_LOW_CONTRAST_RESOLUTION)] if weaker else []
+    if strongest in known:
+        found.append(("edge sharpness", known[strongest], strongest, MIN_EDGE_SHARPNESS))
+    checks = []
+    for name, ratio, contrast, limits in found:
+        status = status_of(ratio, limits, above_is_bad=False)
+        words = f"{name} (f50) {signed(100 * (ratio - 1))} % at {signed(contrast)} HU"
+        limit = f"limit −{100 * (1 - limits[0]):.0f} %"
+        short = words if status == "green" else f"{words} ({limit})"
+        checks.append(Check(name, status, f"{words}; {limit}", ratio, short))
+    return checks
 
 
 def _detectability(study: ImageQualityStudy) -> list[Check]:
