@@ -22,6 +22,7 @@ from ldct_denoise.phantoms.tasks import (
     cut_rois,
 )
 from ldct_denoise.report.image_quality import sentences
+from ldct_denoise.report.verdict import answer, study_checks
 
 LIVER, LUNG = Lesion("liver", 7, -10), Lesion("lung", 5, 15)
 SETTINGS = ImageQualitySettings(realisations=8, doses=(0.125, 0.5, 1.0), lesions=(LIVER, LUNG))
@@ -101,6 +102,13 @@ def test_a_blur_lowers_resolution_and_does_not_fool_the_hotelling_observer(untou
     for lesion in (LIVER, LUNG):
         assert blurred.equivalence[lesion, "CHO"].low < 0.27 < blurred.equivalence[lesion, "CHO"].high * 1.3
     assert "CHO: equivalent dose of the images denoised at 25 %" in " ".join(sentences(blurred))
+    found = {check.name: check for check in study_checks(blurred)}
+    assert found["edge sharpness"].status == "red"
+    assert found["edge sharpness"].value == pytest.approx(after / before, abs=0.05)
+    assert found["edge sharpness"].short.endswith("at +400 HU (limit −5 %)")
+    assert found["noise texture"].status == "red"
+    assert "failed: noise texture" in answer(list(found.values()))
+    assert {check.status for check in study_checks(untouched)} == {"green"}
 
 
 def test_a_denoiser_that_removes_faint_lesions_is_found_out(untouched):

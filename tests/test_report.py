@@ -208,6 +208,9 @@ def test_the_pdf_shows_pictures_in_a_clinical_window(names):
     window = WINDOWS["lung" if "lung" in names else "abdomen"]
     limits = {image.get_clim() for axis in figures[0].axes for image in axis.images}
     assert limits == {(window.low_hu, window.high_hu)}
+    titles = [axis.get_title() for axis in figures[0].axes if not axis.images]
+    assert titles == ["noise power spectrum, HU²·mm²", "noise power relative to the reference"]
+    assert all(axis.get_yscale() == "log" for axis in figures[0].axes if not axis.images)
 
 
 def test_columns_are_as_wide_as_their_names():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldct_denoise.regions.regions import Sphere
 from ldct_denoise.report.interactive import BlindedReading, review
 from ldct_denoise.volume import Geometry, Volume
 from tests.chromium import Chromium
@@ -112,6 +113,42 @@ def test_a_slice_is_decoded_once(page):
         browser.run(f"{counted} for (let i = 0; i < 20; i++) goto(5)")
         browser.wait("document.body.dataset.drawn === '5'")
         assert browser.run("decoded") == 2  # of input and output
+
+
+def test_keys_of_a_focused_image_scroll_zoom_and_set_the_window(page):
+    with open_fresh(page) as browser:
+        browser.wait("document.body.dataset.drawn === '0'")
+        browser.run("document.querySelector('#panels canvas').focus()")
+        for key, slide in (("ArrowDown", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("End", SLICES - 1), ("Home", 0)):
+            browser.key(key)
+            browser.wait(f"document.body.dataset.drawn === '{slide}'")
+        presets = browser.run("[...document.getElementById('preset').options].map((one) => one.value)")
+        browser.key("2")
+        assert browser.run("`${view.level},${view.width}`") == presets[1]
+        browser.key("+")
+        assert browser.run("view.zoom") == pytest.approx(1.2)
+        browser.key("0")
+        assert browser.run("view.zoom") == 1
+        label = browser.run("document.activeElement.getAttribute('aria-label')")
+        assert label.startswith("input, z = 0.0 mm, level")
+        assert browser.failures == []
+
+
+def test_outlines_are_drawn_only_when_asked_for_with_a_legend(tmp_path):
+    first, path = flat_slices(0), tmp_path / "review.html"
+    path.write_text(review({"input": first, "output": flat_slices(7)}, [Sphere("liver", (48, 48, 8), 20)]).html)
+    coloured = """(() => {
+      const { data } = document.querySelector("#panels canvas").getContext("2d").getImageData(0, 0, 96, 96);
+      return data.filter((value, i) => i % 4 === 0 && value !== data[i + 2]).length;
+    })()"""
+    with Chromium(900, 1600) as browser:
+        browser.open(path.as_uri())
+        browser.wait(f"document.body.dataset.drawn === '{SLICES // 2}'")
+        assert browser.run(coloured) == 0
+        assert browser.run("document.getElementById('legend').hidden")
+        browser.click(*browser.middle("#show-rois"))
+        browser.wait(f"{coloured} > 100")
+        assert browser.run("document.getElementById('legend').textContent") == "liver"
 
 
 def test_a_rating_is_of_the_pair_that_was_shown(tmp_path):
