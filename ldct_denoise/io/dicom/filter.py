@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -44,8 +46,8 @@ AXIAL_COSINE = np.cos(np.pi / 4)
 #: Largest deviation of rounded direction cosines from perpendicular unit vectors.
 DIRECTION_TOLERANCE = 0.02
 
-#: Every attribute that scanning reads.
-TAGS = (
+#: Every attribute that scanning reads: keywords, and tags of private attributes.
+KEYWORDS = (
     *REQUIRED, *MR_ONLY, *CT_ONLY,
     "SOPClassUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "ImageType", "PatientID", "PatientName",
     "StudyDate", "StudyTime", "AccessionNumber", "SeriesDescription", "SeriesNumber", "Manufacturer",
@@ -56,6 +58,7 @@ TAGS = (
     "NominalPercentageOfCardiacPhase", "TriggerTime", "ReconstructionDiameter", *PROJECTION_TAGS,
     PRIVATE_COMPRESSION, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
+TAGS = tuple(Tag(keyword) for keyword in KEYWORDS)
 
 
 def file_exclusion(header: Dataset, include_derived: bool) -> Exclusion | None:
@@ -185,17 +188,22 @@ def _impossible_value(header: Dataset) -> str:
     spacing = [float(one) for one in vectors["PixelSpacing"]]
     if not 1e-3 < min(spacing) <= max(spacing) < 1e3:
         return "pixel spacing is impossible"
-    directions = np.array([float(one) for one in vectors["ImageOrientationPatient"]]).reshape(2, 3)
-    if np.abs(directions @ directions.T - np.eye(2)).max() > DIRECTION_TOLERANCE:
+    if not _are_perpendicular_units(tuple(float(one) for one in vectors["ImageOrientationPatient"])):
         return "orientation is not two perpendicular unit vectors"
     return ""
 
 
 def _are_finite(numbers: list[Any]) -> bool:
     try:
-        return bool(np.isfinite([float(one) for one in numbers]).all())
+        return all(isfinite(float(one)) for one in numbers)
     except (TypeError, ValueError):
         return False
+
+
+@lru_cache(maxsize=256)  # the slices of a series share it
+def _are_perpendicular_units(orientation: tuple[float, ...]) -> bool:
+    directions = np.array(orientation).reshape(2, 3)
+    return bool(np.abs(directions @ directions.T - np.eye(2)).max() <= DIRECTION_TOLERANCE)
 
 
 def _other_plane(header: Dataset) -> Exclusion | None:
@@ -205,7 +213,7 @@ def _other_plane(header: Dataset) -> Exclusion | None:
     named = [name for name in RENDERINGS if name in words]
     if named:
         return Exclusion(ExclusionKind.RENDERING, f"a rendering ({named[0]}), not an axial image")
-    normal = unit_directions(header.ImageOrientationPatient)[2]
+    normal = unit_directions(tuple(map(float, header.ImageOrientationPatient)))[2]
     is_original = image_type[:1] == ("ORIGINAL",) or is_denoised_image(header)
     if abs(normal[2]) < AXIAL_COSINE and not is_original:
         plane = "coronal" if abs(normal[1]) > abs(normal[0]) else "sagittal"
@@ -213,12 +221,26 @@ def _other_plane(header: Dataset) -> Exclusion | None:
     return None
 
 
-def unit_directions(orientation: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@lru_cache(maxsize=256)  # the slices of a series share it
+def unit_directions(orientation: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row direction, column direction and normal as unit vectors; stored ones are often rounded.
 
     The column is made perpendicular to the row in the way ITK does: normal = row × column, column = normal × row.
+
+    Parameters
+    ----------
+    orientation : tuple of 6 floats
+        Image Orientation (Patient).
+
+    Returns
+    -------
+    tuple of 3 ndarrays, shape (3,), float64
+        Read-only.
     """
-    row, column = np.array([float(value) for value in orientation]).reshape(2, 3)
+    row, column = np.array(orientation).reshape(2, 3)
     normal = np.cross(row, column)
     row, normal = row / np.linalg.norm(row), normal / np.linalg.norm(normal)
-    return row, np.cross(normal, row), normal
+    directions = row, np.cross(normal, row), normal
+    for direction in directions:
+        direction.setflags(write=False)
+    return directions

@@ -43,6 +43,8 @@ MAX_INFLATED_BYTES = 512 << 20
 #: Largest ratio of inflated to deflated size (CT images reach 2 to 10), and the size accepted at any ratio, bytes.
 MAX_INFLATION_RATIO = 100
 SAFE_INFLATED_BYTES = 64 << 20
+#: The Transfer Syntax UID of a file stands in its first bytes: only four attributes of 64 bytes come before it.
+SYNTAX_BYTES = 4096
 _PIXEL_DATA_TAG = (0x7FE0, 0x0010)
 
 
@@ -62,15 +64,15 @@ class Header:
     pixel_data: PixelDataLocation | None
 
 
-def read_header(path: str | Path, keywords: Collection[str] | None = None) -> Header:
+def read_header(path: str | Path, attributes: Collection[str | BaseTag] | None = None) -> Header:
     """Read the header of a DICOM file.
 
     Parameters
     ----------
     path : str or Path
         Give a string where many files are read: Python keeps the parts of every Path in memory for good.
-    keywords : collection of str, optional
-        Keywords of the attributes to read; all by default.
+    attributes : collection of str or BaseTag, optional
+        Keywords or tags of the attributes to read; all by default. Tags are faster where many files are read.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def read_header(path: str | Path, keywords: Collection[str] | None = None) -> He
     with as_input_error(path, "unreadable"), open_regular_file(path) as file:
         stream, meta = inflated(file)
         dataset = pydicom.dcmread(
-            stream, force=True, stop_before_pixels=True, specific_tags=list(keywords) if keywords else None
+            stream, force=True, stop_before_pixels=True, specific_tags=list(attributes) if attributes else None
         )
         if meta is not None:
             dataset.file_meta = meta
@@ -89,7 +91,7 @@ def read_header(path: str | Path, keywords: Collection[str] | None = None) -> He
         pixel_data = _locate_pixel_data(stream, dataset)
         if pixel_data is not None:
             correct_transfer_syntax(stream, dataset, pixel_data)
-            if keywords is None:
+            if attributes is None:
                 add_trailing_elements(stream, dataset, pixel_data)
         return Header(dataset, pixel_data)
     raise AssertionError  # the contexts above never suppress an error
@@ -133,10 +135,12 @@ def open_regular_file(path: str | Path) -> Iterator[BinaryIO]:
 
 def inflated(file: BinaryIO) -> tuple[BinaryIO, FileMetaDataset | None]:
     """The file itself, or the inflated data set of a deflated file and its meta information (PS3.5 A.5)."""
-    start = file.read(132)
-    if start[128:132] != b"DICM" and not _starts_like_a_data_set(start):
+    start = file.read(SYNTAX_BYTES)
+    if start[128:132] != b"DICM" and not _starts_like_a_data_set(start[:132]):
         raise InputError("not DICOM")
     file.seek(0)
+    if DeflatedExplicitVRLittleEndian.encode() not in start:
+        return file, None
     read_preamble(file, force=True)
     group = read_dataset(file, False, True, stop_when=_after_meta)
     meta = FileMetaDataset(group)

@@ -103,8 +103,11 @@ class ImageFactory:
     def __init__(self) -> None:
         self._shared: dict[Any, Any] = {}
         self._planes: dict[tuple[Any, ...], list[np.ndarray]] = defaultdict(list)
+        self._stored_planes: dict[tuple[tuple[Any, ...], tuple[float, ...]], np.ndarray] = {}
 
-    def create(self, path: str, frame: int | None, header: Dataset, sop_uid: str, pixel_offset: int) -> Image:
+    def create(
+        self, path: str, frame: int | None, header: Dataset, encoding: Encoding, sop_uid: str, pixel_offset: int
+    ) -> Image:
         """Create an image from its header.
 
         Parameters
@@ -114,7 +117,9 @@ class ImageFactory:
         frame : int, optional
             Index of the frame of a multi-frame file; None for a classic image.
         header : Dataset
-            Header of a classic image, or of a frame in that form, with the attributes in `filter.TAGS`.
+            Header of a classic image, or of a frame in that form, with the attributes in `filter.KEYWORDS`.
+        encoding : Encoding
+            Of the header.
         sop_uid : str
             SOP Instance UID, or its replacement.
         pixel_offset : int
@@ -126,7 +131,7 @@ class ImageFactory:
         current_ma = number(header, "XRayTubeCurrent")
         ref = SliceRef(
             folder, file, frame, sop_uid, self._share(slope), self._share(intercept),
-            self._share(Encoding.of(header)), self._share(pixel_offset), self._share(current_ma),
+            self._share(encoding), self._share(pixel_offset), self._share(current_ma),
         )  # fmt: skip
         x, y, z = (float(value) for value in header.ImagePositionPatient)
         split_key = tuple(sys.intern(text(header, keyword)) for _, keyword in SPLIT_ATTRIBUTES)
@@ -141,9 +146,8 @@ class ImageFactory:
     def _stack_key(self, header: Dataset, folder: str) -> StackKey:
         uid = text(header, "SeriesInstanceUID")
         size = int(header.Rows), int(header.Columns)
-        row, column, _ = unit_directions(header.ImageOrientationPatient)
-        plane = np.array([*row, *column, *(float(value) for value in header.PixelSpacing)])
-        plane = self._known_plane((uid, folder, size), plane)
+        orientation = tuple(map(float, header.ImageOrientationPatient))
+        plane = self._known_plane((uid, folder, size), (*orientation, *map(float, header.PixelSpacing)))
         return StackKey(
             uid=uid,
             folder=folder,
@@ -155,12 +159,19 @@ class ImageFactory:
             spacing_mm=(float(plane[6]), float(plane[7])),
         )
 
-    def _known_plane(self, group: tuple[Any, ...], plane: np.ndarray) -> np.ndarray:
-        """Reuse a known plane of the group that equals this one within rounding."""
+    def _known_plane(self, group: tuple[Any, ...], stored: tuple[float, ...]) -> np.ndarray:
+        """Unit directions and spacing, or those of a known plane of the group that is equal within rounding."""
+        if (group, stored) in self._stored_planes:
+            return self._stored_planes[group, stored]
+        row, column, _ = unit_directions(stored[:6])
+        plane = np.array([*row, *column, *stored[6:]])
         for known in self._planes[group]:
             if is_same_plane(known, plane):
-                return known
-        self._planes[group].append(plane)
+                plane = known
+                break
+        else:
+            self._planes[group].append(plane)
+        self._stored_planes[group, stored] = plane
         return plane
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.filter import MULTIFRAME_CLASSES, TAGS
+from ldct_denoise.io.dicom.filter import KEYWORDS, MULTIFRAME_CLASSES
 
 #: Quantities that enhanced (FD) and classic (IS) images store under different keywords: enhanced → classic.
 CLASSIC_KEYWORDS = {
@@ -47,7 +47,7 @@ def frame_headers(image: Dataset) -> Iterator[Dataset]:
         raise InputError(f"{count} frames, but {len(groups)} per-frame functional groups")
     common = Dataset()
     common.file_meta = image.file_meta
-    for keyword in TAGS:
+    for keyword in KEYWORDS:
         if keyword in image and keyword not in FUNCTIONAL_GROUPS:
             common[keyword] = image[keyword]
     shared = [*(image.get("SharedFunctionalGroupsSequence") or []), Dataset()][0]
@@ -61,7 +61,7 @@ def frame_headers(image: Dataset) -> Iterator[Dataset]:
         yield header
 
 
-def frame_values(group: Dataset, unassigned: Container[str] = TAGS) -> dict[str, Any]:
+def frame_values(group: Dataset, unassigned: Container[str] = KEYWORDS) -> dict[str, Any]:
     """Attributes in the functional groups of a frame, by keyword.
 
     Parameters
@@ -94,7 +94,7 @@ def group_values(group: Dataset) -> dict[str, Any]:
 def _set_attributes(header: Dataset, values: dict[str, Any]) -> None:
     for keyword, value in values.items():
         name = CLASSIC_KEYWORDS.get(keyword, keyword)
-        if value is not None and (name in TAGS or name in FRAME_TAGS):
+        if value is not None and (name in KEYWORDS or name in FRAME_TAGS):
             setattr(header, name, round(float(value)) if name != keyword else value)
     if "FrameType" in values:
         header.ImageType = values["FrameType"]

@@ -55,15 +55,14 @@ def repair_decimals(header: Dataset) -> None:
 
 
 def _repair_elements(header: Dataset) -> None:
-    for tag in list(header.keys()):
+    for tag, element in list(header.items()):
         if tag not in DECIMALS and tag.is_private:
             continue
         with suppress(Exception):  # a damaged element is left to whoever needs it
-            element = header.get_item(tag)
             if isinstance(element, RawDataElement):
                 if element.value:
                     _repair(header, element)
-            elif element is not None and element.VR == "SQ":
+            elif element.VR == "SQ":
                 for item in element.value:
                     _repair_elements(item)
 

@@ -181,15 +181,17 @@ def _read_images(
     excluded: dict[Exclusion, list[int]] = {}
     for frame, image in enumerate(_image_headers(header.dataset, sop_uid)):
         exclusion = image_exclusion(image, assume_hu)
-        if exclusion is None and frame == 0:
+        if exclusion is not None:
+            excluded.setdefault(_of_truncated_header(exclusion, header), []).append(frame + 1)
+            continue
+        encoding = Encoding.of(image)
+        if frame == 0:
             lost = private_pixel_data(header.dataset) if header.pixel_data is None else None
-            lost = lost or pixel_data_exclusion(path, header.pixel_data, Encoding.of(image))
+            lost = lost or pixel_data_exclusion(path, header.pixel_data, encoding)
             if lost is not None:
                 return [], [lost]  # all frames share the pixel data
-        if exclusion is None:
-            images.append(factory.create(path, frame if is_multiframe else None, image, sop_uid, pixel_offset))
-        else:
-            excluded.setdefault(_of_truncated_header(exclusion, header), []).append(frame + 1)
+        number = frame if is_multiframe else None
+        images.append(factory.create(path, number, image, encoding, sop_uid, pixel_offset))
     if images:
         return images, [replace(one, text=f"{one.text} ({_frames(at)})") for one, at in excluded.items()]
     return [], list(excluded)

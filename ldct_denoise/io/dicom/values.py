@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
-import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
@@ -43,4 +43,4 @@ def number(header: Dataset, keyword: str) -> float | None:
         value = float(header.get(keyword))  # type: ignore[arg-type]
     except Exception:  # pydicom may fail in any way on damaged bytes
         return None
-    return value if np.isfinite(value) else None
+    return value if isfinite(value) else None
