@@ -85,13 +85,14 @@ def run_settings() -> str:
 def node_settings() -> str:
     """Settings of the DICOM node, one table for each section of the file."""
     rules = importlib.import_module("ldct_denoise.node.rules")
+    parts_of = importlib.import_module("ldct_denoise.node.settings")
     sections: dict[str, type[BaseModel]] = {
         "Top level": rules.Rules,
-        "An entry of `accept`": rules.Peer,
-        "`tls`": rules.ServerTLS,
-        "A destination, C-STORE": rules.DimseDestination,
-        "A destination, STOW-RS": rules.StowDestination,
-        "`tls` of a destination": rules.ClientTLS,
+        "An entry of `accept`": parts_of.Peer,
+        "`tls`": parts_of.ServerTLS,
+        "A destination, C-STORE": parts_of.DimseDestination,
+        "A destination, STOW-RS": parts_of.StowDestination,
+        "`tls` of a destination": parts_of.ClientTLS,
         "An entry of `rules`": rules.Rule,
     }
     parts = [f"### {title}\n\n{settings_table(settings_of(model))}" for title, model in sections.items()]

@@ -27,8 +27,9 @@ from ldct_denoise.node.destinations import make_sender
 from ldct_denoise.node.health import Health
 from ldct_denoise.node.operator import list_batches, perform, request
 from ldct_denoise.node.records import Delivery, Record, RememberedRule
-from ldct_denoise.node.rules import DimseDestination, Limits, Rules
+from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
+from ldct_denoise.node.settings import DimseDestination, Limits
 from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.storage_scp import printable
 from ldct_denoise.node.worker import Worker

@@ -12,7 +12,8 @@ import yaml
 
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.io.dicom.instance import attribute_values
-from ldct_denoise.node.rules import Retry, Rule, Rules, load_rules
+from ldct_denoise.node.rules import Rule, Rules, load_rules
+from ldct_denoise.node.settings import Retry
 from tests.conftest import ROOT
 from tests.enhanced_file import make_enhanced
 

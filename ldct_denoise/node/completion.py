@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from ldct_denoise.node.rules import CompletionSettings
+from ldct_denoise.node.settings import CompletionSettings
 from ldct_denoise.node.spool import IncomingSeries
 
 

@@ -13,9 +13,10 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.instance import read_instance_uids
 from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.counters import Counters
-from ldct_denoise.node.destinations import Answer, Outcome, Unreachable, make_sender
+from ldct_denoise.node.destinations import make_sender
 from ldct_denoise.node.records import Delivery
 from ldct_denoise.node.rules import Rules
+from ldct_denoise.node.sending import Answer, Outcome, Unreachable
 from ldct_denoise.node.spool import Spool
 
 log = logging.getLogger("ldct_denoise.node")

@@ -18,7 +18,7 @@ from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.node.durable_files import write_text
 from ldct_denoise.node.records import Delivery, read_record
-from ldct_denoise.node.rules import Limits
+from ldct_denoise.node.settings import Limits
 from ldct_denoise.node.spool import STATES, Spool, SpoolInUse, study_key
 
 Action = Literal["retry", "resend", "forget", "complete"]

@@ -14,7 +14,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification
 
 from ldct_denoise.errors import ConfigError
-from ldct_denoise.node.rules import DimseDestination
+from ldct_denoise.node.settings import DimseDestination
 
 
 def connection_problem(host: str, port: int, timeout_s: float, tls: ssl.SSLContext | None) -> str:

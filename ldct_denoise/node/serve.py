@@ -22,10 +22,12 @@ from ldct_denoise.node.log_privacy import suppress_library_logs
 from ldct_denoise.node.operator import answer_requests
 from ldct_denoise.node.page import OperatorPage
 from ldct_denoise.node.reachability import check_certificates
-from ldct_denoise.node.rules import ClientTLS, Rules
+from ldct_denoise.node.rules import Rules
+from ldct_denoise.node.settings import ClientTLS
 from ldct_denoise.node.spool import Spool, SpoolInUse
 from ldct_denoise.node.status import StatusServer
-from ldct_denoise.node.storage_scp import StorageSCP, server_tls
+from ldct_denoise.node.storage_scp import StorageSCP
+from ldct_denoise.node.tls import server_tls
 from ldct_denoise.node.worker import Worker
 
 log = logging.getLogger("ldct_denoise.node")

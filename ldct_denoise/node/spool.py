@@ -40,8 +40,8 @@ from ldct_denoise.node.clock import Arrivals
 from ldct_denoise.node.durable_files import Reserve, remove, sync, temporary_file, write_text
 from ldct_denoise.node.listing import FolderListing
 from ldct_denoise.node.records import VERSION, Delivery, Record, read_record, record_path, write_record
-from ldct_denoise.node.rules import Limits
 from ldct_denoise.node.series_memory import SeriesMemory
+from ldct_denoise.node.settings import Limits
 
 STATES = ("incoming", "ready", "outgoing", "dead-letter")
 FOLDERS = ("receiving", "working", "records", "series", "requests", *STATES)

@@ -28,8 +28,9 @@ from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, read_instance_uids
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
-from ldct_denoise.node.rules import Rules, ServerTLS
+from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.spool import Spool
+from ldct_denoise.node.tls import server_tls
 
 log = logging.getLogger("ldct_denoise.node")
 
@@ -337,27 +338,3 @@ def printable(ae_title: str) -> str:
     return "".join(
         character if character.isascii() and character.isprintable() else "?" for character in ae_title
     )[:16]
-
-
-def server_tls(settings: ServerTLS) -> ssl.SSLContext:
-    """Create a TLS context (1.2 or later; PS3.15 B.9, B.10).
-
-    Callers must present a certificate where the settings name an authority.
-
-    Raises
-    ------
-    ConfigError
-        If a file cannot be used.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(settings.certificate, settings.key)
-        if settings.authority:
-            context.load_verify_locations(settings.authority)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise ConfigError(
-            f"tls: {settings.certificate} and its key cannot be used ({error.strerror or error})"
-        ) from None
-    return context
