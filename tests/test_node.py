@@ -24,11 +24,11 @@ from ldct_denoise.node import worker as work
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
 from ldct_denoise.node.operator import request
-from ldct_denoise.node.records import Delivery, Record
+from ldct_denoise.node.records import MAX_ATTEMPTS, Delivery, Record
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.serve import Node, check
 from ldct_denoise.node.spool import Spool
-from ldct_denoise.node.worker import MAX_ATTEMPTS, Worker
+from ldct_denoise.node.worker import Worker
 from tests.conformance import check_derived
 from tests.dicom_files import cells, write_ct
 from tests.enhanced_file import make_enhanced
@@ -412,7 +412,7 @@ def test_an_unexpected_error_does_not_block_other_batches(
         spool.set_record(batch, Record(deliveries={"archive": Delivery()}))
     deliverer = Deliverer("archive", rules, spool, Counters(), threading.Event())
     with monkeypatch.context() as broken:
-        broken.setattr(deliverer._sender, "send", lambda files: 1 / 0)
+        broken.setattr(deliverer._sender, "send", lambda files, priority: 1 / 0)
         deliverer.run_once()
     assert deliverer.run_once()
     assert [spool.record(batch).deliveries["archive"].state for batch in ("k-a.1", "k-b.2")] == ["waiting", "sent"]

@@ -12,9 +12,10 @@ import pytest
 from ldct_denoise.errors import OutputError
 from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.node.completion import Completion
+from ldct_denoise.node.names import series_key
 from ldct_denoise.node.records import Delivery
 from ldct_denoise.node.settings import CompletionSettings, Limits
-from ldct_denoise.node.spool import IncomingSeries, Spool, series_key
+from ldct_denoise.node.spool import IncomingSeries, Spool
 
 LIMITS = Limits(free_gib=0)
 

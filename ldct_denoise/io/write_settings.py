@@ -40,6 +40,10 @@ class WriteSettings:
     revision : int
         Another number gives the derived DICOM images other UIDs. The DICOM node sets it where a series is sent
         again with corrected patient data, because archives keep the first image of each UID.
+    number : int
+        Added to the Series Number of derived DICOM images, where one source series gives several derived ones.
+    suffix : str
+        ASCII text at the end of their Series Description, for the same purpose.
     """
 
     format: Format | None = None
@@ -51,6 +55,8 @@ class WriteSettings:
     deidentify: bool = False
     created: datetime | None = None
     revision: int = 0
+    number: int = 0
+    suffix: str = ""
 
 
 #: The input's format, uncompressed, existing outputs kept.

@@ -16,6 +16,7 @@ COUNTERS = {
     "images_sent": "Derived images accepted by a destination.",
     "images_already_sent": "Derived images that a destination had already and that were not sent again.",
     "send_warnings": "Derived images that a destination stored with a warning or had already, by destination.",
+    "committed": "Images for which a destination has given storage commitment.",
     "send_failures": "Failed attempts to send, by destination.",
     "denoise_seconds": "Time spent denoising.",
 }

@@ -7,17 +7,22 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
+from pydicom.uid import generate_uid
+
 from ldct_denoise.errors import InputError
-from ldct_denoise.io.dicom.instance import read_instance_uids
+from ldct_denoise.io.dicom.instance import read_instance_uids, storage_uids
 from ldct_denoise.node.clock import Waits
+from ldct_denoise.node.commitment import CommitmentResults, fail, request_commitment
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.destinations import make_sender
 from ldct_denoise.node.records import Delivery
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.sending import Answer, Outcome, Unreachable
-from ldct_denoise.node.spool import Spool
+from ldct_denoise.node.settings import DimseDestination
+from ldct_denoise.node.spool import ORIGINALS, Spool
 
 log = logging.getLogger("ldct_denoise.node")
 
@@ -59,14 +64,15 @@ class Deliverer:
         ConfigError
             If the TLS or authorization files of the destination cannot be used.
         """
-        self._sender = make_sender(rules.destinations[self.name], rules.ae_title)
-        self._retry = rules.retry
+        self._destination = rules.destinations[self.name]
+        self._sender = make_sender(self._destination, rules.ae_title)
+        self._rules = rules
+        self._results = CommitmentResults(rules, self._spool, self._counters)
 
     def run_once(self) -> bool:
-        """Try to deliver the oldest batch that is due; return whether there was one."""
-        for batch in self._spool.batches("outgoing"):
-            delivery = self._spool.peek(batch).deliveries.get(self.name)
-            if delivery and delivery.state == "waiting" and self._is_due(batch, delivery):
+        """Try to deliver the most urgent batch that is due; return whether there was one."""
+        for batch in self._spool.by_priority("outgoing"):
+            if self._is_due(batch):
                 self._waits.forget(batch)
                 self._deliver(batch)
                 return True
@@ -76,8 +82,24 @@ class Deliverer:
         """Abort a running transmission, when the node stops."""
         self._sender.cancel()
 
-    def _is_due(self, batch: str, delivery: Delivery) -> bool:
-        return self._waits.is_over(batch, delivery.next_try, self._retry.wait_s(max(delivery.attempts, 1)))
+    def _is_due(self, batch: str) -> bool:
+        delivery = self._spool.peek(batch).deliveries.get(self.name)
+        if delivery is None or delivery.state != "waiting":
+            return False
+        longest_s = self._rules.retry.wait_s(max(delivery.attempts, 1))
+        if delivery.transaction_uid and isinstance(self._destination, DimseDestination):
+            longest_s = self._destination.commitment_wait_s
+        return self._waits.is_over(batch, delivery.next_try, longest_s)
+
+    def _is_outranked(self, batch: str) -> bool:
+        """Whether a more urgent batch is due."""
+        priority = self._spool.peek(batch).priority
+        for other in self._spool.by_priority("outgoing") if priority else ():
+            if self._spool.peek(other).priority >= priority:
+                return False
+            if self._is_due(other):
+                return True
+        return False
 
     def _deliver(self, batch: str) -> None:
         key = batch.partition(".")[0]
@@ -90,10 +112,11 @@ class Deliverer:
             waiting = [file for file in files if not _is_delivered(file, sent.get(uids[file]))]
             waiting.sort(key=lambda file: self._failures[batch][uids[file]])  # one that fails holds back no other
             self._counters.add("images_already_sent", len(files) - len(waiting))
-            for file, answer in self._sender.send(waiting) if waiting else ():
+            priority = self._spool.peek(batch).priority
+            for file, answer in self._sender.send(waiting, priority) if waiting else ():
                 answers.append(answer)
                 self._note(batch, key, file, uids[file], answer)
-                if self._stop.is_set():
+                if self._stop.is_set() or (len(answers) < len(waiting) and self._is_outranked(batch)):
                     return
         except Unreachable as error:
             self._failures[batch][uids[waiting[len(answers)]]] += 1  # this image may be the cause
@@ -106,7 +129,7 @@ class Deliverer:
             self._failures[batch].update(uids[file] for file in waiting[len(answers) : len(answers) + 1])
             self._retry_later(batch, type(error).__name__, _has_progress(answers))
         else:
-            self._conclude(batch, answers)
+            self._conclude(batch, answers, uids)
         finally:
             self._log_warnings(batch, answers)
 
@@ -128,7 +151,7 @@ class Deliverer:
         ).items():
             log.warning("%s: %s: %d images stored with warning %s", batch, self.name, count, reason)
 
-    def _conclude(self, batch: str, answers: list[Answer]) -> None:
+    def _conclude(self, batch: str, answers: list[Answer], uids: Mapping[Path, str]) -> None:
         """Finish a batch whose images were all answered, or schedule those that may be stored another time."""
         retries = [answer.reason for answer in answers if answer.outcome is Outcome.RETRY]
         refusals = [answer.reason for answer in answers if answer.outcome is Outcome.REFUSED]
@@ -137,7 +160,46 @@ class Deliverer:
             self._retry_later(batch, reason, _has_progress(answers))
             return
         failure = f"{len(refusals)} of {len(answers)} images refused: {refusals[0]}" if refusals else ""
-        self._finish(batch, len(answers), failure)
+        open_images = {} if failure else self._without_commitment(batch, uids)
+        if open_images:
+            self._ask_commitment(batch, open_images)
+        else:
+            self._finish(batch, len(answers), failure)
+
+    def _without_commitment(self, batch: str, uids: Mapping[Path, str]) -> dict[str, str]:
+        """Images for which the destination must still give storage commitment: class by SOP Instance UID."""
+        if not isinstance(self._destination, DimseDestination) or not self._destination.commitment:
+            return {}
+        committed = self._spool.memory.committed(batch.partition(".")[0], self.name)
+        return {
+            uid: storage_uids(file)[0] for file, uid in uids.items() if not _is_delivered(file, committed.get(uid))
+        }
+
+    def _ask_commitment(self, batch: str, images: Mapping[str, str]) -> None:
+        """Ask for storage commitment; ask again if the former request was not answered in time."""
+        assert isinstance(self._destination, DimseDestination)
+        transaction_uid = generate_uid()
+        with self._spool.update_record(batch) as record:  # first: the result may come before the answer
+            delivery = record.deliveries[self.name]
+            was_asked = bool(delivery.transaction_uid)
+            delivery.transaction_uid = transaction_uid
+            wait_s = self._destination.commitment_wait_s
+            reason = "no result of storage commitment in time" if was_asked else "waits for storage commitment"
+            if was_asked:
+                fail(delivery, reason, self._rules, wait_s)
+            else:
+                delivery.reason, delivery.next_try = reason, time.time() + wait_s
+        if delivery.state == "failed":
+            self._log_given_up(batch, reason)
+            return
+        try:
+            request_commitment(
+                self._destination, self._rules.ae_title, transaction_uid, images, self._results.on_event
+            )
+        except Unreachable as error:
+            self._retry_later(batch, str(error), made_progress=False)
+        else:
+            log.info("%s: %s: asked for storage commitment of %d images", batch, self.name, len(images))
 
     def _finish(self, batch: str, count: int, failure: str) -> None:
         """Record that the destination has all images, or that it will never have them."""
@@ -159,15 +221,16 @@ class Deliverer:
             delivery = record.deliveries[self.name]
             if made_progress:
                 delivery.attempts, delivery.failing_s = 0, 0.0
-            delivery.attempts += 1
-            delivery.reason = reason
-            wait_s = self._retry.wait_s(delivery.attempts)
-            delivery.next_try = time.time() + wait_s
-            delivery.failing_s += wait_s
-            if delivery.failing_s > self._retry.give_up_h * 3600:
-                delivery.state = "failed"
-                self._failures.pop(batch, None)
+            delivery.transaction_uid = ""
+            wait_s = fail(delivery, reason, self._rules)
+        if delivery.state == "failed":
+            self._log_given_up(batch, reason)
+            return
         log.warning("%s: %s: %s; attempt %d, next in %.0f s", batch, self.name, reason, delivery.attempts, wait_s)
+
+    def _log_given_up(self, batch: str, reason: str) -> None:
+        self._failures.pop(batch, None)
+        log.error("%s: %s: given up: %s", batch, self.name, reason)
 
 
 def _has_progress(answers: list[Answer]) -> bool:
@@ -208,13 +271,18 @@ def settle(spool: Spool, rules: Rules, counters: Counters) -> None:
             log.error("%s: not delivered to all destinations; see dead-letter/%s.json", batch, batch)
         else:
             spool.delete("outgoing", batch)
-        counters.add("series", outcome="dead letter" if failures or not deliveries else "delivered")
+        kind = "originals " if batch.endswith(ORIGINALS) else ""
+        counters.add("series", outcome=kind + ("dead letter" if failures or not deliveries else "delivered"))
 
 
 def _restore_deliveries(batch: str, spool: Spool) -> None:
     """Begin the deliveries of a batch anew whose record was lost; what a destination has is not sent again."""
-    remembered = spool.memory.rule(batch.partition(".")[0])
-    if remembered and remembered.send_to:
+    key = batch.partition(".")[0]
+    remembered = spool.memory.rule(key)
+    send_to = remembered.send_to if remembered else ()
+    if batch.endswith(ORIGINALS):
+        send_to = spool.memory.originals_to(key)
+    if send_to:
         log.error("%s: its record was lost; its deliveries begin anew", batch)
         with spool.update_record(batch) as record:
-            record.deliveries = {name: Delivery() for name in remembered.send_to}
+            record.deliveries = {name: Delivery() for name in send_to}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -17,6 +19,8 @@ from ldct_denoise.node.sending import STORED_WITH_WARNING, Answer, Outcome, Unre
 from ldct_denoise.node.settings import DimseDestination
 from ldct_denoise.node.tls import client_tls
 
+#: Priority of C-STORE (PS3.7 9.3.1.1) by that of a batch: HIGH, MEDIUM, LOW.
+_DIMSE_PRIORITY = (1, 0, 2)
 #: Temporary C-STORE statuses: out of resources (PS3.4 B.2.3), processing failure (PS3.7 C).
 TEMPORARY = frozenset({*range(0xA700, 0xA800), 0x0110})
 
@@ -30,28 +34,14 @@ class DimseSender:
         self._tls = client_tls(destination.tls) if destination.tls else None
         self._association: Association | None = None
 
-    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
+    def send(self, files: Sequence[Path], priority: int = 1) -> Iterator[tuple[Path, Answer]]:
         """See :class:`Sender`."""
-        entity = AE(self._ae_title)
-        entity.acse_timeout = entity.dimse_timeout = self._destination.timeout_s
-        entity.network_timeout = entity.connection_timeout = self._destination.timeout_s
         contexts = {file: storage_uids(file) for file in files}
-        for storage_class, syntax in sorted(
-            {offer for context in contexts.values() for offer in _offers(*context)}
-        ):
-            entity.add_requested_context(storage_class, syntax)
-        association = entity.associate(
-            self._destination.host,
-            self._destination.port,
-            ae_title=self._destination.ae_title,
-            tls_args=(self._tls, self._destination.host) if self._tls else None,
-        )
-        if association.rejected_contexts and not association.is_established:
-            # The association was accepted, but for none of the images.
+        offers = sorted({offer for context in contexts.values() for offer in _offers(*context)})
+        association = open_association(self._destination, self._ae_title, offers, tls=self._tls)
+        if not association.is_established:  # it was accepted, but for none of the images
             yield from ((file, _not_accepted(contexts[file])) for file in files)
             return
-        if not association.is_established:
-            raise Unreachable(self._failure(association))
         self._association = association
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
@@ -68,7 +58,7 @@ class DimseSender:
                         Answer(Outcome.REFUSED, "transfer syntax not accepted, and pixels cannot be decoded"),
                     )
                 else:
-                    yield file, _dimse_answer(_store(association, image))
+                    yield file, _dimse_answer(_store(association, image, _DIMSE_PRIORITY[priority]))
         finally:
             self._association = None
             if association.is_established:
@@ -83,13 +73,63 @@ class DimseSender:
         """See :class:`Sender`."""
         return echo_problem(self._destination, self._ae_title, self._tls)
 
-    def _failure(self, association: Association) -> str:
-        """Why there is no association."""
-        if association.is_rejected:
-            return rejection(association)
-        to = self._destination
-        problem = connection_problem(to.host, to.port, min(to.timeout_s, 10), self._tls)
-        return problem or "no answer to the association request"
+
+def open_association(
+    destination: DimseDestination,
+    ae_title: str,
+    contexts: Iterable[tuple[str, str | None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+    roles: Iterable[Any] = (),
+    handlers: Iterable[Any] = (),
+) -> Association:
+    """Request an association.
+
+    Parameters
+    ----------
+    destination : DimseDestination
+    ae_title : str
+        Own AE title, unless the destination names another.
+    contexts : iterable of (str, str or None)
+        Abstract syntaxes, each with a transfer syntax; None for the default ones.
+    tls : ssl.SSLContext, optional
+        By default from the files that the destination names.
+    roles, handlers : iterable
+        Role selection items and event handlers of pynetdicom.
+
+    Returns
+    -------
+    Association
+        Not established if the peer accepted it, but none of the contexts.
+
+    Raises
+    ------
+    ConfigError
+        If the TLS files of the destination cannot be used.
+    Unreachable
+        If there is no association.
+    """
+    entity = AE(destination.calling_ae_title or ae_title)
+    entity.acse_timeout = entity.dimse_timeout = destination.timeout_s
+    entity.network_timeout = entity.connection_timeout = destination.timeout_s
+    for abstract_syntax, syntax in contexts:
+        entity.add_requested_context(abstract_syntax, syntax)
+    if tls is None and destination.tls:
+        tls = client_tls(destination.tls)
+    association = entity.associate(
+        destination.host,
+        destination.port,
+        ae_title=destination.ae_title,
+        ext_neg=list(roles),
+        evt_handlers=list(handlers),
+        tls_args=(tls, destination.host) if tls else None,
+    )
+    if association.is_established or association.rejected_contexts:
+        return association
+    if association.is_rejected:
+        raise Unreachable(rejection(association))
+    problem = connection_problem(destination.host, destination.port, min(destination.timeout_s, 10), tls)
+    raise Unreachable(problem or "no answer to the association request")
 
 
 def _offers(storage_class: str, syntax: str) -> list[tuple[str, str]]:
@@ -105,13 +145,13 @@ def _not_accepted(context: tuple[str, str]) -> Answer:
     return Answer(Outcome.REFUSED, f"storage class or transfer syntax not accepted: {' '.join(context)}")
 
 
-def _store(association: object, image: Path | Dataset) -> int:
+def _store(association: Association, image: Path | Dataset, priority: int) -> int:
     """Send one image and return the C-STORE status.
 
     A data set in Explicit VR Little Endian is sent in Implicit VR where only that was accepted.
     """
     try:
-        answer = association.send_c_store(image)  # type: ignore[attr-defined]
+        answer = association.send_c_store(image, priority=priority)
     except (RuntimeError, OSError):
         raise Unreachable("association lost") from None
     if "Status" not in answer:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ldct_denoise.node.spool import GIB, Spool
+from ldct_denoise.node.spool import GIB, ORIGINALS, Spool
 
 Status = Literal["ok", "degraded", "failed"]
 
@@ -109,6 +109,6 @@ class Health:
 def _age_s(batch: str) -> float:
     """Age of a batch by the time in its name, s; 0 where the clock was set back since."""
     try:
-        return max(time.time() - int(batch.partition(".")[2]) / 1e9, 0.0)
+        return max(time.time() - int(batch.partition(".")[2].removesuffix(ORIGINALS)) / 1e9, 0.0)
     except ValueError:
         return 0.0

@@ -17,9 +17,10 @@ from typing import Literal, get_args
 from ldct_denoise.errors import InputError, OutputError
 from ldct_denoise.io.dicom.instance import attribute_values
 from ldct_denoise.node.durable_files import write_text
+from ldct_denoise.node.names import study_key
 from ldct_denoise.node.records import Delivery, read_record
 from ldct_denoise.node.settings import Limits
-from ldct_denoise.node.spool import STATES, Spool, SpoolInUse, study_key
+from ldct_denoise.node.spool import STATES, Spool, SpoolInUse
 
 Action = Literal["retry", "resend", "forget", "complete"]
 ACTIONS: tuple[Action, ...] = get_args(Action)

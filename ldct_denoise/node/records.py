@@ -15,6 +15,8 @@ from ldct_denoise.node.durable_files import write_text
 
 #: Version of the spool's layout and of its records. A newer version may add fields; older nodes ignore them.
 VERSION = 1
+#: A batch becomes a dead letter after this many attempts that ended with the node or the disk.
+MAX_ATTEMPTS = 3
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Delivery:
         Reason of the last failure.
     state : str
         ``waiting``, ``sent`` or ``failed``.
+    transaction_uid : str
+        Of the request for storage commitment that is not answered yet; empty without one.
     """
 
     attempts: int = 0
@@ -40,6 +44,7 @@ class Delivery:
     next_try: float = 0.0
     reason: str = ""
     state: str = "waiting"
+    transaction_uid: str = ""
 
 
 @dataclass
@@ -53,7 +58,13 @@ class Record:
     not_before : float
         Earliest time of the next attempt, seconds since 1970.
     rule : int
-        Number of the rule that decided, from 1; -1 before.
+        Number of the rule that decided, from 1; 0 if none fitted, -1 before.
+    rules_digest : str
+        Digest of the rules among which it was chosen; empty before.
+    priority : int
+        0 high, 1 medium, 2 low.
+    keep_received : bool
+        Whether the received images stay until the batch is delivered.
     model : str
         Name of the model.
     images, skipped : int
@@ -75,6 +86,9 @@ class Record:
     attempts: int = 0
     not_before: float = 0.0
     rule: int = -1
+    rules_digest: str = ""
+    priority: int = 1
+    keep_received: bool = False
     model: str = ""
     images: int = 0
     skipped: int = 0

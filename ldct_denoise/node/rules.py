@@ -21,6 +21,7 @@ from ldct_denoise.node.settings import (
     AETitle,
     CompletionSettings,
     Destination,
+    DimseDestination,
     Limits,
     Peer,
     Port,
@@ -37,8 +38,8 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 }
 
 
-class DenoiseSettings(Section):
-    """How a series is denoised."""
+class Output(Section):
+    """What is made of a series."""
 
     model: str | None = Field(None, description="shipped model, model file, run folder or method")
     strength: float | None = Field(
@@ -51,6 +52,17 @@ class DenoiseSettings(Section):
         None, ge=0, le=100, description="percent less noise in uniform tissue, instead of strength"
     )
     precision: Precision = Field("fp32", description="arithmetic of the networks")
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        if self.strength is not None and self.noise_reduction is not None:
+            raise ValueError("strength and noise_reduction: give one of them")
+        return self
+
+
+class DenoiseSettings(Output):
+    """How a series is denoised."""
+
     compress: Compression | None = Field(None, description="lossless compression of the derived images")
     strict: bool = Field(
         False, description="refuse series with problems, or outside the images that the model was trained on"
@@ -59,19 +71,14 @@ class DenoiseSettings(Section):
         False, description="take values of CT images for HU where header or values speak against it"
     )
 
-    @model_validator(mode="after")
-    def _one_amount(self) -> Self:
-        if self.strength is not None and self.noise_reduction is not None:
-            raise ValueError("strength and noise_reduction: give one of them")
-        return self
-
-    def apply_settings(self, device: str) -> ApplySettings:
-        """How the model is applied, on this device."""
+    def apply_settings(self, device: str, output: Output | None = None) -> ApplySettings:
+        """How the model is applied, on this device; by default to make the output of these settings."""
+        made = output or self
         return ApplySettings(
-            self.strength,
+            made.strength,
             device,
-            self.precision,
-            noise_reduction=self.noise_reduction,
+            made.precision,
+            noise_reduction=made.noise_reduction,
             strict=self.strict,
             assume_hu=self.assume_hu,
         )
@@ -87,18 +94,39 @@ class Rule(DenoiseSettings):
     private_tags: PrivateTags = Field("keep", description="private attributes")
     keep_manufacturer: bool = Field(False, description="for viewers that select by manufacturer")
     send_to: tuple[str, ...] = Field((), description="names of destinations")
+    outputs: tuple[Output, ...] = Field(
+        (), description="several derived series, each with model, strength, noise_reduction or precision"
+    )
+    originals_to: tuple[str, ...] = Field(
+        (), description="destinations of the received images, unchanged and before denoising; also if ignored"
+    )
+    priority: Literal["high", "medium", "low"] | None = Field(
+        None, description="order of processing and sending; default: high if the sender says so in C-STORE"
+    )
+    delete_received_after: Literal["denoised", "delivered"] | None = Field(
+        None, description="when the received images are deleted; default: delivered if one gives commitment"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Rule:
         if self.ignore and self.send_to:
-            raise ValueError("an ignored series goes nowhere: leave out send_to")
+            raise ValueError("an ignored series is not denoised: leave out send_to; originals_to forwards it")
         if not self.ignore and not self.send_to:
             raise ValueError("send_to: name at least one destination, or ignore: true")
+        if self.outputs and {"model", "strength", "noise_reduction", "precision"} & self.model_fields_set:
+            raise ValueError("outputs: give model, strength, noise_reduction and precision inside them only")
+        if len(set(self.outputs)) < len(self.outputs):
+            raise ValueError("outputs: two of them are the same")
         try:
             check_keywords(self.match)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def made(self) -> tuple[Output, ...]:
+        """The outputs that this rule makes; one, of its own settings, where it lists none."""
+        return self.outputs or (self,)
 
     def fits(self, values: Mapping[str, tuple[str, ...]]) -> bool:
         """Whether a series matches: every attribute has a value that fits one of its patterns."""
@@ -116,9 +144,9 @@ class Rules(Section):
     port: Port = Field(11112, description="TCP port to listen on")
     spool: Path = Field(description="folder of received and derived images")
     accept: tuple[Peer, ...] = Field(min_length=1, description="accepted callers")
-    other_objects: Literal["refuse", "discard"] = Field(
+    other_objects: Literal["refuse", "discard", "forward"] = Field(
         "refuse",
-        description="objects that are no CT images: refuse their storage class, or accept and discard them",
+        description="objects that are no CT images: refuse them, accept and discard them, or apply rules to them",
     )
     tls: ServerTLS | None = Field(None, description="TLS of the receiver; null for none")
     limits: Limits = Limits()  # type: ignore[call-arg]
@@ -135,7 +163,7 @@ class Rules(Section):
     @model_validator(mode="after")
     def _known_destinations(self) -> Rules:
         for number, rule in enumerate(self.rules, 1):
-            for name in rule.send_to:
+            for name in (*rule.send_to, *rule.originals_to):
                 if name not in self.destinations:
                     known = ", ".join(self.destinations) or "none"
                     raise ValueError(f"rule {number} sends to {name!r}, which is no destination; known: {known}")
@@ -148,6 +176,17 @@ class Rules(Section):
     def keywords(self) -> frozenset[str]:
         """Keywords of all attributes that rules match."""
         return frozenset(keyword for rule in self.rules for keyword in rule.match)
+
+    def keeps_received(self, rule: Rule) -> bool:
+        """Whether the received images of a series stay until every destination has the derived ones."""
+        if rule.delete_received_after is None:
+            return any(self.asks_commitment(name) for name in rule.send_to)
+        return rule.delete_received_after == "delivered"
+
+    def asks_commitment(self, name: str) -> bool:
+        """Whether a destination is asked for storage commitment."""
+        destination = self.destinations.get(name)
+        return isinstance(destination, DimseDestination) and destination.commitment
 
     @property
     def rules_digest(self) -> str:

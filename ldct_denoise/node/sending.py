@@ -51,8 +51,14 @@ class Answer:
 class Sender(Protocol):
     """Sends images to a destination."""
 
-    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
+    def send(self, files: Sequence[Path], priority: int = 1) -> Iterator[tuple[Path, Answer]]:
         """Send images one after the other; an image that is not stored does not end it.
+
+        Parameters
+        ----------
+        files : sequence of Path
+        priority : int
+            0 high, 1 medium, 2 low.
 
         Yields
         ------

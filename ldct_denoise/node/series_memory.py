@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +14,9 @@ from pathlib import Path
 from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from ldct_denoise.node.durable_files import Reserve, append_line, remove, write_text
 from ldct_denoise.node.records import RememberedRule
+
+#: Stands for the digest of an image that a destination does not have after all.
+_WITHDRAWN = "-"
 
 
 class SeriesMemory:
@@ -80,6 +83,26 @@ class SeriesMemory:
         """Write which rule decided for a series, for images that arrive late."""
         self._write(self.root / key / "rule.json", json.dumps(asdict(rule)))
 
+    def originals_to(self, key: str) -> tuple[str, ...]:
+        """Read the destinations to which the received images of a series were forwarded."""
+        try:
+            return tuple(map(str, json.loads((self.root / key / "originals.json").read_text())))
+        except (OSError, ValueError, TypeError):
+            return ()
+
+    def remember_originals(self, key: str, destinations: Sequence[str]) -> None:
+        """Write the destinations to which the received images of a series are forwarded."""
+        self._write(self.root / key / "originals.json", json.dumps(list(destinations)))
+
+    def is_urgent(self, key: str) -> bool:
+        """Whether a sender gave an image of a series the priority HIGH."""
+        return (self.root / key / "urgent").exists()
+
+    def mark_urgent(self, key: str) -> None:
+        """Record that a sender gave an image of a series the priority HIGH."""
+        if not self.is_urgent(key):
+            self._write(self.root / key / "urgent", "")
+
     def patient_revision(self, key: str, patient: str) -> int:
         """Number of a patient identity among those under which a series was received, from 0.
 
@@ -114,12 +137,20 @@ class SeriesMemory:
 
         The digest is empty where an earlier version of the node did not note it.
         """
+        return self._notes(key, f"{destination}.sent")
+
+    def committed(self, key: str, destination: str) -> dict[str, str]:
+        """Images for which a destination has given storage commitment: digest of the file by SOP Instance UID."""
+        return self._notes(key, f"{destination}.committed")
+
+    def _notes(self, key: str, name: str) -> dict[str, str]:
         try:
-            lines = (self.root / key / f"{destination}.sent").read_text().splitlines(keepends=True)
+            lines = (self.root / key / name).read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return {}
         notes = [line.split() for line in lines if line.endswith("\n") and line.strip()]
-        return {uid: digest[0] if digest else "" for uid, *digest in notes}
+        found = {uid: digest[0] if digest else "" for uid, *digest in notes}
+        return {uid: digest for uid, digest in found.items() if digest != _WITHDRAWN}
 
     def mark_sent(self, key: str, destination: str, sop_uid: str, digest: str) -> None:
         """Record that a destination has acknowledged an image.
@@ -135,8 +166,22 @@ class SeriesMemory:
         digest : str
             SHA-256 of its file.
         """
-        path = self.root / key / f"{destination}.sent"
-        self._reserve.write(lambda: append_line(path, f"{sop_uid} {digest}"))
+        self._append(key, f"{destination}.sent", f"{sop_uid} {digest}")
+
+    def mark_committed(self, key: str, destination: str, digests: Mapping[str, str]) -> None:
+        """Record that a destination has given storage commitment for images: digest by SOP Instance UID."""
+        if digests:
+            self._append(
+                key, f"{destination}.committed", "\n".join(f"{uid} {digest}" for uid, digest in digests.items())
+            )
+
+    def withdraw_sent(self, key: str, destination: str, sop_uids: Collection[str]) -> None:
+        """Record that a destination does not have these images after all; they are sent again."""
+        if sop_uids:
+            self._append(key, f"{destination}.sent", "\n".join(f"{uid} {_WITHDRAWN}" for uid in sop_uids))
+
+    def _append(self, key: str, name: str, lines: str) -> None:
+        self._reserve.write(lambda: append_line(self.root / key / name, lines))
 
     def forget_sent(self, key: str) -> int:
         """Forget what was delivered of a series, so that it is delivered again when it is received again.
@@ -144,9 +189,9 @@ class SeriesMemory:
         Returns
         -------
         int
-            Number of destinations whose notes were deleted.
+            Number of notes that were deleted.
         """
-        notes = list((self.root / key).glob("*.sent"))
+        notes = [*(self.root / key).glob("*.sent"), *(self.root / key).glob("*.committed")]
         for note in notes:
             note.unlink(missing_ok=True)
         return len(notes)

@@ -13,6 +13,8 @@ from typing import Any
 
 from ldct_denoise.errors import ConfigError, LdctDenoiseError
 from ldct_denoise.io.process_limits import peak_memory_bytes
+from ldct_denoise.node.commitment import CommitmentResults
+from ldct_denoise.node.commitment_scp import CommitmentSCP
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
@@ -23,7 +25,7 @@ from ldct_denoise.node.operator import answer_requests
 from ldct_denoise.node.page import OperatorPage
 from ldct_denoise.node.reachability import check_certificates
 from ldct_denoise.node.rules import Rules
-from ldct_denoise.node.settings import ClientTLS
+from ldct_denoise.node.settings import ClientTLS, DimseDestination
 from ldct_denoise.node.spool import Spool, SpoolInUse
 from ldct_denoise.node.status import StatusServer
 from ldct_denoise.node.storage_scp import StorageSCP
@@ -67,10 +69,19 @@ class Node:
         self._worker = Worker(rules, self.spool, self.counters, self.stopping)
         self._worker.load_models()
         self._deliverers = {name: self._deliverer(name, rules) for name in rules.destinations}
-        jobs: dict[str, Callable[[], bool]] = {"watch": self._watch, "work": self._worker.run_once}
+        self._commitments = CommitmentSCP(rules, self.spool)
+        self._results = CommitmentResults(rules, self.spool, self.counters)
+        jobs: dict[str, Callable[[], bool]] = {
+            "watch": self._watch,
+            "route": self._worker.router.run_once,
+            "work": self._worker.run_once,
+            "commit": self._commitments.run_once,
+        }
         jobs |= {f"send-{name}": deliverer.run_once for name, deliverer in self._deliverers.items()}
         self._threads = [self._thread(name, job) for name, job in jobs.items()]
-        self._receiver = StorageSCP(rules, self.spool, self._completion, self.counters)
+        self._receiver = StorageSCP(
+            rules, self.spool, self._completion, self.counters, self._commitments, self._results
+        )
         self._health = Health(self.spool)
         page = OperatorPage(self.spool, self.health)
         self._status = (
@@ -158,6 +169,8 @@ class Node:
             _check_tls(rules)
             self._worker.use(rules)
             self._receiver.use(rules)
+            self._commitments.use(rules)
+            self._results.use(rules)
             for name in rules.destinations:
                 if name in self._deliverers:
                     self._deliverers[name].use(rules)
@@ -255,6 +268,9 @@ def check(rules: Rules, *, contact: bool = False) -> list[str]:
         problem = sender.check() if contact else ""
         if problem:
             warnings.append(f"destination {name}: {problem}")
+        reporter = destination.ae_title if isinstance(destination, DimseDestination) else ""
+        if rules.asks_commitment(name) and reporter not in {peer.ae_title for peer in rules.accept}:
+            warnings.append(f"destination {name}: add {reporter} to accept; it reports storage commitment")
     return warnings
 
 

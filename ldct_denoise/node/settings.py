@@ -49,11 +49,30 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class ClientTLS(Section):
+    """TLS towards a destination."""
+
+    authority: Path | None = Field(None, description="signs the destination's certificate; default: the system's")
+    certificate: Path | None = Field(None, description="the node's certificate, PEM")
+    key: Path | None = Field(None, description="its private key, PEM")
+
+
+class CommitmentReports(Section):
+    """Where a caller takes the results of storage commitment: a port of the address from which it asked."""
+
+    port: Port = Field(description="TCP port of the caller")
+    timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
+    tls: ClientTLS | None = Field(None, description="TLS; null for none")
+
+
 class Peer(Section):
     """An accepted caller: a calling AE title and its addresses."""
 
     ae_title: AETitle = Field(description="its calling AE title")
     hosts: tuple[Network, ...] = Field(LOOPBACK, description="addresses or networks")
+    commitment: CommitmentReports | None = Field(
+        None, description="where it takes results of storage commitment; null: its requests are refused"
+    )
 
     def allows(self, ae_title: str, host: str) -> bool:
         """Whether a caller with this AE title and address is this peer."""
@@ -106,14 +125,6 @@ class Retry(Section):
         return float(min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 40)))
 
 
-class ClientTLS(Section):
-    """TLS towards a destination."""
-
-    authority: Path | None = Field(None, description="signs the destination's certificate; default: the system's")
-    certificate: Path | None = Field(None, description="the node's certificate, PEM")
-    key: Path | None = Field(None, description="its private key, PEM")
-
-
 class DimseDestination(Section):
     """A C-STORE peer."""
 
@@ -123,6 +134,10 @@ class DimseDestination(Section):
     calling_ae_title: AETitle | None = Field(None, description="own AE title; default: the node's")
     timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
     tls: ClientTLS | None = Field(None, description="TLS; null for none")
+    commitment: bool = Field(
+        False, description="ask for storage commitment; images count as delivered when it is given"
+    )
+    commitment_wait_s: float = Field(3600, gt=0, description="wait until an unanswered request is repeated")
 
 
 class StowDestination(Section):

@@ -5,11 +5,13 @@
 ``incoming``    one folder for each series that may still grow
 ``ready``       batches: complete series, or images that arrived late; nothing is added any more
 ``working``     derived images being written; deleted and repeated after a kill
-``outgoing``    derived images that some destination does not have yet
+``outgoing``    images that some destination does not have yet: derived ones, and ``…-originals``, received ones
+``kept``        received images of batches in ``outgoing`` that stay until these are delivered
 ``dead-letter`` batches that cannot go on, each with ``<batch>.json``: the reason, and its former state
 ``records``     one record per batch: attempts, deliveries
 ``series``      what is remembered of each series, see :mod:`ldct_denoise.node.series_memory`
 ``requests``    what an operator asks of the running node, see :mod:`ldct_denoise.node.operator`
+``commitments`` requests for storage commitment, see :mod:`ldct_denoise.node.commitment_scp`
 =============== ==========================================================================
 
 A batch moves from folder to folder by one rename. Folder names are hashes, so that no path contains a patient's
@@ -22,13 +24,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +40,15 @@ from ldct_denoise.io.dicom.instance import InstanceUIDs
 from ldct_denoise.node.clock import Arrivals
 from ldct_denoise.node.durable_files import Reserve, remove, sync, temporary_file, write_text
 from ldct_denoise.node.listing import FolderListing
+from ldct_denoise.node.names import file_of_image, series_key
 from ldct_denoise.node.records import VERSION, Delivery, Record, read_record, record_path, write_record
 from ldct_denoise.node.series_memory import SeriesMemory
 from ldct_denoise.node.settings import Limits
 
 STATES = ("incoming", "ready", "outgoing", "dead-letter")
-FOLDERS = ("receiving", "working", "records", "series", "requests", *STATES)
+FOLDERS = ("receiving", "working", "kept", "records", "series", "requests", "commitments", *STATES)
+#: End of the name of a batch of received images that are forwarded.
+ORIGINALS = "-originals"
 GIB = 2**30
 
 
@@ -113,7 +117,8 @@ class Spool:
         self._listings = {state: FolderListing(root / state) for state in STATES}
         self._reserve.fill()
         for batch in self.batches("outgoing"):  # killed between the two steps of hand_over
-            remove(root / "ready" / batch)
+            if (root / "ready" / batch).is_dir():
+                self._take_received(batch)
         self.used_bytes = self.measure()
 
     def close(self) -> None:
@@ -153,7 +158,7 @@ class Spool:
                     folder.mkdir(mode=0o700)
                     sync(folder.parent)
                     self._listings["incoming"].forget()
-                os.replace(part, _file_of_image(folder, uids.sop_uid, data))
+                os.replace(part, file_of_image(folder, uids.sop_uid, data))
                 sync(folder)
         except OSError as error:
             raise OutputError(f"spool: an image cannot be written ({error.strerror})") from None
@@ -200,16 +205,48 @@ class Spool:
         """Batches in a state, the oldest first."""
         return list(self._listings[state].names())
 
+    def by_priority(self, state: str) -> list[str]:
+        """Batches in a state, the most urgent first, of these the oldest."""
+        return sorted(self._listings[state].names(), key=lambda batch: self.peek(batch).priority)
+
     def folder(self, state: str, batch: str) -> Path:
         """Folder of a batch in a state."""
         return self.root / state / batch
 
     def hand_over(self, batch: str) -> None:
-        """Move the complete derived images from ``working`` to ``outgoing``, and delete the received ones."""
+        """Move the complete derived images from ``working`` to ``outgoing``.
+
+        The received ones are deleted, unless the record of the batch says that they stay until it is delivered.
+        """
         for file in sorted((self.root / "working" / batch).rglob("*")):
             sync(file)
         self._move("working", batch, "outgoing", batch)
-        remove(self.root / "ready" / batch)
+        self._take_received(batch)
+
+    def _take_received(self, batch: str) -> None:
+        """Delete or keep the received images of a batch whose derived ones are in ``outgoing``."""
+        if self.peek(batch).keep_received:
+            self._move("ready", batch, "kept", batch)
+        else:
+            remove(self.root / "ready" / batch)
+
+    def forward_originals(self, batch: str, send_to: Sequence[str], priority: int) -> None:
+        """Put the received images of a batch in ``ready`` into ``outgoing`` as well: links, in another batch.
+
+        Doing it once more changes nothing; what a destination has is not sent again.
+        """
+        name = f"{batch}{ORIGINALS}"
+        if any(self.folder(state, name).is_dir() for state in ("outgoing", "dead-letter")):
+            return
+        self.memory.remember_originals(batch.partition(".")[0], send_to)
+        linked = self.folder("working", name)
+        remove(linked)
+        linked.mkdir(mode=0o700)
+        for file in self.folder("ready", batch).iterdir():
+            os.link(file, linked / file.name)
+        deliveries = {destination: Delivery() for destination in send_to}
+        self.set_record(name, Record(priority=priority, deliveries=deliveries))
+        self._move("working", name, "outgoing", name)
 
     def discard_work(self, batch: str) -> None:
         """Delete derived images that were not handed over."""
@@ -219,6 +256,7 @@ class Spool:
         """Delete a batch that is done with."""
         with self._moving:
             remove(self.root / state / batch)
+            remove(self.root / "kept" / batch)
             record_path(self.root, batch).unlink(missing_ok=True)
             self._records.pop(batch, None)
             self._listings[state].forget()
@@ -304,15 +342,16 @@ class Spool:
 
     def measure(self) -> int:
         """Measure the size of the whole spool, bytes."""
-        total = 0
+        sizes: dict[int, int] = {}  # by inode: forwarded originals are links
         for folder, _, names in os.walk(self.root):
             for name in names:
                 if name == self._reserve.path.name:
                     continue
                 with contextlib.suppress(FileNotFoundError):
-                    total += os.stat(os.path.join(folder, name)).st_size
-        self.used_bytes = total
-        return total
+                    status = os.stat(os.path.join(folder, name))
+                    sizes[status.st_ino] = status.st_size
+        self.used_bytes = sum(sizes.values())
+        return self.used_bytes
 
     def tidy(self, days: float) -> None:
         """Delete what is no longer needed, and fill the reserve again.
@@ -328,6 +367,9 @@ class Spool:
         for file in (self.root / "records").iterdir():
             if file.name.partition(".json")[0] not in batches and now - file.stat().st_mtime > 86400:
                 remove(file)
+        for folder in (self.root / "kept").iterdir():
+            if folder.name not in batches:  # killed while a delivered batch was deleted
+                remove(folder)
         for batch in self._records.keys() - batches:
             self._records.pop(batch, None)
         if not self.is_tight():
@@ -336,31 +378,6 @@ class Spool:
     def unreadable_records(self) -> int:
         """Number of records that were moved away because they cannot be read."""
         return sum(name.endswith(".unreadable") for name in os.listdir(self.root / "records"))
-
-
-def series_key(uids: InstanceUIDs) -> str:
-    """Name of a series in the spool and in the log: hashes of the Study and the Series Instance UID."""
-    return f"{study_key(uids.study_uid)}-{_digest(uids.study_uid, uids.series_uid)[:16]}"
-
-
-def study_key(study_uid: str) -> str:
-    """Part of :func:`series_key` that all series of a study share."""
-    return _digest(study_uid)[:10]
-
-
-def _file_of_image(folder: Path, sop_uid: str, data: bytes) -> Path:
-    """File of an image: the one that holds it already, or a new one that sorts behind those of the same UID."""
-    first = folder / f"{_digest(sop_uid)[:32]}.dcm"
-    if not first.exists() or (first.stat().st_size == len(data) and first.read_bytes() == data):
-        return first
-    content = hashlib.sha256(data).hexdigest()[:16]
-    others = list(folder.glob(f"{first.stem}_*.dcm"))
-    known = (path for path in others if path.stem.endswith(content))
-    return next(known, folder / f"{first.stem}_{len(others) + 1:05d}_{content}.dcm")
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _lock(root: Path) -> BaseFileLock:

@@ -17,15 +17,17 @@ from collections.abc import Callable
 from socketserver import BaseServer
 from typing import Any
 
-from pydicom.uid import AllTransferSyntaxes
+from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, read_instance_uids
+from ldct_denoise.node.commitment import CommitmentResults
+from ldct_denoise.node.commitment_scp import CommitmentSCP
 from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.rules import Rules
@@ -36,6 +38,8 @@ log = logging.getLogger("ldct_denoise.node")
 
 #: C-STORE status (PS3.4 B.2.3).
 SUCCESS, OUT_OF_RESOURCES, IDENTIFIER_MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+#: Priority HIGH of C-STORE (PS3.7 9.3.1.1).
+HIGH = 0x0001
 #: Open connections per allowed association; further connections are closed at once.
 CONNECTIONS_PER_ASSOCIATION = 4
 MIB = 2**20
@@ -51,6 +55,10 @@ class StorageSCP:
     completion : Completion
         Learns which association brought which series.
     counters : Counters
+    commitments : CommitmentSCP
+        Takes requests for storage commitment.
+    results : CommitmentResults
+        Takes results of storage commitment.
 
     Raises
     ------
@@ -58,7 +66,15 @@ class StorageSCP:
         If the address cannot be listened on, or the TLS files cannot be used.
     """
 
-    def __init__(self, rules: Rules, spool: Spool, completion: Completion, counters: Counters) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        spool: Spool,
+        completion: Completion,
+        counters: Counters,
+        commitments: CommitmentSCP,
+        results: CommitmentResults,
+    ) -> None:
         self._rules, self._spool, self._completion, self._counters = rules, spool, completion, counters
         entity = _ApplicationEntity(rules)
         try:
@@ -68,6 +84,8 @@ class StorageSCP:
                 evt_handlers=[
                     (evt.EVT_REQUESTED, self._on_request),
                     (evt.EVT_C_STORE, self._on_store),
+                    (evt.EVT_N_ACTION, commitments.on_action),
+                    (evt.EVT_N_EVENT_REPORT, results.on_event),
                     (evt.EVT_RELEASED, self._on_end, [True]),
                     (evt.EVT_ABORTED, self._on_end, [False]),
                     (evt.EVT_CONN_CLOSE, self._on_close),
@@ -132,7 +150,8 @@ class StorageSCP:
     def _on_store(self, event: Any) -> int:
         """Store an image; answer success only when it is safe on disk."""
         try:
-            if str(event.request.AffectedSOPClassUID) not in STORAGE_CLASSES:
+            is_other = str(event.request.AffectedSOPClassUID) not in STORAGE_CLASSES
+            if is_other and self._rules.other_objects != "forward":
                 self._counters.add("images_discarded")
                 return SUCCESS
             data = event.encoded_dataset()
@@ -140,6 +159,8 @@ class StorageSCP:
             if uids.sop_uid != str(event.request.AffectedSOPInstanceUID):
                 return self._refuse(IDENTIFIER_MISMATCH, "other SOP Instance UID than announced")
             key = self._spool.receive(uids, data)
+            if event.request.Priority == HIGH:
+                self._spool.memory.mark_urgent(key)
         except InputError as error:
             log.warning("%s", error)
             return self._refuse(CANNOT_UNDERSTAND, "header")
@@ -180,11 +201,16 @@ class _ApplicationEntity(AE):  # type: ignore[misc]
         self.maximum_pdu_size = limits.pdu_kib * 1024
         for storage_class in STORAGE_CLASSES:
             self.add_supported_context(storage_class, list(TRANSFER_SYNTAXES))
-        if rules.other_objects == "discard":
+        if rules.other_objects != "refuse":
+            # A small deflated object may inflate to any size where its header is read.
+            inflating = {DeflatedExplicitVRLittleEndian} if rules.other_objects == "forward" else set()
+            syntaxes = [syntax for syntax in AllTransferSyntaxes if syntax not in inflating]
             for context in AllStoragePresentationContexts:
                 if context.abstract_syntax not in STORAGE_CLASSES:
-                    self.add_supported_context(context.abstract_syntax, list(AllTransferSyntaxes))
+                    self.add_supported_context(context.abstract_syntax, syntaxes)
         self.add_supported_context(Verification)
+        # Senders ask for commitment as SCU; destinations report its results as SCP.
+        self.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
 
     @property
     def active_associations(self) -> list[Association]:

@@ -32,7 +32,7 @@ class StowSender:
         self._authorization = read_secret(destination.authorization_file)
         self._open: http.client.HTTPConnection | None = None
 
-    def send(self, files: Sequence[Path]) -> Iterator[tuple[Path, Answer]]:
+    def send(self, files: Sequence[Path], priority: int = 1) -> Iterator[tuple[Path, Answer]]:
         """See :class:`Sender`."""
         connection = self._open = self._connection()
         try:

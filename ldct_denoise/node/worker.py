@@ -6,35 +6,33 @@ import logging
 import threading
 import time
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 from ldct_denoise.errors import LdctDenoiseError, OutputError
 from ldct_denoise.inference.series import apply_series
-from ldct_denoise.io.dicom.instance import attribute_values, patient_identity
+from ldct_denoise.io.dicom.instance import patient_identity
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.dicom.series import Series
+from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from ldct_denoise.io.inventory import ExclusionKind, Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.durable_files import FULL
-from ldct_denoise.node.records import Delivery, Record, RememberedRule
-from ldct_denoise.node.rules import Rule, Rules
+from ldct_denoise.node.records import MAX_ATTEMPTS, Delivery, Record
+from ldct_denoise.node.route import Router
+from ldct_denoise.node.rules import Output, Rule, Rules
 from ldct_denoise.node.spool import Spool
 
 log = logging.getLogger("ldct_denoise.node")
-
-#: A batch becomes a dead letter after this many attempts that ended with the node or the disk.
-MAX_ATTEMPTS = 3
-
 
 #: Kinds of received images that leave a gap in the derived series.
 _MISSING = frozenset({ExclusionKind.UNREADABLE, ExclusionKind.INVALID_HEADER, ExclusionKind.LOST_SLICE})
 
 
-class _Stopped(Exception):
-    """The node is stopping; the batch stays for the next start."""
+class _Interrupted(Exception):
+    """The node is stopping, or a more urgent batch waits; this one is denoised later."""
 
 
 class Worker:
@@ -51,6 +49,7 @@ class Worker:
 
     def __init__(self, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
         self._rules, self._spool, self._counters, self._stop = rules, spool, counters, stop
+        self.router = Router(rules, spool)
         self._models: dict[str, TrainedModel] = {}
         self._waits = Waits()
 
@@ -64,6 +63,7 @@ class Worker:
         """
         self._load(rules)
         self._rules = rules
+        self.router.use(rules)
 
     def load_models(self) -> None:
         """Load every model that a rule names, so that a wrong name is found at the start of the node.
@@ -77,25 +77,27 @@ class Worker:
 
     def _load(self, rules: Rules) -> None:
         for rule in rules.rules:
-            if not rule.ignore:
-                self._model(rule)
+            for output in rule.made if not rule.ignore else ():
+                self._model(output)
 
     def run_once(self) -> bool:
-        """Process the oldest batch that is due; return whether there was one."""
-        longest_s = self._rules.retry.longest_s
-        for batch in self._spool.batches("ready"):
-            if self._waits.is_over(batch, self._spool.peek(batch).not_before, longest_s):
+        """Process the most urgent batch that is due; return whether there was one."""
+        for batch in self._spool.by_priority("ready"):
+            if self._is_due(batch):
                 self._waits.forget(batch)
                 self._process(batch)
                 return True
         return False
+
+    def _is_due(self, batch: str) -> bool:
+        return self._waits.is_over(batch, self._spool.peek(batch).not_before, self._rules.retry.longest_s)
 
     def _process(self, batch: str) -> None:
         with self._spool.update_record(batch) as record:
             record.attempts += 1
         try:
             self._attempt(batch, record)
-        except _Stopped:
+        except _Interrupted:
             with self._spool.update_record(batch) as record:
                 record.attempts -= 1
         except Exception as error:  # a bug or a hostile image must not block other series
@@ -120,20 +122,24 @@ class Worker:
         key = batch.partition(".")[0]
         registry = self._spool.memory.stack_registry(key)
         found = scan(folder, registry=registry)
-        index = self._choose_rule(key, found, folder)
-        if index is not None and self._rules.rules[index].assume_hu:
+        rules, record = self._rules, self.router.route(batch, found)
+        if record.rule == 0:
+            self._ignore(batch, "no rule")
+            return
+        rule = rules.rules[record.rule - 1]
+        if rule.ignore:
+            self._ignore(batch, f"rule {record.rule}")
+            return
+        if rule.assume_hu:
             registry = self._spool.memory.stack_registry(key)
             found = scan(folder, assume_hu=True, registry=registry)
-        if index is None or self._rules.rules[index].ignore:
-            self._ignore(batch, "no rule" if index is None else f"rule {index + 1}")
-            return
         if not found.series:
             self._route_without_series(batch, found)
             return
-        rule = self._rules.rules[index]
-        record.warnings = self._write(batch, found, rule)
+        record.warnings = self._write(batch, found, rule, registry)
         self._spool.memory.save_stack_registry(key, registry)
-        record.rule, record.model = index + 1, self._model(rule).name
+        record.model = ", ".join(dict.fromkeys(self._model(output).name for output in rule.made))
+        record.keep_received = rules.keeps_received(rule)
         record.images, record.skipped = sum(map(len, found.series)), len(found.skipped)
         record.incomplete = self._report_missing(batch, found)
         record.deliveries = {name: Delivery() for name in rule.send_to}
@@ -164,44 +170,8 @@ class Worker:
             log.warning("%s: the derived series is incomplete: %s", batch, "; ".join(parts))
         return "; ".join(parts)
 
-    def _choose_rule(self, key: str, found: Inventory[Series], folder: Path) -> int | None:
-        """Choose the rule of a series by the images that can be denoised, and remember it for late images.
-
-        Localizers and other images that the scan excludes decide only where nothing else remains. If images fit
-        different rules, the rule of most of them decides.
-
-        Parameters
-        ----------
-        key : str
-            Key of the series.
-        found : Inventory
-            The images of the batch.
-        folder : Path
-            Folder of the received images.
-
-        Returns
-        -------
-        int or None
-            Index of the rule; None if none fits.
-        """
-        remembered = self._spool.memory.rule(key, self._rules.rules_digest) if found.series else None
-        if remembered is not None:
-            return remembered.index
-        files = sorted({ref.path for series in found.series for ref in series.slices}) or sorted(folder.iterdir())
-        keywords = self._rules.keywords
-        votes = Counter(self._rules.rule_for(attribute_values(file, keywords)) for file in files)
-        last = len(self._rules.rules)
-        index = min(votes, key=lambda rule: (-votes[rule], last if rule is None else rule))
-        if found.series:
-            if len(votes) > 1:
-                log.warning("%s: its images fit %d rules; that of most images decides", key, len(votes))
-            send_to = () if index is None else self._rules.rules[index].send_to
-            self._spool.memory.remember_rule(key, RememberedRule(self._rules.rules_digest, index, send_to))
-        return index
-
-    def _write(self, batch: str, found: Inventory[Series], rule: Rule) -> list[str]:
-        """Write the derived images, one folder for each stack of the series; return the warnings about them."""
-        settings = rule.apply_settings(self._rules.device)
+    def _write(self, batch: str, found: Inventory[Series], rule: Rule, registry: StackRegistry) -> list[str]:
+        """Write the derived images, one folder for each stack and output; return the warnings about them."""
         key = batch.partition(".")[0]
         writing = WriteSettings(
             overwrite=True,
@@ -212,13 +182,21 @@ class Worker:
             revision=self._patient_revision(key, found),
         )
         warnings: list[str] = []
-        for number, series in enumerate(found.series):
-            output = self._spool.folder("working", batch) / f"{number:03d}"
-            apply_series(
-                series, self._model(rule), output, settings, writing,
-                progress=self._check_stop, notify=warnings.append,
-            )  # fmt: skip
-        return warnings
+        stacks = list(dict.fromkeys(registry.uids.values()))
+        for series in found.series:
+            stack = stacks.index(series.uid) if series.uid in stacks else 0
+            for made, output in enumerate(rule.made):
+                number = stack * len(rule.made) + made
+                apply_series(
+                    series,
+                    self._model(output),
+                    self._spool.folder("working", batch) / f"{number:03d}",
+                    rule.apply_settings(self._rules.device, output),
+                    replace(writing, number=number, suffix=f"#{stack + 1}" if stack else ""),
+                    progress=lambda done, total, name: self._check_stop(batch, done, total),
+                    notify=warnings.append,
+                )
+        return list(dict.fromkeys(warnings))
 
     def _patient_revision(self, key: str, found: Inventory[Series]) -> int:
         """Number of the patient identity under which these images came, among those of their series."""
@@ -227,12 +205,21 @@ class Worker:
             log.warning("%s: sent again with other patient data; its derived series gets new UIDs", key)
         return revision
 
-    def _check_stop(self, done: int, total: int, name: str) -> None:
+    def _check_stop(self, batch: str, done: int, total: int) -> None:
+        """Interrupt a series when the node stops, and in its first half also for a more urgent batch."""
         if self._stop.is_set():
-            raise _Stopped
+            raise _Interrupted
+        if 2 * done < total:
+            priority = self._spool.peek(batch).priority
+            for other in self._spool.by_priority("ready"):
+                if self._spool.peek(other).priority >= priority:
+                    break
+                if self._is_due(other):
+                    log.info("%s: waits for %s, which is more urgent", batch, other)
+                    raise _Interrupted
 
-    def _model(self, rule: Rule) -> TrainedModel:
-        name = rule.model or DEFAULT_MODEL
+    def _model(self, output: Output) -> TrainedModel:
+        name = output.model or DEFAULT_MODEL
         if name not in self._models:
             self._models[name] = load_model(name)
         return self._models[name]
@@ -240,7 +227,11 @@ class Worker:
     def _route_without_series(self, batch: str, found: Inventory[Series]) -> None:
         """Ignore a batch whose images are all excluded on purpose; make any other a dead letter."""
         reasons = sorted({item.reason for item in found.skipped})
-        if all(item.kind.is_intentional for item in found.skipped):
+        others_pass = self._rules.other_objects == "forward"
+        if all(
+            item.kind.is_intentional or (others_pass and item.kind is ExclusionKind.OTHER_OBJECT)
+            for item in found.skipped
+        ):
             self._ignore(batch, " and ".join(reasons))
         else:
             self._dead_letter(batch, "no CT image that can be denoised: " + "; ".join(reasons))

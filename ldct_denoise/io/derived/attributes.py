@@ -121,10 +121,11 @@ def set_derivation_attributes(
         scale_dose(image, derivation.dose)
 
 
-def derived_series_number(source: object) -> int:
-    """The source's Series Number × 100 + 1, or 1 where that does not fit into an Integer String."""
-    number = 100 * abs(source if isinstance(source, int) else 0) + 1
-    return number if number <= MAX_SERIES_NUMBER else 1
+def derived_series_number(source: object, number: int = 0) -> int:
+    """The source's Series Number × 100 + 1 + ``number`` (0 to 98); without the source's where that is too long."""
+    own = 1 + min(number, 98)
+    total = 100 * abs(source if isinstance(source, int) else 0) + own
+    return total if total <= MAX_SERIES_NUMBER else own
 
 
 def series_description(source: Dataset, label: str) -> str:
@@ -162,7 +163,9 @@ def source_image_item(class_uid: str, instance_uid: str, frame: int | None = Non
     return item
 
 
-def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str) -> None:
+def assign_uids(
+    image: Dataset, derivation: Derivation, source: str, series: str, *, number: int = 0, suffix: str = ""
+) -> None:
     """Set SOP Instance UID, Series Instance UID, Series Number and Series Description.
 
     Parameters
@@ -173,11 +176,15 @@ def assign_uids(image: Dataset, derivation: Derivation, source: str, series: str
         How the new pixels came about.
     source, series : str
         Identity of the source image and of the source series; equal ones give equal UIDs.
+    number : int
+        Added to the Series Number, for several derived series of one source series.
+    suffix : str
+        ASCII text at the end of the Series Description, for the same purpose.
     """
     image.SOPInstanceUID = derivation.uid(source)
     image.SeriesInstanceUID = derivation.uid(series)
-    image.SeriesNumber = derived_series_number(image.get("SeriesNumber"))
-    image.SeriesDescription = series_description(image, derivation.label)
+    image.SeriesNumber = derived_series_number(image.get("SeriesNumber"), number)
+    image.SeriesDescription = series_description(image, f"{derivation.label} {suffix}".strip())
 
 
 def set_source_images(image: Dataset, class_uid: str, sources: Iterable[tuple[str, int | None]]) -> None:

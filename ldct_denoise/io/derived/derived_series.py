@@ -255,9 +255,16 @@ class DerivedWriter:
         }
 
     def _describe(self, image: Dataset, source_identity: str) -> None:
-        keep_manufacturer = self._settings.keep_manufacturer
-        set_derivation_attributes(image, self._derivation, self._created, keep_manufacturer=keep_manufacturer)
-        assign_uids(image, self._derivation, source_identity, series_identity(self._series, self._settings))
+        settings, derivation = self._settings, self._derivation
+        set_derivation_attributes(image, derivation, self._created, keep_manufacturer=settings.keep_manufacturer)
+        assign_uids(
+            image,
+            derivation,
+            source_identity,
+            series_identity(self._series, settings),
+            number=settings.number,
+            suffix=settings.suffix,
+        )
 
     def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
         set_pixel_statistics(image, cells)
