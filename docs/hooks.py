@@ -89,11 +89,13 @@ def node_settings() -> str:
     sections: dict[str, type[BaseModel]] = {
         "Top level": rules.Rules,
         "An entry of `accept`": parts_of.Peer,
+        "`commitment` of an entry of `accept`": parts_of.CommitmentReports,
         "`tls`": parts_of.ServerTLS,
         "A destination, C-STORE": parts_of.DimseDestination,
         "A destination, STOW-RS": parts_of.StowDestination,
         "`tls` of a destination": parts_of.ClientTLS,
         "An entry of `rules`": rules.Rule,
+        "An entry of `outputs`": rules.Output,
     }
     parts = [f"### {title}\n\n{settings_table(settings_of(model))}" for title, model in sections.items()]
     return "\n\n".join(parts)

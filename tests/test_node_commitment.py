@@ -198,7 +198,7 @@ def test_a_sender_learns_which_of_its_originals_arrived(start: Start, tmp_path: 
         assert [(item["SOPInstanceUID"], item["FailureReason"]) for item in found["Failures"]] == [
             ("1.2.3.4.5", 0x0112)
         ]
-        assert not list((node.spool.root / "commitments").iterdir())
+        wait_for(lambda: not list((node.spool.root / "commitments").iterdir()))
     finally:
         archive.stop()
         orthanc.stop()

@@ -159,3 +159,31 @@ def test_the_documents_example_is_valid(tmp_path: Path) -> None:
     shown = Rules(**GOOD | {"host": "127.0.0.1"})
     for name in ("ae_title", "port", "complete", "retry", "limits", "status_port", "remember_days", "device"):
         assert getattr(rules, name) == getattr(shown, name), name
+
+
+def test_the_documents_inline_example_keeps_what_waits_for_commitment(tmp_path: Path) -> None:
+    page = (ROOT / "docs/reference/dicom-node.md").read_text()
+    example = re.search(r"## Inline use.*?```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "rules.yaml").write_text(f"spool: {tmp_path}\n{example[1]}")
+    rules = load_rules(tmp_path / "rules.yaml")
+    urgent, others, rest = rules.rules
+    assert [output.strength for output in urgent.made] == [0.5, 1]
+    assert rules.keeps_received(urgent)
+    assert rules.keeps_received(others)
+    assert rest.ignore
+    assert rest.originals_to == ("pacs",)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({"outputs": [{"strength": 1}], "strength": 0.5}, "inside them only"),
+        ({"outputs": [{"strength": 1}, {"strength": 1}]}, "two of them are the same"),
+        ({"originals_to": ["nowhere"]}, "which is no destination"),
+        ({"priority": "stat"}, "priority"),
+        ({"delete_received_after": "never"}, "delete_received_after"),
+    ],
+)
+def test_wrong_settings_of_inline_use_are_named(tmp_path: Path, rule: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load(tmp_path, rules=[{"send_to": ["pacs"]} | rule])

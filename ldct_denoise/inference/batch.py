@@ -37,7 +37,7 @@ from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.volume import SliceSource
 
 #: Settings that do not change what is written.
-_NEUTRAL_SETTINGS = ("device", "overwrite", "created", "strict")
+_NEUTRAL_SETTINGS = ("device", "overwrite", "created", "strict", "number", "suffix")
 _log = logging.getLogger(__name__)
 
 

@@ -24,7 +24,20 @@ def image_stem(sop_uid: str) -> str:
 
 
 def file_of_image(folder: Path, sop_uid: str, data: bytes) -> Path:
-    """File of an image: the one that holds it already, or a new one that sorts behind those of the same UID."""
+    """File of an image: the one that holds it already, or a new one that sorts behind those of the same UID.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of its series.
+    sop_uid : str
+    data : bytes
+        The DICOM file.
+
+    Returns
+    -------
+    Path
+    """
     first = folder / f"{image_stem(sop_uid)}.dcm"
     if not first.exists() or (first.stat().st_size == len(data) and first.read_bytes() == data):
         return first

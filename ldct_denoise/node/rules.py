@@ -39,7 +39,7 @@ _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
 
 
 class Output(Section):
-    """What is made of a series."""
+    """A derived series that is made of a received one."""
 
     model: str | None = Field(None, description="shipped model, model file, run folder or method")
     strength: float | None = Field(

@@ -91,7 +91,15 @@ class SeriesMemory:
             return ()
 
     def remember_originals(self, key: str, destinations: Sequence[str]) -> None:
-        """Write the destinations to which the received images of a series are forwarded."""
+        """Write the destinations to which the received images of a series are forwarded.
+
+        Parameters
+        ----------
+        key : str
+            Key of the series.
+        destinations : sequence of str
+            Their names.
+        """
         self._write(self.root / key / "originals.json", json.dumps(list(destinations)))
 
     def is_urgent(self, key: str) -> bool:
@@ -169,14 +177,34 @@ class SeriesMemory:
         self._append(key, f"{destination}.sent", f"{sop_uid} {digest}")
 
     def mark_committed(self, key: str, destination: str, digests: Mapping[str, str]) -> None:
-        """Record that a destination has given storage commitment for images: digest by SOP Instance UID."""
+        """Record that a destination has given storage commitment for images.
+
+        Parameters
+        ----------
+        key : str
+            Key of the series.
+        destination : str
+            Name of the destination.
+        digests : mapping from str to str
+            SHA-256 of the file of each image, by SOP Instance UID.
+        """
         if digests:
             self._append(
                 key, f"{destination}.committed", "\n".join(f"{uid} {digest}" for uid, digest in digests.items())
             )
 
     def withdraw_sent(self, key: str, destination: str, sop_uids: Collection[str]) -> None:
-        """Record that a destination does not have these images after all; they are sent again."""
+        """Record that a destination does not have images after all; they are sent again.
+
+        Parameters
+        ----------
+        key : str
+            Key of the series.
+        destination : str
+            Name of the destination.
+        sop_uids : collection of str
+            SOP Instance UIDs of the images.
+        """
         if sop_uids:
             self._append(key, f"{destination}.sent", "\n".join(f"{uid} {_WITHDRAWN}" for uid in sop_uids))
 

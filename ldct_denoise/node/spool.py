@@ -234,6 +234,14 @@ class Spool:
         """Put the received images of a batch in ``ready`` into ``outgoing`` as well: links, in another batch.
 
         Doing it once more changes nothing; what a destination has is not sent again.
+
+        Parameters
+        ----------
+        batch : str
+        send_to : sequence of str
+            Names of the destinations.
+        priority : int
+            0 high, 1 medium, 2 low.
         """
         name = f"{batch}{ORIGINALS}"
         if any(self.folder(state, name).is_dir() for state in ("outgoing", "dead-letter")):
