@@ -25,13 +25,13 @@ def truth(power):
     return np.sum(frequency * power(frequency)) / np.sum(power(frequency))
 
 
-def measured(power, white):
+def measured(power, white, side_px=SIDE_PX):
     """Mean frequency of filtered white noise, cut into ROIs that are not periodic."""
     axis = np.fft.fftfreq(white.shape[-1], SPACING_MM)
     gain = np.sqrt(power(np.hypot(axis[:, None], axis)))
     images = np.fft.ifft2(np.fft.fft2(white) * gain).real + 40
-    starts = range(0, white.shape[-1] - SIDE_PX, SIDE_PX)
-    rois = np.array([hu[r : r + SIDE_PX, c : c + SIDE_PX] for hu in images for r in starts for c in starts])
+    starts = range(0, white.shape[-1] - side_px, side_px)
+    rois = np.array([hu[r : r + side_px, c : c + side_px] for hu in images for r in starts for c in starts])
     return mean_noise_frequency(noise_power_spectrum(rois, (SPACING_MM, SPACING_MM)))
 
 
@@ -87,6 +87,12 @@ def test_anatomy_in_the_regions_does_not_look_like_coarse_noise():
     assert largest < expected < least < -0.32
     same = texture_shift(anatomy + noise, anatomy + noise, (SPACING_MM, SPACING_MM))
     assert same == (0, 0)
+
+
+def test_regions_may_have_an_odd_side():
+    white = np.random.default_rng(0).normal(size=(2, 512, 512))
+    power = FILTERS["blurred by 0.5 mm"]
+    assert measured(power, white, SIDE_PX + 1) == pytest.approx(truth(power), rel=0.05)
 
 
 def test_no_power_has_no_frequency():

@@ -238,7 +238,8 @@ def _ring_response(
     ROI is; the mean over the waves of a ring, times its area, is the ring's share.
     """
     sides = tuple(count * mm for count, mm in zip(shape, spacing_mm, strict=True))
-    edges = _ring_edges(min(1 / (2 * mm) for mm in spacing_mm), 1 / min(sides))
+    highest = min(count // 2 / (count * mm) for count, mm in zip(shape, spacing_mm, strict=True))
+    edges = _ring_edges(highest, 1 / min(sides))
     axes = (np.fft.fftfreq(count, mm) for count, mm in zip(shape, spacing_mm, strict=True))
     frequency = np.hypot(*np.meshgrid(*axes, indexing="ij"))
     y, x = (np.arange(count) * mm for count, mm in zip(shape, spacing_mm, strict=True))
