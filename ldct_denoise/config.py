@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ldct_denoise.errors import ConfigError, setting_problem
-from ldct_denoise.intensity import Scale
+from ldct_denoise.intensity import Scale, Window
 
 
 class _Section(BaseModel):
@@ -208,8 +208,13 @@ class TrainingConfig(_Section):
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints; also after the last step")
     checkpoint: Literal["best", "last"] = Field(
         "best",
-        description="weights that the run keeps. best: of the best validation, see best_by; last: of the last "
-        "validation",
+        description="weights that become the model of the run. best: of the best validation, see best_by, and "
+        "those of the last validation besides, in checkpoints/last.safetensors; last: of the last validation",
+    )
+    keep_every: int | None = Field(
+        None,
+        ge=1,
+        description="steps between models that are kept besides, in checkpoints/; each is validated; null: none",
     )
     best_by: Literal["auto", "unpaired_score", "psnr", "ssim"] = Field(
         "auto",
@@ -217,6 +222,20 @@ class TrainingConfig(_Section):
         "unpaired_score: needs no pairs; auto: psnr for a method that is trained on pairs, otherwise "
         "unpaired_score. Without such pairs it is always unpaired_score",
     )
+    validation_window: str = Field(
+        "0,2048",
+        description="window of PSNR and SSIM of the validation pairs, which best_by uses: LEVEL,WIDTH in HU, or a "
+        "preset such as abdomen",
+    )
+
+    @field_validator("validation_window")
+    @classmethod
+    def _check_window(cls, text: str) -> str:
+        try:
+            Window.parse(text)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return text
 
     @model_validator(mode="after")
     def _check_accumulation(self) -> TrainingConfig:

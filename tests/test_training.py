@@ -111,9 +111,10 @@ def test_parts_of_a_batch_equal_the_whole(pools: Pools, tmp_path: Path) -> None:
 def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_config(), pools, run, device="cpu")
-    assert {"config.yaml", "training.csv", "checkpoint.pt", "model.safetensors", "tensorboard"} == {
-        path.name for path in run.iterdir()
-    }
+    assert {
+        "config.yaml", "training.csv", "checkpoint.pt", "model.safetensors", "tensorboard", "checkpoints"
+    } == {path.name for path in run.iterdir()}  # fmt: skip
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.safetensors"]
     assert load_config(str(run / "config.yaml")) == tiny_config()
     names = {row["name"] for row in read_csv(run / "training.csv")}
     assert {
@@ -132,6 +133,32 @@ def test_what_a_run_leaves(pools: Pools, tmp_path: Path) -> None:
     image = torch.rand(1, 1, 30, 41)
     with torch.inference_mode():
         assert model.method.restore(image).shape == image.shape
+
+
+def test_a_method_of_pairs_is_validated_on_held_back_pairs_and_keeps_the_models_asked_for(tmp_path: Path) -> None:
+    """One patient of 16 slices: the center two validate; PSNR and SSIM are printed; best, last and every second."""
+    low, normal = water_disc("P1low", 40, 1, slices=16), water_disc("P1normal", 20, 2, slices=16)
+    pair = Pair("P1", "", low, normal, tuple((number, number) for number in range(16)))
+    pools, said = Pools((low,), (normal,), (pair,)), []
+    changes = ["training.iterations=5", "training.validate_every=4", "training.keep_every=2"]
+    changes += ["training.checkpoint=best", "training.batch_size=2", "data.patch_size=32", "settings.channels=4"]
+    config = load_config("redcnn", [*changes, "training.validation_window=abdomen"])
+    made = make_training_set(config, pools, Supervision.SUPERVISED)
+    assert [int(slice_.hu[0, 0, 0]) for slice_, _ in made.validation.pairs] == [
+        int(low.hu[number, 0, 0]) for number in (7, 8)
+    ]
+    assert sorted(made.patches.sources.targets or ()) == [*range(7), *range(9, 16)]
+
+    train(config, pools, tmp_path, device="cpu", report=lambda event: said.append(event.message))
+    assert "the best weights are chosen by PSNR on 2 held-out pairs" in said
+    assert sum("held-out pairs PSNR" in line and "SSIM" in line for line in said) == 3
+    kept = {path.stem: load_model(path).card for path in (tmp_path / "checkpoints").iterdir()}
+    assert {name: card["step"] for name, card in kept.items()} == {"last": 5, "step-000002": 2, "step-000004": 4}
+    best = max(kept.values(), key=lambda card: card["validation"]["pair_psnr_db"])
+    assert load_model(tmp_path).card["step"] == best["step"]
+
+    train(load_config("redcnn", [*changes[:1], *changes[3:]]), pools, tmp_path, device="cpu", overwrite=True)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]
 
 
 def test_a_run_is_not_overwritten_unless_asked(pools: Pools, tmp_path: Path) -> None:

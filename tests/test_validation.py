@@ -2,12 +2,18 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from ldct_denoise.config import load_config
+from ldct_denoise.data.validation_set import ValidationSet, ValidationSlice
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.intensity import Window
 from ldct_denoise.methods import Supervision
 from ldct_denoise.training.discriminators import DiscriminatorMonitor
-from ldct_denoise.training.validation import ValidationMetrics, selection_metric
+from ldct_denoise.training.validation import ValidationMetrics, selection_metric, validate
+from tests.synthetic import shift_model
 
 
 def metrics(**changes: object) -> ValidationMetrics:
@@ -98,12 +104,37 @@ def test_a_critic_that_is_never_deceived_is_reported_once_it_is_sure():
     assert "collapsing" in warning
 
 
+@pytest.mark.parametrize(("window", "width_hu"), [("0,2048", 2048), ("abdomen", 400), ("40,80", 80)])
+def test_psnr_and_ssim_of_held_out_pairs_are_those_of_the_window(window, width_hu):
+    """A model that adds 3 HU, on pairs 8 HU apart: 11 HU off, in a window that holds both images."""
+    model = shift_model(3.0)
+    low, normal = (ValidationSlice(np.full((1, 40, 40), hu, np.float32), (1.0, 1.0)) for hu in (48.0, 40.0))
+    found = Window.parse(config_window(window))
+    images = ValidationSet((), (), (), ((low, normal),), model.scale, window=found)
+    result = validate(model.method, images, torch.device("cpu"))
+    assert result.pair_psnr_db == pytest.approx(20 * math.log10(width_hu / 11), abs=1e-3)
+    assert result.psnr_gain_db == pytest.approx(20 * math.log10(8 / 11), abs=1e-3)
+    assert result.psnr_gain_abdomen_db == pytest.approx(20 * math.log10(8 / 11), abs=1e-3)
+    c1 = (0.01 * width_hu) ** 2
+    assert result.pair_ssim == pytest.approx((2 * 51 * 40 + c1) / (51**2 + 40**2 + c1), abs=1e-4)
+    assert f"PSNR {result.pair_psnr_db:.2f} dB (-2.77), SSIM {result.pair_ssim:.4f}" in result.summary()
+
+
+def test_a_window_that_is_none_is_refused_when_settings_are_read():
+    with pytest.raises(ConfigError, match=r"training\.validation_window.*LEVEL,WIDTH"):
+        load_config("redcnn", ["training.validation_window=belly"])
+
+
+def config_window(text: str) -> str:
+    return load_config("redcnn", [f"training.validation_window='{text}'"]).training.validation_window
+
+
 def test_pairs_choose_the_weights_of_a_method_that_is_trained_on_pairs():
     """A better unpaired score does not outweigh a lower PSNR on held-out pairs."""
     metric, note = selection_metric("auto", Supervision.SUPERVISED, 7)
-    assert (metric, note) == ("psnr", "the best weights are chosen by PSNR on 7 pairs of validation patients")
-    kept = metrics(psnr_gain_db=5.0, pair_ssim=0.8)
-    later = metrics(psnr_gain_db=4.0, pair_ssim=0.9, synthetic_pair_rmse_hu=1.0)
+    assert (metric, note) == ("psnr", "the best weights are chosen by PSNR on 7 held-out pairs")
+    kept = metrics(pair_psnr_db=45.0, pair_ssim=0.8)
+    later = metrics(pair_psnr_db=44.0, pair_ssim=0.9, synthetic_pair_rmse_hu=1.0)
     assert later.is_better_than(kept.selection_value("unpaired_score"))
     assert not later.is_better_than(kept.selection_value("psnr"), "psnr")
     assert later.is_better_than(kept.selection_value("ssim"), "ssim")
@@ -114,7 +145,7 @@ def test_pairs_choose_the_weights_of_a_method_that_is_trained_on_pairs():
 def test_without_held_out_pairs_the_metric_that_is_used_is_named(setting):
     metric, note = selection_metric(setting, Supervision.SUPERVISED, 0)
     assert metric == "unpaired_score"
-    assert "no pairs of validation patients" in note
+    assert "no held-out pairs" in note
     assert "unpaired score" in note
 
 

@@ -30,7 +30,7 @@ from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.models.envelope import measure_envelope
 
-#: Without validation patients one normal-dose slice in this many is held back for validation.
+#: Without validation patients one slice, or pair of slices, in this many is held back for validation.
 VALIDATION_STRIDE = 8
 
 
@@ -114,6 +114,9 @@ def make_training_set(
         if config.data.noise_model != "dose_simulation" or not pools.low:
             pools = simulated
     reach = context_slices if training_context_slices is None else training_context_slices
+    # Context slices of training patches may be among those held back, so 2.5-D needs validation patients.
+    if supervision is Supervision.SUPERVISED and not (pools.validation_pairs or photographs or reach):
+        pools = _hold_back_pairs(pools)
     normal, held_back = _split(pools, reach, paired)
     training = normal if paired else add_downscaled(normal, config.data.downscale_factors)
     noise = _training_noise(config, pools, training, paired, report) if uses_noise else None
@@ -144,7 +147,7 @@ def make_training_set(
 def _split(pools: Pools, context_slices: int, paired: bool) -> tuple[Sequence[PoolSlice], Sequence[PoolSlice]]:
     """Split normal-dose slices into those for training and those for validation.
 
-    For validation: the slices of the validation patients' pairs; where there are none, every eighth slice of the
+    For validation: the slices of the held-out pairs; where there are none, every eighth slice of the
     pool, or the center eighth of every series where neighbouring slices share their data.
     """
     normal = pool_slices(pools.normal)
@@ -157,6 +160,18 @@ def _split(pools: Pools, context_slices: int, paired: bool) -> tuple[Sequence[Po
     training = list(normal)
     del training[every_eighth]
     return training, normal[every_eighth]
+
+
+def _hold_back_pairs(pools: Pools) -> Pools:
+    """Hold back the center eighth of the slices of every pair, where no patient is held out."""
+    training, held_back = [], []
+    for pair in pools.pairs:
+        count = len(pair.indices) // VALIDATION_STRIDE
+        first = (len(pair.indices) - count) // 2
+        training.append(replace(pair, indices=pair.indices[:first] + pair.indices[first + count :]))
+        if count:
+            held_back.append(replace(pair, indices=pair.indices[first : first + count]))
+    return replace(pools, pairs=tuple(training), validation_pairs=tuple(held_back))
 
 
 def _training_noise(

@@ -14,7 +14,7 @@ from ldct_denoise.context_slices import context_indices, overlap_correlation, sa
 from ldct_denoise.data.noise import NoiseSampler, PhotographNoise, estimate_noise_or_none, noise_from_models
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.slices import PoolSlice, decode, pool_slices
-from ldct_denoise.intensity import Scale
+from ldct_denoise.intensity import WINDOWS, Scale, Window
 from ldct_denoise.io.photos import GreyImage
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.volume import slice_thickness_mm, spread_indices
@@ -64,7 +64,7 @@ class ValidationSet:
         Pairs that need no second scan: a crop of a normal-dose slice and a noise field to add to it, both of shape
         (channels, side, side), HU.
     pairs : tuple of (ValidationSlice, ValidationSlice)
-        Low- and normal-dose slices of the same position; of validation patients only.
+        Low- and normal-dose slices of the same position, of validation patients or held back from training.
     scale : Scale
         HU range of the method.
     sample_batch : Batch, optional
@@ -73,6 +73,8 @@ class ValidationSet:
         The method learns the appearance of normal dose including its noise, and is trained on no added noise.
     guard_range : bool
         Clip what the network sees to the HU range, as in use; off for photographs.
+    window : Window
+        Window of PSNR and SSIM of ``pairs``.
     """
 
     low: tuple[ValidationSlice, ...]
@@ -83,6 +85,7 @@ class ValidationSet:
     sample_batch: Batch | None = None
     targets_noise_texture: bool = False
     guard_range: bool = True
+    window: Window = WINDOWS["full"]
 
 
 def make_validation_set(
@@ -129,6 +132,7 @@ def make_validation_set(
             for index in spread_indices(len(pairs), VALIDATION_SLICES)
         ),
         scale=config.scale,
+        window=Window.parse(config.training.validation_window),
     )
 
 

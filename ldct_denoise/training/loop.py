@@ -32,6 +32,7 @@ from ldct_denoise.training.duration import duration_notes
 from ldct_denoise.training.fine_tuning import load_pretrained
 from ldct_denoise.training.log import TrainingLog
 from ldct_denoise.training.run_folder import (
+    KEPT_MODELS,
     check_run_folder,
     clear_results,
     diff_settings,
@@ -98,8 +99,9 @@ def train(
     pools : Pools
         Images of the run.
     output : Path
-        Run folder: gets ``config.yaml``, ``training.csv``, TensorBoard events, ``checkpoint.pt`` and
-        ``model.safetensors``; the first stage of a run with ``pretraining`` gets the same in ``stage1``.
+        Run folder: gets ``config.yaml``, ``training.csv``, TensorBoard events, ``checkpoint.pt``,
+        ``model.safetensors``, and in ``checkpoints`` the models that are kept besides; the first stage of a run
+        with ``pretraining`` gets the same in ``stage1``.
     device : {"auto", "cpu", "cuda"}
         Where to compute.
     resume : bool
@@ -227,7 +229,7 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
                 log.scalars(run, logged)
 
             # Validate, and keep the best weights.
-            if log is not None and (run.step % settings.validate_every == 0 or last):
+            if log is not None and (_is_multiple(run.step, settings.validate_every, settings.keep_every) or last):
                 for line in _validate(stage, run, data, log, world):
                     say(line)
 
@@ -280,17 +282,30 @@ def _is_finished(settings: TrainingConfig, run: RunState) -> bool:
     return out_of_time or run.step >= settings.iterations
 
 
+def _is_multiple(step: int, *intervals: int | None) -> bool:
+    """Whether a step is a multiple of one of the intervals; None is no interval."""
+    return any(interval is not None and step % interval == 0 for interval in intervals)
+
+
 def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, world: World) -> list[str]:
     """Validate the averaged weights, keep them if they are the best, log the metrics; returns what to say."""
+    settings, kept = stage.config.training, []
     with _averaged_weights(run.method, run.average):
         metrics = validate(run.method, data.validation, world.device)
         metric = _selection_metric(stage.config, data)[0]
-        if stage.config.training.checkpoint == "last" or metrics.is_better_than(run.best_score, metric):
+        if settings.checkpoint == "last" or metrics.is_better_than(run.best_score, metric):
             run.best_step = run.step
             value = metrics.selection_value(metric)
             run.best_score = run.best_score if math.isnan(value) else value
-            card = model_card(stage.config, run, data, metrics, world)
-            save_model(stage.output / MODEL_FILE, stage.config.method, run.method, card)
+            kept.append(stage.output / MODEL_FILE)
+        if settings.checkpoint == "best":
+            kept.append(stage.output / KEPT_MODELS / "last.safetensors")
+        if run.step and _is_multiple(run.step, settings.keep_every):
+            kept.append(stage.output / KEPT_MODELS / f"step-{run.step:06d}.safetensors")
+        card = model_card(stage.config, run, data, metrics, world)
+        for path in kept:
+            path.parent.mkdir(exist_ok=True)
+            save_model(path, stage.config.method, run.method, card)
     log.scalars(run, metrics.as_dict(), "validation/")
     if data.validation.sample_batch is not None:
         log.images(run, data.validation.sample_batch, world.device)

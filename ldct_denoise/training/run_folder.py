@@ -23,12 +23,15 @@ from ldct_denoise.volume import SliceSource
 CONFIG_FILE = "config.yaml"
 #: Folder of simulated scans. They are made before a run starts and equal in every run, so they may stay.
 SCRATCH = "simulated"
+#: Folder of the models that a run keeps besides ``model.safetensors``: the last, and every N steps.
+KEPT_MODELS = "checkpoints"
 #: Folder of the first stage of a run with ``pretraining``.
 FIRST_STAGE = "stage1"
 #: Settings that may change when a run resumes: its length, learning rate, intervals, and how images are read.
 RESUMABLE_SETTINGS = frozenset({
     "training.iterations", "training.max_minutes", "training.learning_rate",
-    "training.validate_every", "training.checkpoint_every", "data.num_workers", "data.cache_num", "data.cache_dir",
+    "training.validate_every", "training.checkpoint_every", "training.keep_every",
+    "data.num_workers", "data.cache_num", "data.cache_dir",
 })  # fmt: skip
 
 
@@ -62,7 +65,9 @@ def check_run_folder(output: Path, resume: bool, overwrite: bool) -> None:
 
 
 def clear_results(folder: Path) -> None:
-    """Remove the checkpoint, model, log and configuration of an earlier run."""
+    """Remove the checkpoint, models, log and configuration of an earlier run."""
+    for path in (folder / KEPT_MODELS).glob("*.safetensors"):
+        path.unlink()
     for name in (STATE_FILE, MODEL_FILE, TrainingLog.FILE, CONFIG_FILE, SPLITS_FILE):
         (folder / name).unlink(missing_ok=True)
 

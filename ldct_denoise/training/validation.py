@@ -1,7 +1,7 @@
 """Validation: metrics of unpaired images and of pairs, what selects weights, and warnings.
 
-Weights of a method that is trained on pairs are selected by PSNR on the pairs of validation patients; those of the
-others by a score that needs no pairs (:func:`selection_metric`).
+Weights of a method that is trained on pairs are selected by PSNR on held-out pairs; those of the others by a score
+that needs no pairs (:func:`selection_metric`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ from ldct_denoise.volume import Image
 SelectionMetric = Literal["unpaired_score", "psnr", "ssim"]
 #: Tissues whose mean HU must not drift; those of lung and bone depend on where their masks end.
 TISSUES = ("fat", "soft-tissue")
-#: Window of the logged PSNR gain, besides the abdomen window.
-PSNR_WINDOW = Window.between("", -1024, 1024)
 #: A drift of the mean HU up to this does not change the score, HU.
 TOLERATED_BIAS_HU = 1.0
 #: A residual with a higher edge correlation raises the score of a method without trustworthy synthetic pairs.
@@ -56,7 +54,7 @@ def selection_metric(
     supervision : Supervision
         Kind of images that the method is trained on.
     pairs : int
-        Number of pairs of validation patients.
+        Number of held-out pairs.
 
     Returns
     -------
@@ -69,9 +67,9 @@ def selection_metric(
     if wanted == "unpaired_score":
         return wanted, "the best weights are chosen by the unpaired score" if is_supervised else ""
     if pairs:
-        return wanted, f"the best weights are chosen by {wanted.upper()} on {pairs} pairs of validation patients"
+        return wanted, f"the best weights are chosen by {wanted.upper()} on {pairs} held-out pairs"
     return "unpaired_score", (
-        f"no pairs of validation patients: the best weights are chosen by the unpaired score, not by "
+        f"no held-out pairs: the best weights are chosen by the unpaired score, not by "
         f"{wanted.upper()}; data.validation_patients names patients to hold back"
     )
 
@@ -104,10 +102,10 @@ class ValidationMetrics:
         Correlation of the removed signal with the edges of the input (−1 to 1): removed anatomy. See
         :func:`~ldct_denoise.metrics.no_reference.residual_edge_correlation`.
     psnr_gain_db, psnr_gain_abdomen_db : float
-        Mean PSNR gain of the validation patients' pairs over the input in [−1024, 1024] HU and in the abdomen
+        Mean PSNR gain of the held-out pairs over the input in ``training.validation_window`` and in the abdomen
         window, dB.
-    pair_ssim : float
-        Mean SSIM of these pairs after restoration in [−1024, 1024] HU.
+    pair_psnr_db, pair_ssim : float
+        Mean PSNR (dB) and SSIM of these pairs after restoration in ``training.validation_window``.
     targets_noise_texture : bool
         As in :class:`~ldct_denoise.data.validation_set.ValidationSet`: the aim is a noise ratio of 1.
     """
@@ -120,6 +118,7 @@ class ValidationMetrics:
     residual_edge_correlation: float = math.nan
     psnr_gain_db: float = math.nan
     psnr_gain_abdomen_db: float = math.nan
+    pair_psnr_db: float = math.nan
     pair_ssim: float = math.nan
     targets_noise_texture: bool = False
 
@@ -157,7 +156,7 @@ class ValidationMetrics:
         """Value that selects weights, lower is better; NaN where the metric could not be measured."""
         if metric == "unpaired_score":
             return self.score
-        return -self.psnr_gain_db if metric == "psnr" else -self.pair_ssim
+        return -self.pair_psnr_db if metric == "psnr" else -self.pair_ssim
 
     def is_better_than(self, best: float, metric: SelectionMetric = "unpaired_score") -> bool:
         """Whether these weights replace the kept ones; weights without a value replace only such without one.
@@ -186,9 +185,10 @@ class ValidationMetrics:
         if not math.isnan(self.noise_ratio):
             parts.append(f"noise {self.input_noise_ratio:.2f} → {self.noise_ratio:.2f} × normal dose")
         parts += [f"{region} {value:+.2f} HU" for region, value in self.hu_bias.items()]
-        if not math.isnan(self.psnr_gain_db):
+        if not math.isnan(self.pair_psnr_db):
             parts.append(
-                f"validation pairs {self.psnr_gain_db:+.2f} dB, abdomen {self.psnr_gain_abdomen_db:+.2f} dB"
+                f"held-out pairs PSNR {self.pair_psnr_db:.2f} dB ({self.psnr_gain_db:+.2f}), SSIM "
+                f"{self.pair_ssim:.4f}; abdomen {self.psnr_gain_abdomen_db:+.2f} dB"
             )
         return "; ".join(parts)
 
@@ -264,9 +264,10 @@ def validate(method: Method[Any], images: ValidationSet, device: torch.device) -
         input_noise_ratio=_mean(noise_level_hu(noisy, spacing) for noisy, _, spacing in low) / normal_noise,
         hu_bias=bias,
         residual_edge_correlation=edge_correlation,
-        psnr_gain_db=_mean(_psnr_gain_db(*pair, PSNR_WINDOW) for pair in pairs),
+        psnr_gain_db=_mean(_psnr_gain_db(*pair, images.window) for pair in pairs),
         psnr_gain_abdomen_db=_mean(_psnr_gain_db(*pair, WINDOWS["abdomen"]) for pair in pairs),
-        pair_ssim=_mean(ssim(restored, normal, PSNR_WINDOW) for _, normal, restored in pairs),
+        pair_psnr_db=_mean(_finite(psnr(restored, normal, images.window)) for _, normal, restored in pairs),
+        pair_ssim=_mean(ssim(restored, normal, images.window) for _, normal, restored in pairs),
         targets_noise_texture=images.targets_noise_texture,
     )
 
@@ -330,8 +331,11 @@ def _residual_metrics(
 
 def _psnr_gain_db(noisy: Image, normal: Image, restored: Image, window: Window) -> float:
     """PSNR gain over the input, dB; NaN where one of the two equals the reference."""
-    gain = psnr(restored, normal, window) - psnr(noisy, normal, window)
-    return gain if math.isfinite(gain) else math.nan
+    return _finite(psnr(restored, normal, window) - psnr(noisy, normal, window))
+
+
+def _finite(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
 
 
 def _center(stack: NDArray[np.float32]) -> NDArray[np.float32]:
