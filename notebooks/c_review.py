@@ -23,7 +23,9 @@ import ldct_denoise
 from ldct_denoise.phantoms.patients import Patient
 from ldct_denoise.phantoms.scan import with_noise
 from ldct_denoise.regions.regions import Sphere
-from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
+from ldct_denoise.evaluation.reader_study import ReaderStudy
+from ldct_denoise.report.blinded_reading import BlindedReading
+from ldct_denoise.report.interactive import review, roi_numbers
 
 truth = Patient(seed=3, slices=8, size=256).truth()
 normal, low = with_noise(truth, 1.0, seed=1), with_noise(truth, 0.25, seed=2)
@@ -47,21 +49,20 @@ for name, numbers in roi_numbers(sources, liver).items():
     print(f"{name:10} {numbers['mean_hu']:6.1f} ± {numbers['std_hu']:.1f} HU in {numbers['pixels']:.0f} pixels")
 
 # %% [markdown]
-# Blinded reading: input and output side by side as A and B, in a random order for every slice. Press a button to rate;
-# *export* saves the ratings. The key is not in the page. `reading.write_page(path)` writes the page for a reader
-# elsewhere.
+# Blinded reading: input and output as A and B, pairs and sides in random order. Type a name, rate by the keys 1 to 5, and
+# export the ratings. The key is not in the page. `write_page(page, key)` writes both for readers elsewhere.
 
 # %%
-reading = BlindedReading(low, output, ("input", "output"), indices=range(len(low)), seed=7)
+reading = BlindedReading([(low, output)], ("input", "output"), slices_per_case=4)
 reading.viewer()
 
 # %% [markdown]
-# Import the exported ratings and unblind them. (Here two lines replace a reader's file.)
+# Read the exported ratings with the key. (Here two lines replace the file of a reader.)
 
 # %%
-exported = Path(tempfile.mkdtemp()) / "ratings.csv"
-exported.write_text("reading,choice\n0,A\n1,B\n")
-reading.read_csv(exported)
-reading.write_csv(exported.with_name("ratings-with-key.csv"))
-for row in reading.table():
-    print(row)
+folder = Path(tempfile.mkdtemp())
+reading.write_page(folder / "reading.html", key=folder / "reading-key.json")
+header = "session,reader,reading,noise,texture,sharpness,artefacts,confidence,preference"
+(folder / "ratings.csv").write_text(f"{header}\n{reading.key.session},Reader 1,1,2,0,-1,0,1,1\n")
+study = ReaderStudy.read(folder / "reading-key.json", [folder / "ratings.csv"])
+print("\n".join(study.lines()))

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.errors import InputError
 from ldct_denoise.regions.regions import Sphere
-from ldct_denoise.report.interactive import BlindedReading, review, roi_numbers
+from ldct_denoise.report.interactive import review, roi_numbers
 from ldct_denoise.report.pictures import decode_hu
 from ldct_denoise.volume import Volume
 from tests.synthetic import axial_geometry
@@ -68,44 +68,6 @@ def test_the_viewer_shows_the_positions_that_all_series_have():
                 "output": Volume(np.zeros((1, 8, 8)), axial_geometry(1, 8, 8, (3.0, 1.0, 1.0))),
             }
         )
-
-
-def test_blinded_reading_hides_the_key_and_unblinds(tmp_path):
-    place = axial_geometry(12, 4, 4, (1.0, 1.0, 1.0))
-    good, bad = Volume(np.ones(place.shape), place), Volume(np.zeros(place.shape), place)
-    reading = BlindedReading(good, bad, ("good", "bad"), range(12), seed=1)
-    sides = []
-    for number in range(12):
-        sides.append("A" if reading.pair(number)["A"].mean() == 1 else "B")
-        reading.rate(number, sides[-1])
-    assert set(sides) == {"A", "B"}
-    assert {row["better"] for row in reading.table()} == {"good"}
-    reading.write_csv(tmp_path / "r.csv")
-    assert len((tmp_path / "r.csv").read_text().splitlines()) == 13
-    with pytest.raises(ConfigError, match="equal"):
-        reading.rate(0, "C")
-    (tmp_path / "exported.csv").write_text("reading,choice\n3,equal\n4,A\n")
-    reading.read_csv(tmp_path / "exported.csv")
-    assert reading.ratings[3] == "equal"
-    (tmp_path / "exported.csv").write_text("reading,choice\n12,A\n")
-    with pytest.raises(InputError, match="12"):
-        reading.read_csv(tmp_path / "exported.csv")
-    reading.write_page(tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert "good" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", page, flags=re.DOTALL)
-
-
-def test_blinded_reading_pairs_by_position():
-    place = axial_geometry(4, 4, 4, (1.0, 1.0, 1.0))
-    first = Volume(np.arange(4.0)[:, None, None] * np.ones(place.shape), place)
-    backwards = Volume(first.hu[::-1], place.select([3, 2, 1, 0]))
-    reading = BlindedReading(first, backwards, ("first", "backwards"), range(4))
-    for number in range(4):
-        assert {image.mean() for image in reading.pair(number).values()} == {number}
-    short = Volume(first.hu[:2], place.select([0, 1]))
-    assert BlindedReading(first, short, ("first", "short"), [1]).pair(0)["A"].mean() == 1
-    with pytest.raises(InputError, match="no partner of slice 2, 3"):
-        BlindedReading(first, short, ("first", "short"), range(4))
 
 
 @pytest.mark.parametrize("centre", [(2.0, 2.0, 500.0), (900.0, 2.0, 1.0)])

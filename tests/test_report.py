@@ -20,7 +20,6 @@ from ldct_denoise.report.apply import write_apply_report
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.evaluation import write_report
 from ldct_denoise.report.identity import Signature, evaluation_identity
-from ldct_denoise.report.interactive import BlindedReading
 from ldct_denoise.report.page import _cell
 from ldct_denoise.report.pdf import summary_figures
 from ldct_denoise.report.pictures import crop_box, decode_hu, encode_hu, save_comparison
@@ -350,40 +349,6 @@ def test_it_works_in_a_browser(name, request, tmp_path):
     first, second = (float(spread) for _, _, spread in means[:2])
     assert first == pytest.approx(30, rel=0.15)
     assert second == pytest.approx(10, rel=0.15)
-
-
-RATE = """
-<script>
-window.addEventListener("load", async () => {
-  const wait = (ms) => new Promise((done) => setTimeout(done, ms));
-  let exported = null;
-  URL.createObjectURL = (blob) => { exported = blob.text(); return "#"; };
-  for (const choice of ["A", "equal", "B"]) { await wait(200); document.querySelector(`[data-choice=${choice}]`).click(); }
-  const state = document.getElementById("rating-state").textContent;
-  document.getElementById("export").click();
-  document.title = "RESULT" + JSON.stringify({ state, text: await exported });
-});
-</script>
-"""
-
-
-def test_a_blinded_reading_is_exported(tmp_path):
-    import html
-    import json
-
-    _, low, candidate = volumes(4)
-    reading = BlindedReading(low, candidate, ("input", "output"), range(4), seed=3)
-    reading.write_page(tmp_path / "reading.html")
-    page = tmp_path / "reading.html"
-    page.write_text(page.read_text().replace("</header>", "</header>" + RATE, 1))
-    done = browse(page, tmp_path / "profile", "--virtual-time-budget=20000", "--dump-dom")
-    found = re.search(r"<title>RESULT(.*?)</title>", done.stdout)
-    assert found, done.stderr[-2000:]
-    result = json.loads(html.unescape(found.group(1)))
-    assert result["state"] == "3 of 4 rated"
-    (tmp_path / "ratings.csv").write_text(result["text"])
-    reading.read_csv(tmp_path / "ratings.csv")
-    assert reading.ratings == {0: "A", 1: "equal", 2: "B"}
 
 
 def test_a_picture_is_drawn(tmp_path):

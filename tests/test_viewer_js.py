@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import numpy as np
 import pytest
 
 from ldct_denoise.regions.regions import Sphere
-from ldct_denoise.report.interactive import BlindedReading, review
+from ldct_denoise.report.interactive import review
 from ldct_denoise.volume import Geometry, Volume
 from tests.chromium import Chromium
 
@@ -149,35 +146,3 @@ def test_outlines_are_drawn_only_when_asked_for_with_a_legend(tmp_path):
         browser.click(*browser.middle("#show-rois"))
         browser.wait(f"{coloured} > 100")
         assert browser.run("document.getElementById('legend').textContent") == "liver"
-
-
-def test_a_rating_is_of_the_pair_that_was_shown(tmp_path):
-    """Wheel and buttons in fast turns: a button rates the pair on the screen, or nothing while none is."""
-    first, second = flat_slices(0), flat_slices(7)
-    path = tmp_path / "reading.html"
-    BlindedReading(first, second, ("a", "b"), range(SLICES), seed=1).write_page(path)
-    with open_fresh(path) as browser:
-        browser.run("""{
-            window.exported = null;
-            URL.createObjectURL = (blob) => { exported = blob.text(); return "#"; };
-            window.log = [];
-            for (const button of document.querySelectorAll("[data-choice]")) button.addEventListener("click", () => {
-              const canvas = document.querySelector("#panels canvas");
-              const grey = canvas?.getContext("2d").getImageData(48, 48, 1, 1).data[0];
-              log.push([button.disabled, Math.round((grey / 255 * 1000 - 100) / 100)]);
-            }, { capture: true });
-        }""")
-        browser.wait("document.body.dataset.drawn === '0'")
-        x, y = browser.middle("#panels canvas")
-        choose = browser.middle("[data-choice=A]")
-        for turn in (2, -1, 3, -2):
-            browser.wheel(x, y, turn)
-            browser.click(*choose)
-        browser.run("new Promise((done) => setTimeout(done, 1500))")
-        browser.click(*choose)
-        browser.run("document.getElementById('export').click()")
-        rows = list(csv.DictReader(io.StringIO(browser.run("exported"))))
-        seen = json.loads(browser.run("JSON.stringify(log)"))
-        assert {int(row["reading"]) for row in rows} == {index for disabled, index in seen if not disabled}
-        assert rows
-        assert browser.failures == []

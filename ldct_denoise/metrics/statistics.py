@@ -14,6 +14,7 @@ References
 Efron, "Better bootstrap confidence intervals", JASA 82, 1987 (BCa).
 Davison & Hinkley, "Bootstrap methods and their application", 1997.
 Kendall, "Note on bias in the estimation of autocorrelation", Biometrika 41, 1954.
+Cohen, "Weighted kappa", Psychological Bulletin 70, 1968.
 """
 
 from __future__ import annotations
@@ -160,6 +161,26 @@ def small_sample_spread(count: int) -> float:
     from scipy.stats import norm, t
 
     return float(np.sqrt(count / (count - 1)) * t.ppf(0.975, count - 1) / norm.ppf(0.975))
+
+
+def weighted_kappa(first: ArrayLike, second: ArrayLike) -> float:
+    """Agreement of two readers beyond chance: Cohen's kappa with quadratic weights (Cohen 1968, eq. 12).
+
+    Parameters
+    ----------
+    first, second : sequence of numbers, length n
+        Scores of the same readings, on one scale with equal steps.
+
+    Returns
+    -------
+    float
+        1: equal scores; 0: as by chance; negative: less than by chance. NaN if both always give one same score.
+    """
+    one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    expected = float(np.mean((one[:, None] - other[None, :]) ** 2))
+    if not expected:
+        return float("nan")
+    return 1 - float(np.mean((one - other) ** 2)) / expected
 
 
 def _mean_error(values: NDArray[np.float64]) -> tuple[float, int] | None:

@@ -1,25 +1,22 @@
-"""Viewer for notebooks: series side by side in a cell, and blinded reading with export."""
+"""Viewer for notebooks: series side by side in a cell."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.errors import ConfigError, InputError
+from ldct_denoise.errors import InputError
 from ldct_denoise.intensity import Window
 from ldct_denoise.io.orientation import oriented_like
 from ldct_denoise.io.slice_matching import match_slices
-from ldct_denoise.output import atomic_write
 from ldct_denoise.regions.regions import Region, Sphere
-from ldct_denoise.report.page import PICTURE_BUDGET, Page, render, write_page
-from ldct_denoise.report.pictures import slice_view, spread_slice_views
+from ldct_denoise.report.page import PICTURE_BUDGET, Page, render
+from ldct_denoise.report.pictures import spread_slice_views
 from ldct_denoise.volume import Geometry, SliceSource
 
 Image = NDArray[np.floating]
@@ -144,117 +141,3 @@ def _numbers(source: SliceSource, geometry: Geometry, roi: Sphere) -> dict[str, 
     if not inside.size:
         return {"mean_hu": float("nan"), "std_hu": float("nan"), "pixels": 0.0}
     return {"mean_hu": float(inside.mean()), "std_hu": float(inside.std()), "pixels": float(inside.size)}
-
-
-class BlindedReading:
-    """Blinded reading: two series side by side as A and B in random order, rated slice by slice.
-
-    Parameters
-    ----------
-    first, second : SliceSource
-        Paired by position.
-    names : tuple of 2 str
-        Names of the series; not shown while reading, only in the table of results.
-    indices : sequence of int
-        Slices of the first series to read.
-    seed : int
-        Seed of the order.
-
-    Raises
-    ------
-    InputError
-        If the second series lacks the position of one of these slices.
-    """
-
-    def __init__(
-        self,
-        first: SliceSource,
-        second: SliceSource,
-        names: tuple[str, str],
-        indices: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        second = oriented_like(second, first.geometry)
-        self._sources, self._names, self.indices = (first, second), names, tuple(indices)
-        self._partner = dict(match_slices(first.geometry, second.geometry))
-        unmatched = [str(index) for index in self.indices if index not in self._partner]
-        if unmatched:
-            raise InputError(
-                f"blinded reading: the second series has no partner of slice {', '.join(unmatched)}; leave it out "
-                "of the indices, or give series of the same scan"
-            )
-        rng = np.random.default_rng(seed)
-        self._swapped = rng.random(len(self.indices)) < 0.5
-        self.ratings: dict[int, str] = {}
-
-    def pair(self, number: int) -> dict[str, Image]:
-        """The two images of a reading, named A and B, HU."""
-        first, second = self._sources
-        index = self.indices[number]
-        images = [first.read_hu(index), second.read_hu(self._partner[index])]
-        left, right = images[::-1] if self._swapped[number] else images
-        return {"A": left, "B": right}
-
-    def rate(self, number: int, choice: str) -> None:
-        """Record which image is better: ``A``, ``B`` or ``equal``.
-
-        Raises
-        ------
-        ConfigError
-            If the choice is none of these.
-        """
-        if choice not in ("A", "B", "equal"):
-            raise ConfigError(f"rating {choice!r}: give A, B or equal")
-        self.ratings[number] = choice
-
-    def table(self) -> list[dict[str, object]]:
-        """Unblinded ratings: ``better`` is the name of the preferred series, or ``equal``."""
-        rows: list[dict[str, object]] = []
-        for number, choice in sorted(self.ratings.items()):
-            order = self._names[::-1] if self._swapped[number] else self._names
-            better = choice if choice == "equal" else order["AB".index(choice)]
-            rows.append({"reading": number, "slice": self.indices[number], "choice": choice, "better": better})
-        return rows
-
-    def write_csv(self, path: Path) -> None:
-        """Export the unblinded ratings."""
-
-        def write(part: Path) -> None:
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, ["reading", "slice", "choice", "better"], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(self.table())
-
-        atomic_write(path, write)
-
-    def read_csv(self, path: Path) -> None:
-        """Import the ratings that a page exported.
-
-        Raises
-        ------
-        InputError
-            If the file is not such an export, or belongs to another reading.
-        """
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        for row in rows:
-            number = row.get("reading") or ""
-            if not number.isdigit() or int(number) >= len(self.indices):
-                raise InputError(
-                    f"{path}: reading {number!r} is not among the {len(self.indices)} of this session"
-                )
-            self.rate(int(number), row.get("choice") or "")
-
-    def viewer(self, title: str = "Blinded reading") -> Viewer:
-        """Page for the reader: A and B, buttons, export. The key is not in it."""
-        return Viewer(render(self._page(title)), height_px=780)
-
-    def write_page(self, path: Path, title: str = "Blinded reading") -> None:
-        """Write the same page to a file for readers elsewhere; :meth:`read_csv` imports their ratings."""
-        write_page(self._page(title), path)
-
-    def _page(self, title: str) -> Page:
-        spacing = self._sources[0].geometry.pixel_spacing_mm
-        views = [slice_view(f"reading {n + 1}", self.pair(n), {}, spacing) for n in range(len(self.indices))]
-        text = "Which image is better? The order of A and B is random for every reading."
-        return Page(title, (text,), slice_views=views, first_view=0, definitions=(), rating=True)

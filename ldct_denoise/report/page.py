@@ -131,8 +131,6 @@ class Page:
     charts : sequence of ChartSection
     tables : sequence of Table
     definitions : sequence of (term, meaning)
-    rating : bool
-        Show buttons for a blinded reading of panels A and B.
     """
 
     title: str
@@ -149,27 +147,48 @@ class Page:
     charts: Sequence[ChartSection] = ()
     tables: Sequence[Table] = ()
     definitions: Sequence[tuple[str, str]] = field(default=DEFINITIONS)
-    rating: bool = False
 
 
 def render(page: Page) -> str:
     """Render the page as HTML."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined)
-    environment.filters["cell"] = _cell
-    environment.tests["picture"] = lambda value: isinstance(value, Picture)
-    return environment.get_template("page.html").render(
+    return render_template(
+        "page.html",
+        css=("page.css",),
+        js=("viewer.js",),
         **{name: getattr(page, name) for name in page.__dataclass_fields__},
         viewer_windows=list(WINDOWS.values()),
         # "</" would end the script element
         slice_views_json=json.dumps(page.slice_views).replace("</", "<\\/"),
         opens_at=len(page.slice_views) // 2 if page.first_view is None else page.first_view,
         long_table=LONG_TABLE_ROWS,
-        css=colour_css() + _text("page.css"),
-        js=_text("viewer.js"),
         versions=versions(),
     )
+
+
+def render_template(template: str, *, css: Sequence[str], js: Sequence[str], **values: object) -> str:
+    """Render a template of this package.
+
+    Parameters
+    ----------
+    template : str
+        Name of the HTML file.
+    css, js : sequence of str
+        Names of the files that become its ``css`` and ``js``.
+    **values
+        Its other variables.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file.
+    """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    environment = Environment(loader=FunctionLoader(_text), autoescape=True, undefined=StrictUndefined)
+    environment.filters["cell"] = _cell
+    environment.tests["picture"] = lambda value: isinstance(value, Picture)
+    style, script = colour_css() + "".join(map(_text, css)), "".join(map(_text, js))
+    return environment.get_template(template).render(css=style, js=script, **values)
 
 
 def write_page(page: Page, path: Path) -> None:

@@ -50,7 +50,7 @@ function differences(names) {  // every panel against the one it should be like
 
 function panelsOf(slide) {
   const panels = Object.keys(slide.panels).map((name) => ({ name, hu: slide.hu[name], level: view.level, width: view.width }));
-  const [first, second] = find("difference").value.split("|");
+  const [first, second] = (find("difference")?.value ?? "").split("|");
   if (slide.hu[first] && slide.hu[second]) {
     const half = Number(find("difference-width").value) || 100;
     panels.push({ name: `${first} − ${second}`, hu: slide.hu[first].map((v, i) => v - slide.hu[second][i]), level: 0, width: 2 * half });
@@ -68,7 +68,7 @@ function paint(canvas, slide, panel) {
     image.data[4 * i] = image.data[4 * i + 1] = image.data[4 * i + 2] = grey;  // clamped array
     image.data[4 * i + 3] = 255;
   }
-  if (find("show-rois").checked) outline(image.data, slide);
+  if (find("show-rois")?.checked) outline(image.data, slide);
   context.putImageData(image, 0, 0);
   const aspect = slide.spacing_mm[0] / slide.spacing_mm[1];
   canvas.width = slide.columns; canvas.height = Math.round(slide.rows * aspect);
@@ -93,6 +93,7 @@ function insideCircle(slide) {  // indices of the pixels whose centre lies in th
 }
 
 function readCircle(slide) {
+  if (!find("circle-text")) return;
   if (!view.circle) { find("circle-text").textContent = ""; return; }
   const inside = insideCircle(slide);
   const texts = Object.entries(slide.hu).map(([name, hu]) => {
@@ -145,7 +146,7 @@ function setShown(slide, waiting) {  // nothing can be rated while another slice
   if (slide !== shown) find("cursor").textContent = "";
   shown = slide;
   find("panels").setAttribute("aria-busy", String(waiting));
-  find("rating")?.querySelectorAll("[data-choice]").forEach((button) => { button.disabled = waiting; });
+  if (find("rating")) find("rating").disabled = waiting;
   document.body.dataset.drawn = waiting ? "" : String(slides.indexOf(slide));
 }
 
@@ -196,7 +197,7 @@ function listen(canvas) {
   }, { passive: false });
   canvas.addEventListener("keydown", press);
   canvas.addEventListener("pointerdown", (event) => {
-    if (!find("draw-circle").checked) return;
+    if (!find("draw-circle")?.checked) return;
     const [x, y] = pixel(canvas, event);
     view.circle = { x, y, mm: 0 };
     draw();
@@ -208,7 +209,7 @@ function listen(canvas) {
       find("cursor").textContent = `row ${y + slide.origin[0]}, column ${x + slide.origin[1]}: ${values.join(" | ")} HU`;
     }
     if (!(event.buttons & 1)) return;
-    if (find("draw-circle").checked) {
+    if (find("draw-circle")?.checked) {
       const [column, row] = pixel(canvas, event), { x, y } = view.circle;
       view.circle.mm = Math.hypot((column - x) * slide.spacing_mm[1], (row - y) * slide.spacing_mm[0]);
     } else if (event.shiftKey) {
@@ -229,6 +230,7 @@ function usePreset() {
 }
 
 function showLegend() {  // which colour is which region of the slice
+  if (!find("legend")) return;
   const names = Object.keys((shown ?? slides[view.slide]).masks);
   find("legend").hidden = !find("show-rois").checked || !names.length;
   find("legend").replaceChildren(...names.map((name, number) => {
@@ -242,39 +244,21 @@ function showLegend() {  // which colour is which region of the slice
 function startViewer() {
   view.slide = Number(find("slice").value);
   find("panels").style.setProperty("--native", `${Math.max(300, ...slides.map((slide) => slide.columns))}px`);
-  find("rois").hidden = !slides.some((slide) => Object.keys(slide.masks).length);
-  const names = Object.keys(slides[0].panels);
-  for (const [first, second] of differences(names)) find("difference").add(new Option(`${first} − ${second}`, `${first}|${second}`));
-  if (names.length > 2) find("difference").selectedIndex = names.length - 2;
+  if (find("difference")) startExtras(Object.keys(slides[0].panels));
   find("slice").addEventListener("input", () => goto(Number(find("slice").value)));
   find("preset").addEventListener("change", usePreset);
   for (const id of ["level", "width"]) find(id).addEventListener("change", () => {
     view[id] = Math.max(id === "width" ? 1 : -4096, Number(find(id).value)); find("preset").value = ""; draw();
   });
-  for (const id of ["difference", "difference-width", "show-rois"]) find(id).addEventListener("change", draw);
   find("reset").addEventListener("click", resetZoom);
   usePreset();
 }
 
-function startRating() {  // blinded reading: the page does not know which image is which
-  const ratings = {};
-  const tell = () => {
-    const given = ratings[view.slide] ? `; here: ${ratings[view.slide]}` : "";
-    find("rating-state").textContent = `${Object.keys(ratings).length} of ${slides.length} rated${given}`;
-  };
-  find("rating").querySelectorAll("[data-choice]").forEach((button) => button.addEventListener("click", () => {
-    ratings[view.slide] = button.dataset.choice;
-    goto(view.slide + 1);
-    tell();
-  }));
-  find("slice").addEventListener("input", tell);
-  find("export").addEventListener("click", () => {
-    const lines = Object.entries(ratings).map(([reading, choice]) => `${reading},${choice}\n`), link = document.createElement("a");
-    link.setAttribute("href", URL.createObjectURL(new Blob(["reading,choice\n", ...lines], { type: "text/csv" })));
-    link.download = "ratings.csv";
-    link.click();
-  });
-  tell();
+function startExtras(names) {  // differences and regions; a blinded reading has neither
+  find("rois").hidden = !slides.some((slide) => Object.keys(slide.masks).length);
+  for (const [first, second] of differences(names)) find("difference").add(new Option(`${first} − ${second}`, `${first}|${second}`));
+  if (names.length > 2) find("difference").selectedIndex = names.length - 2;
+  for (const id of ["difference", "difference-width", "show-rois"]) find(id).addEventListener("change", draw);
 }
 
 function sortBy(table, column, heading) {
@@ -295,4 +279,3 @@ function sortBy(table, column, heading) {
 document.querySelectorAll("table.sortable").forEach((table) =>
   table.querySelectorAll("th").forEach((heading, column) => heading.addEventListener("click", () => sortBy(table, column, heading))));
 if (slides.length) startViewer();
-if (find("rating")) startRating();
