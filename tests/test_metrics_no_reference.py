@@ -39,8 +39,9 @@ def test_an_ideal_denoiser_passes_all_checks(slices):
     assert before == pytest.approx(25, rel=0.06)
     assert after / before == pytest.approx(0.3, abs=0.03)
     # Vessels stand in the squares: only above their own frequencies is the ratio the noise's.
-    fine = report.profile.frequency > 0.3
-    assert report.profile.power[fine] == pytest.approx(20 * np.log10(0.3), abs=0.6)
+    profile = report.noise.profile
+    fine = profile.frequency > 0.3
+    assert profile.power[fine] == pytest.approx(20 * np.log10(0.3), abs=0.6)
 
 
 def test_a_blur_fails(slices):
@@ -97,4 +98,4 @@ def test_more_noise_and_slice_offsets_fail(slices):
 def test_a_slice_of_air_has_no_checks(slices):
     report = no_reference_report([(np.full((64, 64), -1000.0),) * 2], (1.0, 1.0))
     assert report.checks == ()
-    assert report.profile is None
+    assert report.noise is None

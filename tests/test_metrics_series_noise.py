@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import noise_power_spectrum
-from ldct_denoise.metrics.series_noise import RING_PER_MM, SeriesNoise, measure_slice_noise
+from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice_noise
+from ldct_denoise.metrics.unpaired_noise import RING_PER_MM
 from ldct_denoise.regions.body import body_mask
 
 

@@ -90,6 +90,6 @@ def test_coarse_noise_that_a_denoiser_leaves_is_visible_in_the_report():
         noise = rng.normal(0, 25, body.shape)
         pairs.append((body + noise, body + ndimage.gaussian_filter(noise, 1.2)))
     report = no_reference_report(pairs, SPACING)
-    ratio = {sigma: after / before for sigma, (before, after) in report.blurred_noise_hu.items()}
+    ratio = {sigma: after[1] / before[1] for sigma, (before, after) in report.noise.blurred_hu.items()}
     assert ratio[1.0] < 0.85 < 0.95 < ratio[4.0] < 1.05
-    assert len(report.noise_transfer_hu) == 5
+    assert len(report.noise.transfer_hu) == 5

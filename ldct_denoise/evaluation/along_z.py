@@ -24,7 +24,7 @@ from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.along_z import ZNoise, full_width_mm, noise_along_z
 from ldct_denoise.metrics.contrast import MAX_NEIGHBOUR_MM, REGULAR_TOLERANCE
 from ldct_denoise.metrics.noise import find_uniform_rois
-from ldct_denoise.metrics.series_noise import MIN_ROI_PX, ROI_MM
+from ldct_denoise.metrics.unpaired_noise import roi_side_px
 from ldct_denoise.phantoms.insertion import disc, find_places, tile_side_px
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.tissues import noise_tissue_mask
@@ -322,7 +322,7 @@ def _uniform_rois(stack: Stack, pixel_spacing_mm: tuple[float, float]) -> list[t
     """Square ROIs that lie in uniform soft tissue of every slice."""
     mean = stack.mean(axis=0, dtype=np.float64)
     tissue = np.logical_and.reduce([noise_tissue_mask(np.asarray(hu, np.float32)) for hu in stack])
-    size_px = max(MIN_ROI_PX, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
+    size_px = roi_side_px(pixel_spacing_mm)
     return find_uniform_rois(mean, tissue & body_mask(mean, pixel_spacing_mm), size_px, MAX_REGIONS)
 
 

@@ -148,6 +148,8 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
                     "peak_frequency_per_mm": item.spectrum.peak_frequency,
                     "rois": item.rois,
                     "is_free_of_anatomy": item.is_free_of_anatomy,
+                    "noise_limits_hu": item.limits.noise_hu if item.limits else None,
+                    "stated_from_per_mm": finite_or_none(item.limits.stated_from_per_mm) if item.limits else 0.0,
                     "blurred_noise_hu": {f"{sigma_mm:g} mm": hu for sigma_mm, hu in item.blurred_noise_hu.items()},
                     "blotches_per_100_cm2": finite_or_none(item.blotches_per_100_cm2),
                     "noise_transfer_hu": gathered.noise_transfer(baseline, model) if model != baseline else [],

@@ -28,8 +28,8 @@ from ldct_denoise.metrics.observers import (
     npwe_template,
     template_detectability,
 )
-from ldct_denoise.metrics.series_noise import RING_PER_MM
 from ldct_denoise.metrics.sharpness import TaskTransfer, ttf_of_disk
+from ldct_denoise.metrics.unpaired_noise import RING_PER_MM
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.phantoms.tasks import (
     BACKGROUND_HU,

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldct_denoise.metrics.noise import detrended, periodograms
-from ldct_denoise.metrics.series_noise import LEVEL_FROM_PER_MM, MIN_COHERENCE
+from ldct_denoise.metrics.series_noise import MIN_COHERENCE
+from ldct_denoise.metrics.unpaired_noise import LEVEL_FROM_PER_MM
 
 Stack = NDArray[np.floating]
 

@@ -25,18 +25,9 @@ from ldct_denoise.metrics.checks import (
 )
 from ldct_denoise.metrics.contrast import Flicker
 from ldct_denoise.metrics.lesion_changes import LesionChange, lesion_change_map, lesion_z_limits
-from ldct_denoise.metrics.noise import (
-    RadialSpectrum,
-    coarse_noise_factor,
-    detrended,
-    global_noise_level,
-    noise_map,
-    noise_power_spectrum,
-    noise_reduction_profile,
-)
-from ldct_denoise.metrics.noise_by_scale import SCALES_MM, noise_transfer
-from ldct_denoise.metrics.series_noise import RING_PER_MM, uniform_soft_tissue_rois
-from ldct_denoise.metrics.texture import blurred_noise_hu, texture_shift
+from ldct_denoise.metrics.noise import global_noise_level, noise_map
+from ldct_denoise.metrics.noise_change import AFTER, BEFORE, NoiseChange, noise_change
+from ldct_denoise.metrics.unpaired_noise import RoiStack, stack_rois
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.regions.tissues import TISSUES, tissue_masks
 
@@ -68,33 +59,23 @@ class NoReferenceReport:
         Global noise level, HU.
     shift_hu : mapping from tissue to float
         Mean of after − before, HU.
-    before, after : RadialSpectrum or None
-        Noise power spectra in uniform ROIs, HU²·mm²; None if no uniform ROI was found.
-    profile : RadialSpectrum or None
-        Noise reduction profile, dB.
+    noise : NoiseChange or None
+        Noise power spectra, and what follows from them; None if no ROI was found.
     slices : int
         Number of slices on which everything was measured.
     lesion_changes : tuple of LesionChange
         Largest lesion-sized changes of all slices, the largest first.
     lesion_z_limits : tuple of 2 floats
         Limits (amber, red) of their absolute z.
-    blurred_noise_hu : mapping from float to (before, after)
-        Noise in the ROIs after a Gaussian of each σ (mm), HU; empty if no uniform ROI was found.
-    noise_transfer_hu : list of (float, float)
-        Noise in and out; see :func:`~ldct_denoise.metrics.noise_by_scale.noise_transfer`.
     """
 
     checks: tuple[Check, ...]
     noise_hu: Mapping[str, tuple[float, float]]
     shift_hu: Mapping[str, float]
-    before: RadialSpectrum | None
-    after: RadialSpectrum | None
-    profile: RadialSpectrum | None
+    noise: NoiseChange | None
     slices: int
     lesion_changes: tuple[LesionChange, ...]
     lesion_z_limits: tuple[float, float]
-    blurred_noise_hu: Mapping[float, tuple[float, float]]
-    noise_transfer_hu: list[tuple[float, float]]
 
 
 @dataclass
@@ -104,7 +85,7 @@ class _Accumulator:
     flicker: tuple[Flicker, Flicker]
     levels: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     shifts: dict[str, list[float]] = field(default_factory=dict)
-    rois: list[tuple[Image, Image]] = field(default_factory=list)
+    rois: list[RoiStack] = field(default_factory=list)
     gradients: list[tuple[float, float]] = field(default_factory=list)
     residuals: list[tuple[float, float, float]] = field(default_factory=list)
     changes: list[LesionChange] = field(default_factory=list)
@@ -158,9 +139,9 @@ def no_reference_report(
     changes = tuple(sorted(sums.changes, key=lambda change: -abs(change.z))[:LISTED_CHANGES])
     found_px, body_px, area_cm2 = (sum(item[part] for item in sums.searched) for part in range(3))
     limits = lesion_z_limits(area_cm2)
-    noise_hu = _noise_levels(sums, pixel_spacing_mm)
+    noise = noise_change(sums.rois, pixel_spacing_mm)
+    noise_hu = _noise_levels(sums, noise.coarse_factors if noise else (1.0, 1.0))
     shift_hu = {tissue: float(np.mean(values)) for tissue, values in sums.shifts.items()}
-    before_nps, after_nps, profile, texture = _spectra(sums.rois, pixel_spacing_mm)
     product, square = (sum(item[part] for item in sums.gradients) for part in (0, 1))
     totals = (sum(item[part] for item in sums.residuals) for part in range(3))
     checks = (
@@ -170,21 +151,10 @@ def no_reference_report(
         check_removed_anatomy(correlation_of_sums(*totals)),
         check_lesion_changes(changes, found_px / max(body_px, 1), limits, offsets),
         check_flicker(*(flicker.value_hu for flicker in sums.flicker)),
-        check_texture(texture),
+        check_texture(noise.texture if noise else (float("nan"), float("nan"))),
     )
     found = tuple(check for check in checks if check is not None)
-    return NoReferenceReport(
-        found,
-        noise_hu,
-        shift_hu,
-        before_nps,
-        after_nps,
-        profile,
-        measured,
-        changes,
-        limits,
-        *_by_scale(sums.rois, pixel_spacing_mm),
-    )
+    return NoReferenceReport(found, noise_hu, shift_hu, noise, measured, changes, limits)
 
 
 def residual_edge_correlation(before: Image, after: Image, body: Mask) -> float:
@@ -332,8 +302,9 @@ def _add_slice(
         level = global_noise_level(noise_before, mask), global_noise_level(noise_after, mask)
         sums.levels.setdefault(tissue, []).append(level)
         sums.shifts.setdefault(tissue, []).append(float(np.mean((after - before)[mask])))
-    for roi in uniform_soft_tissue_rois(before, body, spacing):
-        sums.rois.append((before[roi], after[roi]))
+    rois = stack_rois({BEFORE: before, AFTER: after}, BEFORE, body, spacing)
+    if rois:
+        sums.rois.append(rois)
     sums.gradients.append(edge_gradient_sums(before, after, body))
     sums.residuals.append(residual_edge_sums(before, after, body))
     for flicker, image in zip(sums.flicker, (before, after), strict=True):
@@ -357,35 +328,10 @@ def _gradients(image: Image) -> tuple[Image, Image]:
     return tuple(ndimage.gaussian_filter(image, EDGE_SIGMA_PX, order=order) for order in ((1, 0), (0, 1)))  # type: ignore[return-value]
 
 
-def _spectra(
-    rois: list[tuple[Image, Image]], spacing: tuple[float, float]
-) -> tuple[RadialSpectrum | None, RadialSpectrum | None, RadialSpectrum | None, tuple[float, float]]:
-    """Radial spectra before and after, their ratio, and the change of their mean frequency."""
-    if not rois:
-        return None, None, None, (float("nan"), float("nan"))
-    first, second = (np.array(stack) for stack in zip(*rois, strict=True))
-    before, after = (noise_power_spectrum(stack, spacing).radial(RING_PER_MM) for stack in (first, second))
-    return before, after, noise_reduction_profile(before, after), texture_shift(first, second, spacing)
-
-
-def _noise_levels(sums: _Accumulator, spacing: tuple[float, float]) -> dict[str, tuple[float, float]]:
-    """Global noise level by tissue before and after, corrected for coarse noise by the uniform ROIs."""
-    factors = [coarse_noise_factor([pair[part] for pair in sums.rois], spacing) for part in (0, 1)]
+def _noise_levels(sums: _Accumulator, factors: tuple[float, float]) -> dict[str, tuple[float, float]]:
+    """Global noise level by tissue before and after, corrected for coarse noise."""
     means = {tissue: _mean_pair(levels) for tissue, levels in sums.levels.items()}
     return {tissue: (before * factors[0], after * factors[1]) for tissue, (before, after) in means.items()}
-
-
-def _by_scale(
-    rois: list[tuple[Image, Image]], spacing: tuple[float, float]
-) -> tuple[dict[float, tuple[float, float]], list[tuple[float, float]]]:
-    """Noise after blurs before and after denoising, and noise out for noise in."""
-    if not rois:
-        return {}, []
-    stacks = [np.array(stack) for stack in zip(*rois, strict=True)]
-    spectra = [noise_power_spectrum(stack, spacing) for stack in stacks]
-    blurred = {sigma: tuple(blurred_noise_hu(spectrum, sigma) for spectrum in spectra) for sigma in SCALES_MM}
-    levels = [detrended(stack).std(axis=(1, 2)).tolist() for stack in stacks]
-    return {sigma: (values[0], values[1]) for sigma, values in blurred.items()}, noise_transfer(*levels)
 
 
 def _mean_pair(pairs: list[tuple[float, float]]) -> tuple[float, float]:

@@ -4,7 +4,7 @@ A slice contributes little data, so memory use does not grow with the series.
 
 Uniform ROIs of a patient still hold anatomy, which counts as noise of low frequency. Where a low-dose and a
 normal-dose image of the same anatomy are at hand, the shape of the spectra comes from their difference, in which
-anatomy cancels.
+anatomy cancels. Otherwise the spectra have limits; see :mod:`~ldct_denoise.metrics.unpaired_noise`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,27 @@ from ldct_denoise.metrics.noise import (
 )
 from ldct_denoise.metrics.noise_by_scale import SCALES_MM, Blotches, count_blotches, noise_transfer
 from ldct_denoise.metrics.texture import blurred_noise_hu, mean_noise_frequency
+from ldct_denoise.metrics.unpaired_noise import (
+    LEVEL_FROM_PER_MM,
+    RING_PER_MM,
+    NoiseLimits,
+    RoiStack,
+    merge_stacks,
+    noise_limits,
+    roi_side_px,
+    stack_rois,
+)
 from ldct_denoise.regions.tissues import noise_tissue_mask
 
 Image = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
-#: Side of an ROI, mm, and its fewest pixels.
-ROI_MM = 24.0
-MIN_ROI_PX = 16
+#: Largest number of ROIs of a slice that has a pair.
 ROIS_PER_SLICE = 4
-#: Width of the rings of the radial spectrum, 1/mm: wide enough that a few ROIs give a smooth curve.
-RING_PER_MM = 0.05
 #: Slices of a series whose spectra are measured, evenly spread; more hardly change the curves.
 SPECTRUM_SLICES = 24
 #: Images whose difference holds no anatomy.
 LOW_DOSE, NORMAL_DOSE = "input", "reference"
-#: Frequencies from which anatomy in uniform ROIs is negligible against noise, 1/mm. They give the level.
-LEVEL_FROM_PER_MM = 0.25
 #: Smallest share of an image's power above that frequency that must follow the difference.
 MIN_COHERENCE = 0.25
 
@@ -68,6 +72,8 @@ class SliceNoise:
     blotches : mapping from image to Blotches
     roi_noise_hu : mapping from image to list of float
         Standard deviation of every ROI without its trend, HU.
+    quiet_rois : RoiStack or None
+        ROIs with the least anatomy; None for a slice with both doses.
     """
 
     offset_mm: float
@@ -78,6 +84,7 @@ class SliceNoise:
     cross: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     blotches: Mapping[str, Blotches] = field(default_factory=dict)
     roi_noise_hu: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    quiet_rois: RoiStack | None = None
 
 
 @dataclass(frozen=True)
@@ -87,9 +94,9 @@ class ImageNoise:
     Parameters
     ----------
     noise_hu : float
-        Standard deviation in the ROIs after removal of the trend, HU.
+        Standard deviation in the ROIs after removal of the trend, HU; an upper limit without the difference.
     spectrum : RadialSpectrum
-        Radial noise power spectrum.
+        Radial noise power spectrum; an upper limit without the difference.
     mean_frequency_per_mm : float
         See :func:`~ldct_denoise.metrics.texture.mean_noise_frequency`.
     flicker_hu : float
@@ -98,11 +105,13 @@ class ImageNoise:
         Number of ROIs of the spectrum.
     is_free_of_anatomy : bool
         Whether the spectrum comes from the difference of a low- and a normal-dose image. Otherwise anatomy in the
-        ROIs is part of it, and level and low frequencies are upper limits.
+        ROIs is part of it, and all figures are upper limits.
     blurred_noise_hu : dict from float to float
         Noise after a Gaussian of each σ (mm), HU.
     blotches_per_100_cm2 : float
         See :func:`~ldct_denoise.metrics.noise_by_scale.count_blotches`; anatomy in the ROIs counts too.
+    limits : NoiseLimits or None
+        Limits of the spectrum; None where it comes from the difference.
     """
 
     noise_hu: float
@@ -113,6 +122,7 @@ class ImageNoise:
     is_free_of_anatomy: bool
     blurred_noise_hu: dict[float, float]
     blotches_per_100_cm2: float
+    limits: NoiseLimits | None = None
 
 
 def spectrum_slices(count: int) -> range:
@@ -169,7 +179,10 @@ def measure_slice_noise(
                 total = noise_power_spectrum(stack + removed, pixel_spacing_mm).power
                 cross[name] = (total - found[name].power - difference) / 2
     blocks = {name: block_means(hu, body) for name, hu in images.items()}
-    return SliceNoise(offset_mm, found, len(rois), blocks, difference, cross, blotches, levels)
+    quiet = None
+    if spectra and NORMAL_DOSE in images and LOW_DOSE not in images:
+        quiet = stack_rois(images, NORMAL_DOSE, body, pixel_spacing_mm)
+    return SliceNoise(offset_mm, found, len(rois), blocks, difference, cross, blotches, levels, quiet)
 
 
 def uniform_soft_tissue_rois(
@@ -193,8 +206,8 @@ def uniform_soft_tissue_rois(
     list of (slice, slice)
         Rows and columns of each ROI.
     """
-    size_px = max(MIN_ROI_PX, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
-    return find_uniform_rois(hu, body & noise_tissue_mask(np.asarray(hu, np.float32)), size_px, count)
+    mask = body & noise_tissue_mask(np.asarray(hu, np.float32))
+    return find_uniform_rois(hu, mask, roi_side_px(pixel_spacing_mm), count)
 
 
 @dataclass
@@ -217,6 +230,7 @@ class SeriesNoise:
     _cross: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     _blotches: dict[str, Blotches] = field(default_factory=dict)
     _roi_noise_hu: dict[str, list[float]] = field(default_factory=dict)
+    _quiet_rois: list[RoiStack] = field(default_factory=list)
 
     def add(self, found: SliceNoise) -> None:
         """Add the next slice."""
@@ -229,6 +243,8 @@ class SeriesNoise:
             self._roi_noise_hu.setdefault(name, []).extend(found.roi_noise_hu[name])
             before, now = self._blotches.get(name, Blotches(0, 0.0)), found.blotches[name]
             self._blotches[name] = Blotches(before.number + now.number, before.area_cm2 + now.area_cm2)
+        if found.quiet_rois is not None:
+            self._quiet_rois.append(found.quiet_rois)
         if found.difference is not None:
             self._difference = self._difference + found.rois * found.difference
             self._difference_rois += found.rois
@@ -243,21 +259,25 @@ class SeriesNoise:
         """Noise of every image; empty if no uniform ROI was found."""
         if self._axes is None:
             return {}
-        flicker = self.flicker_hu()
+        flicker, quiet = self.flicker_hu(), merge_stacks(self._quiet_rois)
         found: dict[str, ImageNoise] = {}
         for name, power in self._power.items():
             direct = NoisePowerSpectrum(power / self._rois[name], *self._axes)
             by_difference = self._without_anatomy(name, direct)
-            spectrum = by_difference or direct
+            limits = None
+            if by_difference is None and quiet is not None and name in quiet.pixels:
+                limits = noise_limits(quiet, name, self._spacing_mm())
+            spectrum = by_difference or (limits.upper if limits else direct)
             found[name] = ImageNoise(
                 spectrum.variance_hu2**0.5,
                 spectrum.radial(RING_PER_MM),
                 mean_noise_frequency(spectrum),
                 flicker.get(name, np.nan),
-                self._rois[name],
+                limits.rois if limits else self._rois[name],
                 by_difference is not None,
                 {sigma_mm: blurred_noise_hu(spectrum, sigma_mm) for sigma_mm in SCALES_MM},
                 self._blotches[name].per_100_cm2,
+                limits,
             )
         return found
 
@@ -265,6 +285,11 @@ class SeriesNoise:
         """Noise out for noise in of two images, HU: means over groups of ROIs."""
         levels = [self._roi_noise_hu.get(name, []) for name in (before, after)]
         return noise_transfer(*levels) if len(levels[0]) == len(levels[1]) else []
+
+    def _spacing_mm(self) -> tuple[float, float]:
+        assert self._axes is not None
+        row, column = (0.5 / -float(axis[0]) for axis in self._axes)
+        return row, column
 
     def _without_anatomy(self, name: str, direct: NoisePowerSpectrum) -> NoisePowerSpectrum | None:
         """Spectrum with the shape of the noise that follows the difference and the level of the image's own.

@@ -11,7 +11,7 @@ anatomy and denoised noise have more power at low frequencies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ldct_denoise.metrics.noise import NoisePowerSpectrum, noise_power_spectrum, periodograms, ring_means
+from ldct_denoise.metrics.texture import blurred_noise_hu, mean_noise_frequency
 from ldct_denoise.regions.tissues import noise_tissue_mask
 
 Image = NDArray[np.floating]
@@ -34,7 +35,7 @@ ANATOMY_BELOW_PER_MM = 0.15
 #: Share of the candidates that is used, and their smallest number.
 QUIET_SHARE, MIN_ROIS = 0.05, 16
 #: Share of the candidates of one slice that is kept until the series is complete.
-KEPT_SHARE = 0.2
+KEPT_SHARE = 0.12
 #: The curve f·exp(a − b·f²) is fitted up to this frequency and extrapolated below the first one, 1/mm.
 EXTRAPOLATED_BELOW_PER_MM, FITTED_UP_TO_PER_MM = 0.2, 0.42
 #: Coarser pixels do not separate noise from anatomy: smallest Nyquist frequency of a lower limit, 1/mm.
@@ -95,12 +96,30 @@ class NoiseLimits:
 
     @property
     def noise_hu(self) -> tuple[float, float]:
-        """Standard deviation of the noise, HU: lower (0 if it is unknown) and upper limit."""
-        return (self.lower.variance_hu2**0.5 if self.lower else 0.0), self.upper.variance_hu2**0.5
+        """Limits of the standard deviation of the noise, HU; the lower is 0 where nothing is known."""
+        return self._both(lambda spectrum: spectrum.variance_hu2**0.5)
+
+    @property
+    def mean_frequency_per_mm(self) -> tuple[float, float]:
+        """Limits of the mean frequency, 1/mm; the lower belongs to the upper limit of the power."""
+        limits = [mean_noise_frequency(spectrum) for spectrum in (self.upper, self.lower or self.upper)]
+        return min(limits), max(limits)
+
+    def blurred_hu(self, sigma_mm: float) -> tuple[float, float]:
+        """Limits of the noise after a Gaussian of σ (mm), HU; the lower is 0 where nothing is known."""
+        return self._both(lambda spectrum: blurred_noise_hu(spectrum, sigma_mm))
+
+    def _both(self, value: Callable[[NoisePowerSpectrum], float]) -> tuple[float, float]:
+        return (value(self.lower) if self.lower else 0.0), value(self.upper)
+
+
+def roi_side_px(pixel_spacing_mm: tuple[float, float]) -> int:
+    """Side of an ROI (24 mm) in pixels: even, and at least 16."""
+    return max(MIN_ROI_PX, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
 
 
 def candidate_rois(hu: Image, body: Mask, pixel_spacing_mm: tuple[float, float]) -> list[tuple[slice, slice]]:
-    """All square ROIs (24 mm) of soft tissue or fat on a grid of half their side.
+    """All square ROIs (24 mm) of soft tissue or fat on a grid of a third of their side.
 
     Parameters
     ----------
@@ -116,12 +135,12 @@ def candidate_rois(hu: Image, body: Mask, pixel_spacing_mm: tuple[float, float])
     list of (slice, slice)
         Rows and columns of each ROI.
     """
-    size = max(MIN_ROI_PX, round(ROI_MM / min(pixel_spacing_mm) / 2) * 2)
-    half = size // 2
+    size = roi_side_px(pixel_spacing_mm)
+    half, step = size // 2, size // 3
     tissue = body & noise_tissue_mask(np.asarray(hu, np.float32))
     whole = ndimage.minimum_filter(tissue.astype(np.uint8), size, mode="constant") > 0
-    rows, columns = np.nonzero(whole[half::half, half::half])
-    return [(slice(r, r + size), slice(c, c + size)) for r, c in zip(rows * half, columns * half, strict=True)]
+    rows, columns = np.nonzero(whole[half::step, half::step])
+    return [(slice(r, r + size), slice(c, c + size)) for r, c in zip(rows * step, columns * step, strict=True)]
 
 
 def stack_rois(

@@ -21,11 +21,13 @@ from ldct_denoise.metrics.no_reference import (
     residual_edge_map,
 )
 from ldct_denoise.metrics.noise import noise_map
+from ldct_denoise.metrics.unpaired_noise import RING_PER_MM, NoiseLimits
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, dose_facts, series_facts, subject_of
 from ldct_denoise.report.lesion_changes import lesion_map_section, lesion_table
+from ldct_denoise.report.numbers import between
 from ldct_denoise.report.page import PICTURE_BUDGET, STATUS, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
 from ldct_denoise.report.verdict import answer
@@ -39,9 +41,11 @@ MAP_WIDTH_PX = 400
 DEFINITIONS = (
     ("global noise level", "mode of the map of local standard deviations (6 mm squares) in a tissue, HU "
      "(Christianson et al. 2015)."),
-    ("noise power spectrum", "mean |DFT|² of the most uniform ROIs (24 mm) of soft tissue or fat, second-order "
-     "trend removed, HU²·mm²; radial mean. Anatomy inside the ROIs counts as noise at low frequencies."),
-    ("noise reduction profile", "10·log10(NPS after / NPS before), dB."),
+    ("noise power spectrum", "mean |DFT|² of the ROIs (24 mm) of soft tissue or fat with the least anatomy, "
+     "second-order trend removed, HU²·mm²; radial mean. One half of the frequencies of the input chooses the ROIs "
+     "in which the other half is measured. The anatomy that is left makes this an upper limit; the lower limit "
+     "has at most the power at low frequencies that filtered back-projection gives."),
+    ("noise reduction profile", "10·log10(NPS after / NPS before), dB, of the upper limits."),
     ("edge sharpness", "gradient after, projected on the gradient before, over the strongest 2 % of the edges."),
     ("edge correlation", "correlation of input − output with the input, both as differences of Gaussian means "
      "(σ = 2 and 4 pixels), at the input's edges; near 0 if only noise was removed, above 0.6 for a blur."),
@@ -214,10 +218,13 @@ def _neighbouring_pairs(total: int, wanted: int) -> list[int]:
 
 
 def _charts(report: NoReferenceReport) -> list[ChartSection]:
-    if report.before is None or report.after is None or report.profile is None:
+    noise = report.noise
+    if noise is None:
         return []
-    spectra = {"input": report.before, "output": report.after}
-    transfer = report.noise_transfer_hu
+    limits = {"input": noise.before, "output": noise.after}
+    spectra = {f"{name}, upper limit": one.upper.radial(RING_PER_MM) for name, one in limits.items()}
+    spectra |= {f"{name}, lower limit": one.lower.radial(RING_PER_MM) for name, one in limits.items() if one.lower}
+    transfer = noise.transfer_hu
     charts = [
         line_chart(
             {name: (list(s.frequency), list(s.power)) for name, s in spectra.items()},
@@ -227,7 +234,7 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
             log_y=True,
         ),
         line_chart(
-            {"output": (list(report.profile.frequency), list(report.profile.power))},
+            {"output": (list(noise.profile.frequency), list(noise.profile.power))},
             "frequency, 1/mm",
             "dB",
             "noise reduction profile: output against input",
@@ -240,11 +247,24 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
             dots=True,
         ),
     ]
-    return [
-        ChartSection(
-            "Noise by frequency", "From the most uniform ROIs of soft tissue or fat.", [c for c in charts if c]
-        )
-    ]
+    text = (
+        f"From the {noise.before.rois} ROIs of soft tissue or fat with the least anatomy. {_certainty(noise.before)} "
+        "The output of a denoiser lies between its limits."
+    )
+    return [ChartSection("Noise by frequency", text, [c for c in charts if c])]
+
+
+def _certainty(noise: NoiseLimits) -> str:
+    """How well the noise of the input is known, in words."""
+    if noise.lower is None:
+        return "The pixels are too coarse to tell noise from anatomy: all figures are upper limits."
+    words = f"The noise of the input is {between(noise.noise_hu)} HU there"
+    if noise.stated_from_per_mm <= 0:
+        return f"{words}; its limits agree at all frequencies."
+    return (
+        f"{words}; below {noise.stated_from_per_mm:.2f}/mm its limits differ by more than 25 %, because the ROIs "
+        "may hold anatomy."
+    )
 
 
 def _maps(source: SliceSource, restored: SliceSource, pair: tuple[int, int]) -> ChartSection:
@@ -281,13 +301,19 @@ def _tissues(report: NoReferenceReport) -> Table:
 
 
 def _scales(report: NoReferenceReport) -> list[Table]:
-    rows = [
-        [f"{sigma_mm:g}", before, after, 100 * (after / before - 1) if before > 0 else None]
-        for sigma_mm, (before, after) in report.blurred_noise_hu.items()
-    ]
-    columns = ("blur (σ), mm", "noise before, HU", "noise after, HU", "change, %")
-    text = "Noise after a Gaussian blur, in the uniform ROIs: at the scale of lesions little of it may be removed."
-    return [Table("Noise by scale", text, columns, rows)] if rows else []
+    noise = report.noise
+    if noise is None:
+        return []
+    limits = {"0 (all)": (noise.before.noise_hu, noise.after.noise_hu)}
+    limits |= {f"{sigma_mm:g}": pair for sigma_mm, pair in noise.blurred_hu.items()}
+    rows = [[sigma_mm, between(before), between(after)] for sigma_mm, (before, after) in limits.items()]
+    columns = ("blur (σ), mm", "noise before, HU", "noise after, HU")
+    text = (
+        "Noise in the ROIs with the least anatomy, after a Gaussian blur: at the scale of lesions little of it "
+        "may be removed. Two numbers are limits: the upper holds the anatomy of the ROIs, the lower assumes noise "
+        "of filtered back-projection."
+    )
+    return [Table("Noise by scale", text, columns, rows)]
 
 
 def _change(tissue: str, before: float, after: float) -> float | None:

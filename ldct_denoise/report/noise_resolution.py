@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ldct_denoise.evaluation.measure import REFERENCE
 from ldct_denoise.report.charts import Curve, line_chart
 from ldct_denoise.report.curve_styles import curve_styles
+from ldct_denoise.report.numbers import between
 from ldct_denoise.report.page import ChartSection, Table
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def noise_charts(evaluation: Evaluation, names: Mapping[str, str]) -> list[Chart
         labels = f"noise of {against}, HU", "noise, HU"
         charts.append(line_chart(curves, *labels, f"{name}: noise out for noise in", dots=True, styles=styles))
     text = (
-        "Radial noise power spectrum of every image in the same ROIs (24 mm), where soft tissue or fat of the "
-        "reference is most uniform. With an input, the shape comes from input − reference, in which anatomy "
-        "cancels; otherwise anatomy inside the ROIs counts as noise at low frequencies."
+        "Radial noise power spectrum of every image in the same ROIs (24 mm), where soft tissue or fat is "
+        "most uniform. With an input, the shape comes from input − reference, in which anatomy cancels. Without "
+        "an input the curves are upper limits at low frequencies, because the ROIs may hold anatomy."
     )
     return [ChartSection("Noise by frequency", text, [chart for chart in charts if chart])]
 
@@ -97,23 +98,37 @@ def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table
         "ROIs",
         "from",
     )
-    keys = ("noise_hu", "mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "rois")
-    sources = {
-        True: "difference of the doses",
-        False: "uniform ROIs: an upper limit, anatomy included",
-        None: None,
-    }
+    keys = ("mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "rois")
     rows = [
-        [names[e["series"]], e["model"], *(e.get(key) for key in keys), sources[e.get("is_free_of_anatomy")]]
-        for e in entries
+        [names[e["series"]], e["model"], _level(e), *(e.get(key) for key in keys), _source(e)] for e in entries
     ]
     text = (
         "Noise: standard deviation in uniform ROIs, trend removed. From the difference of the doses: input − "
         "reference gives the shape of the spectrum, without anatomy; each image gives its level above 0.25/mm. "
+        "Without an input, two numbers are limits: the upper holds the anatomy of the ROIs, the lower assumes "
+        "noise of filtered back-projection, which a denoised image may exceed. Other figures are upper limits. "
         "Flicker: slice-to-slice change of block means. It includes anatomy, so compare images rather than "
         "absolute values."
     )
     return [Table("Noise and flicker", text, columns, rows), *_scale_table(entries, names)] if rows else []
+
+
+def _level(entry: Mapping[str, Any]) -> object:
+    """Noise level of an image, or its limits."""
+    limits = entry.get("noise_limits_hu")
+    return between(limits) if limits else entry.get("noise_hu")
+
+
+def _source(entry: Mapping[str, Any]) -> str | None:
+    """Where the figures of an image come from, and whether they may hold anatomy."""
+    if "is_free_of_anatomy" not in entry:
+        return None
+    if entry["is_free_of_anatomy"]:
+        return "difference of the doses"
+    stated = entry.get("stated_from_per_mm")
+    if not entry.get("noise_limits_hu") or stated is None:
+        return "ROIs: upper limit, anatomy included"
+    return f"ROIs: anatomy may be included below {stated:.2f}/mm" if stated else "ROIs: without visible anatomy"
 
 
 def _scale_table(entries: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[Table]:

@@ -21,3 +21,13 @@ def significant(value: float, digits: int = 3) -> str:
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
     return f"{value:.{max(decimals, 0)}f}"
+
+
+def between(limits: tuple[float, float], digits: int = 3) -> str:
+    """Two limits as ``17.1–19.4``; one number where they agree within 3 %, and ``< 19.4`` where the lower is 0."""
+    low, high = limits
+    if low <= 0 < high:
+        return f"< {significant(high, digits)}"
+    if high <= 1.03 * low or math.isnan(low):
+        return significant(high, digits)
+    return f"{significant(low, digits)}–{significant(high, digits)}"
