@@ -248,8 +248,8 @@ def _charts(report: NoReferenceReport) -> list[ChartSection]:
         ),
     ]
     text = (
-        f"From the {noise.before.rois} ROIs of soft tissue or fat with the least anatomy. {_certainty(noise.before)} "
-        "The output of a denoiser lies between its limits."
+        f"From the {noise.before.rois} ROIs of soft tissue or fat with the least anatomy. "
+        f"{_certainty(noise.before)} The output of a denoiser lies between its limits."
     )
     return [ChartSection("Noise by frequency", text, [c for c in charts if c])]
 
