@@ -25,12 +25,28 @@ class Completion:
         self._settings = settings
         self._open_associations: dict[str, set[int]] = {}
         self._aborted: set[str] = set()
+        self._callers: dict[str, set[tuple[str, str]]] = {}
         self._lock = threading.Lock()
 
-    def image_received(self, key: str, association: int) -> None:
-        """Register that an association brought an image of a series."""
+    def image_received(self, key: str, association: int, caller: tuple[str, str] = ("", "")) -> None:
+        """Register that an association brought an image of a series.
+
+        Parameters
+        ----------
+        key : str
+            Key of the series.
+        association : int
+        caller : tuple of (str, str)
+            AE title and address of the caller.
+        """
         with self._lock:
             self._open_associations.setdefault(key, set()).add(association)
+            self._callers.setdefault(key, set()).add(caller)
+
+    def take_callers(self, key: str) -> set[tuple[str, str]]:
+        """Callers that brought a series since this was last asked; empty after a restart."""
+        with self._lock:
+            return self._callers.pop(key, set())
 
     def association_ended(self, association: int, released: bool) -> None:
         """Register that an association ended; ``released`` is False where it was aborted or lost."""

@@ -18,6 +18,8 @@ COUNTERS = {
     "send_warnings": "Derived images that a destination stored with a warning or had already, by destination.",
     "committed": "Images for which a destination has given storage commitment.",
     "send_failures": "Failed attempts to send, by destination.",
+    "audit_messages": "Audit messages sent to the repository.",
+    "audit_failures": "Failures to write or send audit messages.",
     "denoise_seconds": "Time spent denoising.",
 }
 

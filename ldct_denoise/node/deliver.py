@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.instance import read_instance_uids, storage_uids
+from ldct_denoise.node.audit import AuditTrail
 from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.commitment import CommitmentResults, fail, request_commitment
 from ldct_denoise.node.counters import Counters
@@ -39,6 +40,8 @@ class Deliverer:
     counters : Counters
     stop : threading.Event
         Interrupts a batch between two images when set.
+    audit : AuditTrail, optional
+        By default as the rules say.
 
     Raises
     ------
@@ -46,9 +49,18 @@ class Deliverer:
         If the TLS or authorization files of the destination cannot be used.
     """
 
-    def __init__(self, name: str, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        name: str,
+        rules: Rules,
+        spool: Spool,
+        counters: Counters,
+        stop: threading.Event,
+        audit: AuditTrail | None = None,
+    ) -> None:
         self.name = name
         self._spool, self._counters, self._stop = spool, counters, stop
+        self._audit = audit or AuditTrail(rules, spool, counters)
         self._waits = Waits()
         self.use(rules)
         #: Monotonic time of the last image that the destination stored; None before the first.
@@ -208,6 +220,7 @@ class Deliverer:
             delivery = record.deliveries[self.name]
             delivery.state = "failed" if failure else "sent"
             delivery.reason = failure
+        self._report(batch, failure)
         if failure:
             self._counters.add("send_failures", destination=self.name)
             log.error("%s: %s: %s", batch, self.name, failure)
@@ -228,8 +241,15 @@ class Deliverer:
             return
         log.warning("%s: %s: %s; attempt %d, next in %.0f s", batch, self.name, reason, delivery.attempts, wait_s)
 
+    def _report(self, batch: str, failure: str) -> None:
+        """Write into the audit trail that the destination has a batch, or will never have it."""
+        record = self._spool.peek(batch)
+        details = {"model": record.model, "model-sha256": record.checksum}
+        self._audit.delivered(batch, self.name, self._spool.folder("outgoing", batch), details, failure)
+
     def _log_given_up(self, batch: str, reason: str) -> None:
         self._failures.pop(batch, None)
+        self._report(batch, reason)
         log.error("%s: %s: given up: %s", batch, self.name, reason)
 
 

@@ -65,8 +65,8 @@ class Record:
         0 high, 1 medium, 2 low.
     keep_received : bool
         Whether the received images stay until the batch is delivered.
-    model : str
-        Name of the model.
+    model, checksum : str
+        Name of the model, and SHA-256 of its parameters; several are separated by commas.
     images, skipped : int
         Number of images denoised, and of received images that were skipped.
     incomplete : str
@@ -90,6 +90,7 @@ class Record:
     priority: int = 1
     keep_received: bool = False
     model: str = ""
+    checksum: str = ""
     images: int = 0
     skipped: int = 0
     incomplete: str = ""

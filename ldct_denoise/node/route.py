@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.instance import attribute_values
@@ -33,6 +34,8 @@ class Router:
     def __init__(self, rules: Rules, spool: Spool) -> None:
         self._rules, self._spool = rules, spool
         self._lock = threading.Lock()
+        #: Called with each batch that is routed for the first time.
+        self.on_batch: Callable[[str], None] = lambda batch: None
         #: Batches that cannot be routed; the worker gives the reason.
         self._failed: set[str] = set()
 
@@ -98,6 +101,8 @@ class Router:
         if rule is not None and rule.originals_to:
             self._spool.forward_originals(batch, rule.originals_to, priority)
             log.info("%s: received images go to %s", batch, ", ".join(rule.originals_to))
+        if not self._spool.peek(batch).rules_digest:
+            self.on_batch(batch)
         with self._spool.update_record(batch) as record:
             record.rule = 0 if index is None else index + 1
             record.rules_digest, record.priority = self._rules.rules_digest, priority

@@ -19,6 +19,7 @@ from ldct_denoise.io.write_settings import Compression, PrivateTags
 from ldct_denoise.node.settings import (
     Address,
     AETitle,
+    AuditSettings,
     CompletionSettings,
     Destination,
     DimseDestination,
@@ -155,6 +156,7 @@ class Rules(Section):
     status_port: Port | None = Field(8104, description="port of health and counters; null for none")
     status_host: Address = Field("127.0.0.1", description="address of health and counters; they name no patient")
     alarm_min: float = Field(30, gt=0, description="age of a waiting batch from which the node counts as degraded")
+    audit: AuditSettings | None = Field(None, description="repository of audit messages; null for none")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
     remember_days: float = Field(30, gt=0, description="how long the node remembers what was sent")
     destinations: dict[str, Destination] = Field(default_factory=dict, description="by name, for send_to")

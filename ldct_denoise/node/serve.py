@@ -13,6 +13,7 @@ from typing import Any
 
 from ldct_denoise.errors import ConfigError, LdctDenoiseError
 from ldct_denoise.io.process_limits import peak_memory_bytes
+from ldct_denoise.node.audit import AuditTrail
 from ldct_denoise.node.commitment import CommitmentResults
 from ldct_denoise.node.commitment_scp import CommitmentSCP
 from ldct_denoise.node.completion import Completion
@@ -29,7 +30,7 @@ from ldct_denoise.node.settings import ClientTLS, DimseDestination
 from ldct_denoise.node.spool import Spool, SpoolInUse
 from ldct_denoise.node.status import StatusServer
 from ldct_denoise.node.storage_scp import StorageSCP
-from ldct_denoise.node.tls import server_tls
+from ldct_denoise.node.tls import client_tls, server_tls
 from ldct_denoise.node.worker import Worker
 
 log = logging.getLogger("ldct_denoise.node")
@@ -66,7 +67,9 @@ class Node:
         self.stopping = threading.Event()
         self.spool = Spool(rules.spool, rules.limits)
         self._completion = Completion(rules.complete)
-        self._worker = Worker(rules, self.spool, self.counters, self.stopping)
+        self._audit = AuditTrail(rules, self.spool, self.counters)
+        self._worker = Worker(rules, self.spool, self.counters, self.stopping, self._audit)
+        self._worker.router.on_batch = self._report_batch
         self._worker.load_models()
         self._deliverers = {name: self._deliverer(name, rules) for name in rules.destinations}
         self._commitments = CommitmentSCP(rules, self.spool)
@@ -76,11 +79,12 @@ class Node:
             "route": self._worker.router.run_once,
             "work": self._worker.run_once,
             "commit": self._commitments.run_once,
+            "audit": self._audit.run_once,
         }
         jobs |= {f"send-{name}": deliverer.run_once for name, deliverer in self._deliverers.items()}
         self._threads = [self._thread(name, job) for name, job in jobs.items()]
         self._receiver = StorageSCP(
-            rules, self.spool, self._completion, self.counters, self._commitments, self._results
+            rules, self.spool, self._completion, self.counters, self._commitments, self._results, self._audit
         )
         self._health = Health(self.spool)
         page = OperatorPage(self.spool, self.health)
@@ -97,7 +101,12 @@ class Node:
         self._settled = -1
 
     def _deliverer(self, name: str, rules: Rules) -> Deliverer:
-        return Deliverer(name, rules, self.spool, self.counters, self.stopping)
+        return Deliverer(name, rules, self.spool, self.counters, self.stopping, self._audit)
+
+    def _report_batch(self, batch: str) -> None:
+        """Write into the audit trail that a series was received."""
+        callers = self._completion.take_callers(batch.partition(".")[0])
+        self._audit.received(batch, self.spool.folder("ready", batch), sorted(callers))
 
     def _thread(self, name: str, job: Callable[[], bool]) -> threading.Thread:
         # Daemon threads: a receiver that never answers must not keep the process from ending.
@@ -105,6 +114,7 @@ class Node:
 
     def start(self) -> None:
         """Start to receive, denoise and send, each in its own threads."""
+        self._audit.application("start")
         for thread in self._threads:
             thread.start()
         self._receiver.start()
@@ -131,6 +141,8 @@ class Node:
             thread.join(1.0)
         if self._status:
             self._status.stop()
+        self._audit.application("stop")
+        self._audit.flush()
         self.spool.close()
         log.info("stopped")
 
@@ -171,6 +183,7 @@ class Node:
             self._receiver.use(rules)
             self._commitments.use(rules)
             self._results.use(rules)
+            self._audit.use(rules)
             for name in rules.destinations:
                 if name in self._deliverers:
                     self._deliverers[name].use(rules)
@@ -282,5 +295,9 @@ def _check_tls(rules: Rules) -> list[str]:
         files += [rules.tls.certificate, *([rules.tls.authority] if rules.tls.authority else [])]
     for destination in rules.destinations.values():
         tls = destination.tls or ClientTLS()  # type: ignore[call-arg]
+        files += [file for file in (tls.certificate, tls.authority) if file]
+    if rules.audit and rules.audit.transport == "tls":
+        tls = rules.audit.tls or ClientTLS()  # type: ignore[call-arg]
+        client_tls(tls)
         files += [file for file in (tls.certificate, tls.authority) if file]
     return check_certificates(dict.fromkeys(files))

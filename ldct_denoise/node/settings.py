@@ -125,6 +125,18 @@ class Retry(Section):
         return float(min(self.longest_s, self.first_s * 2.0 ** min(attempts - 1, 40)))
 
 
+class AuditSettings(Section):
+    """A repository of audit messages (PS3.15 A.5, over syslog)."""
+
+    host: str = Field(description="name or address")
+    port: Port = Field(6514, description="TCP or UDP port")
+    transport: Literal["tls", "tcp", "udp"] = Field("tls", description="RFC 5425, its framing over TCP, RFC 5426")
+    tls: ClientTLS | None = Field(None, description="certificates; null for the system's")
+    source_id: str = Field("", description="name of the node in messages; default: its AE title")
+    timeout_s: float = Field(10, gt=0, description="time limit of a network operation")
+    keep_days: float = Field(90, gt=0, description="how long a message that cannot be sent stays in the spool")
+
+
 class DimseDestination(Section):
     """A C-STORE peer."""
 
@@ -147,6 +159,11 @@ class StowDestination(Section):
     authorization_file: Path | None = Field(None, description="file with the value of the Authorization header")
     timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
     tls: ClientTLS | None = Field(None, description="certificates, for https; null for the system's")
+
+    @property
+    def server(self) -> str:
+        """Name or address of its server."""
+        return str(urlsplit(self.stow).hostname)
 
     @model_validator(mode="after")
     def _web_address(self) -> StowDestination:

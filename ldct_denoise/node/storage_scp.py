@@ -26,6 +26,7 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 
 from ldct_denoise.errors import ConfigError, InputError, OutputError
 from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, read_instance_uids
+from ldct_denoise.node.audit import AuditTrail
 from ldct_denoise.node.commitment import CommitmentResults
 from ldct_denoise.node.commitment_scp import CommitmentSCP
 from ldct_denoise.node.completion import Completion
@@ -59,6 +60,8 @@ class StorageSCP:
         Takes requests for storage commitment.
     results : CommitmentResults
         Takes results of storage commitment.
+    audit : AuditTrail
+        Learns which callers are refused.
 
     Raises
     ------
@@ -74,7 +77,9 @@ class StorageSCP:
         counters: Counters,
         commitments: CommitmentSCP,
         results: CommitmentResults,
+        audit: AuditTrail,
     ) -> None:
+        self._audit = audit
         self._rules, self._spool, self._completion, self._counters = rules, spool, completion, counters
         entity = _ApplicationEntity(rules)
         try:
@@ -92,7 +97,7 @@ class StorageSCP:
                 ],
                 server_class=_Server,
                 rules=rules,
-                refused=lambda reason: counters.add("associations", end=reason),
+                refused=self._count_refused,
             )
         except OSError as error:
             raise ConfigError(
@@ -135,6 +140,11 @@ class StorageSCP:
         for association in self._server.active_associations:
             association.abort(block=False)
 
+    def _count_refused(self, reason: str, host: str = "") -> None:
+        self._counters.add("associations", end=reason)
+        if host:
+            self._audit.refused("", host, reason)
+
     def _on_request(self, event: Any) -> None:
         """Reject callers that are not accepted (PS3.8 9.3.4: permanent, calling AE title not recognised)."""
         caller = str(event.assoc.requestor.primitive.calling_ae_title)
@@ -144,6 +154,7 @@ class StorageSCP:
                 "refused caller %r from %s: its AE title is not allowed from there", printable(caller), host
             )
             self._counters.add("associations", end="caller refused")
+            self._audit.refused(printable(caller).strip(), host, "calling AE title not accepted")
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)
             event.assoc.kill()
 
@@ -170,7 +181,9 @@ class StorageSCP:
         except Exception as error:  # a hostile caller must not end the association's thread
             log.error("an image was refused: %s", type(error).__name__)
             return self._refuse(CANNOT_UNDERSTAND, "error")
-        self._completion.image_received(key, id(event.assoc))
+        caller = event.assoc.requestor
+        address = (printable(str(caller.ae_title)).strip(), caller.address_info.address)
+        self._completion.image_received(key, id(event.assoc), address)
         self._counters.add("images_received")
         return SUCCESS
 
@@ -228,7 +241,7 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, *given: Any, rules: Rules, refused: Callable[[str], None], **named: Any) -> None:
+    def __init__(self, *given: Any, rules: Rules, refused: Callable[..., None], **named: Any) -> None:
         self._rules, self._refused = rules, refused
         super().__init__(*given, request_handler=_Handler, **named)
 
@@ -253,7 +266,7 @@ class _Server(ThreadedAssociationServer):  # type: ignore[misc]
         """Whether to serve this address at all."""
         if not any(peer.allows_host(client_address[0]) for peer in self._rules.accept):
             log.warning("closed a connection from %s: host not accepted", client_address[0])
-            self._refused("host refused")
+            self._refused("host refused", client_address[0])
             return False
         open_connections = self.active_associations
         if len(open_connections) >= CONNECTIONS_PER_ASSOCIATION * self._rules.limits.associations:

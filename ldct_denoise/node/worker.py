@@ -17,6 +17,7 @@ from ldct_denoise.io.dicom.stack_identity import StackRegistry
 from ldct_denoise.io.inventory import ExclusionKind, Inventory
 from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
+from ldct_denoise.node.audit import AuditTrail
 from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.durable_files import FULL
@@ -45,9 +46,19 @@ class Worker:
     counters : Counters
     stop : threading.Event
         Interrupts the work between two slices when set.
+    audit : AuditTrail, optional
+        By default as the rules say.
     """
 
-    def __init__(self, rules: Rules, spool: Spool, counters: Counters, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        rules: Rules,
+        spool: Spool,
+        counters: Counters,
+        stop: threading.Event,
+        audit: AuditTrail | None = None,
+    ) -> None:
+        self._audit = audit or AuditTrail(rules, spool, counters)
         self._rules, self._spool, self._counters, self._stop = rules, spool, counters, stop
         self.router = Router(rules, spool)
         self._models: dict[str, TrainedModel] = {}
@@ -138,13 +149,15 @@ class Worker:
             return
         record.warnings = self._write(batch, found, rule, registry)
         self._spool.memory.save_stack_registry(key, registry)
-        record.model = ", ".join(dict.fromkeys(self._model(output).name for output in rule.made))
+        checksums = {model.name: model.checksum for model in map(self._model, rule.made)}
+        record.model, record.checksum = ", ".join(checksums), ", ".join(checksums.values())
         record.keep_received = rules.keeps_received(rule)
         record.images, record.skipped = sum(map(len, found.series)), len(found.skipped)
         record.incomplete = self._report_missing(batch, found)
         record.deliveries = {name: Delivery() for name in rule.send_to}
         record.attempts = 0
         self._spool.set_record(batch, record)
+        self._audit.denoised(batch, self._spool.folder("working", batch), record.model, record.checksum)
         self._spool.hand_over(batch)
         seconds = time.monotonic() - started
         self._counters.add("denoise_seconds", seconds)
