@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @options.output
 @click.option(
     "--model",
-    help="A shipped model, a model file, a run folder, or a method without training (see `models`).  "
-    "[default: the model that ships]",
+    help="A shipped model, a model file, a run folder, a network file (.onnx, .pt2, TorchScript), or a method "
+    "without training (see `models`).  [default: the model that ships]",
 )
 @options.strength
 @click.option(

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     "--model",
     "models",
     multiple=True,
-    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8). Repeatable.",
+    help="Shipped model, .safetensors file, run folder, network file (.onnx, .pt2, TorchScript), or untrained "
+    "method (bm3d:sigma_factor=0.8). Repeatable.",
 )
 @click.option(
     "--series",
@@ -168,7 +169,8 @@ def command(
                 progress=bar,
             )
         else:
-            others: list[Competitor] = [*map(open_denoised, denoised), *map(load_function, functions)]
+            others: list[Competitor] = [open_denoised(text, assume_hu) for text in denoised]
+            others += map(load_function, functions)
             others += [load_folds(text, load_model) for text in folds]
             patterns = DosePatterns(low_patterns, normal_patterns)
             result = compare_pairs(

@@ -11,7 +11,7 @@ from . import options
 
 
 @click.command()
-@click.argument("candidate", type=options.EXISTING)
+@click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...")
 @click.option(
     "--reference", required=True, type=options.EXISTING, help="Normal-dose series, or a folder that holds them."
 )
@@ -36,7 +36,7 @@ from . import options
 @options.open_report
 @options.overwrite
 def command(
-    candidate: Path,
+    candidates: tuple[str, ...],
     reference: Path,
     low: Path | None,
     output: Path,
@@ -54,9 +54,11 @@ def command(
 ) -> None:
     """Measure CANDIDATE (a series, folder or volume) against its reference.
 
-    Slices are paired by position and orientation. Writes metrics.csv, summary.json and report.html.
+    Several candidates stand in one table, each written as PATH or NAME=PATH; the name of a PATH is that of its
+    file or folder. All are measured on the slices of the first one. Slices are paired by position and orientation.
+    Writes metrics.csv, summary.json and report.html.
     """
-    from ldct_denoise.evaluation.evaluate import evaluate, images_under
+    from ldct_denoise.evaluation.evaluate import evaluate, images_under, named_paths
     from ldct_denoise.evaluation.inserts import Insert
     from ldct_denoise.io.dose_words import Dose, DosePatterns
     from ldct_denoise.output import make_output_folder
@@ -65,11 +67,11 @@ def command(
     from ldct_denoise.report.write import write_evaluation
 
     plan, parsed = options.measurement_plan(**measurements), [Insert.parse(text) for text in inserts]
-    patterns = DosePatterns(low_patterns, normal_patterns)
+    patterns, named = DosePatterns(low_patterns, normal_patterns), named_paths(candidates)
     make_output_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
-            images_under(candidate, patterns=patterns, assume_hu=assume_hu),
+            {name: images_under(path, patterns=patterns, assume_hu=assume_hu) for name, path in named.items()},
             images_under(reference, Dose.NORMAL, patterns, assume_hu),
             images_under(low, Dose.LOW, patterns, assume_hu) if low else None,
             plan,

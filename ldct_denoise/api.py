@@ -6,7 +6,7 @@ are imported inside the functions, so that reading a series stays fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -223,7 +223,7 @@ def train(
 
 
 def evaluate(
-    candidate: Images,
+    candidate: Images | Mapping[str, Images],
     reference: Images,
     input: Images | None = None,
     *,
@@ -241,8 +241,8 @@ def evaluate(
 
     Parameters
     ----------
-    candidate : path, SliceSource or sequence of SliceSource
-        The denoised images.
+    candidate : path, SliceSource or sequence of SliceSource, or mapping of str to these
+        The denoised images; several by name, measured on the slices of the first.
     reference : path, SliceSource or sequence of SliceSource
         The normal-dose images.
     input : path, SliceSource or sequence of SliceSource, optional
@@ -291,7 +291,10 @@ def evaluate(
     if output is not None:
         make_output_folder(Path(output), overwrite)
     result = evaluation.evaluate(
-        _images(candidate, None, patterns, assume_hu),
+        {
+            name: _images(images, None, patterns, assume_hu)
+            for name, images in (candidate if isinstance(candidate, Mapping) else {"candidate": candidate}).items()
+        },
         _images(reference, Dose.NORMAL, patterns, assume_hu),
         None if input is None else _images(input, Dose.LOW, patterns, assume_hu),
         plan,

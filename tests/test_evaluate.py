@@ -27,6 +27,7 @@ from ldct_denoise.regions.regions import Body, LabelRegion, Sphere, Tissue, Whol
 from ldct_denoise.regions.tissues import tissue_mask
 from ldct_denoise.report.write import write_evaluation
 from ldct_denoise.volume import Geometry, Volume
+from tests.synthetic import read_csv, run_cli
 
 
 def geometry(slices=4, rows=96, columns=80, spacing=(1.5, 1.25), start=(-50.0, -70.0, 10.0)):
@@ -699,3 +700,32 @@ def test_scattered_slices_have_no_flicker():
     assert noise_of(evaluate(candidate, replace(candidate, uid="n")), "candidate")["flicker_hu"] < 0.5
     far = [0, 1, 2, 3, 4, 6, 7, 8, 9]
     assert noise_of(evaluate(some(candidate, far), some(candidate, far)), "candidate")["flicker_hu"] is None
+
+
+def test_several_candidates_stand_in_one_table_on_the_same_slices(tmp_path, capsys):
+    """Values equal those of each alone; a candidate that lacks a slice is noted; names are checked."""
+    normal, low, _ = patient(slices=4)
+    better = replace(low.with_hu(normal.hu + 0.5 * (low.hu - normal.hu)), uid="better")
+    short = Volume(low.hu[:3], geometry(3), "short", "P1", "s")
+    plan = MeasurementPlan(windows=[WINDOWS["abdomen"]], regions=[WholeImage()])
+    both = evaluate({"a": better, "b": low, "c": short}, normal, plan=plan)
+    for name, source in {"a": better, "b": low, "c": short}.items():
+        alone = [row.value for row in evaluate(source, normal, plan=plan).rows if row.metric == "rmse"]
+        assert [r.value for r in both.rows if r.model == name and r.metric == "rmse"] == pytest.approx(alone)
+    assert any(note.startswith("1 of 4 measured slices") and note.endswith("are not in c") for note in both.notes)
+    paired = [entry for entry in both.extra["paired"] if entry["metric"] == "rmse"]
+    assert {(entry["model"], entry["against"], entry["n"]) for entry in paired} >= {("b", "a", 4)}
+
+    for name, volume in {"normal": normal, "a": better, "b": low}.items():
+        (tmp_path / name).mkdir()
+        write_volume(tmp_path / name / "image.nii.gz", volume.hu, volume.geometry)
+    command = ["evaluate", tmp_path / "a", f"other={tmp_path / 'b'}", "--reference", tmp_path / "normal"]
+    code, out, _ = run_cli(capsys, *command, "--output", tmp_path / "out")
+    assert code == 0
+    rows = read_csv(tmp_path / "out" / "metrics.csv")
+    assert {row["model"] for row in rows} == {"a", "other", "reference"}
+    assert "other" in out
+    code, _, err = run_cli(capsys, *command, f"a={tmp_path / 'b'}", "--output", tmp_path / "out2")
+    assert (code, "'a' is taken" in err) == (2, True)
+    code, _, err = run_cli(capsys, "evaluate", "x=none", *command[2:], "--output", tmp_path / "out2")
+    assert (code, "none: no such file" in err) == (2, True)

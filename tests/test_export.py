@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +17,17 @@ import pytest
 import torch
 
 from ldct_denoise import methods
-from ldct_denoise.errors import ModelError, OutputError
+from ldct_denoise.errors import ConfigError, ModelError, OutputError
+from ldct_denoise.evaluation.training_overlap import training_overlap
 from ldct_denoise.export.export import export
-from ldct_denoise.export.formats import read_onnx, read_pt2, read_torchscript
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
+from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.io.find import find_images
 from ldct_denoise.methods import Supervision
+from ldct_denoise.models.network_file import read_onnx, read_pt2, read_torchscript
 from ldct_denoise.models.trained import DEFAULT_MODEL, TrainedModel, load_model
 from ldct_denoise.volume import Geometry, Volume
 from tests.synthetic import run_cli
@@ -63,15 +66,18 @@ def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedM
     if format == "onnx":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    done = export(shipped, format, tmp_path / "model")
+    file = tmp_path / f"model.{format}"
+    done = export(shipped, format, file)
     assert done.difference_hu <= LIMIT_HU
-    run = read(tmp_path / "model")
+    run, loaded = read(file), load_model(file)
+    assert (loaded.name, loaded.method_name, loaded.scale) == ("model", format, shipped.scale)
     for rows, columns in SIDES:
         source = volume(rows, columns)
         expected = applied(shipped, source)
         assert np.abs(expected - source.hu).max() > 5  # the model does something
         given = run(source.hu[:, None])[:, 0]
         np.testing.assert_allclose(given, expected, atol=LIMIT_HU)
+        np.testing.assert_allclose(applied(loaded, source), expected, atol=LIMIT_HU)
         np.testing.assert_array_equal(given[:, :3, :3], source.hu[:, :3, :3])
     hu = source.hu.copy()
     hu[:, 12, 13], hu[:, 20, 30], hu[:, 50, 20] = np.nan, np.inf, -np.inf
@@ -79,9 +85,9 @@ def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedM
     np.testing.assert_array_equal(np.isfinite(given), np.isfinite(hu))  # a NaN stays alone
     np.testing.assert_allclose(given, applied(shipped, replace(source, hu=hu)), atol=LIMIT_HU)
     with pytest.raises(OutputError, match="overwrite"):
-        export(shipped, format, tmp_path / "model")
+        export(shipped, format, file)
     if format == "onnx":
-        require_described(tmp_path / "model", shipped)
+        require_described(file, shipped)
     if format == "pt2":
         description = {"model.json": ""}
         torch.export.load(io.BytesIO((tmp_path / "model").read_bytes()), extra_files=description)
@@ -277,3 +283,63 @@ def test_the_command_line_exports(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert code == 2
     assert error.startswith("error: model 'bm3d'")
     assert len(error.strip().splitlines()) == 1
+
+
+class Halved(torch.nn.Module):
+    """Halves whatever it is given."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image / 2
+
+
+def scripted(module: torch.nn.Module, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(module, torch.zeros(1, 1, 8, 8)).save(str(path))
+    return path
+
+
+def test_a_network_of_another_program_takes_hu_or_the_range_that_is_given(tmp_path: Path) -> None:
+    """x/2 of HU, or of 0…1 between −1000 and 1000 HU: hu/2 − 500. Outside the HU range nothing changes."""
+    source = volume(33, 47)
+    file = scripted(Halved(), tmp_path / "net.pt")
+    in_range = np.abs(source.hu) < 1000
+    hu = applied(load_model(file), source)
+    np.testing.assert_allclose(hu[in_range], source.hu[in_range] / 2, atol=1e-3)
+    np.testing.assert_array_equal(hu[:, :3, :3], source.hu[:, :3, :3])
+    model = load_model(f"{file}:low_hu=-1000,high_hu=1000")
+    np.testing.assert_allclose(applied(model, source)[in_range], source.hu[in_range] / 2 - 500, atol=1e-3)
+    assert model.checksum != load_model(file).checksum
+    pair = Pair("P", "", source, source, ((0, 0),))
+    assert training_overlap(model, [pair]).unknown == {"P"}
+
+
+def test_an_onnx_file_of_another_program_is_a_model(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    sides = ["n", 1, "rows", "columns"]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sides) for name in ("x", "y")]
+    half = onnx.helper.make_tensor("half", onnx.TensorProto.FLOAT, [], [0.5])
+    node = onnx.helper.make_node("Mul", ["x", "half"], ["y"])
+    graph = onnx.helper.make_graph([node], "halved", values[:1], values[1:], [half])
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(proto, tmp_path / "net.onnx")
+    source = volume(33, 47)
+    hu = applied(load_model(tmp_path / "net.onnx"), source)
+    in_range = np.abs(source.hu) < 1000
+    np.testing.assert_allclose(hu[in_range], source.hu[in_range] / 2, atol=1e-3)
+
+
+def test_network_files_that_cannot_be_used_are_told_plainly(tmp_path: Path) -> None:
+    (tmp_path / "damaged.onnx").write_bytes(b"no network")
+    (tmp_path / "damaged.ts").write_bytes(b"no network")
+    for name in ("damaged.onnx", "damaged.ts"):
+        with pytest.raises(ModelError, match=rf"{name}: not a file of format"):
+            load_model(tmp_path / name)
+    with pytest.raises(ModelError, match="no such file"):
+        load_model(tmp_path / "absent.pt2")
+    file = scripted(torch.nn.MaxPool2d(2), tmp_path / "pool.pt")
+    with pytest.raises(ConfigError, match="give both"):
+        load_model(f"{file}:low_hu=0")
+    with pytest.raises(ModelError, match=r"pool\.pt: returns shape"):
+        applied(load_model(file), volume(33, 47))

@@ -28,7 +28,6 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.data.training_set import make_training_set
 from ldct_denoise.errors import ConfigError, ModelError
 from ldct_denoise.export.export import export
-from ldct_denoise.export.formats import read_torchscript
 from ldct_denoise.inference.series import apply_series, derivation_of
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
@@ -39,6 +38,7 @@ from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Batch, center_slice, repeat_slice
 from ldct_denoise.methods.lir import Lir
+from ldct_denoise.models.network_file import read_torchscript
 from ldct_denoise.models.trained import TrainedModel, load_model
 from ldct_denoise.training.loop import train
 from ldct_denoise.volume import Geometry, Volume

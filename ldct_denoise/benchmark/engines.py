@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ldct_denoise.benchmark.results import Result, fastest, timed
 from ldct_denoise.errors import ModelError
-from ldct_denoise.export.formats import read_onnx, write_onnx
+from ldct_denoise.export.formats import write_onnx
 from ldct_denoise.export.network import HuModel
 from ldct_denoise.methods.base import repeat_slice
+from ldct_denoise.models.network_file import read_onnx
 from ldct_denoise.models.trained import TrainedModel
 
 Run = Callable[[], object]

@@ -197,8 +197,18 @@ def overlap_of(competitor: Competitor, pairs: Sequence[Pair]) -> TrainingOverlap
     return competitor.overlap(pairs)
 
 
-def open_denoised(text: str) -> DenoisedImages:
+def open_denoised(text: str, assume_hu: bool = False) -> DenoisedImages:
     """Open ``NAME=FOLDER`` with series that were denoised elsewhere.
+
+    Parameters
+    ----------
+    text : str
+    assume_hu : bool
+        Take values for HU where header or values speak against it.
+
+    Returns
+    -------
+    DenoisedImages
 
     Raises
     ------
@@ -210,7 +220,7 @@ def open_denoised(text: str) -> DenoisedImages:
     name, equals, path = text.partition("=")
     if not equals or not name or not path:
         raise ConfigError(f"--series {text!r}: write NAME=FOLDER")
-    series = find_images(Path(path), include_derived=True).series
+    series = find_images(Path(path), include_derived=True, assume_hu=assume_hu).series
     if not series:
         raise InputError(f"{path}: no series; `ldct-denoise inspect` tells why")
     return DenoisedImages(name, tuple(series))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ldct_denoise.errors import InputError
+from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation.inserts import Insert, is_near_insert, linearity_entries, measure_inserts
 from ldct_denoise.evaluation.measure import REFERENCE, Progress, SliceSample, measure_slices
 from ldct_denoise.evaluation.plan import DEFAULT_PLAN, MeasurementPlan, missing_regions, missing_ssim
@@ -20,14 +20,15 @@ from ldct_denoise.io.slice_matching import Match, best_match
 from ldct_denoise.metrics.series_noise import SeriesNoise, noise_reduction_profiles
 from ldct_denoise.volume import SliceSource
 
+Images = SliceSource | Sequence[SliceSource]
 #: An input with less than this share of the reference's noise suggests that the two were swapped.
 SWAPPED_BELOW = 0.9
 
 
 def evaluate(
-    candidate: SliceSource | Sequence[SliceSource],
-    reference: SliceSource | Sequence[SliceSource],
-    input: SliceSource | Sequence[SliceSource] | None = None,
+    candidate: Images | Mapping[str, Images],
+    reference: Images,
+    input: Images | None = None,
     plan: MeasurementPlan = DEFAULT_PLAN,
     *,
     inserts: Sequence[Insert] = (),
@@ -39,8 +40,9 @@ def evaluate(
 
     Parameters
     ----------
-    candidate : SliceSource or sequence of SliceSource
-        The images to evaluate, such as denoised series; model ``candidate`` in the tables.
+    candidate : SliceSource, sequence of SliceSource, or mapping of str to these
+        The images to evaluate, such as denoised series; model ``candidate`` in the tables. Several by name:
+        all are measured on the slices that the first one has, each where it has them.
     reference : SliceSource or sequence of SliceSource
         Normal-dose series; each candidate is measured against the one that shares most slices with it.
     input : SliceSource or sequence of SliceSource, optional
@@ -63,7 +65,8 @@ def evaluate(
     InputError
         If no slice has a partner, or several series fit equally well.
     """
-    cases, notes = _match_series(_as_sequence(candidate), reference, input)
+    named = candidate if isinstance(candidate, Mapping) else {"candidate": candidate}
+    cases, notes = _match_series({name: _as_sequence(images) for name, images in named.items()}, reference, input)
     shifts: list[Entry] = []
     if plan.noise:
         cases, shifts, shift_notes = _check_registration(cases, plan.register)
@@ -72,7 +75,7 @@ def evaluate(
     samples = (sample for case in cases for sample in case.samples())
     rows, noise = measure_slices(samples, plan, progress=progress, total=total)
     patients = {case.series: case.patient for case in cases}
-    models = ["input", "candidate"] if input is not None else ["candidate"]
+    models = ["input", *named] if input is not None else [*named]
     extra: dict[str, object] = {"paired": paired_statistics(rows, patients, models), "noise": noise_entries(noise)}
     extra["registration"] = shifts
     if inserts:
@@ -120,6 +123,40 @@ def images_under(
     return [item.series for item in wanted or labelled]
 
 
+def named_paths(texts: Sequence[str]) -> dict[str, Path]:
+    """Candidates of ``evaluate`` by name.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Each ``PATH`` or ``NAME=PATH``. A single ``PATH`` is named ``candidate``; of several, each has the name of
+        its file or folder.
+
+    Returns
+    -------
+    dict of str to Path
+
+    Raises
+    ------
+    ConfigError
+        If a name is used twice, or stands for the input or the reference.
+    InputError
+        If a path does not exist.
+    """
+    named: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or Path(text).exists():
+            name, path = "", text
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file or folder; write PATH or NAME=PATH")
+        name = name or ("candidate" if len(texts) == 1 else Path(path).resolve().name)
+        if name in named or name in ("input", REFERENCE):
+            raise ConfigError(f"candidate {text!r}: {name!r} is taken; write NAME=PATH with another name")
+        named[name] = Path(path)
+    return named
+
+
 def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
     """Noise of every series and image as entries of ``summary.json``.
 
@@ -164,15 +201,17 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
 
 
 def _match_series(
-    candidates: Sequence[SliceSource],
-    reference: SliceSource | Sequence[SliceSource],
-    input: SliceSource | Sequence[SliceSource] | None,
+    named: Mapping[str, Sequence[SliceSource]], reference: Images, input: Images | None
 ) -> tuple[list[SeriesImages], list[str]]:
-    """Pair every candidate with its reference and input, and note slices without a partner."""
+    """Pair every series of the first candidate with its reference, its input and the other candidates.
+
+    Returns the cases, and notes on slices without a partner.
+    """
     cases: list[SeriesImages] = []
     notes: list[str] = []
     unmatched: list[InputError] = []
-    for series in candidates:
+    first_name = next(iter(named))
+    for series in named[first_name]:
         try:
             match = best_match(series, _as_sequence(reference), "reference", names_match_except_dose)
             low = None
@@ -181,7 +220,17 @@ def _match_series(
         except InputError as error:
             unmatched.append(error)
             continue
-        case, name = _case(match, low), series.name or series.uid
+        case, name = _case(first_name, match, low), series.name or series.uid
+        for other, images in named.items():
+            if other == first_name:
+                continue
+            try:
+                case = _with_candidate(case, other, best_match(series, images, other, names_match_except_dose))
+            except InputError as error:
+                unmatched.append(error)
+            absent = sum(other not in indices for indices in case.indices)
+            if absent:
+                notes.append(f"{absent} of {len(case.indices)} measured slices of {name} are not in {other}")
         cases.append(case)
         missing = len(series) - len(case.indices)
         if missing:
@@ -194,14 +243,22 @@ def _match_series(
     return cases, [*notes, *(f"not measured: {error}" for error in unmatched)]
 
 
-def _case(match: Match, low: Match | None) -> SeriesImages:
-    images = {"candidate": match.first}
+def _with_candidate(case: SeriesImages, name: str, match: Match) -> SeriesImages:
+    """Add another candidate; ``match`` pairs the slices of the first one with its own."""
+    partners = dict(match.indices)
+    first = next(model for model, source in case.images.items() if source is match.first)
+    indices = tuple({**at, name: partners[at[first]]} if at[first] in partners else at for at in case.indices)
+    return replace(case, images={**case.images, name: match.second}, indices=indices)
+
+
+def _case(name: str, match: Match, low: Match | None) -> SeriesImages:
+    images = {name: match.first}
     low_indices = dict(low.indices) if low else {}
     if low:
         images = {"input": low.second, **images}
     indices = []
     for index, partner in match.indices:
-        found = {"reference": partner, "candidate": index}
+        found = {"reference": partner, name: index}
         if index in low_indices:
             found["input"] = low_indices[index]
         indices.append(found)
@@ -249,5 +306,5 @@ def _swapped_notes(noise: Mapping[str, SeriesNoise]) -> Iterator[str]:
                 )
 
 
-def _as_sequence(sources: SliceSource | Sequence[SliceSource]) -> Sequence[SliceSource]:
+def _as_sequence(sources: Images) -> Sequence[SliceSource]:
     return [sources] if isinstance(sources, SliceSource) else sources

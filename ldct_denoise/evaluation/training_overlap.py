@@ -12,6 +12,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dose_labels import Pair
 from ldct_denoise.io.patients import is_unnamed
 from ldct_denoise.methods import Supervision
+from ldct_denoise.models.network_file import NetworkFileMethod
 from ldct_denoise.models.trained import TrainedModel
 
 
@@ -145,6 +146,8 @@ def training_overlap(model: TrainedModel, pairs: Sequence[Pair]) -> TrainingOver
 
 
 def _is_trained(model: TrainedModel) -> bool:
+    if isinstance(model.method, NetworkFileMethod):
+        return True
     if "pools" in model.card or model.method_name not in methods.names():
         return "pools" in model.card
     return methods.describe(model.method_name).supervision is not Supervision.NONE

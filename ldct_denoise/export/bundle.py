@@ -17,9 +17,10 @@ import torch
 
 from ldct_denoise import __version__, methods
 from ldct_denoise.errors import ModelError, OutputError
-from ldct_denoise.export.formats import read_torchscript, write_torchscript
+from ldct_denoise.export.formats import write_torchscript
 from ldct_denoise.export.network import HuModel, describe
 from ldct_denoise.export.verify import require_same
+from ldct_denoise.models.network_file import read_torchscript
 from ldct_denoise.models.trained import TrainedModel
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

@@ -11,9 +11,6 @@ from pathlib import Path
 from ldct_denoise.errors import ModelError
 from ldct_denoise.export.formats import (
     Format,
-    read_onnx,
-    read_pt2,
-    read_torchscript,
     write_onnx,
     write_pt2,
     write_torchscript,
@@ -21,6 +18,7 @@ from ldct_denoise.export.formats import (
 from ldct_denoise.export.network import HuModel
 from ldct_denoise.export.verify import require_same
 from ldct_denoise.methods.base import NOMINAL_SPACING_MM
+from ldct_denoise.models.network_file import read_onnx, read_pt2, read_torchscript
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.output import atomic_write, check_writable
 

@@ -1,4 +1,4 @@
-"""Write and read ONNX, torch.export and TorchScript files of a network from HU to HU."""
+"""Write ONNX, torch.export and TorchScript files of a network from HU to HU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ldct_denoise.errors import ModelError
-from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run, describe
+from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, describe
 from ldct_denoise.export.verify import sample_hu
 from ldct_denoise.models.trained import TrainedModel
 
@@ -48,20 +46,6 @@ def write_torchscript(path: Path, model: TrainedModel, network: HuModel) -> None
     path.write_bytes(whole.getvalue())
 
 
-def read_torchscript(path: Path) -> Run:
-    """Load a TorchScript file as a function of arrays."""
-    with warnings.catch_warnings(), path.open("rb") as file:
-        warnings.simplefilter("ignore", DeprecationWarning)
-        loaded = torch.jit.load(file, map_location="cpu").eval()
-
-    @torch.inference_mode()
-    def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = loaded(torch.tensor(hu)).numpy()
-        return result
-
-    return run
-
-
 def write_pt2(path: Path, model: TrainedModel, network: HuModel) -> None:
     """Write the network as a program of ``torch.export``, with its description as the extra file ``model.json``.
 
@@ -90,20 +74,6 @@ def write_pt2(path: Path, model: TrainedModel, network: HuModel) -> None:
         whole = io.BytesIO()  # torch.export.save to a path requires a certain suffix
         torch.export.save(program, whole, extra_files={"model.json": json.dumps(describe(model, network))})
     path.write_bytes(whole.getvalue())
-
-
-def read_pt2(path: Path) -> Run:
-    """Load a program of ``torch.export`` as a function of arrays."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        loaded = torch.export.load(io.BytesIO(path.read_bytes())).module()
-
-    @torch.inference_mode()
-    def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = loaded(torch.tensor(hu)).numpy()
-        return result
-
-    return run
 
 
 def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
@@ -140,20 +110,6 @@ def write_onnx(path: Path, model: TrainedModel, network: HuModel) -> None:
     onnx.helper.set_model_props(proto, describe(model, network))
     onnx.checker.check_model(proto)
     path.write_bytes(proto.SerializeToString())
-
-
-def read_onnx(path: Path) -> Run:
-    """Load an ONNX file with ONNX Runtime as a function of arrays."""
-    runtime = _import("onnxruntime")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # errors are raised, so do not print them
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = session.run(None, {"hu": hu})[0]
-        return result
-
-    return run
 
 
 def _example(model: TrainedModel) -> Tensor:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldct_denoise import __version__
 from ldct_denoise.methods.base import NOMINAL_SPACING_MM, center_slice
 from ldct_denoise.models.trained import TrainedModel
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 #: Smallest number of rows and columns of a slice.
 SMALLEST_SIDE = 32
 
@@ -74,6 +70,7 @@ def describe(model: TrainedModel, network: HuModel) -> dict[str, str]:
         "range_hu": f"{model.scale.low_hu:g} {model.scale.high_hu:g}",
         "input": f"hu: float32, (n, {channels}, rows, columns), HU, at least {SMALLEST_SIDE} rows and columns"
         + order,
+        "context_slices": str(context),
         "pixel_spacing_mm": " ".join(f"{mm:g}" for mm in network.spacing_mm),
         "output": "restored_hu: float32, (n, 1, rows, columns), HU",
         "use": "research use only, not for diagnosis",

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from ldct_denoise.errors import ModelError
-from ldct_denoise.export.network import SMALLEST_SIDE, HuModel, Run
+from ldct_denoise.export.network import SMALLEST_SIDE, HuModel
+from ldct_denoise.models.network_file import Run
 
 #: Sizes (images, rows, columns) on which an export is compared with its original: smallest, odd and even sides.
 CHECKED = ((1, SMALLEST_SIDE, SMALLEST_SIDE), (1, 61, 83), (2, 64, 96), (1, 127, 40), (1, 512, 512))

@@ -23,6 +23,7 @@ from ldct_denoise.io.patients import is_unnamed
 from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Method
 from ldct_denoise.models.catalogue import model_file, shipped_models
+from ldct_denoise.models.network_file import is_network_file, load_network_file
 from ldct_denoise.output import atomic_write
 
 #: Settings that name files of weights.
@@ -127,7 +128,9 @@ def load_model(name: str | Path) -> TrainedModel:
     ----------
     name : str or Path
         A shipped model (``lir-ct``, ``lir-ct-small``), a ``.safetensors`` file, the output folder of a training
-        run, or an untrained method with optional settings (``bm3d:sigma_hu=100,sigma_factor=0.8``).
+        run, a network file (``net.onnx``, ``.pt2``, TorchScript ``.ts`` or ``.pt``; from HU to HU, or with
+        ``net.onnx:low_hu=-1024,high_hu=3072`` from 0…1 to 0…1), or an untrained method with optional settings
+        (``bm3d:sigma_hu=100,sigma_factor=0.8``).
 
     Returns
     -------
@@ -147,7 +150,11 @@ def load_model(name: str | Path) -> TrainedModel:
     >>> model.method_name, model.scale.low_hu, model.scale.high_hu
     ('lir', -1024.0, 3072.0)
     """
-    found, text = model_file(name), str(name)
+    text = str(name)
+    if is_network_file(text):
+        stem, method, format_, checksum = load_network_file(text, _settings)
+        return TrainedModel(stem, method.eval(), format_, method.scale, {}, checksum)
+    found = model_file(name)
     if found:
         return _read(found[1], found[0])
     if text.partition(":")[0] in methods.names():
@@ -173,7 +180,7 @@ def _untrained(text: str) -> TrainedModel:
 
 def _settings(text: str, settings: str) -> dict[str, Any]:
     """Parse the settings after a method's name, ``key=value,key=value``."""
-    form = f"settings as {text.partition(':')[0]}:KEY=VALUE,KEY=VALUE"
+    form = f"settings as {text.removesuffix(settings).rstrip(':')}:KEY=VALUE,KEY=VALUE"
     try:
         return dict(assignment(part, f"model {text!r}", form) for part in settings.split(",") if part)
     except ConfigError as error:

@@ -188,15 +188,18 @@ def evaluation_identity(
     facts = series_facts(inputs or references, named, references)
     facts += dose_facts({"input": inputs, "reference": references})
     entries: Any = evaluation.extra.get("models")
+    candidates: list[SliceSource] = []
     if entries:
         models = list(entries)
         for label, entry in entries.items():
             facts += model_facts(label, entry.get("checksum") or "")
     else:
-        candidates = [case.images["candidate"] for case in evaluation.cases if "candidate" in case.images]
+        candidates = [
+            source for case in evaluation.cases for name, source in case.images.items() if name != "input"
+        ]
         facts += stated_model_facts(candidates)
         models = list(dict.fromkeys(value for name, value in facts if name == "model" and value != UNKNOWN))
-    measured = [case.images.get("candidate", case.reference) for case in evaluation.cases]
+    measured = candidates or [case.reference for case in evaluation.cases]
     return Identity(kind, subject_of(measured, _some(models)), facts, signature)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from ldct_denoise import methods
-from ldct_denoise.config import Config, TrainingConfig
+from ldct_denoise.config import Config
 from ldct_denoise.data.folds import SPLITS_FILE, write_splits
 from ldct_denoise.data.patches import batches
 from ldct_denoise.data.pools import Pools
@@ -44,6 +44,7 @@ from ldct_denoise.training.stages import Stage, check_batch_size, notes, stages
 from ldct_denoise.training.state import STATE_FILE, RunState, create_run, load_state, save_state
 from ldct_denoise.training.step import TrainingStep
 from ldct_denoise.training.validation import SelectionMetric, diverged, selection_metric, validate
+from ldct_denoise.training_config import TrainingConfig
 
 #: Steps between entries of the losses in the log.
 LOG_EVERY = 20

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from ldct_denoise.config import Config, TrainingConfig
+from ldct_denoise.config import Config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.distributed import emulates_bf16
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.training.fine_tuning import may_have_seen_validation
 from ldct_denoise.training.run_folder import FIRST_STAGE, SCRATCH
 from ldct_denoise.training.state import RunState
+from ldct_denoise.training_config import TrainingConfig
 
 
 @dataclass(frozen=True)

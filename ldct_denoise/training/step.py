@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ldct_denoise.config import Config, TrainingConfig
+from ldct_denoise.config import Config
 from ldct_denoise.distributed import World
 from ldct_denoise.errors import ConfigError
 from ldct_denoise.methods.base import Batch, Phase
 from ldct_denoise.training.state import RunState
 from ldct_denoise.training.validation import diverged
+from ldct_denoise.training_config import TrainingConfig
 
 
 class TrainingStep:
