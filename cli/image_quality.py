@@ -1,17 +1,30 @@
-"""``ldct-denoise image-quality``: image quality of a model on a simulated phantom."""
+"""``ldct-denoise image-quality``: image quality of a model on a phantom, simulated or scanned."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options
 
+if TYPE_CHECKING:
+    from ldct_denoise.inference.settings import ApplySettings
+    from ldct_denoise.models.trained import TrainedModel
+    from ldct_denoise.report.identity import Signature
+    from ldct_denoise.volume import SliceSource
+
 
 @click.command(
     "image-quality",
     short_help="Noise, resolution, lesions and dose equivalence of a model, on a phantom and on your images.",
+)
+@click.argument("scans", nargs=-1, type=options.EXISTING, metavar="[SCAN]...")
+@click.option(
+    "--phantom",
+    type=click.Choice(("auto", "uniform", "acr", "catphan503", "catphan504", "catphan600", "catphan604")),
+    help="Measure your own phantom: SCAN... are its series at one dose or more. Default with SCAN: auto.",
 )
 @click.option(
     "--model", help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8)."
@@ -62,6 +75,8 @@ from . import options
 @options.signature
 @options.overwrite
 def command(
+    scans: tuple[Path, ...],
+    phantom: str | None,
     model: str | None,
     output: Path,
     dose: float,
@@ -76,13 +91,19 @@ def command(
     site: str,
     overwrite: bool,
 ) -> None:
-    """Denoise a simulated phantom and measure image quality before and after.
+    """Denoise a phantom and measure image quality before and after: a simulated one, or scans of your own.
 
-    Measures the noise power spectrum, resolution by contrast, HU linearity, detectability of lesions in liver and
-    lung by three model observers, and the dose at which unprocessed images reach the same detectability. With
-    --series also the contrast that lesions keep in your own images, by size, contrast, kernel and dose, and the
-    noise and resolution along z where slices are contiguous. Writes summary.json and report.html.
+    With SCAN... the phantom is located in each scan. Measures noise, uniformity, HU and resolution of the inserts,
+    low contrast, detectability, and the dose at which unprocessed scans are equal; without --model the scans only.
+    Writes report.html, summary.pdf, metrics.csv and summary.json.
+
+    Without SCAN a phantom is simulated. Measures the noise power spectrum, resolution by contrast, HU linearity,
+    detectability of lesions in liver and lung by three model observers, and the dose at which unprocessed images
+    reach the same detectability. With --series also the contrast that lesions keep in your own images, by size,
+    contrast, kernel and dose, and the noise and resolution along z where slices are contiguous. Writes
+    summary.json and report.html.
     """
+    from ldct_denoise.errors import ConfigError
     from ldct_denoise.evaluation.along_z import AlongZ, find_and_measure_along_z
     from ldct_denoise.evaluation.contrast_recovery import SeriesRecovery, find_and_measure
     from ldct_denoise.evaluation.image_quality import ImageQualitySettings, measure_image_quality, slice_restorer
@@ -94,9 +115,16 @@ def command(
     from ldct_denoise.report.contrast_recovery import recovery_sentences
     from ldct_denoise.report.identity import Signature
     from ldct_denoise.report.image_quality import sentences, write_image_quality_report
-    from ldct_denoise.report.verdict import answer, study_checks
+    from ldct_denoise.report.phantom_checks import study_checks
+    from ldct_denoise.report.verdict import answer
 
-    settings = ImageQualitySettings(
+    if scans or phantom:
+        if paths or lesions:
+            raise ConfigError("--series and --lesion belong to the simulated phantom; leave them out with SCAN")
+        settings = ApplySettings(strength=strength, device=device, seed=seed)
+        _measure_scans(scans, phantom or "auto", model, settings, output, Signature(author, site), overwrite)
+        return
+    simulation = ImageQualitySettings(
         dose=dose,
         lesions=tuple(map(Lesion.parse, lesions)) or DEFAULT_LESIONS,
         realisations=realisations,
@@ -106,7 +134,7 @@ def command(
     loaded = load_model(model or DEFAULT_MODEL)
     restore = slice_restorer(loaded, ApplySettings(strength=strength, device=device, seed=seed))
     with options.progress_bar("phantom") as bar:
-        found = measure_image_quality(restore, settings, progress=lambda done, total: bar(done, total, ""))
+        found = measure_image_quality(restore, simulation, progress=lambda done, total: bar(done, total, ""))
     recovery: list[SeriesRecovery] = []
     along_z: list[AlongZ] = []
     if paths:
@@ -117,12 +145,59 @@ def command(
             along_z, not_contiguous = find_and_measure_along_z(paths, restore, progress=bar)
         for reason in [*skipped, *not_contiguous]:
             click.echo(f"skipped: {options.plain(reason)}", err=True)
-    about = {"model": loaded.name, "method": loaded.method_name, "checksum": loaded.checksum}
-    if strength is not None:
-        about["strength"] = f"strength {100 * strength:g} %"
+    about = _about(loaded, strength)
     signature = Signature(author, site)
     write_image_quality_report(found, output, about, recovery, along_z, signature=signature, overwrite=True)
     ours = [*recovery_sentences(recovery), *along_z_sentences(along_z)]
     click.echo(f"{answer(study_checks(found))}\n")
     click.echo("\n".join([*sentences(found), *map(options.plain, ours)]))
+    click.echo(f"{output / 'report.html'}")
+
+
+def _about(model: TrainedModel, strength: float | None) -> dict[str, str]:
+    """What the report says of the model."""
+    about = {"model": model.name, "method": model.method_name, "checksum": model.checksum}
+    return about if strength is None else about | {"strength": f"strength {100 * strength:g} %"}
+
+
+def _measure_scans(
+    scans: tuple[Path, ...],
+    phantom: str,
+    model: str | None,
+    settings: ApplySettings,
+    output: Path,
+    signature: Signature,
+    overwrite: bool,
+) -> None:
+    """Measure scans of a real phantom."""
+    from ldct_denoise.errors import ConfigError, InputError
+    from ldct_denoise.evaluation.image_quality import slice_restorer
+    from ldct_denoise.evaluation.phantom_scan import measure_phantom_scans
+    from ldct_denoise.io.find import find_images
+    from ldct_denoise.models.trained import load_model
+    from ldct_denoise.output import make_output_folder
+    from ldct_denoise.report.phantom_scan import phantom_sentences, scan_checks, write_phantom_report
+    from ldct_denoise.report.verdict import answer
+
+    if not scans:
+        raise ConfigError("--phantom: give the scans of your phantom: image-quality --phantom auto SCAN...")
+    make_output_folder(output, overwrite)
+    sources: list[SliceSource] = []
+    for path in scans:
+        found = find_images(path)
+        if not found.series:
+            reason = f": {found.skipped[0].reason}" if found.skipped else ""
+            raise InputError(f"{path}: no CT series{reason}; give the folder of a scan")
+        sources += found.series
+    loaded = load_model(model) if model else None
+    restore = slice_restorer(loaded, settings) if loaded else None
+    with options.progress_bar("phantom") as bar:
+        study = measure_phantom_scans(
+            sources, phantom, restore, seed=settings.seed, progress=lambda done, total: bar(done, total, "")
+        )
+    about = _about(loaded, settings.strength) if loaded else {}
+    write_phantom_report(study, output, about, signature=signature, overwrite=True)
+    if loaded:
+        click.echo(f"{answer(scan_checks(study))}\n")
+    click.echo("\n".join(map(options.plain, phantom_sentences(study))))
     click.echo(f"{output / 'report.html'}")

@@ -22,7 +22,8 @@ from ldct_denoise.phantoms.tasks import (
     cut_rois,
 )
 from ldct_denoise.report.image_quality import sentences
-from ldct_denoise.report.verdict import answer, study_checks
+from ldct_denoise.report.phantom_checks import study_checks
+from ldct_denoise.report.verdict import answer
 
 LIVER, LUNG = Lesion("liver", 7, -10), Lesion("lung", 5, 15)
 SETTINGS = ImageQualitySettings(realisations=8, doses=(0.125, 0.5, 1.0), lesions=(LIVER, LUNG))

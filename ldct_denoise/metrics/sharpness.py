@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, special
+from scipy import ndimage, signal, special
 
 from ldct_denoise.errors import InputError
 from ldct_denoise.metrics.statistics import small_sample_spread
@@ -24,6 +24,9 @@ Image = NDArray[np.floating]
 OVERSAMPLING = 8
 #: An insert's edge profile reaches this fraction of the radius to both sides of the edge.
 DISK_REACH = 0.8
+#: Share of the line spread function that is tapered. A window that is not flat where the function is not zero,
+#: such as Hann's, narrows it: by 6 % of f50 for an insert of 6 mm radius and a blur of 0.75 mm.
+TAPERED = 0.5
 #: The smallest insert that a TTF can be measured from: radius in pixels, and pixels near its edge.
 MIN_RADIUS_PX, MIN_EDGE_PIXELS = 4, 50
 #: Fewest realisations for an interval.
@@ -261,7 +264,7 @@ def _transfer_of_profile(profile: NDArray[np.float64], step: float) -> TaskTrans
     count = len(profile)
     quarter = max(count // 6, 1)
     contrast = float(profile[-quarter:].mean() - profile[:quarter].mean())
-    spread = np.diff(profile) * np.hanning(count - 1)
+    spread = np.diff(profile) * signal.windows.tukey(count - 1, TAPERED)
     padded = 8 * count
     value = np.abs(np.fft.rfft(spread, padded))
     frequency = np.fft.rfftfreq(padded, step)

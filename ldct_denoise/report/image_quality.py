@@ -36,8 +36,9 @@ from ldct_denoise.report.phantom import (
     rod_table,
     transfer_charts,
 )
+from ldct_denoise.report.phantom_checks import study_checks
 from ldct_denoise.report.pictures import slice_view
-from ldct_denoise.report.verdict import answer, study_checks
+from ldct_denoise.report.verdict import answer
 
 DEFINITIONS = (
     ("phantom", "a simulated disk of 50 HU with four rods; every slice has independent noise with the spectrum of "

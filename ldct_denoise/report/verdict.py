@@ -11,19 +11,15 @@ from ldct_denoise.evaluation.measure import REFERENCE
 from ldct_denoise.metrics.checks import (
     MAX_FREQUENCY_DROP,
     MAX_HU_SHIFT,
-    MIN_EDGE_SHARPNESS,
-    MIN_LOW_CONTRAST_RESOLUTION,
     Check,
     mean_hu_words,
     signed,
     status_of,
 )
-from ldct_denoise.metrics.texture import mean_noise_frequency
 from ldct_denoise.report.numbers import significant
 from ldct_denoise.report.sentences import error_change, mean_hu_offset
 
 if TYPE_CHECKING:
-    from ldct_denoise.evaluation.image_quality import ImageQualityStudy
     from ldct_denoise.evaluation.results import Evaluation
 
 #: What to do about a check that is not green.
@@ -183,59 +179,3 @@ def _ratio(evaluation: Evaluation, model: str, against: str, key: str) -> float 
         if name == model and value and values.get((series, against))
     ]
     return float(np.exp(np.mean(np.log(ratios)))) if ratios else None
-
-
-def study_checks(study: ImageQualityStudy) -> list[Check]:
-    """Checks of a denoiser on the phantom, against the unprocessed images of the same dose."""
-    raw, ours = study.unprocessed[study.settings.dose], study.denoised
-    noise = [item.noise.variance_hu2**0.5 for item in (raw, ours)]
-    change = noise[1] / noise[0] - 1
-    numbers = f"{significant(noise[0])} → {significant(noise[1])} HU"
-    short = f"noise {signed(100 * change)} % at {100 * study.settings.dose:g} % dose"
-    checks = [Check("noise", "red" if change > 0 else "green", f"noise {numbers}", change, short)]
-    shift_hu = ours.body_hu - raw.body_hu
-    reason = f"mean HU of the uniform part {signed(shift_hu, 2)} HU"
-    checks.append(
-        Check("mean HU", status_of(abs(shift_hu), MAX_HU_SHIFT), reason, shift_hu, mean_hu_words(shift_hu))
-    )
-    frequency = mean_noise_frequency(ours.noise) / mean_noise_frequency(raw.noise) - 1
-    if np.isfinite(frequency):
-        status = status_of(-frequency, MAX_FREQUENCY_DROP)
-        limit = f"limit −{100 * MAX_FREQUENCY_DROP[0]:.0f} %"
-        words = f"mean noise frequency {signed(100 * frequency, 1)} % against the input"
-        checks.append(Check("noise texture", status, f"{words}; {limit}", frequency, f"{words} ({limit})"))
-    return [*checks, *_resolution(study), *_detectability(study)]
-
-
-def _resolution(study: ImageQualityStudy) -> list[Check]:
-    """Ratio of f50 after and before: at the strongest contrast, and the smallest one at the others."""
-    raw, ours = study.unprocessed[study.settings.dose].transfer, study.denoised.transfer
-    ratios = {contrast: ours[contrast].frequency_at(0.5) / raw[contrast].frequency_at(0.5) for contrast in ours}
-    known = {contrast: ratio for contrast, ratio in ratios.items() if np.isfinite(ratio)}
-    strongest = max(ours, key=abs)
-    weaker = sorted((ratio, contrast) for contrast, ratio in known.items() if contrast != strongest)
-    found = [("resolution", *weaker[0], MIN_LOW_CONTRAST_RESOLUTION)] if weaker else []
-    if strongest in known:
-        found.append(("edge sharpness", known[strongest], strongest, MIN_EDGE_SHARPNESS))
-    checks = []
-    for name, ratio, contrast, limits in found:
-        status = status_of(ratio, limits, above_is_bad=False)
-        words = f"{name} (f50) {signed(100 * (ratio - 1))} % at {signed(contrast)} HU"
-        limit = f"limit −{100 * (1 - limits[0]):.0f} %"
-        short = words if status == "green" else f"{words} ({limit})"
-        checks.append(Check(name, status, f"{words}; {limit}", ratio, short))
-    return checks
-
-
-def _detectability(study: ImageQualityStudy) -> list[Check]:
-    """d′ of the NPWE observer after against before, over the lesions."""
-    raw, ours = study.unprocessed[study.settings.dose].detectability, study.denoised.detectability
-    tasks = [task for task in ours if task[1] == "NPWE" and raw[task].d_prime > 0]
-    ratios = [ours[task].d_prime / raw[task].d_prime for task in tasks]
-    if not ratios:
-        return []
-    certainly_lower = [task for task in tasks if ours[task].high < raw[task].low]
-    status = "red" if certainly_lower else "amber" if float(np.mean(ratios)) < 1 else "green"
-    spread = [signed(100 * (ratio - 1)) for ratio in (min(ratios), max(ratios))]
-    words = f"detectability (d′ NPWE) {spread[0]} to {spread[1]} % over {len(ratios)} lesions"
-    return [Check("detectability", status, words, float(np.mean(ratios)) - 1, words)]
