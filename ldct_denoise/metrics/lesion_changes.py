@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ldct_denoise.metrics.local_noise import distance_from_edges_mm, gaussian, local_std
 from ldct_denoise.regions.tissues import bounding_box
 
 Image = NDArray[np.floating]
@@ -31,14 +32,12 @@ DISC_RESPONSE = float(np.exp(-1 / (8 * FILTER_SIGMAS[1] ** 2)) - np.exp(-1 / (8 
 #: Part of z's denominator that does not come from noise: a filtered change of 0.7 HU, and a share of the structure
 #: of that size in the image: 5 % from 10 mm on, more below, where every denoiser takes contrast from anatomy.
 TOLERANCE_HU, STRUCTURE_TOLERANCE, STRUCTURE_TOLERANCE_MM = 0.7, 0.05, 10.0
-#: Edges that both images have are left out (gradient after a Gaussian of σ = 1.5 mm, HU/mm), with a margin, mm.
-EDGE_HU_PER_MM, EDGE_SIGMA_MM, EDGE_MARGIN_MM = 40.0, 1.5, 3.0
+#: Edges that both images have are left out, with a margin, mm.
+EDGE_MARGIN_MM = 3.0
 #: The noise is measured in Gaussian neighbourhoods of this σ, mm; of the change itself in smaller ones.
 NOISE_SIGMA_MM, PIXEL_NOISE_SIGMA_MM = 20.0, 10.0
-#: Values beyond this many standard deviations count as that many: a lesion must not raise the noise beside it.
-CLIP_NOISE, CLIP_CHANGE = 2.5, 6.0
-#: Variance of normal values that are clipped at :data:`CLIP_NOISE`.
-_CLIPPED_VARIANCE = 0.9775
+#: Changes beyond this many standard deviations count as that many: a lesion must not hide one beside it.
+CLIP_CHANGE = 6.0
 #: Independent looks per cm² that was searched, all sizes together: from the largest z of full dose − quarter dose
 #: and of both shipped models on 21 slices (12 to 25 in the nine groups of slices).
 LOOKS_PER_CM2 = 25.0
@@ -200,9 +199,9 @@ def _measure(
     contrast_hu: NDArray[np.float32],
 ) -> None:
     """Fill the maps of a slice in place, size by size."""
-    depth_mm = _distance_from_edges_mm(before, after, body, spacing_mm)
+    depth_mm = distance_from_edges_mm((before, after), body, spacing_mm)
     change = (after - before) * body
-    limit = CLIP_CHANGE * _local_std(change, body, PIXEL_NOISE_SIGMA_MM, spacing_mm)
+    limit = CLIP_CHANGE * local_std(change, body, PIXEL_NOISE_SIGMA_MM, spacing_mm)
     change = np.clip(change, -limit, limit)
     structure = np.clip(after, *_STRUCTURE_HU)
     for diameter in LESION_SIZES_MM:
@@ -210,83 +209,18 @@ def _measure(
         if np.count_nonzero(measured) < _MIN_PIXELS:
             continue
         filtered = _disc_filter(change, diameter, spacing_mm)
-        noise = _local_std(filtered, measured, NOISE_SIGMA_MM, spacing_mm)
+        noise = local_std(filtered, measured, NOISE_SIGMA_MM, spacing_mm)
         share = STRUCTURE_TOLERANCE * max(1.0, STRUCTURE_TOLERANCE_MM / diameter) ** 2
-        local = _gaussian(_disc_filter(structure, diameter, spacing_mm) ** 2, 0.5 * diameter, spacing_mm)
+        local = gaussian(_disc_filter(structure, diameter, spacing_mm) ** 2, 0.5 * diameter, spacing_mm)
         here = filtered / np.sqrt(noise**2 + TOLERANCE_HU**2 + share**2 * local)
         larger = measured & ~(np.abs(here) <= np.abs(z))  # also where z is NaN
         z[larger], size_mm[larger] = here[larger], diameter
         contrast_hu[larger] = filtered[larger] / DISC_RESPONSE
 
 
-def _distance_from_edges_mm(
-    before: Image, after: Image, body: Mask, spacing_mm: tuple[float, float]
-) -> NDArray[np.float64]:
-    """Distance from the strong edges that both images have, and from the outside of the body, mm.
-
-    An edge of only one image is a change, and must be measured.
-    """
-    gradients = []
-    for image in (before, after):
-        parts = np.gradient(_gaussian(image, EDGE_SIGMA_MM, spacing_mm), *spacing_mm)
-        gradients.append(np.hypot(*parts))
-    inside = body & (np.minimum(*gradients) < EDGE_HU_PER_MM)
-    inside = np.pad(inside, 1)  # the border of the image is an edge
-    distance: NDArray[np.float64] = ndimage.distance_transform_edt(inside, sampling=spacing_mm)
-    return distance[1:-1, 1:-1]
-
-
 def _disc_filter(image: Image, diameter_mm: float, spacing_mm: tuple[float, float]) -> Image:
-    narrow, wide = (_gaussian(image, share * diameter_mm, spacing_mm) for share in FILTER_SIGMAS)
+    narrow, wide = (gaussian(image, share * diameter_mm, spacing_mm) for share in FILTER_SIGMAS)
     return narrow - wide
-
-
-def _gaussian(image: Image, sigma_mm: float, spacing_mm: tuple[float, float]) -> Image:
-    smooth: Image = ndimage.gaussian_filter(image, [sigma_mm / mm for mm in spacing_mm], truncate=3.0)
-    return smooth
-
-
-def _local_std(values: Image, mask: Mask, sigma_mm: float, spacing_mm: tuple[float, float]) -> Image:
-    """Standard deviation of zero-mean values in Gaussian neighbourhoods inside the mask, clipped against outliers.
-
-    Computed on blocks about a quarter of σ wide and interpolated.
-    """
-    block = tuple(max(1, round(sigma_mm / 4 / mm)) for mm in spacing_mm)
-    sigma = [sigma_mm / mm / size for mm, size in zip(spacing_mm, block, strict=True)]
-    square = np.where(mask, values**2, 0).astype(np.float32)
-    weight = _blocks(mask.astype(np.float32), block)
-    total = np.maximum(ndimage.gaussian_filter(weight, sigma), 1e-6)
-    inside = square[mask]
-    std = np.full(weight.shape, np.sqrt(np.median(inside)) / 0.6745, np.float32)
-    for _ in range(4):
-        limit = (CLIP_NOISE * np.kron(std, np.ones(block, np.float32))) ** 2
-        clipped = np.minimum(square, limit[: values.shape[0], : values.shape[1]])
-        mean = ndimage.gaussian_filter(_blocks(clipped, block), sigma) / total
-        std = np.sqrt(mean / _CLIPPED_VARIANCE)
-    return _interpolated(std, block, values.shape)
-
-
-def _blocks(values: Image, block: tuple[int, ...]) -> Image:
-    """Means over blocks; the last ones are padded with zeros."""
-    rows, columns = (-(-side // size) for side, size in zip(values.shape, block, strict=True))
-    padded = np.zeros((rows * block[0], columns * block[1]), values.dtype)
-    padded[: values.shape[0], : values.shape[1]] = values
-    means: Image = padded.reshape(rows, block[0], columns, block[1]).mean(axis=(1, 3))
-    return means
-
-
-def _interpolated(values: Image, block: tuple[int, ...], shape: tuple[int, ...]) -> Image:
-    """Linear interpolation of block values at every pixel."""
-    axes = [(np.arange(side) + 0.5) / size - 0.5 for side, size in zip(shape, block, strict=True)]
-    lower = [
-        np.clip(np.floor(axis).astype(int), 0, max(count - 2, 0))
-        for axis, count in zip(axes, values.shape, strict=True)
-    ]
-    upper = [np.minimum(low + 1, count - 1) for low, count in zip(lower, values.shape, strict=True)]
-    part = [np.clip(axis - low, 0, 1).astype(np.float32) for axis, low in zip(axes, lower, strict=True)]
-    along = values[lower[0]] * (1 - part[0])[:, None] + values[upper[0]] * part[0][:, None]
-    full: Image = along[:, lower[1]] * (1 - part[1]) + along[:, upper[1]] * part[1]
-    return full
 
 
 def _distance_mm(at: tuple[int, int], other: LesionChange, spacing_mm: tuple[float, float]) -> float:

@@ -20,13 +20,15 @@ from ldct_denoise.metrics.no_reference import (
     no_reference_report,
     residual_edge_map,
 )
-from ldct_denoise.metrics.noise import noise_map
+from ldct_denoise.metrics.noise_change import NoiseChange
 from ldct_denoise.metrics.unpaired_noise import RING_PER_MM, NoiseLimits
 from ldct_denoise.models.trained import TrainedModel
 from ldct_denoise.regions.body import body_mask
 from ldct_denoise.report.charts import line_chart
 from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, dose_facts, series_facts, subject_of
 from ldct_denoise.report.lesion_changes import lesion_map_section, lesion_table
+from ldct_denoise.report.noise_map import DEFINITION as NOISE_MAP
+from ldct_denoise.report.noise_map import noise_map_pictures
 from ldct_denoise.report.numbers import between
 from ldct_denoise.report.page import PICTURE_BUDGET, STATUS, ChartSection, Page, Picture, Table, write_page
 from ldct_denoise.report.pictures import crop_box, png_uri, spread_slice_views
@@ -46,6 +48,7 @@ DEFINITIONS = (
      "in which the other half is measured. The anatomy that is left makes this an upper limit; the lower limit "
      "has at most the power at low frequencies that filtered back-projection gives."),
     ("noise reduction profile", "10·log10(NPS after / NPS before), dB, of the upper limits."),
+    NOISE_MAP,
     ("edge sharpness", "gradient after, projected on the gradient before, over the strongest 2 % of the edges."),
     ("edge correlation", "correlation of input − output with the input, both as differences of Gaussian means "
      "(σ = 2 and 4 pixels), at the input's edges; near 0 if only noise was removed, above 0.6 for a blur."),
@@ -139,7 +142,7 @@ def write_apply_report(
         charts=[
             lesion_map_section(source, restored, pairs, report.lesion_changes, report.lesion_z_limits),
             *_charts(report),
-            _maps(source, restored, pairs[len(pairs) // 2]),
+            *_maps(source, restored, pairs[len(pairs) // 2], report.noise),
         ],
         tables=[
             *lesion_table(source, pairs, report.lesion_changes, report.lesion_z_limits),
@@ -267,27 +270,25 @@ def _certainty(noise: NoiseLimits) -> str:
     )
 
 
-def _maps(source: SliceSource, restored: SliceSource, pair: tuple[int, int]) -> ChartSection:
+def _maps(
+    source: SliceSource, restored: SliceSource, pair: tuple[int, int], noise: NoiseChange | None
+) -> list[ChartSection]:
     """Maps of one slice: noise before and after, and removed anatomy."""
     before, after = source.read_hu(pair[0]), restored.read_hu(pair[1])
     spacing = source.geometry.pixel_spacing_mm
-    body = body_mask(before, spacing)
-    box = crop_box([before])
-    noise = {"before": noise_map(before, spacing), "after": noise_map(after, spacing)}
-    top = float(np.percentile(noise["before"][body], 90)) if body.any() else 1.0
-    pictures = [
-        Picture(png_uri(values[box], 0, top, "magma"), f"noise {name}, 0 (black) to {top:.0f} HU", MAP_WIDTH_PX)
-        for name, values in noise.items()
-    ]
-    correlation = residual_edge_map(before, after, body)[box]
+    place = f"Slice at z = {source.geometry.offsets_mm[pair[0]]:.1f} mm."
+    sections = []
+    if noise is not None:
+        pictures = noise_map_pictures({"input": (before, noise.before), "output": (after, noise.after)}, spacing)
+        text = f"{place} Noise differs from place to place; this is its standard deviation around each pixel."
+        sections.append(ChartSection("Noise map", text, [], pictures))
+    correlation = residual_edge_map(before, after, body_mask(before, spacing))[crop_box([before])]
     correlation = np.where(correlation == 0, np.nan, correlation)
     caption = (
         "edge correlation of the removed signal: −1 (blue) to +1 (red: edges were removed); grey: not measured"
     )
-    pictures.append(Picture(png_uri(correlation, -1, 1, "RdBu_r"), caption, MAP_WIDTH_PX))
-    z = source.geometry.offsets_mm[pair[0]]
-    text = f"Slice at z = {z:.1f} mm. Noise: local standard deviation (6 mm squares); edges appear bright as well."
-    return ChartSection("Maps", text, [], pictures)
+    picture = Picture(png_uri(correlation, -1, 1, "RdBu_r"), caption, MAP_WIDTH_PX)
+    return [*sections, ChartSection("Removed anatomy", place, [], [picture])]
 
 
 def _tissues(report: NoReferenceReport) -> Table:

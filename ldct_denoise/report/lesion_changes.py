@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.metrics.lesion_changes import LesionChange, LesionChangeMap, lesion_change_map
 from ldct_denoise.regions.body import body_mask
+from ldct_denoise.report.overlay import WIDTH_PX, draw_overlay
 from ldct_denoise.report.page import ChartSection, Picture, Table
-from ldct_denoise.report.pictures import crop_box
 from ldct_denoise.volume import SliceSource
 
 Image = NDArray[np.floating]
 
 #: Limit of the colour scale; below :data:`SHOWN_Z` the CT image shows through.
 SCALE_Z, SHOWN_Z = 8.0, 2.0
-#: Width of the picture on the page, pixels, and its resolution.
-WIDTH_PX, DPI = 640, 130
 
 
 def lesion_map_section(
@@ -84,40 +79,26 @@ def draw_lesion_map(
     -------
     str
     """
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
     from matplotlib.patches import Circle
 
-    box = crop_box([hu])
-    top, left = box[0].start, box[1].start
-    dy, dx = found.pixel_spacing_mm
-    z, window = found.z[box], WINDOWS["abdomen"]
-    height = 5.5 * z.shape[0] * dy / (z.shape[1] * dx) + 0.2
-    figure = Figure(figsize=(6.4, min(max(height, 2.0), 9.0)), layout="constrained")
-    axis = figure.subplots()
-    axis.imshow(hu[box], cmap="gray", vmin=window.low_hu, vmax=window.high_hu, aspect=dy / dx)
-    opacity = np.clip((np.abs(np.nan_to_num(z)) - SHOWN_Z) / (limits[0] - SHOWN_Z), 0, 1)
-    scale = Normalize(-SCALE_Z, SCALE_Z)
-    axis.imshow(z, cmap="RdBu_r", norm=scale, alpha=opacity, aspect=dy / dx)
-    unmeasured = (~np.isfinite(z)).astype(float)
-    if unmeasured.any() and not unmeasured.all():
-        axis.contourf(unmeasured, levels=[0.5, 1.5], colors=["#8a8a8a"], alpha=0.35)
-        axis.contourf(unmeasured, levels=[0.5, 1.5], colors="none", hatches=["////"])
+    drawn = draw_overlay(
+        hu,
+        found.z,
+        found.pixel_spacing_mm,
+        limits=(-SCALE_Z, SCALE_Z),
+        colours="RdBu_r",
+        opacity=np.clip((np.abs(np.nan_to_num(found.z)) - SHOWN_Z) / (limits[0] - SHOWN_Z), 0, 1),
+        label="z score of output − input",
+    )
     for change in changes:
         style = "solid" if abs(change.z) > limits[0] else "dotted"
-        centre = change.column - left, change.row - top
-        circle = Circle(centre, 0.75 * change.size_mm / dx + 3, fill=False, color="#ffd400", linestyle=style)
-        axis.add_patch(circle)
-    # The bar shows the colours without the transparency of the map.
-    bar = figure.colorbar(ScalarMappable(scale, "RdBu_r"), ax=axis, shrink=0.85, label="z score of output − input")
+        centre = change.column - drawn.left, change.row - drawn.top
+        radius = 0.75 * change.size_mm / found.pixel_spacing_mm[1] + 3
+        drawn.axis.add_patch(Circle(centre, radius, fill=False, color="#ffd400", linestyle=style))
     for limit in limits:
-        bar.ax.axhline(limit, color="black", linewidth=1)
-        bar.ax.axhline(-limit, color="black", linewidth=1)
-    axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, format="png")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        drawn.bar.axhline(limit, color="black", linewidth=1)
+        drawn.bar.axhline(-limit, color="black", linewidth=1)
+    return drawn.png_uri()
 
 
 def lesion_table(
