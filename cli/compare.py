@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 )
 @options.output
 @options.measurements
+@options.split
+@click.option("--fold", type=click.IntRange(min=0), default=0, help="With a file for --split: its fold, from 0.")
 @options.dose_patterns
 @click.option(
     "--slice-thickness",
@@ -110,6 +112,8 @@ def command(
     functions: tuple[str, ...],
     folds: tuple[str, ...],
     output: Path,
+    split: str | None,
+    fold: int,
     low_patterns: tuple[str, ...],
     normal_patterns: tuple[str, ...],
     slice_thickness_mm: tuple[float, ...],
@@ -134,7 +138,7 @@ def command(
     recognised by name, UIDs and pixels, and where it cannot be known, the model's rows are marked. Writes
     metrics.csv, summary.json (with paired statistics) and report.html.
     """
-    from ldct_denoise.evaluation.compare import compare_on_images, compare_pairs, find_pairs_for
+    from ldct_denoise.evaluation.compare import compare_on_images, compare_pairs, find_pairs_for, pairs_of_split
     from ldct_denoise.evaluation.competitors import Competitor, load_folds, load_function, open_denoised
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.io.dose_words import DosePatterns
@@ -173,8 +177,9 @@ def command(
             others += map(load_function, functions)
             others += [load_folds(text, load_model) for text in folds]
             patterns = DosePatterns(low_patterns, normal_patterns)
+            pairs = find_pairs_for(dicom_root, low, normal, manifest, patterns=patterns, assume_hu=assume_hu)
             result = compare_pairs(
-                find_pairs_for(dicom_root, low, normal, manifest, patterns=patterns, assume_hu=assume_hu),
+                pairs if split is None else pairs_of_split(pairs, split, fold),
                 [*loaded, *others],
                 plan,
                 include_training_patients=include_training_patients,

@@ -91,6 +91,11 @@ low_pattern = click.option(
 normal_pattern = click.option(
     "--normal-pattern", "normal_patterns", multiple=True, metavar="WORD|REGEX", help="The same for normal dose."
 )
+split = click.option(
+    "--split",
+    metavar="NAME|FILE.json",
+    help="Patients of a published split (mayo2016-l506, ldct-benchmark), or of a file in the form of nnU-Net.",
+)
 windows = click.option(
     "--window",
     "windows",

@@ -46,8 +46,11 @@ if TYPE_CHECKING:
 )
 @click.option("--folds", type=click.IntRange(min=2), help="Cross-validation: number of folds, by patient.")
 @click.option(
-    "--fold", type=click.IntRange(min=0), help="With --folds: the fold whose patients are left out, from 0."
+    "--fold",
+    type=click.IntRange(min=0),
+    help="With --folds, or a file for --split: the fold whose patients are left out, from 0.",
 )
+@options.split
 @options.dose_patterns
 @options.assume_hu
 @options.device
@@ -80,6 +83,7 @@ def command(
     images: Path | None,
     folds: int | None,
     fold: int | None,
+    split: str | None,
     output: Path | None,
     config: str,
     changes: tuple[str, ...],
@@ -104,7 +108,9 @@ def command(
     given = [f"data.{key}={json.dumps(words)}" for key, words in patterns.items() if words]
     if assume_hu:
         given.append("data.assume_hu=true")
-    if folds is not None or fold is not None:
+    if split is not None:
+        given += [f"data.split={json.dumps(split)}", f"data.fold={fold or 0}"]
+    elif folds is not None or fold is not None:
         given += [f"data.folds={folds or 5}", f"data.fold={fold or 0}"]
     settings = load_config(config, (*changes, *given), methods.names())
     if explain is not None:

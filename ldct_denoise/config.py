@@ -66,6 +66,12 @@ class DataConfig(Section):
     fold: int = Field(
         0, ge=0, description="cross-validation: the fold whose patients are left out, from 0; they validate"
     )
+    split: str | None = Field(
+        None,
+        description="published split of the patients, by name (mayo2016-l506, ldct-benchmark), or a JSON file in "
+        "the form of nnU-Net's splits_final.json, of which fold is used; its test patients and patients that it "
+        "does not name are left out",
+    )
     noise_model: NoiseModelName = Field(
         "none",
         description="noise added to normal-dose patches in training. nps: spectrum and level measured in the "
@@ -149,8 +155,10 @@ class DataConfig(Section):
     def _check_fold(self) -> DataConfig:
         if self.folds is not None and self.fold >= self.folds:
             raise ValueError(f"fold {self.fold}: with folds: {self.folds} give 0 to {self.folds - 1}")
-        if self.folds is None and self.fold:
-            raise ValueError(f"fold {self.fold}: needs data.folds")
+        if self.folds is None and self.split is None and self.fold:
+            raise ValueError(f"fold {self.fold}: needs data.folds, or a file for data.split")
+        if self.split is not None and (self.folds or self.validation_patients or self.test_patients):
+            raise ValueError("split names the patients; leave out folds, validation_patients and test_patients")
         if self.folds is not None and self.validation_patients:
             raise ValueError("folds choose the validation patients; leave out validation_patients")
         return self

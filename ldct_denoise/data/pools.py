@@ -12,6 +12,7 @@ import numpy as np
 from ldct_denoise.config import DataConfig
 from ldct_denoise.data.folds import Split, divide
 from ldct_denoise.data.image_digests import training_digests
+from ldct_denoise.data.published_splits import PatientSplit, load_split
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, label_series
 from ldct_denoise.io.dose_words import Dose, DosePatterns
@@ -106,7 +107,8 @@ def pools_from_root(
     notes = inventory.notes(root)
     if unknown:
         notes.append(f"{unknown} series of unknown dose are in no pool; `ldct-denoise inspect {root}` shows which")
-    return replace(_split(labelled, config, seed, str(root), supervision), notes=tuple(notes))
+    pools = _split(labelled, config, seed, str(root), supervision)
+    return replace(pools, notes=(*notes, *pools.notes))
 
 
 def pools_from_paths(
@@ -138,7 +140,8 @@ def pools_from_paths(
     notes: list[str] = []
     labelled = [*label_paths(low, Dose.LOW, config, notes), *label_paths(normal, Dose.NORMAL, config, notes)]
     where = f"--low {' '.join(map(str, low))} --normal {' '.join(map(str, normal))}"
-    return replace(_split(labelled, config, seed, where, supervision), notes=tuple(dict.fromkeys(notes)))
+    pools = _split(labelled, config, seed, where, supervision)
+    return replace(pools, notes=(*dict.fromkeys(notes), *pools.notes))
 
 
 def pools_from_manifest(
@@ -172,9 +175,10 @@ def pools_from_manifest(
     kept = Manifest(file, tuple(one for one in manifest.series if _is_wanted(one[0].series, config)))
     if not any(row.split for _, row in kept.series):
         return _split(kept.labelled(), config, seed, str(file), supervision, kept.pairs())
-    if config.folds or config.validation_patients or config.test_patients:
+    if config.folds or config.split or config.validation_patients or config.test_patients:
         raise ConfigError(
-            f"{file}: has splits, so leave out data.folds, data.validation_patients and data.test_patients"
+            f"{file}: has splits, so leave out data.folds, data.split, data.validation_patients and "
+            "data.test_patients"
         )
     training, validation = kept.labelled("train", ""), kept.labelled("validation")
     pairs = kept.pairs("train", ""), kept.pairs("validation")
@@ -252,7 +256,12 @@ def _split(
             raise InputError(f"{where}: data.{setting}: no patient {name!r}; there are {', '.join(everyone)}")
     labelled = [item for item in labelled if item.patient not in config.test_patients]
     splits: list[Split] = []
-    if config.folds:
+    notes: list[str] = []
+    if config.split:
+        chosen = load_split(config.split, config.fold)
+        labelled, notes = _in_split(labelled, chosen, config.split, where)
+        held_out = {*chosen.validation}
+    elif config.folds:
         splits = divide([item.patient for item in labelled], config.folds, seed=0)
         held_out = {*splits[config.fold]["val"]}
     else:
@@ -269,7 +278,25 @@ def _split(
             tuple(pair for pair in known_pairs if pair.patient in kept),
             tuple(pair for pair in known_pairs if pair.patient in held_out),
         )
-    return replace(_pools(training, validation, pairs, config, where, supervision), splits=tuple(splits))
+    pools = _pools(training, validation, pairs, config, where, supervision)
+    return replace(pools, splits=tuple(splits), notes=tuple(notes))
+
+
+def _in_split(
+    labelled: Sequence[LabelledSeries], split: PatientSplit, name: str, where: str
+) -> tuple[list[LabelledSeries], list[str]]:
+    """Series of a split's training and validation patients, and notes on missing and other patients."""
+    here = {item.patient for item in labelled}
+    wanted = split.train | split.validation
+    if not here & split.train:
+        raise InputError(f"{where}: data.split {name}: none of its {len(split.train)} training patients is here")
+    notes = []
+    for part, patients in (("training", split.train), ("validation", split.validation)):
+        if missing := patients - here:
+            notes.append(f"split {name}: {len(missing)} of its {len(patients)} {part} patients are not here")
+    if other := here - wanted - split.test:
+        notes.append(f"split {name}: does not name {', '.join(sorted(other))}; left out")
+    return [item for item in labelled if item.patient in wanted], notes
 
 
 def _pools(

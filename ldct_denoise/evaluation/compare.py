@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ldct_denoise.config import DataConfig
 from ldct_denoise.data.pools import label_paths
+from ldct_denoise.data.published_splits import load_split
 from ldct_denoise.errors import InputError
 from ldct_denoise.evaluation.candidates import Candidate, DisplayedSlices, SeriesSubset, Timer, make_candidates
 from ldct_denoise.evaluation.competitors import Competitor, overlap_of
@@ -207,6 +208,34 @@ def find_pairs_for(
     if not pairs:
         raise InputError(f"{where}: {hint}")
     return pairs
+
+
+def pairs_of_split(pairs: Sequence[Pair], split: str, fold: int = 0) -> tuple[Pair, ...]:
+    """Pairs of the test patients of a split.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+    split : str
+        As for :func:`~ldct_denoise.data.published_splits.load_split`.
+    fold : int
+        Fold of a file.
+
+    Returns
+    -------
+    tuple of Pair
+
+    Raises
+    ------
+    InputError
+        If none is of a test patient.
+    """
+    wanted = load_split(split, fold).test
+    chosen = tuple(pair for pair in pairs if pair.patient in wanted)
+    if not chosen:
+        here = ", ".join(sorted({pair.patient for pair in pairs}))
+        raise InputError(f"split {split}: no pair of a test patient ({', '.join(sorted(wanted))}); here: {here}")
+    return chosen
 
 
 def compare_on_images(

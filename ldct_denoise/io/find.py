@@ -10,6 +10,7 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dicom.archive import ExtractedArchive, list_files
 from ldct_denoise.io.dicom.scan import ASSUMED_HU, scan_files
 from ldct_denoise.io.inventory import Exclusion, ExclusionKind, Inventory, SkippedFile
+from ldct_denoise.io.npy_slices import is_npy_slice, open_npy_slices
 from ldct_denoise.io.quiet import short_message
 from ldct_denoise.io.volume_files import VolumeFile, is_volume_file, open_volume_file
 from ldct_denoise.io.volumes.guards import values_exclusion
@@ -24,7 +25,7 @@ def find_images(
     include_derived: bool = False,
     assume_hu: bool = False,
 ) -> Inventory[SliceSource]:
-    """Find every CT series and volume file at or below ``path``.
+    """Find every CT series, volume file and folder of ``.npy`` slices at or below ``path``.
 
     Parameters
     ----------
@@ -55,7 +56,12 @@ def find_images(
     skipped: list[SkippedFile] = []
     others = []
     detached = {data for name in listing.files for data in data_files(Path(name))}
+    npy = [Path(name) for name in listing.files if is_npy_slice(name)]
+    slices, unusable = open_npy_slices(npy, listing.archive, assume_hu=assume_hu)
+    skipped += unusable
     for name in listing.files:
+        if is_npy_slice(name):
+            continue
         if not is_volume_file(name):
             if Path(name) not in detached:
                 others.append(name)
@@ -67,7 +73,7 @@ def find_images(
             volumes.append(found)
     listing = replace(listing, files=tuple(others))
     dicom = scan_files(listing, progress, include_derived=include_derived, assume_hu=assume_hu)
-    return Inventory((*dicom.series, *volumes), (*dicom.skipped, *skipped))
+    return Inventory((*dicom.series, *volumes, *slices), (*dicom.skipped, *skipped))
 
 
 def _open_volume(

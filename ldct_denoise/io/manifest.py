@@ -13,44 +13,12 @@ from ldct_denoise.errors import InputError
 from ldct_denoise.io.dose_labels import LabelledSeries, Pair, find_pairs, match_pair
 from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
+from ldct_denoise.io.manifest_rows import SPLITS, ManifestRow, read_decathlon
 from ldct_denoise.output import atomic_write
 from ldct_denoise.volume import SliceSource
 
 #: Columns of the table; ``path`` and ``dose`` are required.
 COLUMNS = ("patient", "path", "series_uid", "dose", "kernel", "split", "pair")
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class ManifestRow:
-    """A row of a manifest.
-
-    Parameters
-    ----------
-    line : int
-        Its line in the file, for messages.
-    path : Path
-        A file or folder with the series.
-    dose : Dose
-        ``low`` or ``normal``.
-    patient : str
-        Empty for the patient that the images name.
-    series_uid, kernel : str
-        Choose one of several series at the path; empty for all.
-    split : str
-        ``train``, ``validation`` or ``test``; empty for the default.
-    pair : str
-        Two rows of one text are a pair; empty to find pairs by patient, kernel and position.
-    """
-
-    line: int
-    path: Path
-    dose: Dose
-    patient: str = ""
-    series_uid: str = ""
-    kernel: str = ""
-    split: str = ""
-    pair: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +71,8 @@ def read_manifest(file: Path) -> list[ManifestRow]:
     Parameters
     ----------
     file : Path
-        CSV in UTF-8 with a header; separated by commas, semicolons or tabs. Relative paths start at its folder.
+        CSV in UTF-8 with a header; separated by commas, semicolons or tabs. Or JSON in the form of the Medical
+        Segmentation Decathlon (``dataset.json`` of MONAI). Relative paths start at its folder.
 
     Returns
     -------
@@ -119,6 +88,10 @@ def read_manifest(file: Path) -> list[ManifestRow]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({type(error).__name__}); give a CSV file in UTF-8") from None
+    if file.suffix.lower() == ".json":
+        rows = read_decathlon(file, text)
+        _check(file, rows)
+        return rows
     first = (text.splitlines() or [""])[0]
     delimiter = max(",;\t", key=first.count)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
