@@ -31,6 +31,11 @@ from . import options
     "Repeatable.",
 )
 @click.option("--pdf", is_flag=True, help="Also write summary.pdf.")
+@click.option(
+    "--sr",
+    is_flag=True,
+    help="Also write mean HU, standard deviation and area of every --roi as DICOM SR (TID 1500) into OUTPUT/sr.",
+)
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs in the report.")
 @options.signature
 @options.open_report
@@ -42,6 +47,7 @@ def command(
     output: Path,
     inserts: tuple[str, ...],
     pdf: bool,
+    sr: bool,
     include_patient_ids: bool,
     author: str,
     site: str,
@@ -63,11 +69,14 @@ def command(
     from ldct_denoise.io.dose_words import Dose, DosePatterns
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.identity import Signature
+    from ldct_denoise.report.structured_report import reportable_regions, write_structured_reports
     from ldct_denoise.report.verdict import evaluation_answer
     from ldct_denoise.report.write import write_evaluation
 
     plan, parsed = options.measurement_plan(**measurements), [Insert.parse(text) for text in inserts]
     patterns, named = DosePatterns(low_patterns, normal_patterns), named_paths(candidates)
+    if sr:
+        reportable_regions(plan.regions)
     make_output_folder(output, overwrite)
     with options.progress_bar("measuring") as bar:
         result = evaluate(
@@ -86,10 +95,17 @@ def command(
         signature=Signature(author, site),
         pdf=pdf,
     )
-    for note in result.notes:
+    structured: list[Path] = []
+    notes = list(result.notes)
+    if sr:
+        structured, missing = write_structured_reports(result, output / "sr")
+        notes += missing
+    for note in notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{evaluation_answer(result)[0]}\n")
     click.echo("\n".join(result.lines()))
+    for path in structured:
+        click.echo(f"{path}")
     click.echo(f"{output / 'report.html'}")
     if open_report:
         options.open_in_browser(output / "report.html")
