@@ -1,4 +1,4 @@
-"""Measurements of the regions that the user gave, as DICOM Structured Reports beside the other results."""
+"""Measurements of the regions that the user gave as DICOM Structured Reports."""
 
 from __future__ import annotations
 
