@@ -229,6 +229,7 @@ class Receiver:
     def __init__(self, port: int, status: int = 0x0000, syntaxes: list[str] | None = None) -> None:
         self.port, self.status, self.syntaxes = port, status, syntaxes
         self.received: list[pydicom.Dataset] = []
+        self.more: dict[str, object] = {}
         self._server: object = None
 
     def start(self) -> Receiver:
@@ -259,7 +260,7 @@ class Receiver:
 
     @property
     def destination(self) -> dict[str, object]:
-        return {"host": LOOPBACK, "port": self.port, "ae_title": "ARCHIVE", "timeout_s": 5}
+        return {"host": LOOPBACK, "port": self.port, "ae_title": "ARCHIVE", "timeout_s": 5} | self.more
 
     @property
     def uids(self) -> list[str]:

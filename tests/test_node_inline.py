@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import pydicom
 import pytest
 from pynetdicom import AE
 
+from ldct_denoise.inference.series import WRITE_BEHIND
 from ldct_denoise.io.dicom.instance import read_instance_uids
+from ldct_denoise.node import early
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
 from ldct_denoise.node.records import Delivery, Record
@@ -278,3 +283,106 @@ def test_sending_makes_way_for_an_urgent_batch(archive: Receiver, tmp_path: Path
     while site.deliverer.run_once():
         pass
     assert archive.uids == ["1.2.1.0", "1.2.0.0", "1.2.0.1", "1.2.0.2", "1.2.1.1", "1.2.1.2"]
+
+
+# Speed -----------------------------------------------------------------------------------------------------------
+
+
+def outgoing(site: Site, batch: str, count: int) -> None:
+    for number in range(count):
+        write_ct(site.spool.folder("outgoing", batch) / f"{number}.dcm", number, SOPInstanceUID=f"1.2.{number}")
+    site.spool.set_record(batch, Record(deliveries={"a": Delivery()}))
+
+
+def test_images_of_a_batch_share_several_associations(archive: Receiver, tmp_path: Path) -> None:
+    together, lock, counts = threading.Barrier(3), threading.Lock(), Counter[int]()
+    store = archive._store
+
+    def slow_store(event: object) -> int:
+        with lock:
+            counts[id(event.assoc)] += 1
+            is_first = counts[id(event.assoc)] == 1
+        if is_first:
+            together.wait(20)  # only three associations at once get past this
+        return store(event)
+
+    archive.stop()
+    archive._store = slow_store  # type: ignore[method-assign]
+    archive.start()
+    archive.more = {"associations": 3}
+    site = Site(tmp_path, archive, [identity_rule("a")])
+    outgoing(site, "k-a.1", 7)
+    site.finish()
+    assert sorted(archive.uids) == [f"1.2.{number}" for number in range(7)]
+    assert sorted(counts.values()) == [2, 2, 3]
+    assert not any(site.spool.counts().values())
+
+
+def test_an_association_that_breaks_holds_back_no_other(archive: Receiver, tmp_path: Path) -> None:
+    store, broken = archive._store, []
+
+    def break_once(event: object) -> int:
+        if event.dataset.SOPInstanceUID == "1.2.1" and not broken:
+            broken.append(1)
+            event.assoc.abort()
+        return store(event)
+
+    archive.stop()
+    archive._store = break_once  # type: ignore[method-assign]
+    archive.start()
+    archive.more = {"associations": 2}
+    site = Site(tmp_path, archive, [identity_rule("a")])
+    outgoing(site, "k-a.1", 6)
+    site.deliverer.run_once()
+    sent = set(site.spool.memory.sent("k-a", "a"))
+    assert sent == {"1.2.0", "1.2.2", "1.2.4"}
+    wait_for(lambda: site.deliverer.run_once())
+    site.finish()
+    assert len(set(archive.uids)) == 6
+    assert not any(site.spool.counts().values())
+
+
+@pytest.fixture
+def eager(archive: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A site whose destination takes images early, and whose series wait for that at their last slice."""
+    monkeypatch.setattr(early, "GATHER_S", 0.01)
+    archive.more = {"while_denoising": True}
+    site = Site(tmp_path, archive, [identity_rule("a")])
+
+    def wait_for_the_archive(batch: str, done: int, total: int) -> None:
+        if done == total:
+            wait_for(lambda: len(archive.received) >= total - WRITE_BEHIND - 1)
+
+    monkeypatch.setattr(site.worker, "_check_stop", wait_for_the_archive)
+    return site
+
+
+def test_images_are_sent_while_their_series_is_denoised(archive: Receiver, eager: Site, tmp_path: Path) -> None:
+    eager.bring(make_series(tmp_path / "in", "1.2.3", 1, slices=8))
+    assert eager.worker.run_once()
+    assert 3 <= len(archive.received) < 8
+    assert eager.spool.counts()["outgoing"] == 1
+    eager.finish()
+    assert (len(archive.uids), len(set(archive.uids))) == (8, 8)
+    assert not any(eager.spool.counts().values())
+
+
+def test_a_series_that_fails_after_images_were_sent_says_so(
+    archive: Receiver, eager: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, wait = eager, eager.worker._check_stop
+
+    def fail(batch: str, done: int, total: int) -> None:
+        wait(batch, done, total)
+        if done == total:
+            raise ValueError("a bug")
+
+    monkeypatch.setattr(site.worker, "_check_stop", fail)
+    batch = site.bring(make_series(tmp_path / "in", "1.2.3", 1, slices=8))
+    site.finish()
+    reason = json.loads((site.spool.root / "dead-letter" / f"{batch}.json").read_text())["reason"]
+    assert re.fullmatch(r"ValueError: a bug; a has \d images of the unfinished series", reason)
+    monkeypatch.undo()  # tried again it sends the rest, and nothing twice
+    site.spool.retry(batch)
+    site.finish()
+    assert (len(archive.uids), len(set(archive.uids))) == (8, 8)

@@ -48,6 +48,7 @@ def apply_series(
     write_report: WriteReport | None = None,
     progress: Progress = _silent,
     notify: Callable[[str], None] | None = None,
+    on_image: Callable[[Path], None] | None = None,
 ) -> Path:
     """Check one series against the model, denoise it and write it.
 
@@ -69,6 +70,8 @@ def apply_series(
     notify : callable, optional
         Called with each warning; see :func:`input_warnings`. Without it and without ``settings.strict``, nothing
         is measured for them.
+    on_image : callable, optional
+        Called with every derived DICOM image of one slice as soon as it is complete, before it is in ``output``.
 
     Returns
     -------
@@ -87,7 +90,7 @@ def apply_series(
         checked_warnings(source, model, settings, notify)
     if write_report is not None:
         check_report(output_location(source, output, writing), writing)
-    location = denoise_series(source, model, output, settings, writing, progress)
+    location = denoise_series(source, model, output, settings, writing, progress, on_image)
     if write_report is not None:
         report_series(source, location, write_report)
     return location
@@ -100,6 +103,7 @@ def denoise_series(
     settings: ApplySettings,
     writing: WriteSettings,
     progress: Progress = _silent,
+    on_image: Callable[[Path], None] | None = None,
 ) -> Path:
     """Denoise one series and write it, without a report.
 
@@ -112,6 +116,8 @@ def denoise_series(
     writing : WriteSettings
     progress : callable
         Called with (slices done, number of slices, name of the series).
+    on_image : callable, optional
+        See :func:`apply_series`.
 
     Returns
     -------
@@ -132,6 +138,7 @@ def denoise_series(
             times.timed("write", writer.write),
             restore_slices(source, model, settings, times=times),
             lambda done: report(done, total, source.name),
+            on_image,
         )
     _log.info("%d slices: %s, side by side", total, times)
     return writer.location
@@ -264,15 +271,24 @@ def report_series(source: SliceSource, location: Path, write_report: WriteReport
 
 
 def _write_slices(
-    write: Callable[[int, NDArray[np.float32]], None], slices: Slices, progress: Callable[[int], None]
+    write: Callable[[int, NDArray[np.float32]], Path | None],
+    slices: Slices,
+    progress: Callable[[int], None],
+    on_image: Callable[[Path], None] | None,
 ) -> None:
     """Write slices in a separate thread, at most :data:`WRITE_BEHIND` behind the network."""
     with ThreadPoolExecutor(1, thread_name_prefix="write") as pool:
-        waiting: deque[Future[None]] = deque()
+        waiting: deque[Future[Path | None]] = deque()
+
+        def finish() -> None:
+            image = waiting.popleft().result()
+            if image is not None and on_image is not None:
+                on_image(image)
+
         for done, (index, hu) in enumerate(slices, 1):
             waiting.append(pool.submit(write, index, hu))
             if len(waiting) > WRITE_BEHIND:
-                waiting.popleft().result()
+                finish()
             progress(done)
-        for future in waiting:
-            future.result()
+        while waiting:
+            finish()

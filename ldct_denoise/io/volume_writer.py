@@ -92,7 +92,7 @@ class VolumeWriter:
         if kind is None:
             self._save()
 
-    def write(self, index: int, hu: NDArray[np.floating[Any]]) -> None:
+    def write(self, index: int, hu: NDArray[np.floating[Any]]) -> None:  # no file is complete before the end
         """Write slice ``index``; the order is free.
 
         Parameters

@@ -37,8 +37,14 @@ class SeriesWriter(Protocol):
         """Folder of the derived DICOM series, or the volume file."""
         ...
 
-    def write(self, index: int, hu: NDArray[np.floating]) -> None:
-        """Write slice ``index``, in HU, shape (rows, columns); the order is free."""
+    def write(self, index: int, hu: NDArray[np.floating]) -> Path | None:
+        """Write slice ``index``, in HU, shape (rows, columns); the order is free.
+
+        Returns
+        -------
+        Path or None
+            The file of this slice alone, where there is one; it is complete, but not yet in :attr:`location`.
+        """
         ...
 
     def __enter__(self) -> SeriesWriter: ...

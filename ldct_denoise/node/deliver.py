@@ -131,7 +131,8 @@ class Deliverer:
                 if self._stop.is_set() or (len(answers) < len(waiting) and self._is_outranked(batch)):
                     return
         except Unreachable as error:
-            self._failures[batch][uids[waiting[len(answers)]]] += 1  # this image may be the cause
+            image = error.image or waiting[len(answers)]
+            self._failures[batch][uids[image]] += 1  # this image may be the cause
             self._retry_later(batch, str(error), _has_progress(answers))
         except OSError as error:
             self._retry_later(batch, f"spool: {error.strerror}", made_progress=False)
@@ -149,7 +150,7 @@ class Deliverer:
         """Note that the destination has an image, or that it failed."""
         if answer.outcome is Outcome.STORED:
             self.last_success = time.monotonic()
-            self._spool.memory.mark_sent(key, self.name, uid, _digest(file))
+            self._spool.memory.mark_sent(key, self.name, uid, digest_of(file))
             self._counters.add("images_sent", destination=self.name)
             if answer.reason:
                 self._counters.add("send_warnings", destination=self.name)
@@ -259,10 +260,11 @@ def _has_progress(answers: list[Answer]) -> bool:
 
 def _is_delivered(file: Path, digest: str | None) -> bool:
     """Whether a destination has an image as it is now; an empty digest stands for any content."""
-    return digest is not None and (digest == "" or digest == _digest(file))
+    return digest is not None and (digest == "" or digest == digest_of(file))
 
 
-def _digest(file: Path) -> str:
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file, by which a delivered image is known."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldct_denoise.node.dimse import DimseSender
+from ldct_denoise.node.parallel import ParallelSender
 from ldct_denoise.node.sending import Sender
 from ldct_denoise.node.settings import DimseDestination, StowDestination
 from ldct_denoise.node.stow import StowSender
@@ -26,6 +27,11 @@ def make_sender(destination: DimseDestination | StowDestination, ae_title: str) 
     ConfigError
         If its TLS or authorization files cannot be used.
     """
+    senders = [_single(destination, ae_title) for _ in range(destination.associations)]
+    return senders[0] if len(senders) == 1 else ParallelSender(senders)
+
+
+def _single(destination: DimseDestination | StowDestination, ae_title: str) -> Sender:
     if isinstance(destination, StowDestination):
         return StowSender(destination)
     return DimseSender(destination, ae_title)

@@ -21,7 +21,19 @@ STORED_WITH_WARNING = {
 
 
 class Unreachable(Exception):
-    """A destination cannot accept images now. The message names no image."""
+    """A destination cannot accept images now. The message names no image.
+
+    Parameters
+    ----------
+    message : str
+        The reason.
+    image : Path, optional
+        The image that may be the cause; by default the first one without an answer.
+    """
+
+    def __init__(self, message: str, image: Path | None = None) -> None:
+        super().__init__(message)
+        self.image = image
 
 
 class Outcome(Enum):

@@ -146,6 +146,10 @@ class DimseDestination(Section):
     calling_ae_title: AETitle | None = Field(None, description="own AE title; default: the node's")
     timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
     tls: ClientTLS | None = Field(None, description="TLS; null for none")
+    associations: int = Field(1, ge=1, le=16, description="simultaneous associations for the images of a batch")
+    while_denoising: bool = Field(
+        False, description="send derived images as they are written, before the rest of their series is denoised"
+    )
     commitment: bool = Field(
         False, description="ask for storage commitment; images count as delivered when it is given"
     )
@@ -159,6 +163,10 @@ class StowDestination(Section):
     authorization_file: Path | None = Field(None, description="file with the value of the Authorization header")
     timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
     tls: ClientTLS | None = Field(None, description="certificates, for https; null for the system's")
+    associations: int = Field(1, ge=1, le=16, description="simultaneous connections for the images of a batch")
+    while_denoising: bool = Field(
+        False, description="send derived images as they are written, before the rest of their series is denoised"
+    )
 
     @property
     def server(self) -> str:

@@ -21,6 +21,7 @@ from ldct_denoise.node.audit import AuditTrail
 from ldct_denoise.node.clock import Waits
 from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.durable_files import FULL
+from ldct_denoise.node.early import EarlyDelivery
 from ldct_denoise.node.records import MAX_ATTEMPTS, Delivery, Record
 from ldct_denoise.node.route import Router
 from ldct_denoise.node.rules import Output, Rule, Rules
@@ -196,19 +197,27 @@ class Worker:
         )
         warnings: list[str] = []
         stacks = list(dict.fromkeys(registry.uids.values()))
-        for series in found.series:
-            stack = stacks.index(series.uid) if series.uid in stacks else 0
-            for made, output in enumerate(rule.made):
-                number = stack * len(rule.made) + made
-                apply_series(
-                    series,
-                    self._model(output),
-                    self._spool.folder("working", batch) / f"{number:03d}",
-                    rule.apply_settings(self._rules.device, output),
-                    replace(writing, number=number, suffix=f"#{stack + 1}" if stack else ""),
-                    progress=lambda done, total, name: self._check_stop(batch, done, total),
-                    notify=warnings.append,
-                )
+        early = EarlyDelivery(batch, rule.send_to, self._rules, self._spool, self._counters)
+        try:
+            with early:
+                for series in found.series:
+                    stack = stacks.index(series.uid) if series.uid in stacks else 0
+                    for made, output in enumerate(rule.made):
+                        number = stack * len(rule.made) + made
+                        apply_series(
+                            series,
+                            self._model(output),
+                            self._spool.folder("working", batch) / f"{number:03d}",
+                            rule.apply_settings(self._rules.device, output),
+                            replace(writing, number=number, suffix=f"#{stack + 1}" if stack else ""),
+                            progress=lambda done, total, name: self._check_stop(batch, done, total),
+                            notify=warnings.append,
+                            on_image=early.add,
+                        )
+        except Exception as error:
+            for name, count in early.sent.items():
+                error.add_note(f"{name} has {count} images of the unfinished series")
+            raise
         return list(dict.fromkeys(warnings))
 
     def _patient_revision(self, key: str, found: Inventory[Series]) -> int:
@@ -282,5 +291,6 @@ def _is_full_disk(error: BaseException | None) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Message of one of our own errors; of others also the type."""
-    return str(error) if isinstance(error, LdctDenoiseError) else f"{type(error).__name__}: {error}"
+    """Message of one of our own errors, of others also the type; then its notes."""
+    message = str(error) if isinstance(error, LdctDenoiseError) else f"{type(error).__name__}: {error}"
+    return "; ".join([message, *getattr(error, "__notes__", ())])

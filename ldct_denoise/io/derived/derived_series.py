@@ -115,7 +115,7 @@ class DerivedWriter:
         finally:
             self._folder.discard()
 
-    def write(self, index: int, hu: NDArray[np.floating]) -> None:
+    def write(self, index: int, hu: NDArray[np.floating]) -> Path | None:
         """Write the image that derives from slice ``index``; the order is free.
 
         Parameters
@@ -125,6 +125,11 @@ class DerivedWriter:
         hu : ndarray, shape (rows, columns)
             Computed HU. Stored values stay unchanged in padding and where ``hu`` equals the source; elsewhere
             ``hu`` is rounded to the nearest stored value and clipped to the range of the stored bits.
+
+        Returns
+        -------
+        Path or None
+            The image, complete but not yet in ``location``; None for a frame of a multi-frame image.
 
         Raises
         ------
@@ -136,10 +141,11 @@ class DerivedWriter:
             If the file cannot be written.
         """
         with _naming(self._series.slices[index].path):
-            self._write(index, hu)
+            image = self._write(index, hu)
         self._written.add(index)
+        return image
 
-    def _write(self, index: int, hu: NDArray[np.floating]) -> None:
+    def _write(self, index: int, hu: NDArray[np.floating]) -> Path | None:
         source = self._series.slices[index]
         path = Path(source.path)
         header = self._stacks[path].header if path in self._stacks else self._header(index)
@@ -149,8 +155,8 @@ class DerivedWriter:
         cells = self._cells(index, header, hu)
         if source.frame is not None and not self._settings.convert_enhanced and is_enhanced(header):
             self._stack(path, header, cells).put(source.frame, cells)
-        else:
-            self._write_image(index, header, cells)
+            return None
+        return self._write_image(index, header, cells)
 
     def _header(self, index: int) -> Dataset:
         """The source's header, de-identified on request."""
@@ -189,7 +195,7 @@ class DerivedWriter:
             )
         return values
 
-    def _write_image(self, index: int, header: Dataset, cells: NDArray[np.integer]) -> None:
+    def _write_image(self, index: int, header: Dataset, cells: NDArray[np.integer]) -> Path:
         """Write one classic CT image."""
         source = self._series.slices[index]
         single = header if source.frame is None else one_frame(header, source.frame)
@@ -206,7 +212,7 @@ class DerivedWriter:
         set_lossy_compression(
             image, header.file_meta.TransferSyntaxUID, _compression_ratio(Path(source.path), cells)
         )
-        self._save(image, cells, f"{index + 1:04d}.dcm")
+        return self._save(image, cells, f"{index + 1:04d}.dcm")
 
     def _sources(self, index: int) -> list[tuple[str, int | None]]:
         """Source images of a slice as (SOP Instance UID, frame): its own image, then its context slices."""
@@ -266,7 +272,7 @@ class DerivedWriter:
             suffix=settings.suffix,
         )
 
-    def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> None:
+    def _save(self, image: Dataset, cells: NDArray[np.integer], name: str) -> Path:
         set_pixel_statistics(image, cells)
         image.file_meta = new_file_meta()
         if self._settings.compress is not None:
@@ -277,6 +283,7 @@ class DerivedWriter:
         finalize(image)
         with self._on_disk(), (self._folder.path / name).open("wb") as file:
             image.save_as(file, enforce_file_format=True)
+        return self._folder.path / name
 
     @contextmanager
     def _on_disk(self) -> Iterator[None]:
