@@ -25,9 +25,9 @@ EXISTING = click.Path(path_type=Path, exists=True)
 
 device = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
+    metavar="auto|cpu|cuda|cuda:N|mps",
     help="Where to compute.",
 )
 precision = click.option(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=float,
     help="With --folder: denoising strength (0-1): 0 returns the input, 1 the model's output.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="With --folder: device.")
+@click.option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="With --folder: device.")
 @options.assume_hu
 @click.option("--verbose", "-v", is_flag=True, help="Log every series, not only warnings and errors.")
 def command(

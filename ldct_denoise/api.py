@@ -100,7 +100,7 @@ def apply(
         models keep the texture of normal dose.
     noise_reduction : float, optional
         Percent less noise in uniform tissue, in place of ``strength``.
-    device : {"auto", "cpu", "cuda"}
+    device : str
         Where to compute.
     format : {"dicom", "nifti"}, optional
         By default as the output's name says, else the input's own.
@@ -173,7 +173,7 @@ def train(
         Instead of ``dicom_root``: low-dose and normal-dose folders or volume files.
     changes : sequence of str
         Settings that differ from ``config``, each as ``section.key=value``.
-    device : {"auto", "cpu", "cuda"}
+    device : str
         Where to compute.
     resume : bool
         Continue the run in ``output``.
@@ -336,7 +336,7 @@ def compare(
         As for :func:`evaluate`.
     assume_hu : bool
         Take values for HU where header or values speak against it.
-    device : {"auto", "cpu", "cuda"}
+    device : str
         Where to compute.
     output : str or Path, optional
         Folder that gets ``metrics.csv``, ``summary.json`` and ``report.html``.

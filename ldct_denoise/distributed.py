@@ -88,8 +88,9 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "cuda"}
-        ``auto``: the GPU where there is one, else the CPU.
+    name : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1`` (one GPU of several) or ``mps`` (Apple). ``auto``: the CUDA GPU
+        where there is one, else the CPU.
     local_rank : int
         Number of this process on its machine; selects one of several GPUs.
 
@@ -100,12 +101,23 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     Raises
     ------
     ConfigError
-        If the name is unknown, or ``cuda`` is requested and torch finds no GPU.
+        If the name is unknown, torch finds no such GPU, or a process of several asks for one GPU by number.
     """
-    if name not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"device {name!r}: give auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: this machine has no CUDA GPU that torch can use; give --device cpu")
+    kind, colon, number = name.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise ConfigError(f"device {name!r}: give auto, cpu, cuda, cuda:NUMBER or mps")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {name}: this machine has no CUDA GPU that torch can use; give --device cpu")
+    if number:
+        if int(number) >= torch.cuda.device_count():
+            raise ConfigError(f"device {name}: this machine has {torch.cuda.device_count()} GPUs, numbered from 0")
+        if local_rank:
+            raise ConfigError(f"device {name}: each of several processes takes a GPU of its own; give cuda")
+        return torch.device(name)
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device mps: torch finds no Apple GPU here; give --device cpu")
+        return torch.device("mps")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
@@ -212,7 +224,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
 
     Parameters
     ----------
-    device : {"auto", "cpu", "cuda"}
+    device : str
         See :func:`choose_device`.
 
     Yields

@@ -7,6 +7,8 @@ from typing import Literal
 
 from ldct_denoise.errors import ConfigError
 
+#: Names of devices, for settings that are checked before torch is imported.
+DEVICE_PATTERN = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 Precision = Literal["fp32", "bf16"]
 
 
@@ -20,7 +22,7 @@ class ApplySettings:
         Denoising strength: 0 returns the input, 1 the network's output, values in between a plain blend of both.
         Default: the output that the model's card recommends, which for the shipped models keeps the texture of
         normal dose (:mod:`ldct_denoise.inference.noise_blend`), and the network's output for others.
-    device : {"auto", "cpu", "cuda"}
+    device : str
         Where to compute.
     precision : {"fp32", "bf16"}
         ``bf16`` is faster on hardware that supports it. The middle slice of each series is then restored in both

@@ -225,8 +225,9 @@ def _restore(
 
 def _average_over_flips(restore: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
     """Mean over eight flips and rotations, summed in float64 so that eight equal views give exactly that view."""
-    views = (_flip_back(restore(_flip(image, number)), number).double() for number in range(8))
-    total: Tensor = sum(views, start=torch.zeros((), dtype=torch.float64, device=image.device))
+    # On the CPU: Apple's GPUs have no float64.
+    views = (_flip_back(restore(_flip(image, number)), number).cpu().double() for number in range(8))
+    total: Tensor = sum(views, start=torch.zeros((), dtype=torch.float64))
     return total / 8
 
 

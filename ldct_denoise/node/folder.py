@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +22,7 @@ from ldct_denoise.errors import (
     setting_problem,
 )
 from ldct_denoise.inference.series import apply_series
+from ldct_denoise.inference.settings import DEVICE_PATTERN
 from ldct_denoise.io.dicom.scan import scan
 from ldct_denoise.io.staging import StagedFolder
 from ldct_denoise.io.write_settings import WriteSettings
@@ -36,7 +36,7 @@ TASK_FILE = "task.json"
 class StepSettings(DenoiseSettings):
     """Settings that a router's administrator may give."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+    device: str = Field("auto", pattern=DEVICE_PATTERN, description="where to compute")
 
 
 def step_settings(folder: Path, **overrides: object) -> StepSettings:

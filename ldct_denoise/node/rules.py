@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ldct_denoise.config import read_mapping
 from ldct_denoise.errors import ConfigError, setting_problem
-from ldct_denoise.inference.settings import ApplySettings, Precision
+from ldct_denoise.inference.settings import DEVICE_PATTERN, ApplySettings, Precision
 from ldct_denoise.io.dicom.instance import check_keywords
 from ldct_denoise.io.write_settings import Compression, PrivateTags
 from ldct_denoise.node.settings import (
@@ -157,7 +157,7 @@ class Rules(Section):
     status_host: Address = Field("127.0.0.1", description="address of health and counters; they name no patient")
     alarm_min: float = Field(30, gt=0, description="age of a waiting batch from which the node counts as degraded")
     audit: AuditSettings | None = Field(None, description="repository of audit messages; null for none")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to compute")
+    device: str = Field("auto", pattern=DEVICE_PATTERN, description="where to compute")
     remember_days: float = Field(30, gt=0, description="how long the node remembers what was sent")
     destinations: dict[str, Destination] = Field(default_factory=dict, description="by name, for send_to")
     rules: tuple[Rule, ...] = Field(min_length=1, description="the first that fits a series decides")

@@ -1,10 +1,11 @@
-"""How long a run will take on this machine, from one timed step."""
+"""How long a run will take: on this machine from one timed step, on any from its counted operations."""
 
 from __future__ import annotations
 
 import time
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from ldct_denoise.config import Config
 from ldct_denoise.distributed import World
@@ -13,6 +14,8 @@ from ldct_denoise.training.step import TrainingStep
 
 #: Runs of at least this many steps say how long they will take; shorter ones show it soon enough.
 LONG_RUN_STEPS = 20_000
+#: Steps and patches in which operations are counted.
+COUNTED_STEPS, COUNTED_PATCHES = 4, 4
 #: Patches of the timed step on a CPU, where the time is proportional to their number.
 TIMED_PATCHES = 2
 
@@ -49,6 +52,39 @@ def estimated_hours(config: Config, world: World, has_noise: bool) -> float:
     if world.device.type == "cuda":
         torch.cuda.synchronize(world.device)
     return (time.monotonic() - start) * whole / count * settings.iterations / 3600
+
+
+def counted_operations(config: Config, has_noise: bool) -> float:
+    """Count the operations of a training step, without timing anything.
+
+    Parameters
+    ----------
+    config : Config
+        Settings of one stage.
+    has_noise : bool
+        Whether noise is added to normal-dose patches.
+
+    Returns
+    -------
+    float
+        Floating-point operations of convolutions and matrix products, forward and backward, of a step of the whole
+        batch; the mean of :data:`COUNTED_STEPS` steps, because some losses are not computed in every step.
+    """
+    settings, side = config.training, config.data.patch_size
+    fewer = settings.model_copy(update={"batch_size": COUNTED_PATCHES, "gradient_accumulation_steps": 1})
+    small = config.model_copy(update={"training": fewer.model_copy(update={"precision": "fp32"})})
+    world = World(0, 1, torch.device("cpu"))
+    run, step = create_run(small, world), TrainingStep(small, world)
+    names = ("low", "normal", "noise") if has_noise and run.method.uses_noise else ("low", "normal")
+    sample = {
+        name: torch.zeros(COUNTED_PATCHES, 2 * run.method.training_context_slices + 1, side, side)
+        for name in names
+    }
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(COUNTED_STEPS):
+            step(run, sample, 0.5)
+            run.step += 1
+    return counter.get_total_flops() / COUNTED_STEPS * settings.batch_size / COUNTED_PATCHES
 
 
 def duration_notes(config: Config, world: World, has_noise: bool) -> list[str]:

@@ -103,7 +103,7 @@ def train(
         Run folder: gets ``config.yaml``, ``training.csv``, TensorBoard events, ``checkpoint.pt``,
         ``model.safetensors``, and in ``checkpoints`` the models that are kept besides; the first stage of a run
         with ``pretraining`` gets the same in ``stage1``.
-    device : {"auto", "cpu", "cuda"}
+    device : str
         Where to compute.
     resume : bool
         Continue from the checkpoint in ``output``, if there is one: with the same images, and the same settings

@@ -41,7 +41,7 @@ def plan_training(
         Images of the run.
     output : Path
         Run folder.
-    device : {"auto", "cpu", "cuda"}
+    device : str
         Where to compute.
     resume : bool
         Continue from a checkpoint.
