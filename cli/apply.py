@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,7 +9,7 @@ import click
 
 from ldct_denoise.io.write_settings import Compression, PrivateTags
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,14 +95,12 @@ def command(
     changed. The same command resumes an interrupted tree (OUTPUT-ledger.jsonl lists the finished series), and
     processes started by torchrun or Slurm share the series. Research use only.
     """
-    from ldct_denoise.inference.batch import apply
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.io.write_settings import WriteSettings
-    from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
     from ldct_denoise.report.identity import Signature
 
     if verbose:
-        options.log_to_stderr(verbose)
+        terminal.log_to_stderr(verbose)
     settings = ApplySettings(
         strength,
         device,
@@ -114,15 +111,19 @@ def command(
         strict=strict,
         assume_hu=assume_hu,
     )
-    loaded = load_model(model or DEFAULT_MODEL)
     reports: list[tuple[Path, str]] = []
     on_result = None
-    if report or open_report:
-        on_result = _report_writer(loaded, settings, Signature(author, site), reports)
-    with options.progress_bar("denoising") as progress:
+    with terminal.progress_bar("loading the model") as bar:
+        from ldct_denoise.inference.batch import apply
+        from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
+
+        loaded = load_model(model or DEFAULT_MODEL)
+        if report or open_report:
+            on_result = _report_writer(loaded, settings, Signature(author, site), reports)
+        bar.stage("reading headers")
         written = apply(
             series, loaded, output, settings, WriteSettings(**writing),
-            write_report=on_result, progress=progress, notify=partial(click.echo, err=True),
+            write_report=on_result, progress=bar.counting("denoising"), notify=terminal.say,
         )  # fmt: skip
     for path in written:
         click.echo(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.benchmark.results import Benchmark
@@ -98,14 +98,14 @@ def _show(measure: Callable[..., Benchmark], json_path: Path | None, overwrite: 
 
     if json_path is not None:
         check_writable(json_path, overwrite)
-    benchmark = measure(progress=partial(click.echo, err=True))
+    benchmark = measure(progress=terminal.say)
     machine = ", ".join(f"{key} {value}" for key, value in benchmark.machine.items() if value)
     table = Table(title=f"{benchmark.name}: {benchmark.date}; {machine}", title_justify="left")
     for heading in ("result", "value", "unit", "note"):
         table.add_column(heading, justify="right" if heading == "value" else "left")
     for result in benchmark.results:
         table.add_row(result.name, f"{result.value:.3g}", result.unit, result.note)
-    options.console().print(table)
+    terminal.console().print(table)
     if json_path is not None:
         text = json.dumps(benchmark.as_json(), indent=2, allow_nan=False)
         atomic_write(json_path, lambda part: part.write_text(text, encoding="utf-8"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from . import options
+from . import terminal
 
 
 @click.command(short_help="Put a method of your own through the trials that every method passes.")
@@ -30,6 +30,6 @@ def command(method: str, changes: tuple[str, ...]) -> None:
     for trial in trials:
         click.echo(f"{'FAILED' if trial.problem else 'passed'}  {trial.name}")
         if trial.problem:
-            click.echo(f"        {options.plain(trial.problem)}")
+            click.echo(f"        {terminal.plain(trial.problem)}")
     if any(trial.problem for trial in trials):
         raise click.exceptions.Exit(1)

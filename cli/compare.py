@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.io.photos import NoiseLaw
@@ -159,8 +159,9 @@ def command(
     plan = options.measurement_plan(**measurements)
     make_output_folder(output, overwrite)
     settings = ApplySettings(strength, device, precision, tta=tta, assume_hu=assume_hu)  # type: ignore[arg-type]
-    with options.progress_bar("comparing") as bar:
+    with terminal.progress_bar("loading the models") as bar:
         loaded = [load_model(name) for name in models]
+        bar.stage("reading headers")
         if images is not None:
             result = compare_on_images(
                 images,
@@ -170,7 +171,7 @@ def command(
                 seed=seed,
                 num_seeds=num_seeds,
                 settings=settings,
-                progress=bar,
+                progress=bar.counting("comparing"),
             )
         else:
             others: list[Competitor] = [open_denoised(text, assume_hu) for text in denoised]
@@ -187,17 +188,18 @@ def command(
                 kernels=kernels,
                 num_seeds=num_seeds,
                 settings=settings,
-                progress=bar,
+                progress=bar.counting("comparing"),
             )
-    write_comparison(
-        result,
-        output,
-        overwrite=True,
-        include_patient_ids=include_patient_ids,
-        signature=Signature(author, site),
-    )
+        bar.stage("writing the report")
+        write_comparison(
+            result,
+            output,
+            overwrite=True,
+            include_patient_ids=include_patient_ids,
+            signature=Signature(author, site),
+        )
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}")
     click.echo(f"{evaluation_answer(result)[0]}\n")
     click.echo("\n".join(result.lines()))
     click.echo(f"{output / 'report.html'}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from . import options
+from . import options, terminal
 
 
 @click.command(short_help="Run end to end on synthetic patients, without any download.")
@@ -25,15 +25,14 @@ def command(output: Path, open_report: bool, overwrite: bool) -> None:
 
     Takes some minutes on two cores.
     """
-    from ldct_denoise.demo import run_demo
+    with terminal.TrainingDisplay().shown() as display:
+        from ldct_denoise.demo import run_demo
 
-    with options.progress_bar("training") as bar:
-        demo = run_demo(
-            output,
-            overwrite=overwrite,
-            say=lambda line: click.echo(line, err=True),
-            progress=lambda p: options.show_training(p, bar),
-        )
+        def say(line: str) -> None:
+            terminal.say(line)
+            display.bar.stage(line.partition(",")[0])
+
+        demo = run_demo(output, overwrite=overwrite, say=say, progress=display)
     for line in demo.evaluation.lines():
         click.echo(line)
     click.echo(f"picture: {demo.picture}")

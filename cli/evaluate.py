@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options
+from . import options, terminal
 
 
 @click.command()
@@ -78,30 +78,31 @@ def command(
     if sr:
         reportable_regions(plan.regions)
     make_output_folder(output, overwrite)
-    with options.progress_bar("measuring") as bar:
+    with terminal.progress_bar("reading headers") as bar:
         result = evaluate(
             {name: images_under(path, patterns=patterns, assume_hu=assume_hu) for name, path in named.items()},
             images_under(reference, Dose.NORMAL, patterns, assume_hu),
             images_under(low, Dose.LOW, patterns, assume_hu) if low else None,
             plan,
             inserts=parsed,
-            progress=lambda done, total: bar(done, total, ""),
+            progress=bar.counting("measuring"),
         )
-    write_evaluation(
-        result,
-        output,
-        overwrite=True,
-        include_patient_ids=include_patient_ids,
-        signature=Signature(author, site),
-        pdf=pdf,
-    )
+        bar.stage("writing the report")
+        write_evaluation(
+            result,
+            output,
+            overwrite=True,
+            include_patient_ids=include_patient_ids,
+            signature=Signature(author, site),
+            pdf=pdf,
+        )
     structured: list[Path] = []
     notes = list(result.notes)
     if sr:
         structured, missing = write_structured_reports(result, output / "sr")
         notes += missing
     for note in notes:
-        click.echo(f"note: {note}", err=True)
+        terminal.say(f"note: {note}")
     click.echo(f"{evaluation_answer(result)[0]}\n")
     click.echo("\n".join(result.lines()))
     for path in structured:

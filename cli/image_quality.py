@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.inference.settings import ApplySettings
@@ -131,26 +131,27 @@ def command(
         seed=seed,
     )
     make_output_folder(output, overwrite)
-    loaded = load_model(model or DEFAULT_MODEL)
-    restore = slice_restorer(loaded, ApplySettings(strength=strength, device=device, seed=seed))
-    with options.progress_bar("phantom") as bar:
-        found = measure_image_quality(restore, simulation, progress=lambda done, total: bar(done, total, ""))
     recovery: list[SeriesRecovery] = []
     along_z: list[AlongZ] = []
-    if paths:
-        control = slice_restorer(load_model(DEFAULT_MODEL), ApplySettings(strength=1.0, device=device))
-        with options.progress_bar("your images") as bar:
+    with terminal.progress_bar("loading the model") as bar:
+        loaded = load_model(model or DEFAULT_MODEL)
+        restore = slice_restorer(loaded, ApplySettings(strength=strength, device=device, seed=seed))
+        bar.stage("measuring the phantom")
+        found = measure_image_quality(restore, simulation, progress=bar)
+        if paths:
+            bar.stage("lesions in your images")
+            control = slice_restorer(load_model(DEFAULT_MODEL), ApplySettings(strength=1.0, device=device))
             recovery, skipped = find_and_measure(paths, restore, control, slices=slices, seed=seed, progress=bar)
-        with options.progress_bar("along z") as bar:
+            bar.stage("noise and resolution along z")
             along_z, not_contiguous = find_and_measure_along_z(paths, restore, progress=bar)
-        for reason in [*skipped, *not_contiguous]:
-            click.echo(f"skipped: {options.plain(reason)}", err=True)
+            for reason in [*skipped, *not_contiguous]:
+                terminal.say(f"skipped: {reason}")
     about = _about(loaded, strength)
     signature = Signature(author, site)
     write_image_quality_report(found, output, about, recovery, along_z, signature=signature, overwrite=True)
     ours = [*recovery_sentences(recovery), *along_z_sentences(along_z)]
     click.echo(f"{answer(study_checks(found))}\n")
-    click.echo("\n".join([*sentences(found), *map(options.plain, ours)]))
+    click.echo("\n".join([*sentences(found), *map(terminal.plain, ours)]))
     click.echo(f"{output / 'report.html'}")
 
 
@@ -191,7 +192,7 @@ def _measure_scans(
         sources += found.series
     loaded = load_model(model) if model else None
     restore = slice_restorer(loaded, settings) if loaded else None
-    with options.progress_bar("phantom") as bar:
+    with terminal.progress_bar("phantom") as bar:
         study = measure_phantom_scans(
             sources, phantom, restore, seed=settings.seed, progress=lambda done, total: bar(done, total, "")
         )
@@ -199,5 +200,5 @@ def _measure_scans(
     write_phantom_report(study, output, about, signature=signature, overwrite=True)
     if loaded:
         click.echo(f"{answer(scan_checks(study))}\n")
-    click.echo("\n".join(map(options.plain, phantom_sentences(study))))
+    click.echo("\n".join(map(terminal.plain, phantom_sentences(study))))
     click.echo(f"{output / 'report.html'}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,10 +52,9 @@ def command(
     from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.io.inspect import describe_inventory, scan_for_inspect
 
-    with options.progress_bar("examining files") as bar:
+    with terminal.progress_bar("examining files") as bar:
         patterns = DosePatterns(low_patterns, normal_patterns)
-        report = lambda done, total: bar(done, total, "")  # noqa: E731
-        inventory = scan_for_inspect(path, report, assume_hu=assume_hu)
+        inventory = scan_for_inspect(path, bar, assume_hu=assume_hu)
         found = describe_inventory(inventory, path, patterns)
     if write_manifest:
         _write_manifest(inventory.series, path, patterns, write_manifest)
@@ -90,8 +89,8 @@ def _print_series(series: list[dict[str, Any]]) -> None:
         spacing = "×".join(f"{value:g}" for value in one["spacing_mm"])
         row = [one["patient"], one["dose"], one["dose_source"], one["kernel"], _thickness(one), str(one["slices"])]
         row += [f"{one['rows']}×{one['columns']}", spacing, one["transfer_syntax"], "; ".join(one["problems"])]
-        table.add_row(*(escape(options.plain(text)) for text in row))
-    options.console().print(table)
+        table.add_row(*(escape(terminal.plain(text)) for text in row))
+    terminal.console().print(table)
 
 
 def _print_pairs(pairs: list[dict[str, Any]]) -> None:
@@ -119,4 +118,4 @@ def _print_skipped(skipped: list[dict[str, Any]], every_file: bool) -> None:
 def _print(line: str) -> None:
     from rich.markup import escape
 
-    options.console().print(escape(options.plain(line)))
+    terminal.console().print(escape(terminal.plain(line)))

@@ -13,9 +13,9 @@ import click
 from ldct_denoise import __version__
 from ldct_denoise.errors import LdctDenoiseError, PartialError
 
-from .options import plain
+from .terminal import plain
 
-NOT_COMMANDS = {"main", "__main__", "options"}
+NOT_COMMANDS = {"main", "__main__", "options", "terminal"}
 #: Extra of pyproject.toml that installs an optional package.
 EXTRAS = {
     "dicomanonymizer": "deid",

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from . import options
+from . import terminal
 
 
 @click.command(short_help="List the methods and the shipped models; show a model's card.")
@@ -31,7 +31,7 @@ def command(model: str | None, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    console = options.console()
+    console = terminal.console()
     table = Table(title="Shipped models (apply --model NAME)", title_justify="left")
     for heading in ("name", "method", "size", "trained on", "validation"):
         table.add_column(heading, overflow="fold")
@@ -59,4 +59,4 @@ def _print_card(model: str, rows: list[tuple[str, str]], as_json: bool) -> None:
     table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*row)
-    options.console().print(table)
+    terminal.console().print(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.node.operator import Action, BatchStatus
@@ -48,7 +48,7 @@ def list_command(spool: Path, as_json: bool) -> None:
         table.add_row(
             batch.state, batch.batch, batch.accession_number, str(batch.images), _age(batch.age_s), _reason(batch)
         )
-    options.console().print(table)
+    terminal.console().print(table)
 
 
 @command.command()

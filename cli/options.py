@@ -1,9 +1,8 @@
-"""Options that several commands share, and progress display on standard error."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,13 +12,8 @@ from ldct_denoise.inference.settings import Precision
 from ldct_denoise.io.write_settings import Format
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ldct_denoise.evaluation.plan import MeasurementPlan
-    from ldct_denoise.training.loop import Progress
 
-#: A function of (done, total, note).
-Bar = Callable[[int, int, str], None]
 PATH = click.Path(path_type=Path)
 EXISTING = click.Path(path_type=Path, exists=True)
 
@@ -204,56 +198,3 @@ def measurement_plan(
         register=register,
         notes=[published.note] if published else [],
     )
-
-
-@contextmanager
-def progress_bar(label: str) -> Iterator[Bar]:
-    """Show a progress bar with the time left; yields a function of (done, total, note)."""
-    import rich.progress
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns: list[Any] = [
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    ]  # fmt: skip
-    with rich.progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, note="")
-        yield lambda done, total, note: bar.update(task, completed=done, total=total, note=note)
-
-
-def show_training(progress: Progress, bar: Bar) -> None:
-    """Show a training run's messages as lines, and its steps and losses in the bar."""
-    stage = f"{progress.stage}, " if progress.stage else ""
-    if progress.message:
-        click.echo(f"{stage}step {progress.step}: {progress.message}", err=True)
-    losses = "  ".join(f"{name} {value:.3g}" for name, value in progress.losses.items())
-    bar(progress.step, progress.steps, f"{stage}{losses}")
-
-
-def plain(text: str) -> str:
-    """Text from files without control characters, which could break the line or drive the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def console() -> Console:
-    """Standard output for tables; wide where it is not a terminal, so that files and pipes get unwrapped lines."""
-    import sys
-
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 180)
-
-
-def log_to_stderr(verbose: bool) -> None:
-    """Send the package's log to standard error: warnings, and with ``verbose`` also information."""
-    import logging
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("ldct_denoise").setLevel(logging.INFO if verbose else logging.WARNING)

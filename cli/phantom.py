@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from . import options
+from . import options, terminal
 
 
 @click.command(short_help="Create synthetic patients or image-quality phantoms with ground truth.")
@@ -44,7 +44,7 @@ def command(
     from ldct_denoise.phantoms.patients import write_patients
     from ldct_denoise.phantoms.quality import QualityPhantom, write_quality_phantom
 
-    with options.progress_bar("scanning") as progress:
+    with terminal.progress_bar("scanning") as progress:
         if kind == "patient":
             names = write_patients(
                 output, patients=patients, slices=slices, size=size, seed=seed, dose=dose, overwrite=overwrite,

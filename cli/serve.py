@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     import threading
@@ -60,7 +60,7 @@ def command(
     unfinished work stays in its spool and continues at the next start. SIGHUP reads RULES again.
     `ldct-denoise node` lists what is waiting. Research use only.
     """
-    options.log_to_stderr(verbose)
+    terminal.log_to_stderr(verbose)
     folder = folder or _mercure_folders() if rules is None else folder
     if (rules is None) == (folder is None):
         raise click.UsageError("give RULES for a node, or --folder IN OUT for one step")

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from . import options
+from . import options, terminal
 
 
 @click.command(short_help="Simulate a lower dose from a normal-dose series.")
@@ -80,7 +80,6 @@ def command(
     volume's format. OUTPUT-simulation.json lists the quanta of each series. Research use only.
     """
     from dataclasses import replace
-    from functools import partial
 
     from ldct_denoise.distributed import choose_device
     from ldct_denoise.io.write_settings import WriteSettings
@@ -98,10 +97,10 @@ def command(
     scanner = replace(DEFAULT_SCANNER, geometry=geometry, source_to_centre_mm=source_isocenter_distance, **changed)
     model = NoiseModel.load(noise_model) if noise_model else None
     simulation = Simulation(dose, seed, scanner, model, assume_hu)
-    with options.progress_bar("simulating") as progress:
+    with terminal.progress_bar("simulating") as progress:
         written = simulate(
             normal, output, simulation, WriteSettings(**writing),
-            device=str(choose_device(device)), progress=progress, notify=partial(click.echo, err=True),
+            device=str(choose_device(device)), progress=progress, notify=terminal.say,
         )  # fmt: skip
     for path in written:
         click.echo(path)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.config import Config
@@ -120,25 +120,21 @@ def command(
         return
     if output is None:
         raise click.UsageError("Missing option '--output' / '-o'.")
-    pools = _pools(settings, dicom_root, low, normal, manifest, images)
     if dry_run:
         from ldct_denoise.training.plan import plan_training
 
-        plan = plan_training(settings, pools, output, device=device, resume=resume, overwrite=overwrite)
-        click.echo(settings.to_yaml() + "\n".join(f"# {options.plain(line)}" for line in plan))
+        with terminal.progress_bar("reading headers") as bar:
+            pools = _pools(settings, dicom_root, low, normal, manifest, images)
+            bar.stage("planning")
+            plan = plan_training(settings, pools, output, device=device, resume=resume, overwrite=overwrite)
+        click.echo(settings.to_yaml() + "\n".join(f"# {terminal.plain(line)}" for line in plan))
         return
-    from ldct_denoise.training.loop import train
+    with terminal.TrainingDisplay().shown() as display:
+        from ldct_denoise.training.loop import train
 
-    with options.progress_bar("training") as bar:
-        model = train(
-            settings,
-            pools,
-            output,
-            device=device,
-            resume=resume,
-            overwrite=overwrite,
-            report=lambda progress: options.show_training(progress, bar),
-        )
+        display.bar.stage("reading headers")
+        pools = _pools(settings, dicom_root, low, normal, manifest, images)
+        model = train(settings, pools, output, device=device, resume=resume, overwrite=overwrite, report=display)
     click.echo(model)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options
+from . import options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.volume import SliceSource
@@ -73,10 +73,8 @@ def _one_series(name: str, path: Path, number: int | None, assume_hu: bool) -> S
     from ldct_denoise.errors import InputError
     from ldct_denoise.io.find import find_images
 
-    with options.progress_bar(f"looking for {name}") as bar:
-        found = find_images(
-            path, lambda done, total: bar(done, total, ""), include_derived=True, assume_hu=assume_hu
-        )
+    with terminal.progress_bar(f"looking for {name}") as bar:
+        found = find_images(path, bar, include_derived=True, assume_hu=assume_hu)
     option = f"--{name.lower()}-series"
     if not found.series:
         raise InputError(f"{path}: no CT series; `ldct-denoise inspect {path}` says why")

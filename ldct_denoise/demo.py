@@ -27,7 +27,8 @@ from ldct_denoise.phantoms.folder import PARTIAL_PREFIX
 from ldct_denoise.phantoms.patients import write_patients
 from ldct_denoise.report.pictures import save_comparison
 from ldct_denoise.report.write import write_evaluation
-from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.loop import train
+from ldct_denoise.training.progress import Progress
 from ldct_denoise.volume import SliceSource
 
 PATIENTS = ("L001", "L002", "L003")

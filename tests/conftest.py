@@ -32,8 +32,8 @@ SLOW_FILES = {
     "test_node_delivery", "test_node_inline", "test_node_operation", "test_node_security", "test_noise_blend",
     "test_notebooks", "test_phantom", "test_phantom_scan", "test_physics_dose", "test_physics_quanta",
     "test_pools", "test_portability", "test_registration", "test_report", "test_simulated_training",
-    "test_stages", "test_structured_report", "test_training", "test_training_overlap", "test_training_resume",
-    "test_view_browser", "test_warm_start", "test_wheelhouse",
+    "test_stages", "test_structured_report", "test_terminal", "test_training", "test_training_overlap",
+    "test_training_resume",    "test_view_browser", "test_warm_start", "test_wheelhouse",
 }  # fmt: skip
 
 

@@ -21,8 +21,9 @@ from ldct_denoise.errors import ConfigError, OutputError
 from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.explain import explain_settings
-from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.loop import train
 from ldct_denoise.training.plan import plan_training
+from ldct_denoise.training.progress import Progress
 from ldct_denoise.training.state import load_state
 from tests.synthetic import saved_weights, tiny_config
 

@@ -18,7 +18,8 @@ from ldct_denoise.io.volume_writer import write_volume
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.log import TrainingLog
-from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.loop import train
+from ldct_denoise.training.progress import Progress
 from ldct_denoise.training.signals import defer_sigint
 from ldct_denoise.training.state import load_state, save_state
 from ldct_denoise.training.step import TrainingStep

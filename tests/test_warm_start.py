@@ -15,7 +15,8 @@ from ldct_denoise.config import Config, load_config, parse_config
 from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, ModelError, TrainingError
 from ldct_denoise.models.trained import load_model
-from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.loop import train
+from ldct_denoise.training.progress import Progress
 from ldct_denoise.training.state import load_state
 from ldct_denoise.training.step import TrainingStep
 from tests.synthetic import saved_weights, tiny_config, water_disc

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from ldct_denoise.training.card import model_card
 from ldct_denoise.training.duration import duration_notes
 from ldct_denoise.training.fine_tuning import load_pretrained
 from ldct_denoise.training.log import TrainingLog
+from ldct_denoise.training.progress import Progress, Report
 from ldct_denoise.training.run_folder import (
     KEPT_MODELS,
     check_run_folder,
@@ -48,37 +48,6 @@ from ldct_denoise.training_config import TrainingConfig
 
 #: Steps between entries of the losses in the log.
 LOG_EVERY = 20
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a run.
-
-    Parameters
-    ----------
-    step : int
-        Steps done in this stage.
-    steps : int
-        Steps of this stage.
-    seconds : float
-        Training time so far, over all parts of a resumed run.
-    losses : mapping of str to float
-        Losses of this step, where it is one that is logged.
-    message : str
-        A note, a warning or validation metrics; otherwise empty.
-    stage : str
-        Stage of a run with several, such as ``stage 1 of 2``; otherwise empty.
-    """
-
-    step: int
-    steps: int
-    seconds: float
-    losses: Mapping[str, float] = field(default_factory=dict)
-    message: str = ""
-    stage: str = ""
-
-
-Report = Callable[[Progress], None]
 
 
 def train(
@@ -152,11 +121,20 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
     """Train one stage to its end, in one process."""
     config, settings, output = stage.config, stage.config.training, stage.output
 
+    def begin(activity: str) -> None:
+        report(Progress(0, settings.iterations, 0.0, stage=stage.title, activity=activity))
+
     # Networks and optimizers, with the state of the checkpoint or pretrained weights. Nothing is written yet.
+    begin("building the networks")
     run = create_run(config, world)
 
-    def say(message: str) -> None:
-        report(Progress(run.step, settings.iterations, run.seconds, message=message, stage=stage.title))
+    def say(message: str, activity: str = "preparing", validation: Mapping[str, float] | None = None) -> None:
+        report(
+            Progress(
+                run.step, settings.iterations, run.seconds, message=message, stage=stage.title, activity=activity,
+                validation=validation or {},
+            )
+        )  # fmt: skip
 
     checkpoint = _load_checkpoint(output, resume, world)
     if checkpoint is not None:
@@ -168,6 +146,7 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
         say(load_pretrained(run, stage.pretrained, config, pools))
 
     # Images, and a first pass: settings that leave nothing to train by end here.
+    begin("reading images and measuring noise")
     data = make_training_set(
         config,
         pools,
@@ -176,8 +155,9 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
         training_context_slices=run.method.training_context_slices,
         uses_noise=run.method.uses_noise,
         scratch=stage.scratch,
-        report=say,
+        report=lambda message: say(message, "reading images and measuring noise"),
     )
+    begin("first pass")
     training_step, sample = TrainingStep(config, world), data.patches[0]
     training_step.check_losses(run, sample)
     for note in notes(stage, run, pools, "noise" in sample, world.device):
@@ -207,8 +187,7 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
     with defer_sigint() as interrupt, _open_log(output, run.step, world) as log:
         # Step 0 of pretrained weights: they are kept unless training improves on them.
         if log is not None and run.started_from and not run.step and math.isinf(run.best_score):
-            for line in _validate(stage, run, data, log, world):
-                say(line)
+            _validate(stage, run, data, log, world, say)
             _save_checkpoint(stage, run, pools)
 
         earlier, start = run.seconds, time.monotonic()
@@ -224,15 +203,15 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
             last = _is_finished(settings, run)
 
             # Log.
-            is_logged = run.step % LOG_EVERY == 0 or run.step == 1 or last
+            is_validated = _is_multiple(run.step, settings.validate_every, settings.keep_every) or last
+            is_logged = run.step % LOG_EVERY == 0 or run.step == 1 or is_validated
             logged = {name: float(loss) for name, loss in losses.items()} if is_logged else {}
             if log is not None and logged:
                 log.scalars(run, logged)
 
             # Validate, and keep the best weights.
-            if log is not None and (_is_multiple(run.step, settings.validate_every, settings.keep_every) or last):
-                for line in _validate(stage, run, data, log, world):
-                    say(line)
+            if log is not None and is_validated:
+                _validate(stage, run, data, log, world, say)
 
             # Checkpoint.
             if world.is_first and (run.step % settings.checkpoint_every == 0 or last or stop):
@@ -288,9 +267,12 @@ def _is_multiple(step: int, *intervals: int | None) -> bool:
     return any(interval is not None and step % interval == 0 for interval in intervals)
 
 
-def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, world: World) -> list[str]:
-    """Validate the averaged weights, keep them if they are the best, log the metrics; returns what to say."""
+def _validate(
+    stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, world: World, say: Callable[..., None]
+) -> None:
+    """Validate the averaged weights, keep them if they are the best, and log and report the metrics."""
     settings, kept = stage.config.training, []
+    say("", "validating")
     with _averaged_weights(run.method, run.average):
         metrics = validate(run.method, data.validation, world.device)
         metric = _selection_metric(stage.config, data)[0]
@@ -311,8 +293,9 @@ def _validate(stage: Stage, run: RunState, data: TrainingSet, log: TrainingLog, 
     if data.validation.sample_batch is not None:
         log.images(run, data.validation.sample_batch, world.device)
     log.scalars(run, run.discriminators.balance(), "balance/")
-    warnings = (*metrics.warnings(), *run.discriminators.warnings())
-    return [*(f"warning: {warning}" for warning in warnings), metrics.summary()]
+    for warning in (*metrics.warnings(), *run.discriminators.warnings()):
+        say(f"warning: {warning}", "validating")
+    say(metrics.summary(), "validating", metrics.as_dict())
 
 
 def _selection_metric(config: Config, data: TrainingSet) -> tuple[SelectionMetric, str]:
