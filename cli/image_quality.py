@@ -73,6 +73,7 @@ if TYPE_CHECKING:
 @options.device
 @options.method_files
 @options.signature
+@options.open_report
 @options.overwrite
 def command(
     scans: tuple[Path, ...],
@@ -89,6 +90,7 @@ def command(
     device: str,
     author: str,
     site: str,
+    open_report: bool,
     overwrite: bool,
 ) -> None:
     """Denoise a phantom and measure image quality before and after: a simulated one, or scans of your own.
@@ -153,6 +155,8 @@ def command(
     click.echo(f"{answer(study_checks(found))}\n")
     click.echo("\n".join([*sentences(found), *map(terminal.plain, ours)]))
     click.echo(f"{output / 'report.html'}")
+    if open_report:
+        options.open_in_browser(output / "report.html")
 
 
 def _about(model: TrainedModel, strength: float | None) -> dict[str, str]:

@@ -25,7 +25,7 @@ from ldct_denoise.report.key_slices import attention_slice, key_slice_views
 from ldct_denoise.report.noise_resolution import spectrum_ratios
 from ldct_denoise.report.numbers import significant
 from ldct_denoise.report.page import Page, Table, render
-from ldct_denoise.report.pictures import display_window
+from ldct_denoise.report.pictures import display_window, spread_slice_views
 from ldct_denoise.report.verdict import ACTIONS, answer, evaluation_answer, evaluation_checks
 from ldct_denoise.volume import SeriesMetadata, Volume
 from tests.synthetic import axial_geometry
@@ -243,6 +243,15 @@ def test_the_viewer_opens_where_the_error_rises_otherwise_in_the_middle():
     assert views[first]["label"] == "series 1, z = 2.0 mm"
     assert "z = 2.0 mm" in attention.words
     assert evaluation_checks(bad, "candidate")[0].status == "amber"
+
+
+@pytest.mark.parametrize(("always", "first", "shown"), [(None, 1, 3), (4, 2, 4), (0, 0, 3)])
+def test_a_slice_that_needs_attention_is_shown_and_opens(always, first, shown):
+    _, low, candidate = volumes(7)
+    at = [{"input": index, "output": index} for index in range(7)]
+    views, opens = spread_slice_views({"input": low, "output": candidate}, at, most=3, budget=10**9, always=always)
+    assert (opens, len(views)) == (first, shown)
+    assert views[opens]["label"] == f"z = {2.0 * (3 if always is None else always):.1f} mm"
 
 
 def test_pictures_have_a_clinical_window():
