@@ -128,7 +128,7 @@ def command(
     for path in written:
         click.echo(path)
     for path, verdict in reports:
-        click.echo(f"{path}: {verdict}")
+        terminal.print_paragraph(f"{path}: {verdict}")
         if open_report:
             options.open_in_browser(path)
     if view:

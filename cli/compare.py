@@ -200,7 +200,8 @@ def command(
         )
     for note in result.notes:
         terminal.say(f"note: {note}")
-    click.echo(f"{evaluation_answer(result)[0]}\n")
+    terminal.print_paragraph(evaluation_answer(result)[0])
+    click.echo()
     click.echo("\n".join(result.lines()))
     click.echo(f"{output / 'report.html'}")
     if open_report:

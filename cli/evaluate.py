@@ -103,7 +103,8 @@ def command(
         notes += missing
     for note in notes:
         terminal.say(f"note: {note}")
-    click.echo(f"{evaluation_answer(result)[0]}\n")
+    terminal.print_paragraph(evaluation_answer(result)[0])
+    click.echo()
     click.echo("\n".join(result.lines()))
     for path in structured:
         click.echo(f"{path}")

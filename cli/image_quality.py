@@ -152,7 +152,8 @@ def command(
     signature = Signature(author, site)
     write_image_quality_report(found, output, about, recovery, along_z, signature=signature, overwrite=True)
     ours = [*recovery_sentences(recovery), *along_z_sentences(along_z)]
-    click.echo(f"{answer(study_checks(found))}\n")
+    terminal.print_paragraph(answer(study_checks(found)))
+    click.echo()
     click.echo("\n".join([*sentences(found), *map(terminal.plain, ours)]))
     click.echo(f"{output / 'report.html'}")
     if open_report:

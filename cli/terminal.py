@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -22,6 +25,13 @@ SHOWN_VALIDATIONS = 3
 def plain(text: str) -> str:
     """Text from files without control characters, which could break the line or drive the terminal."""
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def print_paragraph(text: str) -> None:
+    """Print a text to standard output; on a terminal its lines break between words."""
+    one_line = plain(text)
+    width = shutil.get_terminal_size().columns
+    click.echo(click.wrap_text(one_line, width) if sys.stdout.isatty() else one_line)
 
 
 def console() -> Console:
