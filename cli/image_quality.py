@@ -125,6 +125,8 @@ def command(
             raise ConfigError("--series and --lesion belong to the simulated phantom; leave them out with SCAN")
         settings = ApplySettings(strength=strength, device=device, seed=seed)
         _measure_scans(scans, phantom or "auto", model, settings, output, Signature(author, site), overwrite)
+        if open_report:
+            options.open_in_browser(output / "report.html")
         return
     simulation = ImageQualitySettings(
         dose=dose,
@@ -204,6 +206,7 @@ def _measure_scans(
     about = _about(loaded, settings.strength) if loaded else {}
     write_phantom_report(study, output, about, signature=signature, overwrite=True)
     if loaded:
-        click.echo(f"{answer(scan_checks(study))}\n")
+        terminal.print_paragraph(answer(scan_checks(study)))
+        click.echo()
     click.echo("\n".join(map(terminal.plain, phantom_sentences(study))))
     click.echo(f"{output / 'report.html'}")

@@ -102,6 +102,23 @@ def readout(browser: Chromium) -> list[float]:
     return [float(text) for text in browser.run("document.getElementById('readout').dataset.hu").split(",")]
 
 
+@pytest.mark.parametrize("scale", [0.7, 2])
+def test_no_text_of_another_layout_remains(scale):
+    """Also where the reader's zoom of the browser makes a device pixel larger than a CSS pixel."""
+    written = """(() => {
+      const canvas = document.getElementById("overlay"), size = [canvas.width, canvas.height];
+      return Array.from(canvas.getContext("2d").getImageData(0, 0, ...size).data).filter((_, i) => i % 4 === 3);
+    })()"""
+    with viewing(volume(phantom()), volume(phantom(seed=1), "b"), scale=scale) as browser:
+        choose(browser, layout="side")
+        choose(browser, layout="planes")
+        found = np.array(browser.run(written))
+        browser.run("{ document.getElementById('overlay').width = 1; viewer.redraw(); }")
+        settle(browser)
+        alone = np.array(browser.run(written))
+    assert ((found > 200) & (alone == 0)).sum() == 0
+
+
 # --- Right HU -------------------------------------------------------------------------------------------------------
 
 

@@ -40,12 +40,13 @@ from tests.chromium import Chromium
 
 FIGURES = Path(__file__).parent
 #: Slices of the series, and the fraction of the dose that is simulated.
-SLICES = slice(28, 48)
-DOSE, MODELS = 0.25, ("lir-ct", "lir-ct-small", "bilateral", "nlm")
+SLICES = slice(34, 46)
+DOSE, MODELS = 0.25, ("lir-ct", "lir-ct-small", "bilateral")
 PLAN = MeasurementPlan(windows=[WINDOWS["full"], WINDOWS["mediastinum"]])
+SECOND_IMAGE = "#panels figure:nth-child(2)"
 SIGNED = Signature("A. Reader", "Example Hospital")
-#: Largest size of a picture, bytes, and the numbers of colours that are tried.
-MAX_BYTES, COLOURS = 150_000, (256, 128, 64, 32, 16)
+#: Largest size of a picture, bytes; numbers of grey levels; difference of the channels of other colours.
+MAX_BYTES, GREY_LEVELS, COLOURED = 150_000, (192, 128, 96, 64, 48, 32), 16
 
 
 def main(folder: Path) -> None:
@@ -57,7 +58,8 @@ def main(folder: Path) -> None:
     normal = replace(whole, hu=whole.hu[SLICES], geometry=shown, metadata=currents)
     low = ldct_denoise.simulate_low_dose(normal, DOSE)
     assert isinstance(low, Volume)
-    low = replace(low, uid="low")
+    low_ma = tuple(DOSE * current for current in currents.tube_current_ma if current)
+    low = replace(low, uid="low", metadata=replace(currents, tube_current_ma=low_ma))
     model, settings = load_model(MODELS[0]), ApplySettings()
     restored = np.stack([hu for _, hu in sorted(restore_slices(low, model, settings))])
     derivation = derivation_of(model, settings)
@@ -76,17 +78,18 @@ def main(folder: Path) -> None:
         write_comparison(compared, made / "compare", signature=SIGNED)
         reports = [made / name for name in ("apply.html", "evaluate/report.html", "compare/report.html")]
         apply_page, evaluate_page, compare_page = (path.as_uri() for path in reports)
-        photograph("report-apply", apply_page, "#images", below=True)
-        photograph("report-evaluate", evaluate_page, "#images", below=True)
+        photograph("report-apply", apply_page, SECOND_IMAGE, below=True)
+        photograph("report-evaluate", evaluate_page, SECOND_IMAGE, below=True)
         photograph("report-charts", evaluate_page, ".charts", theme="dark")
         photograph("report-compare", compare_page, "#images")
-        photograph("report-phone", evaluate_page, "#panels figure:nth-child(2)", below=True, width=390)
+        photograph("report-phone", evaluate_page, SECOND_IMAGE, below=True, width=390)
     identity = evaluation_identity(measured, "Image quality report", series_names(measured, False), SIGNED)
     page = FigureCanvasAgg(summary_figures(measured, identity)[0])
     page.figure.set_dpi(110)
     page.draw()
     save("report-pdf", Image.fromarray(np.asarray(page.buffer_rgba())).convert("RGB"))
-    view((low, output, normal))
+    view("view", (low, output, normal), "dark", "side")
+    view("view-light", (whole,), "light", "planes")
 
 
 def photograph(
@@ -105,33 +108,39 @@ def photograph(
         save(name, Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB"))
 
 
-def view(sources: tuple[Volume, ...]) -> None:
-    """Save the viewer: three series and a difference, then all planes of one."""
-    with ViewServer(sources, ("INPUT", "OUTPUT", "REFERENCE")) as server:
+def view(name: str, sources: tuple[Volume, ...], theme: str, layout: str) -> None:
+    """Save the viewer."""
+    titles = ("INPUT", "OUTPUT", "REFERENCE")[: len(sources)]
+    with ViewServer(sources, titles) as server, Chromium(1440, 900) as browser:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        for name, theme, layout in (("view", "dark", ""), ("view-light", "light", "planes")):
-            with Chromium(1280, 800, scale=900 / 1280) as browser:
-                browser.call(
-                    "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}]
-                )
-                browser.open(server.url)
-                browser.wait("document.body?.dataset.loadedMs")
-                if layout:
-                    browser.run(f"document.querySelector('#layout [data-value={layout}]').click()")
-                browser.run("new Promise((done) => setTimeout(done, 1500))")
-                save(name, Image.open(io.BytesIO(browser.screenshot())).convert("RGB"))
+        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+        browser.open(server.url)
+        browser.wait("document.body?.dataset.loadedMs")
+        browser.run(f"document.querySelector('#layout [data-value={layout}]').click()")
+        browser.run("new Promise((done) => setTimeout(done, 1500))")  # the last slices arrive
+        shot = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
+        save(name, shot.resize((960, 600), Image.Resampling.LANCZOS))
         server.shutdown()
 
 
 def save(name: str, picture: Image.Image) -> None:
-    """Write a PNG with as many colours as fit into the size limit."""
-    for colours in COLOURS:
+    """Write a PNG with as many grey levels as fit into the size limit, and up to 64 other colours."""
+    pixels = np.asarray(picture)
+    coloured = pixels[np.ptp(pixels.astype(int), axis=2) > COLOURED]
+    colours = []
+    if len(coloured):
+        found = Image.fromarray(coloured[None]).quantize(64)
+        colours = np.reshape(found.getpalette(), (-1, 3)).tolist()
+    for levels in GREY_LEVELS:
+        greys = np.rint(np.linspace(0, 255, levels)).astype(int).repeat(3).reshape(-1, 3).tolist()
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(np.ravel(greys + colours).tolist())
         buffer = io.BytesIO()
-        picture.quantize(colours, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
         if len(buffer.getvalue()) <= MAX_BYTES:
             break
     (FIGURES / f"{name}.png").write_bytes(buffer.getvalue())
-    print(f"{name}.png: {picture.size}, {colours} colours, {len(buffer.getvalue())} bytes")
+    print(f"{name}.png: {picture.size}, {levels} grey levels, {len(buffer.getvalue())} bytes")
 
 
 if __name__ == "__main__":

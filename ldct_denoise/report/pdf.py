@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from ldct_denoise.evaluation.results import Evaluation
 
-MAX_ROW_HEIGHT, TITLE_HEIGHT, ROW_GAP = 0.2, 0.014, 0.02
-#: Smallest share of the enlarged square that is shown where the page is full.
-MIN_SHARE = 0.4
+MIN_ROW_HEIGHT, MAX_ROW_HEIGHT, TITLE_HEIGHT, ROW_GAP = 0.12, 0.2, 0.014, 0.02
+#: Smallest share of the enlarged square that is shown where the page is full, and share of the room of the slices.
+MIN_SHARE, SLICE_SHARE = 0.4, 0.55
 MAX_IMAGES, ZOOM_PX = 4, 110
 
 
@@ -121,10 +121,10 @@ def _draw_pictures(page: PdfPage, evaluation: Evaluation, reserved: float) -> No
     z_mm = sample.geometry.offsets_mm[sample.index]
     words = f"z = {z_mm:.1f} mm, window {window.name} ({window.level_hu:g} ± {window.width_hu / 2:g} HU)"
     page.write(f"{words}; below, the marked part enlarged.", 7.5)
-    room = page.top - height_of(box) - 2 * (TITLE_HEIGHT + ROW_GAP) - reserved - BOTTOM
-    square = (_middle(square[0], room / height_of(square)), square[1])
-    for part in (box, square):
-        height = height_of(part)
+    room = page.top - 2 * (TITLE_HEIGHT + ROW_GAP) - reserved - BOTTOM
+    slice_height = min(height_of(box), max(MIN_ROW_HEIGHT, SLICE_SHARE * room))
+    square = (_middle(square[0], (room - slice_height) / height_of(square)), square[1])
+    for part, height in ((box, slice_height), (square, height_of(square))):
         for index, (name, hu) in enumerate(images.items()):
             place = (LEFT + index * width, page.top - height - TITLE_HEIGHT, width * 0.97, height)
             axis = page.figure.add_axes(place)

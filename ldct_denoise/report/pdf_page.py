@@ -230,7 +230,7 @@ def _draw_identity(page: PdfPage, rows: Sequence[tuple[str, str]]) -> None:
         page.top, x = start, LEFT + column * WIDTH / 2
         for name, value in part:
             page.figure.text(x, page.top, name, fontsize=7, va="top", color="#52606d")
-            page.write(value, 7, x + 0.1, width - 0.1)
+            page.write(value, 7, x + 0.1, width - 0.11)
         lowest = min(lowest, page.top)
     page.top = lowest
 

@@ -21,7 +21,7 @@ export class Overlay {
     const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    context.clearRect(0, 0, width, height);
+    context.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
     engine.panels.forEach((panel, number) => {
       context.save();
       context.beginPath(); context.rect(panel.x, panel.y, panel.width, panel.height); context.clip();
