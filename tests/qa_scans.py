@@ -49,7 +49,7 @@ def scan_phantom(
     white = rng.normal(size=clean.shape)
     # Noise of a CT kernel has hardly any power at low frequencies.
     noise = ndimage.gaussian_filter(white, (0, 0.8, 0.8)) - ndimage.gaussian_filter(white, (0, 2, 2))
-    clean[:, 183:188, 20:172] = -100.0  # the couch
+    clean[:, SIDE_PX - 9 : SIDE_PX - 4, 20:-20] = -100.0  # the couch
     hu = clean + noise * noise_hu / noise.std()
     corner = -(SIDE_PX - 1) / 2 * SPACING_MM
     geometry = Geometry(

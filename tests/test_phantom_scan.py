@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from ldct_denoise.evaluation.phantom_scan import DEFAULT_LESIONS, measure_phanto
 from ldct_denoise.evaluation.phantom_sections import find_sections
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
 from ldct_denoise.phantoms.qa_phantoms import ACR, QA_PHANTOMS, find_qa_phantoms
+from ldct_denoise.report.phantom_scan import phantom_sentences, scan_checks, write_phantom_report
+from ldct_denoise.report.verdict import ACTIONS
 from ldct_denoise.volume import Geometry, SeriesMetadata, Volume
 from tests.qa_scans import BLUR_MM, CONTRAST_HU, SPACING_MM, scan_phantom
 
@@ -87,6 +90,22 @@ def test_half_the_noise_is_worth_twice_the_dose(study):
         assert equal.low < 25.0 < (equal.high if np.isfinite(equal.high) else 50.0)
     # Nothing is extrapolated beyond the measured doses.
     assert np.isnan(study.equivalence[-1]["noise"].dose)
+
+
+def test_the_report_states_the_dose_equivalence_and_what_to_do(study, tmp_path):
+    write_phantom_report(study, tmp_path / "out", {"model": "half"})
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert {check["name"] for check in summary["checks"]} == {
+        "noise", "mean HU", "noise texture", "resolution", "edge sharpness", "HU linearity", "detectability",
+    }  # fmt: skip
+    assert {check.name for check in scan_checks(study)} <= set(ACTIONS)
+    sentences = phantom_sentences(study)
+    # The noise of the lowest dose is worth that of about twice the dose, that of the highest more than was scanned.
+    assert re.search(r"denoised at 12\.5 mAs, in mAs: .* by noise alone 2\d", sentences[0])
+    assert re.search(r"denoised at 50 mAs, in mAs: .* by noise alone above 50\.", sentences[2])
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert sentences[0].partition(":")[0] in page
+    assert "detectability by dose" in page
 
 
 def _cylinder(currents, *, diameters_mm=None, noise=None, side=128, spacing_mm=1.6):

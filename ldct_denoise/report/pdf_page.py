@@ -131,7 +131,7 @@ def draw_charts(page: PdfPage, charts: Sequence[PdfChart], styles: Mapping[str, 
     page.skip(CHART_SPACE)
 
 
-def number_pages(texts: Sequence[str], table: Sequence[str]) -> list[PdfPage]:
+def number_pages(texts: Sequence[str], table: Sequence[str], first: PdfPage | None = None) -> list[PdfPage]:
     """Pages of sentences and a table, as many as they need.
 
     Parameters
@@ -139,12 +139,14 @@ def number_pages(texts: Sequence[str], table: Sequence[str]) -> list[PdfPage]:
     texts : sequence of str
     table : sequence of str
         Lines of columns of equal width.
+    first : PdfPage, optional
+        Page that has room left; by default an empty one.
 
     Returns
     -------
     list of PdfPage
     """
-    pages = [PdfPage()]
+    pages = [first or PdfPage()]
     pages[0].write("Numbers", 12, weight="bold")
     for text in texts:
         if pages[-1].top - _height(_wrapped(text, 8), 8) < BOTTOM:

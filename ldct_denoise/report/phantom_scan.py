@@ -24,7 +24,7 @@ from ldct_denoise.report.phantom_scan_pdf import MODULES, sheet_figures
 from ldct_denoise.report.phantom_scan_tables import (
     dose_label,
     dose_labels,
-    equivalence_text,
+    equivalence_sentence,
     measured_values,
     noise_text,
     phantom_charts,
@@ -87,11 +87,12 @@ def write_phantom_report(
     atomic_write(output / "metrics.csv", lambda path: _write_csv(study, path))
     identity, checks = _identity(study, model, signature), scan_checks(study)
     sentences, tables = phantom_sentences(study), phantom_tables(study)
+    first = f"{answer(checks)} {sentences[0]}" if checks else sentences[0]
     spacing_mm = study.sections[0].source.geometry.pixel_spacing_mm
     page = Page(
         title=identity.title,
         identity=identity.rows,
-        sentences=[*([answer(checks)] if checks else []), *sentences],
+        sentences=[first, *sentences[1:]],
         checks=checks,
         slice_views=[
             slice_view(name, example, {}, spacing_mm)
@@ -103,7 +104,6 @@ def write_phantom_report(
         definitions=DEFINITIONS,
     )
     write_page(page, output / "report.html")
-    first = answer(checks) if checks else sentences[0]
     write_pdf(sheet_figures(study, identity, first, checks, sentences), output / "summary.pdf", identity)
 
 
@@ -159,8 +159,12 @@ def _identity(study: PhantomStudy, model: Mapping[str, object], signature: Signa
 
 
 def phantom_sentences(study: PhantomStudy) -> list[str]:
-    """Summary in words."""
+    """Summary in words; with a denoiser, dose equivalence comes first, the lowest dose before the others."""
     found = []
+    if study.equivalence:
+        found += [equivalence_sentence(study, number) for number in range(len(study.sections))]
+    elif study.denoised:
+        found.append(f"No dose equivalence: {study.no_equivalence}.")
     for number, raw in enumerate(study.unprocessed):
         dose = dose_label(study, number)
         if not study.denoised:
@@ -176,14 +180,6 @@ def phantom_sentences(study: PhantomStudy) -> list[str]:
             f"{signed(ours.mean_hu - raw.mean_hu, 2)}; uniformity {raw.uniformity_hu:.1f} → "
             f"{ours.uniformity_hu:.1f} HU."
         )
-        if study.equivalence:
-            texts = [f"{name} {equivalence_text(equal)}" for name, equal in study.equivalence[number].items()]
-            found.append(
-                f"Dose in {study.dose_unit} at which unprocessed scans equal that denoised at {dose}: "
-                f"{'; '.join(texts)}."
-            )
-    if study.denoised and study.no_equivalence:
-        found.append(f"No dose equivalence: {study.no_equivalence}.")
     return found
 
 

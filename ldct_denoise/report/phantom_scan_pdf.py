@@ -15,6 +15,7 @@ from ldct_denoise.report.pdf_page import (
     A4_INCHES,
     BOTTOM,
     CHART_SPACE,
+    GAP,
     LEFT,
     WIDTH,
     PdfChart,
@@ -25,6 +26,7 @@ from ldct_denoise.report.pdf_page import (
     number_pages,
 )
 from ldct_denoise.report.phantom_scan_tables import (
+    d_prime_by_dose,
     dose_label,
     image_styles,
     noise_by_dose,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 
 #: Modules of which a slice is shown.
 MODULES = ("uniform", "inserts", "low contrast")
-MAX_HEIGHT, TITLE_HEIGHT = 0.22, 0.02
+MIN_HEIGHT, MAX_HEIGHT, TITLE_HEIGHT = 0.1, 0.22, 0.02
 
 
 def sheet_figures(
@@ -69,14 +71,19 @@ def sheet_figures(
     if transfers := transfer_curves(study):
         title = f"task transfer function, {dose_label(study, 0)}"
         charts.append(PdfChart(title, "frequency, 1/mm", transfers, log_y=False))
+    second = []
     if not study.no_equivalence:
-        charts.append(PdfChart("noise, HU", f"dose, {study.dose_unit}", noise_by_dose(study), log_y=False))
-    styles = {name: style for chart in charts for name, style in image_styles(chart.curves).items()}
-    for first in range(0, len(charts), 2):
+        label = f"dose, {study.dose_unit}"
+        second = [
+            PdfChart("noise, HU", label, noise_by_dose(study), log_y=False),
+            PdfChart("d′", label, d_prime_by_dose(study), log_y=False),
+        ]
+    for row in filter(None, (charts, second)):
         if pages[-1].top - CHART_SPACE < BOTTOM:
             pages.append(PdfPage())
-        draw_charts(pages[-1], charts[first : first + 2], styles)
-    pages += number_pages(sentences, table_lines(phantom_tables(study)))
+        draw_charts(pages[-1], row, {name: s for one in row for name, s in image_styles(one.curves).items()})
+    last = pages.pop() if len(pages) > 1 else None
+    pages += number_pages(sentences, table_lines(phantom_tables(study)), last)
     return finished_figures(pages, identity)
 
 
@@ -97,7 +104,9 @@ def _draw_pictures(page: PdfPage, study: PhantomStudy) -> None:
         0.97 * width * A4_INCHES[0] / A4_INCHES[1] * hu.shape[0] * row_mm / (hu.shape[1] * column_mm)
         for _, hu in shown
     ]
-    height = min(MAX_HEIGHT, max(heights))
+    # Smaller pictures where the charts below would not fit on the page.
+    room = page.top - TITLE_HEIGHT - GAP - CHART_SPACE - BOTTOM
+    height = min(MAX_HEIGHT, max(heights), max(room, MIN_HEIGHT))
     for index, (title, hu) in enumerate(shown):
         place = (LEFT + index * width, page.top - height - TITLE_HEIGHT, width * 0.97, height)
         axis = page.figure.add_axes(place)
@@ -107,4 +116,4 @@ def _draw_pictures(page: PdfPage, study: PhantomStudy) -> None:
         )  # fmt: skip
         axis.set_axis_off()
         axis.set_title(title, fontsize=8, pad=2)
-    page.skip(height + 2 * TITLE_HEIGHT)
+    page.skip(height + TITLE_HEIGHT + GAP)

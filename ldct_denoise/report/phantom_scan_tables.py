@@ -9,7 +9,6 @@ import numpy as np
 
 from ldct_denoise.evaluation.phantom_quality import PhantomQuality, lesion_name
 from ldct_denoise.evaluation.phantom_scan import PhantomStudy
-from ldct_denoise.metrics.dose_equivalence import DoseEquivalence
 from ldct_denoise.metrics.sharpness import TaskTransfer
 from ldct_denoise.metrics.unpaired_noise import RING_PER_MM
 from ldct_denoise.report.charts import Curve, line_chart
@@ -74,7 +73,7 @@ def phantom_tables(study: PhantomStudy) -> list[Table]:
             for lesion, found in quality.detectability.items():
                 equal = None
                 if image == "output" and study.equivalence:
-                    equal = equivalence_text(study.equivalence[number][lesion_name(lesion)])
+                    equal = _equivalence_text(study, number, lesion_name(lesion))
                 d_prime = f"{found.d_prime:.2f} ({found.low:.2f} to {found.high:.2f})"
                 rows["lesions"].append([*start, lesion_name(lesion), d_prime, equal])
     tables = [
@@ -122,12 +121,23 @@ def noise_spectra(study: PhantomStudy) -> dict[str, Curve]:
 
 
 def transfer_curves(study: PhantomStudy) -> dict[str, Curve]:
-    """Task transfer function of every insert at the lowest dose, up to the Nyquist frequency."""
+    """Task transfer functions at the lowest dose, up to the Nyquist frequency.
+
+    At most three inserts that have one in every image: of the strongest, a middle and the weakest contrast.
+    """
+    images = section_images(study, 0)
+    contrasts = {
+        name: abs(insert.transfer.contrast_hu)
+        for name, insert in images["input"].inserts.items()
+        if insert.transfer is not None and all(one.inserts[name].transfer for one in images.values())
+    }
+    ordered = sorted(contrasts, key=lambda name: -contrasts[name])
+    shown = {ordered[place] for place in (0, len(ordered) // 2, -1)} if ordered else set()
     nyquist = 1 / (2 * max(study.sections[0].source.geometry.pixel_spacing_mm))
     found: dict[str, Curve] = {}
-    for image, quality in section_images(study, 0).items():
+    for image, quality in images.items():
         for name, insert in quality.inserts.items():
-            if insert.transfer is not None:
+            if name in shown and insert.transfer is not None:
                 kept = insert.transfer.frequency < nyquist
                 curve = list(insert.transfer.frequency[kept]), list(insert.transfer.value[kept])
                 found[f"{image}, {name}"] = curve
@@ -145,15 +155,10 @@ def image_styles(names: Iterable[str]) -> dict[str, CurveStyle]:
     }
 
 
-def noise_by_dose(study: PhantomStudy) -> dict[str, Curve]:
-    """Noise of all sections over their dose, before and after."""
+def d_prime_by_dose(study: PhantomStudy) -> dict[str, Curve]:
+    """d′ of every lesion over the dose, before and after."""
     images = {"input": study.unprocessed, "output": study.denoised}
-    return {name: (list(study.doses), [one.noise_hu for one in found]) for name, found in images.items() if found}
-
-
-def _dose_charts(study: PhantomStudy) -> ChartSection:
-    images = {"input": study.unprocessed, "output": study.denoised}
-    d_prime = {
+    return {
         f"{name}, {lesion_name(lesion)}": (
             list(study.doses),
             [one.detectability[lesion].d_prime for one in found],
@@ -162,6 +167,16 @@ def _dose_charts(study: PhantomStudy) -> ChartSection:
         if found
         for lesion in found[0].detectability
     }
+
+
+def noise_by_dose(study: PhantomStudy) -> dict[str, Curve]:
+    """Noise of all sections over their dose, before and after."""
+    images = {"input": study.unprocessed, "output": study.denoised}
+    return {name: (list(study.doses), [one.noise_hu for one in found]) for name, found in images.items() if found}
+
+
+def _dose_charts(study: PhantomStudy) -> ChartSection:
+    d_prime = d_prime_by_dose(study)
     label = f"dose, {study.dose_unit}"
     charts = [
         line_chart(noise_by_dose(study), label, "noise, HU", "noise by dose", dots=True),
@@ -200,12 +215,36 @@ def _f50_text(transfer: TaskTransfer | None) -> str | None:
     return f"{value} ({low:.2f} to {high:.2f})" if np.isfinite(low) else value
 
 
-def equivalence_text(equal: DoseEquivalence) -> str:
-    """An equivalent dose and its interval in words."""
-    if not np.isfinite(equal.dose):
-        return "not within the measured doses"
-    limits = [f"{limit:.3g}" if np.isfinite(limit) else "beyond" for limit in (equal.low, equal.high)]
-    return f"{equal.dose:.3g} ({limits[0]} to {limits[1]})"
+def equivalence_sentence(study: PhantomStudy, number: int) -> str:
+    """Dose equivalence of a denoised section, by d′ of each lesion and by noise alone."""
+    by_lesion = [
+        f"{_equivalence_text(study, number, name)} for {name}"
+        for name in map(lesion_name, study.denoised[number].detectability)
+    ]
+    return (
+        f"Dose equivalence of the scan denoised at {dose_label(study, number)}, in {study.dose_unit}: by d′ "
+        f"{'; '.join(by_lesion)}; by noise alone {_equivalence_text(study, number, 'noise')}."
+    )
+
+
+def _equivalence_text(study: PhantomStudy, number: int, name: str) -> str:
+    """An equivalent dose and its interval in words; outside the measured doses, on which side."""
+    equal = study.equivalence[number][name]
+    if np.isfinite(equal.dose):
+        limits = [f"{limit:.3g}" if np.isfinite(limit) else "beyond" for limit in (equal.low, equal.high)]
+        return f"{equal.dose:.3g} ({limits[0]} to {limits[1]})"
+    value, measured = (
+        [_compared(one, name) for one in qualities] for qualities in ([study.denoised[number]], study.unprocessed)
+    )
+    if value[0] >= max(measured):
+        return f"above {max(study.doses):.3g}"
+    return f"below {min(study.doses):.3g}" if value[0] <= min(measured) else "outside the measured doses"
+
+
+def _compared(quality: PhantomQuality, name: str) -> float:
+    """What rises with dose: d′ of a lesion, or 1/noise."""
+    found = {lesion_name(lesion): one.d_prime for lesion, one in quality.detectability.items()}
+    return quality.noise.d_prime if name == "noise" else found[name]
 
 
 def table_lines(tables: Sequence[Table]) -> list[str]:

@@ -33,6 +33,7 @@ ACTIONS = {
     "noise texture": "Look at the texture of uniform tissue, or use a lower strength.",
     "error": "Do not use this output as an improvement of the input.",
     "resolution": "Look at small structures of low contrast, or use a lower strength.",
+    "HU linearity": "Do not compare HU of this output with other images.",
     "detectability": "Do not expect small lesions to be easier to see.",
 }
 #: Checks whose numbers are always in the first paragraph.
