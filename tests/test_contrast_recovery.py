@@ -56,6 +56,16 @@ def test_an_unchanged_image_keeps_all_contrast():
     assert found.control_strength == pytest.approx(0, abs=1e-6)
 
 
+def test_the_noise_of_the_slices_is_known_before_and_after():
+    """Noise is measured on the slices without lesions: white noise of 20 HU, and the same after halving."""
+    found = measure_contrast_recovery(
+        body(), lambda source: (60 + 0.5 * (hu - 60) for hu in unchanged(source)), blurred, lesions=LESIONS
+    )
+    assert found.noise.noise.before.noise_hu[1] == pytest.approx(20, rel=0.05)
+    assert found.noise.noise.after.noise_hu[1] == pytest.approx(10, rel=0.05)
+    assert found.noise.after == pytest.approx(60 + 0.5 * (found.noise.before - 60), abs=1e-3)
+
+
 def test_a_blur_keeps_what_its_convolution_says():
     found = measure_contrast_recovery(body(), blurred, blurred, lesions=LESIONS)
     side = tile_side_px(SPACING)
@@ -162,4 +172,6 @@ def test_the_command_measures_the_users_images(tmp_path, capsys):
         (item.kind, item.diameter_mm, item.contrast_hu) for item in DEFAULT_LESIONS
     }
     assert all(row["places"] > 0 for row in rows)
-    assert "Contrast recovery" in (tmp_path / "q" / "report.html").read_text()
+    report = (tmp_path / "q" / "report.html").read_text()
+    assert "Contrast recovery" in report
+    assert "Noise map of your images" in report

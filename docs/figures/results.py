@@ -1,12 +1,14 @@
 """Measure and draw the figures of docs/results.md.
 
-python docs/figures/results.py measure MAYO2016 ["L143 D45f" …]     updates docs/figures/results.csv (minutes)
+python docs/figures/results.py measure MAYO2016 ["L143 D45f" …]     writes docs/figures/results.csv (minutes)
+python docs/figures/results.py speed BENCHMARK.json …   writes docs/figures/speed.csv from `benchmark apply --json`
 python docs/figures/results.py draw                 writes docs/figures/results-*.svg and prints the tables
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,13 +24,15 @@ from scipy import ndimage
 import ldct_denoise
 from ldct_denoise.io.dose_labels import Pair, find_pairs, label_series
 from ldct_denoise.io.find import find_images
-from ldct_denoise.metrics.noise import find_uniform_rois
+from ldct_denoise.metrics.noise import difference_spectrum, find_uniform_rois
+from ldct_denoise.metrics.series_noise import uniform_soft_tissue_rois
+from ldct_denoise.metrics.texture import blurred_noise_hu, mean_noise_frequency
 from ldct_denoise.regions import body_mask, tissue_masks
 from ldct_denoise.volume import Volume
 
 Image = NDArray[np.float32]
 HERE = Path(__file__).parent
-TABLE = HERE / "results.csv"
+TABLE, SPEED = HERE / "results.csv", HERE / "speed.csv"
 #: Label, model, strength (None: the model's default).
 CANDIDATES = (
     ("lir-ct", "lir-ct", None),
@@ -44,6 +48,8 @@ BLUR_MM = 0.5
 #: Side of the square in which a lesion is inserted, and of its uniform surroundings.
 LESION_SIDE_MM = 24.0
 LESION_SLICES = 4
+#: Squares of 24 mm of each slice in which noise is measured.
+NOISE_SQUARES = 8
 TISSUES = ("fat", "soft-tissue", "lung")
 WINDOWS = ("0,2048", "abdomen")
 SERIES = ("L096 D45f", "L143 D45f", "L143 B30f")
@@ -82,9 +88,18 @@ def measure_pair(name: str, low: Volume, normal: Volume) -> Iterator[Row]:
     """Fidelity, HU, noise and recovery of every candidate on one series."""
     lesions = [(spec, *insert(low, normal, *spec)) for spec in LESIONS]
     few = Volume(low.hu[:LESION_SLICES], low.geometry.select(range(LESION_SLICES)))
+    again = second_realisation(low, normal)
+    squares = noise_squares(normal)
+    noise_in = difference_spectrum(cut(low, squares), cut(again, squares), low.geometry.pixel_spacing_mm)
     for label, model, strength in CANDIDATES:
         image = restored(low, model, strength)
         yield from fidelity(name, label, low, normal, image)
+        other = restored(again, model, strength)
+        noise = difference_spectrum(cut(image, squares), cut(other, squares), low.geometry.pixel_spacing_mm)
+        yield Row(name, label, "noise left", (noise.variance_hu2 / noise_in.variance_hu2) ** 0.5)
+        shift = mean_noise_frequency(noise) / mean_noise_frequency(noise_in) - 1
+        yield Row(name, label, "mean frequency %", 100 * shift)
+        yield Row(name, label, "noise left 2 mm", blurred_noise_hu(noise, 2.0) / blurred_noise_hu(noise_in, 2.0))
         plain = restored(few, model, strength)
         for (diameter, contrast), with_lesions, cores in lesions:
             change = restored(with_lesions, model, strength).hu - plain.hu
@@ -94,7 +109,7 @@ def measure_pair(name: str, low: Volume, normal: Volume) -> Iterator[Row]:
 
 
 def fidelity(name: str, label: str, low: Volume, normal: Volume, image: Volume) -> Iterator[Row]:
-    """PSNR gain, bias of tissues, and noise of one candidate, against full dose."""
+    """PSNR gain and bias of tissues of one candidate, against full dose."""
     found = ldct_denoise.evaluate(image, normal, low, windows=WINDOWS, rois=TISSUES)
     for window, text in zip(found.windows, WINDOWS, strict=True):
         ours, theirs = (found.values(who, window.name, "image", "psnr") for who in ("candidate", "input"))
@@ -107,10 +122,30 @@ def fidelity(name: str, label: str, low: Volume, normal: Volume, image: Volume) 
             means = found.values(who, "none", tissue, "hu_mean")
             if bias := [means[key] - full[key] for key in means if key in full]:
                 yield Row(name, model, f"bias {tissue}", mean(bias))
-    noise = {entry["model"]: entry for entry in found.extra["noise"]}  # type: ignore[attr-defined]
-    yield Row(name, label, "noise left", noise["candidate"]["noise_hu"] / noise["input"]["noise_hu"])
-    frequency = {model: entry["mean_frequency_per_mm"] for model, entry in noise.items()}
-    yield Row(name, label, "mean frequency %", 100 * (frequency["candidate"] / frequency["reference"] - 1))
+
+
+def second_realisation(low: Volume, normal: Volume) -> Volume:
+    """Quarter dose with other noise: full dose plus the difference of the doses in the slice before.
+
+    Denoised like the first, their difference is the noise that is left, and nothing else: anatomy, and what the
+    denoiser does to it, is in both. No assumption about the denoiser is needed.
+    """
+    return Volume(normal.hu + np.roll(low.hu - normal.hu, 1, axis=0), low.geometry)
+
+
+def noise_squares(normal: Volume) -> list[tuple[int, tuple[slice, slice]]]:
+    """Slice, rows and columns of the most uniform squares of soft tissue or fat of full dose."""
+    spacing_mm = normal.geometry.pixel_spacing_mm
+    return [
+        (index, roi)
+        for index, hu in enumerate(normal.hu)
+        for roi in uniform_soft_tissue_rois(hu, body_mask(hu, spacing_mm), spacing_mm, NOISE_SQUARES)
+    ]
+
+
+def cut(volume: Volume, squares: list[tuple[int, tuple[slice, slice]]]) -> Image:
+    """The squares of a volume, shape (n, rows, columns)."""
+    return np.array([volume.hu[index][roi] for index, roi in squares])
 
 
 def insert(low: Volume, normal: Volume, diameter_mm: float, contrast_hu: float) -> tuple[Volume, Image]:
@@ -138,11 +173,11 @@ def disc(side: int, spacing_mm: float, diameter_mm: float, fine: int = 5) -> Ima
     return blurred.reshape(side, fine, side, fine).mean((1, 3)).astype(np.float32)
 
 
-def read_table() -> list[Row]:
-    """All rows of the table; none where it does not exist."""
-    if not TABLE.is_file():
+def read_table(path: Path) -> list[Row]:
+    """All rows of a table; none where it does not exist."""
+    if not path.is_file():
         return []
-    with TABLE.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         return [
             Row(row["series"], row["model"], row["metric"], float(row["value"])) for row in csv.DictReader(file)
         ]
@@ -154,12 +189,28 @@ def measure(root: Path, wanted: list[str]) -> None:
         name = f"{pair.patient} {pair.kernel}"
         if wanted and name not in wanted:
             continue
-        rows = [row for row in read_table() if row.series != name]  # other series, and speed
+        rows = [row for row in read_table(TABLE) if row.series != name]
         rows += {(row.model, row.metric): row for row in measure_pair(name, *paired_volumes(pair))}.values()
-        with TABLE.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["series", "model", "metric", "value"])
-            writer.writerows([row.series, row.model, row.metric, f"{row.value:.4f}"] for row in rows)
+        write_table(TABLE, rows)
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Write all rows of a table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["series", "model", "metric", "value"])
+        writer.writerows([row.series, row.model, row.metric, f"{row.value:.4f}"] for row in rows)
+
+
+def collect_speed(files: list[Path]) -> None:
+    """Collect the speeds of networks from results of ``benchmark apply --json``."""
+    rows = {}
+    for path in files:
+        for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
+            if result["name"].startswith("speed of ") and result["unit"] == "slices/s":
+                name = result["name"].removeprefix("speed of ").removesuffix(", shipped")
+                rows[name] = Row("512×512", name, "slices per second", result["value"])
+    write_table(SPEED, sorted(rows.values(), key=lambda row: -row.value))
 
 
 # Draw ---------------------------------------------------------------------------------------------------------
@@ -214,7 +265,7 @@ def draw_texture(found: Table) -> plt.Figure:
     axis.axhspan(-16, 0, color="0.93", zorder=0)
     axis.annotate("commercial products: down to −16 %", (0.01, -1.8), xycoords=("axes fraction", "data"))
     axis.set_xlabel("noise that is left, relative to quarter dose")
-    axis.set_ylabel("mean frequency against full dose, %")
+    axis.set_ylabel("mean frequency of the noise, change in %")
     axis.legend(fontsize=8)
     return figure
 
@@ -231,7 +282,7 @@ def draw_lesions(found: Table) -> plt.Figure:
     grouped_bars(axis, [name.replace("-", "−") for name in names], kept)
     axis.axhline(1, color="0.5", linewidth=0.8)
     axis.set_ylabel("contrast that is kept")
-    axis.legend(fontsize=8, loc="lower right")
+    figure.legend(*axis.get_legend_handles_labels(), fontsize=8, ncols=5, loc="outside lower center")
     return figure
 
 
@@ -275,7 +326,7 @@ def print_table(found: Table) -> None:
 def draw() -> None:
     """Draw all charts as SVG files and print the table."""
     matplotlib.rcParams.update({"svg.hashsalt": "results", "font.size": 9, "figure.constrained_layout.use": True})
-    found = table(read_table())
+    found = table(read_table(TABLE) + read_table(SPEED))
     charts = {
         "gain": draw_gain,
         "texture": draw_texture,
@@ -293,5 +344,7 @@ def draw() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["measure"]:
         measure(Path(sys.argv[2]), sys.argv[3:])
+    elif sys.argv[1:2] == ["speed"]:
+        collect_speed([Path(name) for name in sys.argv[2:]])
     else:
         draw()

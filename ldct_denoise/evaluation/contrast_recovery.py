@@ -27,7 +27,10 @@ from ldct_denoise.io.dose_labels import label_series
 from ldct_denoise.io.dose_words import Dose
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import periodograms
+from ldct_denoise.metrics.noise_change import AFTER, BEFORE, NoiseChange, noise_change
+from ldct_denoise.metrics.unpaired_noise import stack_rois
 from ldct_denoise.phantoms.insertion import DEFAULT_LESIONS, InsertedLesion
+from ldct_denoise.regions.body import body_mask
 from ldct_denoise.volume import SliceSource, spread_indices
 
 Restore = Callable[[SliceSource], Iterable[NDArray[np.floating]]]
@@ -58,6 +61,26 @@ class LesionRecovery:
 
 
 @dataclass(frozen=True)
+class NoiseExample:
+    """A slice of a series before and after denoising, without lesions, and the noise of the series.
+
+    Parameters
+    ----------
+    before, after : ndarray, shape (rows, columns)
+        HU.
+    noise : NoiseChange
+        Of all slices that were used.
+    pixel_spacing_mm : tuple of 2 floats
+        Row and column spacing, mm.
+    """
+
+    before: NDArray[np.floating]
+    after: NDArray[np.floating]
+    noise: NoiseChange
+    pixel_spacing_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class SeriesRecovery:
     """Contrast recovery in one series.
 
@@ -74,6 +97,8 @@ class SeriesRecovery:
     control_strength : float
         Strength of the blend that gives the control the same noise; NaN where there is none.
     lesions : tuple of LesionRecovery
+    noise : NoiseExample or None
+        For a map of the noise; None without an ROI. Of the first series where several are pooled.
     """
 
     name: str
@@ -84,6 +109,7 @@ class SeriesRecovery:
     noise_hu: tuple[float, float]
     control_strength: float
     lesions: tuple[LesionRecovery, ...]
+    noise: NoiseExample | None = None
 
 
 def measure_contrast_recovery(
@@ -160,7 +186,19 @@ def measure_contrast_recovery(
         (variance[0] ** 0.5, variance[1] ** 0.5),
         strength,
         tuple(found),
+        _noise_example(stack.hu[: len(plan.indices)], outputs[0], source.geometry.pixel_spacing_mm),
     )
+
+
+def _noise_example(before: Stack, after: Stack, spacing_mm: tuple[float, float]) -> NoiseExample | None:
+    """The middle one of the slices, and the noise of all."""
+    stacks = [
+        stack_rois({BEFORE: first, AFTER: second}, BEFORE, body_mask(first, spacing_mm), spacing_mm)
+        for first, second in zip(before, after, strict=False)
+    ]
+    noise = noise_change([stack for stack in stacks if stack is not None], spacing_mm)
+    middle = len(before) // 2
+    return NoiseExample(before[middle], after[middle], noise, spacing_mm) if noise else None
 
 
 def find_and_measure(
@@ -255,7 +293,15 @@ def _pooled(members: Sequence[SeriesRecovery]) -> SeriesRecovery:
     first = members[0]
     name = f"{len(members)} series"
     return SeriesRecovery(
-        name, first.kernel, first.dose, int(slices.sum()), blur, (before, after), strength, tuple(lesions)
+        name,
+        first.kernel,
+        first.dose,
+        int(slices.sum()),
+        blur,
+        (before, after),
+        strength,
+        tuple(lesions),
+        first.noise,
     )
 
 

@@ -11,7 +11,9 @@ from ldct_denoise.evaluation.tables import Entry, finite_or_none
 from ldct_denoise.phantoms.insertion import InsertedLesion
 from ldct_denoise.report.charts import Curve, line_chart
 from ldct_denoise.report.curve_styles import curve_styles
-from ldct_denoise.report.page import ChartSection, Table
+from ldct_denoise.report.noise_map import noise_map_pictures
+from ldct_denoise.report.numbers import between
+from ldct_denoise.report.page import ChartSection, Picture, Table
 
 DEFINITION = (
     "contrast recovery",
@@ -20,8 +22,36 @@ DEFINITION = (
     "1 keeps all. Control: lir-ct, blended with the input to the same noise. A denoiser that recovers "
     "less than the control loses more contrast than its noise reduction explains.",
 )
+#: Largest number of groups with noise maps.
+MAX_MAPS = 4
 #: Lesion of the sentence: soft tissue, mm and HU.
 EXAMPLE = ("soft tissue", 5, -20)
+
+
+def recovery_noise_maps(found: Sequence[SeriesRecovery]) -> list[ChartSection]:
+    """Noise maps of one slice of each kernel and dose, before and after denoising; none without an ROI."""
+    pictures = [
+        Picture(picture.uri, f"{_title(one)}: {picture.caption}", picture.width_px)
+        for one in found[:MAX_MAPS]
+        if one.noise
+        for picture in noise_map_pictures(
+            {
+                "input": (one.noise.before, one.noise.noise.before),
+                "output": (one.noise.after, one.noise.noise.after),
+            },
+            one.noise.pixel_spacing_mm,
+        )
+    ]
+    levels = "; ".join(
+        f"{_title(one)}: {between(one.noise.noise.before.noise_hu)} → {between(one.noise.noise.after.noise_hu)} HU"
+        for one in found
+        if one.noise
+    )
+    text = (
+        "Noise differs from place to place; this is its standard deviation around each pixel of one slice. In the "
+        f"ROIs with the least anatomy of all slices: {levels}."
+    )
+    return [ChartSection("Noise map of your images", text, [], pictures)] if pictures else []
 
 
 def recovery_sentences(found: Sequence[SeriesRecovery]) -> list[str]:

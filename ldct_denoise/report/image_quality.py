@@ -23,10 +23,12 @@ from ldct_denoise.report.contrast_recovery import DEFINITION as RECOVERY_DEFINIT
 from ldct_denoise.report.contrast_recovery import (
     recovery_charts,
     recovery_entries,
+    recovery_noise_maps,
     recovery_sentences,
     recovery_table,
 )
 from ldct_denoise.report.identity import NO_SIGNATURE, Identity, Signature, model_facts
+from ldct_denoise.report.noise_map import DEFINITION as NOISE_MAP
 from ldct_denoise.report.page import STATUS, Page, write_page
 from ldct_denoise.report.phantom import (
     contrasts,
@@ -109,6 +111,7 @@ def write_image_quality_report(
             transfer_charts(study),
             dose_charts(study),
             *([recovery_charts(recovery)] if recovery else []),
+            *recovery_noise_maps(recovery),
             *([along_z_charts(along_z)] if along_z else []),
         ],
         tables=[
@@ -120,7 +123,7 @@ def write_image_quality_report(
         definitions=(
             STATUS,
             *DEFINITIONS,
-            *((RECOVERY_DEFINITION,) if recovery else ()),
+            *((RECOVERY_DEFINITION, NOISE_MAP) if recovery else ()),
             *(Z_DEFINITIONS if along_z else ()),
         ),
     )
