@@ -28,6 +28,7 @@ from ldct_denoise.report.page import Page, Table, render
 from ldct_denoise.report.pictures import display_window, spread_slice_views
 from ldct_denoise.report.verdict import ACTIONS, answer, evaluation_answer, evaluation_checks
 from ldct_denoise.volume import SeriesMetadata, Volume
+from tests.conftest import ROOT
 from tests.synthetic import axial_geometry
 
 #: Light and dark paper of page.css.
@@ -112,6 +113,14 @@ def test_the_answer_names_the_check_its_number_and_what_to_do():
     failed = answer([check_shift({"fat": 5.0})])
     assert failed.startswith("Mean HU of fat shifted by +5.0 HU (limit ±1). 1 of 1 checks failed: mean HU.")
     assert failed.endswith("Do not rely on this output before the cause is known.")
+
+
+def test_every_check_has_an_action():
+    """Names of checks as the code states them."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "ldct_denoise").rglob("*.py")]
+    names = {name for text in sources for name in re.findall(r'Check\(\s*"([^"]+)"', text)}
+    assert {"HU linearity", "noise texture"} <= names
+    assert names | {"resolution"} == set(ACTIONS)
 
 
 def evaluation_of(rmse, shift_hu=0.0, noise=None, frequency=None) -> Evaluation:
