@@ -69,6 +69,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Slices of each series that lesions are inserted into.",
 )
+@click.option(
+    "--sr",
+    is_flag=True,
+    help="With SCAN: also write mean HU, standard deviation and area of every ROI as DICOM SR (TID 1500).",
+)
 @options.strength
 @options.device
 @options.method_files
@@ -86,6 +91,7 @@ def command(
     seed: int,
     paths: tuple[Path, ...],
     slices: int,
+    sr: bool,
     strength: float | None,
     device: str,
     author: str,
@@ -97,7 +103,7 @@ def command(
 
     With SCAN... the phantom is located in each scan. Measures noise, uniformity, HU and resolution of the inserts,
     low contrast, detectability, and the dose at which unprocessed scans are equal; without --model the scans only.
-    Writes report.html, summary.pdf, metrics.csv and summary.json.
+    Writes report.html, summary.pdf, metrics.csv and summary.json; with --sr also DICOM SR.
 
     Without SCAN a phantom is simulated. Measures the noise power spectrum, resolution by contrast, HU linearity,
     detectability of lesions in liver and lung by three model observers, and the dose at which unprocessed images
@@ -120,11 +126,14 @@ def command(
     from ldct_denoise.report.phantom_checks import study_checks
     from ldct_denoise.report.verdict import answer
 
+    if sr and not scans:
+        raise ConfigError("--sr belongs to scans of your own phantom: image-quality --sr SCAN...")
     if scans or phantom:
         if paths or lesions:
             raise ConfigError("--series and --lesion belong to the simulated phantom; leave them out with SCAN")
         settings = ApplySettings(strength=strength, device=device, seed=seed)
-        _measure_scans(scans, phantom or "auto", model, settings, output, Signature(author, site), overwrite)
+        signature = Signature(author, site)
+        _measure_scans(scans, phantom or "auto", model, settings, output, signature, sr=sr, overwrite=overwrite)
         if open_report:
             options.open_in_browser(output / "report.html")
         return
@@ -175,20 +184,26 @@ def _measure_scans(
     settings: ApplySettings,
     output: Path,
     signature: Signature,
+    *,
+    sr: bool,
     overwrite: bool,
 ) -> None:
     """Measure scans of a real phantom."""
     from ldct_denoise.errors import ConfigError, InputError
     from ldct_denoise.evaluation.image_quality import slice_restorer
     from ldct_denoise.evaluation.phantom_scan import measure_phantom_scans
+    from ldct_denoise.io.derived.measurement_report import import_sr
     from ldct_denoise.io.find import find_images
     from ldct_denoise.models.trained import load_model
     from ldct_denoise.output import make_output_folder
     from ldct_denoise.report.phantom_scan import phantom_sentences, scan_checks, write_phantom_report
+    from ldct_denoise.report.structured_report import write_phantom_structured_reports
     from ldct_denoise.report.verdict import answer
 
     if not scans:
         raise ConfigError("--phantom: give the scans of your phantom: image-quality --phantom auto SCAN...")
+    if sr:
+        import_sr()
     make_output_folder(output, overwrite)
     sources: list[SliceSource] = []
     for path in scans:
@@ -205,8 +220,11 @@ def _measure_scans(
         )
     about = _about(loaded, settings.strength) if loaded else {}
     write_phantom_report(study, output, about, signature=signature, overwrite=True)
+    structured = write_phantom_structured_reports(study, output / "sr") if sr else []
     if loaded:
         terminal.print_paragraph(answer(scan_checks(study)))
         click.echo()
     click.echo("\n".join(map(terminal.plain, phantom_sentences(study))))
+    for path in structured:
+        click.echo(f"{path}")
     click.echo(f"{output / 'report.html'}")

@@ -17,6 +17,7 @@ from ldct_denoise.evaluation.phantom_quality import lesion_name
 from ldct_denoise.evaluation.phantom_scan import DEFAULT_LESIONS, measure_phantom_scans
 from ldct_denoise.evaluation.phantom_sections import find_sections
 from ldct_denoise.io.derived.create import SeriesAttributes, write_series
+from ldct_denoise.io.derived.measurement_report import ATTENUATION
 from ldct_denoise.phantoms.qa_phantoms import ACR, QA_PHANTOMS, find_qa_phantoms
 from ldct_denoise.report.phantom_scan import phantom_sentences, scan_checks, write_phantom_report
 from ldct_denoise.report.verdict import ACTIONS
@@ -179,7 +180,19 @@ def test_the_command_writes_the_evidence_sheet(tmp_path, capsys):
     )
     write_series(scan, tmp_path / "acr", attributes)
     output = tmp_path / "out"
-    main(["image-quality", "--phantom", "acr", str(tmp_path / "acr"), "--model", "wavelet", "-o", str(output)])
+    main(
+        [
+            "image-quality",
+            "--phantom",
+            "acr",
+            str(tmp_path / "acr"),
+            "--model",
+            "wavelet",
+            "--sr",
+            "-o",
+            str(output),
+        ]
+    )
     assert "No dose equivalence: there is one dose only" in capsys.readouterr().out
     summary = json.loads((output / "summary.json").read_text())
     assert summary["phantom"] == ACR.title
@@ -191,12 +204,29 @@ def test_the_command_writes_the_evidence_sheet(tmp_path, capsys):
     assert noise["output"] < noise["input"]
     assert {"bone", "low contrast", "lesion 7 mm, -10 HU"} <= {row["region"] for row in rows}
     assert (output / "summary.pdf").read_bytes().startswith(b"%PDF")
+    _check_structured_report(output / "sr" / "section-1.dcm", rows)
     assert "task transfer function by insert" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def _check_structured_report(path, rows):
+    """The means of an insert's slices are those of the CSV."""
+    sr = pytest.importorskip("highdicom.sr", reason="DICOM SR is written by highdicom (the extra seg)")
+    groups = sr.srread(path).content.get_planar_roi_measurement_groups()
+    for insert in ACR.inserts:
+        of_insert = [group for group in groups if group.tracking_identifier == insert.name]
+        means = [group.get_measurements(ATTENUATION)[0].value for group in of_insert]
+        (known,) = (
+            float(row["value"])
+            for row in rows
+            if (row["image"], row["region"], row["metric"]) == ("input", insert.name, "hu_mean")
+        )
+        assert np.mean(means) == pytest.approx(known, abs=2e-3)
 
 
 def test_options_of_the_simulated_phantom_are_refused_with_scans(tmp_path, capsys):
     for arguments, message in (
         (["--phantom", "acr"], "give the scans"),
+        (["--sr"], "belongs to scans"),
         ([str(tmp_path), "--lesion", "liver,7,-10"], "leave them out"),
     ):
         with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,6 +105,26 @@ class PhantomQuality:
     def mean_frequency_per_mm(self) -> float:
         """Mean frequency of the noise."""
         return mean_noise_frequency(self.spectrum)
+
+
+@dataclass(frozen=True)
+class PhantomRegion:
+    """Pixels of a section that are measured.
+
+    Parameters
+    ----------
+    name : str
+        Material, or ``uniform`` and a number.
+    slices : tuple of int
+    corner : tuple of 2 ints
+        Row and column of the first pixel of ``mask``.
+    mask : ndarray of bool
+    """
+
+    name: str
+    slices: tuple[int, ...]
+    corner: tuple[int, int]
+    mask: NDArray[np.bool_]
 
 
 def lesion_name(lesion: InsertedLesion) -> str:
@@ -225,22 +246,43 @@ class ScannedSection:
             found[lesion] = _spread(scored, factor)
         return found
 
-    def _inserts(self, stacks: Mapping[str, Stack]) -> dict[str, InsertQuality]:
+    def regions(self) -> list[PhantomRegion]:
+        """ROIs of the uniform module, and the cores of the inserts."""
+        found = [
+            PhantomRegion(
+                f"uniform {number}",
+                tuple(self.indices["uniform"]),
+                (rows.start, columns.start),
+                np.ones((rows.stop - rows.start, columns.stop - columns.start), dtype=bool),
+            )
+            for number, (rows, columns) in enumerate(self.section.rois, start=1)
+        ]
+        for insert, (box, centre) in self._places.items():
+            shape = self.stacks["inserts"][0][box].shape
+            core = self._disc_mask(shape, centre, CORE_FRACTION * insert.radius_mm)
+            corner = box[0].start, box[1].start
+            found.append(PhantomRegion(insert.name, tuple(self.indices["inserts"]), corner, core))
+        return found
+
+    @cached_property
+    def _places(self) -> dict[PhantomInsert, tuple[tuple[slice, slice], tuple[float, float]]]:
+        """A square around each insert, and the insert's centre in it."""
         location = self.section.location
+        found: dict[PhantomInsert, tuple[tuple[slice, slice], tuple[float, float]]] = {}
         if location is None:
-            return {}
-        found = {}
+            return found
         for insert in location.phantom.inserts:
             given = location.insert_px(self.section.source, self.indices["inserts"], insert)
             box, inner = self._box(given, insert)
-            centre = find_disk_centre(
-                self.stacks["inserts"][:, *box].mean(axis=0, dtype=np.float64),
-                inner,
-                insert.radius_mm,
-                self.spacing_mm,
-            )
-            found[insert.name] = self._insert(stacks["inserts"][:, *box], centre, insert)
+            mean = self.stacks["inserts"][:, *box].mean(axis=0, dtype=np.float64)
+            found[insert] = box, find_disk_centre(mean, inner, insert.radius_mm, self.spacing_mm)
         return found
+
+    def _inserts(self, stacks: Mapping[str, Stack]) -> dict[str, InsertQuality]:
+        return {
+            insert.name: self._insert(stacks["inserts"][:, *box], centre, insert)
+            for insert, (box, centre) in self._places.items()
+        }
 
     def _box(
         self, centre_px: tuple[float, float], insert: PhantomInsert

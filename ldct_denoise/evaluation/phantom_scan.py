@@ -15,7 +15,13 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from ldct_denoise.evaluation.phantom_quality import PhantomQuality, ScannedSection, Stack, lesion_name
+from ldct_denoise.evaluation.phantom_quality import (
+    PhantomQuality,
+    PhantomRegion,
+    ScannedSection,
+    Stack,
+    lesion_name,
+)
 from ldct_denoise.evaluation.phantom_sections import PhantomSection, find_sections
 from ldct_denoise.metrics.dose_equivalence import DoseEquivalence, dose_equivalence
 from ldct_denoise.phantoms.insertion import InsertedLesion
@@ -51,6 +57,8 @@ class PhantomStudy:
         Why there is no dose equivalence; empty if there is.
     equivalence : tuple of mapping from str to DoseEquivalence
         For each section and for ``noise`` and each lesion, the dose at which unprocessed scans equal the denoised.
+    regions : tuple of tuple of PhantomRegion
+        Measured pixels of each section.
     examples : tuple of mapping from str to ndarray
         Slices of the section of lowest dose, HU: ``input`` and ``output``.
     """
@@ -62,6 +70,7 @@ class PhantomStudy:
     dose_unit: str
     no_equivalence: str
     equivalence: tuple[Mapping[str, DoseEquivalence], ...]
+    regions: tuple[tuple[PhantomRegion, ...], ...]
     examples: tuple[Mapping[str, Stack], ...]
 
 
@@ -133,6 +142,7 @@ def measure_phantom_scans(
         unit,
         reason,
         tuple(equivalence),
+        tuple(tuple(scan.regions()) for scan in scans),
         tuple(examples),
     )
 

@@ -10,6 +10,9 @@ import numpy as np
 
 from ldct_denoise.errors import ConfigError, InputError
 from ldct_denoise.evaluation.measure import REFERENCE, UNCLIPPED
+from ldct_denoise.evaluation.phantom_quality import PhantomRegion
+from ldct_denoise.evaluation.phantom_scan import PhantomStudy
+from ldct_denoise.evaluation.phantom_sections import phantom_title
 from ldct_denoise.evaluation.results import Evaluation, SeriesImages
 from ldct_denoise.io.derived.measurement_report import RegionMeasurement, import_sr, write_measurement_report
 from ldct_denoise.io.dicom.series import Series
@@ -91,6 +94,53 @@ def write_structured_reports(evaluation: Evaluation, folder: Path) -> tuple[list
         reasons = "; ".join(dict.fromkeys(notes)) or "the regions are outside the measured slices"
         raise InputError(f"--sr: nothing could be written: {reasons}")
     return paths, notes
+
+
+def write_phantom_structured_reports(study: PhantomStudy, folder: Path) -> list[Path]:
+    """Write a report of the unprocessed scans of a phantom for every section that is DICOM.
+
+    Parameters
+    ----------
+    study : PhantomStudy
+    folder : Path
+        Created if it does not exist.
+
+    Returns
+    -------
+    list of Path
+        The files.
+
+    Raises
+    ------
+    InputError
+        If no scan is DICOM, or highdicom is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (section, regions) in enumerate(zip(study.sections, study.regions, strict=True), start=1):
+        if isinstance(section.source, Series):
+            path = folder / f"section-{number}.dcm"
+            found = [measured for region in regions for measured in _in_slices(section.source, region)]
+            write_measurement_report(section.source, found, path, f"ROI measurements, {phantom_title(section)}")
+            paths.append(path)
+    if not paths:
+        raise InputError("--sr: no scan is DICOM, so that no DICOM SR was written")
+    return paths
+
+
+def _in_slices(source: Series, region: PhantomRegion) -> Iterator[RegionMeasurement]:
+    """A region of a phantom in each of its slices."""
+    outline = pixel_outline(region.mask)
+    if outline is None:  # the core of an insert that is smaller than a pixel
+        return
+    (top, left), (rows, columns) = region.corner, region.mask.shape
+    outline = np.add(outline, (left, top))
+    row_mm, column_mm = source.geometry.pixel_spacing_mm
+    area_mm2 = float(region.mask.sum()) * row_mm * column_mm
+    for index in region.slices:
+        inside = source.read_hu(index)[top : top + rows, left : left + columns][region.mask]
+        mean_hu, std_hu = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+        yield RegionMeasurement(region.name, index, outline, mean_hu, std_hu, area_mm2)
 
 
 def _measurements(
