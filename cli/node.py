@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,14 @@ def command() -> None:
 def list_command(spool: Path, as_json: bool) -> None:
     """List what is waiting, since when, and why."""
     from ldct_denoise.node import operator
+    from ldct_denoise.node.pull import list_pulls
 
     batches = operator.list_batches(_root(spool))
     if as_json:
         click.echo(operator.as_json(batches))
         return
-    if not batches:
+    pulls = list_pulls(_root(spool))
+    if not batches and not pulls:
         click.echo("nothing is waiting")
         return
     from rich.table import Table
@@ -48,6 +51,10 @@ def list_command(spool: Path, as_json: bool) -> None:
         table.add_row(
             batch.state, batch.batch, batch.accession_number, str(batch.images), _age(batch.age_s), _reason(batch)
         )
+    for pull in pulls:
+        state = "pull" if pull.state == "waiting" else "pull failed"
+        age = _age(time.time() - pull.added)
+        table.add_row(state, f"from {pull.source}", pull.accession_number, "", age, pull.reason)
     terminal.console().print(table)
 
 
@@ -63,6 +70,32 @@ def show(spool: Path, target: str) -> None:
     if not found:
         raise InputError(f"nothing in the spool fits {target!r}; `node list` shows what is there")
     click.echo(operator.as_json(found))
+
+
+@command.command()
+@click.argument("rules", type=options.EXISTING)
+@click.argument("source")
+@click.argument("accession_numbers", metavar="ACCESSION...", nargs=-1)
+@click.option("--file", type=options.EXISTING, help="Text file with one accession number a line.")
+def pull(rules: Path, source: str, accession_numbers: tuple[str, ...], file: Path | None) -> None:
+    """Pull CT series from a source of RULES by accession number.
+
+    A running node retrieves them, one request after the other, and processes them by its rules; otherwise it does
+    so at its next start. `list` shows what is not there yet. A request that failed is repeated by giving it again.
+    """
+    from ldct_denoise.errors import ConfigError
+    from ldct_denoise.node.pull import add_pulls
+    from ldct_denoise.node.rules import load_rules
+
+    settings = load_rules(rules)
+    if source not in settings.sources:
+        raise ConfigError(f"{rules}: no source {source!r}; known: {', '.join(settings.sources) or 'none'}")
+    lines = file.read_text().splitlines() if file else []
+    numbers = [*accession_numbers, *filter(None, map(str.strip, lines))]
+    if not numbers:
+        raise click.UsageError("give accession numbers, or --file")
+    add_pulls(settings.spool, source, numbers)
+    click.echo(f"{len(numbers)} requests; ldct-denoise node list {rules} shows those that are not done")
 
 
 @command.command()

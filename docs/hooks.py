@@ -91,6 +91,8 @@ def node_settings() -> str:
         "An entry of `accept`": parts_of.Peer,
         "`commitment` of an entry of `accept`": parts_of.CommitmentReports,
         "`tls`": parts_of.ServerTLS,
+        "A source, C-FIND": parts_of.DimseSource,
+        "A source, DICOMweb": parts_of.WebSource,
         "`audit`": parts_of.AuditSettings,
         "A destination, C-STORE": parts_of.DimseDestination,
         "A destination, STOW-RS": parts_of.StowDestination,

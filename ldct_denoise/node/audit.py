@@ -193,7 +193,7 @@ class AuditTrail:
         return self._deliver(self._rules.audit)
 
     def _deliver(self, settings: AuditSettings | None) -> bool:
-        waiting = sorted(self._folder.glob("*.xml")) if settings and self._folder.is_dir() else []
+        waiting = sorted(self._folder.glob("[!.]*.xml")) if settings and self._folder.is_dir() else []
         if settings is None or not waiting or time.monotonic() < self._next_try:
             return False
         try:

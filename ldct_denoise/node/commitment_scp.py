@@ -120,7 +120,7 @@ class CommitmentSCP:
 
     def run_once(self) -> bool:
         """Report the results that are known; return whether there was one."""
-        for path in sorted(self._folder.glob("*.json")):
+        for path in sorted(self._folder.glob("[!.]*.json")):
             asked = _read(path)
             if asked is None:
                 path.unlink(missing_ok=True)

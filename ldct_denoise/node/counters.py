@@ -20,6 +20,8 @@ COUNTERS = {
     "send_failures": "Failed attempts to send, by destination.",
     "audit_messages": "Audit messages sent to the repository.",
     "audit_failures": "Failures to write or send audit messages.",
+    "pulled_series": "Series pulled from a source.",
+    "pull_failures": "Failed attempts to pull series.",
     "denoise_seconds": "Time spent denoising.",
 }
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from ldct_denoise.node.pull import list_pulls
 from ldct_denoise.node.spool import GIB, ORIGINALS, Spool
 
 Status = Literal["ok", "degraded", "failed"]
@@ -56,6 +57,8 @@ class Health:
         oldest_s = max(ages.values(), default=0.0)
         problems = [f"{counts['dead-letter']} dead letters"] if counts["dead-letter"] else []
         problems += [f"{unreadable} unreadable records"] if unreadable else []
+        pulls = sum(one.state == "failed" for one in list_pulls(self._spool.root))
+        problems += [f"{pulls} pulls failed"] if pulls else []
         waiting = [
             state
             for state in ("ready", "outgoing")

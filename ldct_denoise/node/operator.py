@@ -239,7 +239,7 @@ def _ask(root: Path, action: Action, target: str) -> list[str]:
 
 def answer_requests(spool: Spool) -> None:
     """Do what operators have asked for in ``requests/``, in the process that has the spool."""
-    for path in sorted((spool.root / "requests").glob("*.json")):
+    for path in sorted((spool.root / "requests").glob("[!.]*.json")):
         lines: list[str] = []
         problem = ""
         try:

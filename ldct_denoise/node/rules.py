@@ -29,6 +29,7 @@ from ldct_denoise.node.settings import (
     Retry,
     Section,
     ServerTLS,
+    Source,
 )
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
@@ -160,6 +161,7 @@ class Rules(Section):
     device: str = Field("auto", pattern=DEVICE_PATTERN, description="where to compute")
     remember_days: float = Field(30, gt=0, description="how long the node remembers what was sent")
     destinations: dict[str, Destination] = Field(default_factory=dict, description="by name, for send_to")
+    sources: dict[str, Source] = Field(default_factory=dict, description="by name, for node pull")
     rules: tuple[Rule, ...] = Field(min_length=1, description="the first that fits a series decides")
 
     @model_validator(mode="after")

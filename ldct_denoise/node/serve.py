@@ -21,9 +21,11 @@ from ldct_denoise.node.counters import Counters
 from ldct_denoise.node.deliver import Deliverer, settle
 from ldct_denoise.node.destinations import make_sender
 from ldct_denoise.node.health import Health
+from ldct_denoise.node.intake import Intake
 from ldct_denoise.node.log_privacy import suppress_library_logs
 from ldct_denoise.node.operator import answer_requests
 from ldct_denoise.node.page import OperatorPage
+from ldct_denoise.node.pull import Puller
 from ldct_denoise.node.reachability import check_certificates
 from ldct_denoise.node.rules import Rules
 from ldct_denoise.node.settings import ClientTLS, DimseDestination
@@ -74,18 +76,19 @@ class Node:
         self._deliverers = {name: self._deliverer(name, rules) for name in rules.destinations}
         self._commitments = CommitmentSCP(rules, self.spool)
         self._results = CommitmentResults(rules, self.spool, self.counters)
+        intake = Intake(self.spool, self._completion, self.counters)
+        self._puller = Puller(rules, self.spool.root, intake, self.counters, self.stopping)
         jobs: dict[str, Callable[[], bool]] = {
             "watch": self._watch,
             "route": self._worker.router.run_once,
             "work": self._worker.run_once,
             "commit": self._commitments.run_once,
             "audit": self._audit.run_once,
+            "pull": self._puller.run_once,
         }
         jobs |= {f"send-{name}": deliverer.run_once for name, deliverer in self._deliverers.items()}
         self._threads = [self._thread(name, job) for name, job in jobs.items()]
-        self._receiver = StorageSCP(
-            rules, self.spool, self._completion, self.counters, self._commitments, self._results, self._audit
-        )
+        self._receiver = StorageSCP(rules, intake, self.counters, self._commitments, self._results, self._audit)
         self._health = Health(self.spool)
         page = OperatorPage(self.spool, self.health)
         self._status = (
@@ -184,6 +187,7 @@ class Node:
             self._commitments.use(rules)
             self._results.use(rules)
             self._audit.use(rules)
+            self._puller.use(rules)
             for name in rules.destinations:
                 if name in self._deliverers:
                     self._deliverers[name].use(rules)

@@ -175,19 +175,62 @@ class StowDestination(Section):
 
     @model_validator(mode="after")
     def _web_address(self) -> StowDestination:
-        parts = urlsplit(self.stow)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("stow: give an address as https://pacs.example/dicom-web/studies")
-        if parts.username or parts.password:
-            raise ValueError("stow: no password in the address; put the header into authorization_file")
+        _check_url("stow", self.stow, "https://pacs.example/dicom-web/studies")
         return self
+
+
+class DimseSource(Section):
+    """A PACS from which series are pulled by C-FIND and C-GET or C-MOVE."""
+
+    host: str = Field(description="name or address")
+    port: Port = Field(description="TCP port")
+    ae_title: AETitle = Field(description="called AE title")
+    retrieve: Literal["get", "move"] = Field(
+        "get", description="C-GET, or C-MOVE to the node, which then needs an entry of accept for the PACS"
+    )
+    calling_ae_title: AETitle | None = Field(None, description="own AE title; default: the node's")
+    timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
+    tls: ClientTLS | None = Field(None, description="TLS; null for none")
+
+    @property
+    def peer(self) -> DimseDestination:
+        """The same peer, for an association with it."""
+        return DimseDestination(**self.model_dump(exclude={"retrieve"}))
+
+
+class WebSource(Section):
+    """A DICOMweb server from which series are pulled by QIDO-RS and WADO-RS."""
+
+    dicomweb: str = Field(description="URL above studies, as https://pacs.example/dicom-web")
+    authorization_file: Path | None = Field(None, description="file with the value of the Authorization header")
+    timeout_s: float = Field(60, gt=0, description="time limit of a network operation")
+    tls: ClientTLS | None = Field(None, description="certificates, for https; null for the system's")
+
+    @property
+    def server(self) -> str:
+        """Name or address of the server."""
+        return str(urlsplit(self.dicomweb).hostname)
+
+    @model_validator(mode="after")
+    def _web_address(self) -> WebSource:
+        _check_url("dicomweb", self.dicomweb, "https://pacs.example/dicom-web")
+        return self
+
+
+def _check_url(name: str, url: str, example: str) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{name}: give an address as {example}")
+    if parts.username or parts.password:
+        raise ValueError(f"{name}: no password in the address; put the header into authorization_file")
 
 
 def _kind(value: Any) -> str:
     named = value if isinstance(value, dict) else vars(value) if isinstance(value, Section) else {}
-    return "web" if "stow" in named else "dimse"
+    return "web" if "stow" in named or "dicomweb" in named else "dimse"
 
 
 Destination = Annotated[
     Annotated[DimseDestination, Tag("dimse")] | Annotated[StowDestination, Tag("web")], Discriminator(_kind)
 ]
+Source = Annotated[Annotated[DimseSource, Tag("dimse")] | Annotated[WebSource, Tag("web")], Discriminator(_kind)]

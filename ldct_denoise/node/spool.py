@@ -11,6 +11,7 @@
 ``records``     one record per batch: attempts, deliveries
 ``series``      what is remembered of each series, see :mod:`ldct_denoise.node.series_memory`
 ``requests``    what an operator asks of the running node, see :mod:`ldct_denoise.node.operator`
+``pulls``       series to be pulled, see :mod:`ldct_denoise.node.pull`
 ``commitments`` requests for storage commitment, see :mod:`ldct_denoise.node.commitment_scp`
 =============== ==========================================================================
 
@@ -46,7 +47,7 @@ from ldct_denoise.node.series_memory import SeriesMemory
 from ldct_denoise.node.settings import Limits
 
 STATES = ("incoming", "ready", "outgoing", "dead-letter")
-FOLDERS = ("receiving", "working", "kept", "records", "series", "requests", "commitments", *STATES)
+FOLDERS = ("receiving", "working", "kept", "records", "series", "requests", "commitments", "pulls", *STATES)
 #: End of the name of a batch of received images that are forwarded.
 ORIGINALS = "-originals"
 GIB = 2**30

@@ -24,21 +24,18 @@ from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from ldct_denoise.errors import ConfigError, InputError, OutputError
-from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES, read_instance_uids
+from ldct_denoise.errors import ConfigError
+from ldct_denoise.io.dicom.instance import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from ldct_denoise.node.audit import AuditTrail
 from ldct_denoise.node.commitment import CommitmentResults
 from ldct_denoise.node.commitment_scp import CommitmentSCP
-from ldct_denoise.node.completion import Completion
 from ldct_denoise.node.counters import Counters
+from ldct_denoise.node.intake import SUCCESS, Intake
 from ldct_denoise.node.rules import Rules
-from ldct_denoise.node.spool import Spool
 from ldct_denoise.node.tls import server_tls
 
 log = logging.getLogger("ldct_denoise.node")
 
-#: C-STORE status (PS3.4 B.2.3).
-SUCCESS, OUT_OF_RESOURCES, IDENTIFIER_MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 #: Priority HIGH of C-STORE (PS3.7 9.3.1.1).
 HIGH = 0x0001
 #: Open connections per allowed association; further connections are closed at once.
@@ -52,9 +49,8 @@ class StorageSCP:
     Parameters
     ----------
     rules : Rules
-    spool : Spool
-    completion : Completion
-        Learns which association brought which series.
+    intake : Intake
+        Stores the images.
     counters : Counters
     commitments : CommitmentSCP
         Takes requests for storage commitment.
@@ -72,15 +68,14 @@ class StorageSCP:
     def __init__(
         self,
         rules: Rules,
-        spool: Spool,
-        completion: Completion,
+        intake: Intake,
         counters: Counters,
         commitments: CommitmentSCP,
         results: CommitmentResults,
         audit: AuditTrail,
     ) -> None:
         self._audit = audit
-        self._rules, self._spool, self._completion, self._counters = rules, spool, completion, counters
+        self._rules, self._intake, self._counters = rules, intake, counters
         entity = _ApplicationEntity(rules)
         try:
             self._server = entity.make_server(
@@ -160,45 +155,27 @@ class StorageSCP:
 
     def _on_store(self, event: Any) -> int:
         """Store an image; answer success only when it is safe on disk."""
-        try:
-            is_other = str(event.request.AffectedSOPClassUID) not in STORAGE_CLASSES
-            if is_other and self._rules.other_objects != "forward":
-                self._counters.add("images_discarded")
-                return SUCCESS
-            data = event.encoded_dataset()
-            uids = read_instance_uids(data)
-            if uids.sop_uid != str(event.request.AffectedSOPInstanceUID):
-                return self._refuse(IDENTIFIER_MISMATCH, "other SOP Instance UID than announced")
-            key = self._spool.receive(uids, data)
-            if event.request.Priority == HIGH:
-                self._spool.memory.mark_urgent(key)
-        except InputError as error:
-            log.warning("%s", error)
-            return self._refuse(CANNOT_UNDERSTAND, "header")
-        except OutputError as error:
-            log.error("%s", error)
-            return self._refuse(OUT_OF_RESOURCES, "no room")
-        except Exception as error:  # a hostile caller must not end the association's thread
-            log.error("an image was refused: %s", type(error).__name__)
-            return self._refuse(CANNOT_UNDERSTAND, "error")
+        is_other = str(event.request.AffectedSOPClassUID) not in STORAGE_CLASSES
+        if is_other and self._rules.other_objects != "forward":
+            self._counters.add("images_discarded")
+            return SUCCESS
         caller = event.assoc.requestor
-        address = (printable(str(caller.ae_title)).strip(), caller.address_info.address)
-        self._completion.image_received(key, id(event.assoc), address)
-        self._counters.add("images_received")
-        return SUCCESS
-
-    def _refuse(self, status: int, reason: str) -> int:
-        self._counters.add("images_refused", reason=reason)
-        return status
+        return self._intake.store(
+            event.encoded_dataset(),
+            id(event.assoc),
+            (printable(str(caller.ae_title)).strip(), caller.address_info.address),
+            announced_uid=str(event.request.AffectedSOPInstanceUID),
+            is_urgent=event.request.Priority == HIGH,
+        )
 
     def _on_end(self, event: Any, released: bool) -> None:
-        self._completion.association_ended(id(event.assoc), released)
+        self._intake.transfer_ended(id(event.assoc), released)
         self._counters.add("associations", end="released" if released else "aborted")
 
     def _on_close(self, event: Any) -> None:
         """Register a lost connection; after a release this changes nothing."""
         if not event.assoc.is_released:
-            self._completion.association_ended(id(event.assoc), False)
+            self._intake.transfer_ended(id(event.assoc), False)
 
 
 class _ApplicationEntity(AE):  # type: ignore[misc]
