@@ -11,6 +11,8 @@ import click
 from . import options, terminal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ldct_denoise.config import Config
     from ldct_denoise.data.pools import Pools
 
@@ -62,6 +64,13 @@ if TYPE_CHECKING:
 @options.method_files
 @options.overwrite
 @click.option(
+    "--sweep",
+    "sweep_file",
+    type=options.EXISTING,
+    metavar="FILE.yaml",
+    help="Search settings with Optuna (docs/how-to/sweep.md): one run per trial in --output; --resume continues.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Check everything; print the resolved configuration (YAML) and, as comments, what would be done. Nothing "
@@ -93,6 +102,7 @@ def command(
     device: str,
     resume: bool,
     overwrite: bool,
+    sweep_file: Path | None,
     dry_run: bool,
     explain: str | None,
 ) -> None:
@@ -120,6 +130,18 @@ def command(
         return
     if output is None:
         raise click.UsageError("Missing option '--output' / '-o'.")
+    if sweep_file is not None:
+        if overwrite or dry_run:
+            raise click.UsageError("--sweep does not go with --overwrite and --dry-run")
+        _sweep(
+            sweep_file,
+            output,
+            lambda more: load_config(config, (*changes, *given, *more), methods.names()),
+            lambda each: _pools(each, dicom_root, low, normal, manifest, images),
+            device,
+            resume,
+        )
+        return
     if dry_run:
         from ldct_denoise.training.plan import plan_training
 
@@ -136,6 +158,34 @@ def command(
         pools = _pools(settings, dicom_root, low, normal, manifest, images)
         model = train(settings, pools, output, device=device, resume=resume, overwrite=overwrite, report=display)
     click.echo(model)
+
+
+def _sweep(
+    file: Path,
+    output: Path,
+    load: Callable[[list[str]], Config],
+    pools: Callable[[Config], Pools],
+    device: str,
+    resume: bool,
+) -> None:
+    """Search settings, and print the best trials."""
+    from ldct_denoise.training.sweep import TABLE, read_sweep, sweep
+
+    search = read_sweep(file)
+    with terminal.progress_bar("searching") as bar:
+        results = sweep(
+            search,
+            output,
+            load=load,
+            pools=pools,
+            device=device,
+            resume=resume,
+            report=lambda number, progress: bar(number, search.trials, f"trial {number}, step {progress.step}"),
+        )
+    for result in results[:5]:
+        chosen = " ".join(f"--set {key}={value}" for key, value in result.settings.items())
+        click.echo(f"{result.value:.4f}  {result.folder}  {chosen}")
+    click.echo(output / TABLE)
 
 
 def _pools(

@@ -14,8 +14,8 @@ from ldct_denoise.training.step import TrainingStep
 
 #: Runs of at least this many steps say how long they will take; shorter ones show it soon enough.
 LONG_RUN_STEPS = 20_000
-#: Steps and patches in which operations are counted.
-COUNTED_STEPS, COUNTED_PATCHES = 4, 4
+#: Patches with which operations are counted: the adversarial part of a step may take a quarter of them.
+COUNTED_PATCHES = 4
 #: Patches of the timed step on a CPU, where the time is proportional to their number.
 TIMED_PATCHES = 2
 
@@ -68,7 +68,7 @@ def counted_operations(config: Config, has_noise: bool) -> float:
     -------
     float
         Floating-point operations of convolutions and matrix products, forward and backward, of a step of the whole
-        batch; the mean of :data:`COUNTED_STEPS` steps, because some losses are not computed in every step.
+        batch; the mean of as many steps as lie between two that compute all losses (``adversarial_interval``).
     """
     settings, side = config.training, config.data.patch_size
     fewer = settings.model_copy(update={"batch_size": COUNTED_PATCHES, "gradient_accumulation_steps": 1})
@@ -80,11 +80,12 @@ def counted_operations(config: Config, has_noise: bool) -> float:
         name: torch.zeros(COUNTED_PATCHES, 2 * run.method.training_context_slices + 1, side, side)
         for name in names
     }
+    steps = getattr(run.method.settings, "adversarial_interval", 1)
     with FlopCounterMode(display=False) as counter:
-        for _ in range(COUNTED_STEPS):
+        for _ in range(steps):
             step(run, sample, 0.5)
             run.step += 1
-    return counter.get_total_flops() / COUNTED_STEPS * settings.batch_size / COUNTED_PATCHES
+    return counter.get_total_flops() / steps * settings.batch_size / COUNTED_PATCHES
 
 
 def duration_notes(config: Config, world: World, has_noise: bool) -> list[str]:
