@@ -25,7 +25,8 @@ from ldct_denoise.data.pools import Pools
 from ldct_denoise.errors import ConfigError, OutputError, TrainingError, setting_problem
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.output import atomic_write
-from ldct_denoise.training.loop import Progress, train
+from ldct_denoise.training.loop import train
+from ldct_denoise.training.progress import Progress
 
 JOURNAL, TABLE = "sweep.journal", "sweep.csv"
 #: Name of the study in the journal.
