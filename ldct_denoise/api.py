@@ -97,7 +97,7 @@ def apply(
         As :func:`ldct_denoise.load_model` takes it.
     strength : float, optional
         0 (input) to 1 (network), a plain blend. Default: the output that the model's card recommends; the shipped
-        models keep the texture of normal dose.
+        models aim at the texture of normal dose.
     noise_reduction : float, optional
         Percent less noise in uniform tissue, in place of ``strength``.
     device : str

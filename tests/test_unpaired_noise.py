@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ldct_denoise.evaluation.evaluate import noise_entries
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.noise import find_uniform_rois, noise_power_spectrum
 from ldct_denoise.metrics.series_noise import SeriesNoise, measure_slice_noise
@@ -145,6 +146,14 @@ def test_evaluate_without_an_input_gives_limits():
         low, high = found[name].limits.noise_hu
         assert low < high == found[name].noise_hu
     assert found["reference"].noise_hu == pytest.approx(15, rel=0.1)
+    entry = next(entry for entry in noise_entries({"s": gathered}) if entry["model"] == "candidate")
+    for value, limits in (
+        (entry["noise_hu"], entry["noise_limits_hu"]),
+        (entry["mean_frequency_per_mm"], entry["mean_frequency_limits_per_mm"]),
+        (entry["blurred_noise_hu"]["2 mm"], entry["blurred_noise_limits_hu"]["2 mm"]),
+    ):
+        assert value == pytest.approx(limits[0]) or value == pytest.approx(limits[1])
+        assert limits[0] < limits[1]
 
 
 def test_coarse_pixels_have_an_upper_limit_only():

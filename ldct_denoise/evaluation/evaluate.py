@@ -17,7 +17,9 @@ from ldct_denoise.io.dose_labels import label_series, names_match_except_dose
 from ldct_denoise.io.dose_words import DEFAULT_PATTERNS, Dose, DosePatterns
 from ldct_denoise.io.find import find_images
 from ldct_denoise.io.slice_matching import Match, best_match
+from ldct_denoise.metrics.noise_by_scale import SCALES_MM
 from ldct_denoise.metrics.series_noise import SeriesNoise, noise_reduction_profiles
+from ldct_denoise.metrics.unpaired_noise import NoiseLimits
 from ldct_denoise.volume import SliceSource
 
 Images = SliceSource | Sequence[SliceSource]
@@ -185,8 +187,7 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
                     "peak_frequency_per_mm": item.spectrum.peak_frequency,
                     "rois": item.rois,
                     "is_free_of_anatomy": item.is_free_of_anatomy,
-                    "noise_limits_hu": item.limits.noise_hu if item.limits else None,
-                    "stated_from_per_mm": finite_or_none(item.limits.stated_from_per_mm) if item.limits else 0.0,
+                    **_limit_entries(item.limits),
                     "blurred_noise_hu": {f"{sigma_mm:g} mm": hu for sigma_mm, hu in item.blurred_noise_hu.items()},
                     "blotches_per_100_cm2": finite_or_none(item.blotches_per_100_cm2),
                     "noise_transfer_hu": gathered.noise_transfer(baseline, model) if model != baseline else [],
@@ -198,6 +199,18 @@ def noise_entries(noise: Mapping[str, SeriesNoise]) -> list[Entry]:
                 entry |= {"against": baseline, "noise_reduction_db": reduction}
             entries.append(entry)
     return entries
+
+
+def _limit_entries(limits: NoiseLimits | None) -> Entry:
+    """Limits of the noise of an image without a pair; None for an image whose noise holds no anatomy."""
+    return {
+        "noise_limits_hu": limits.noise_hu if limits else None,
+        "mean_frequency_limits_per_mm": limits.mean_frequency_per_mm if limits else None,
+        "blurred_noise_limits_hu": {f"{sigma_mm:g} mm": limits.blurred_hu(sigma_mm) for sigma_mm in SCALES_MM}
+        if limits
+        else None,
+        "stated_from_per_mm": finite_or_none(limits.stated_from_per_mm) if limits else 0.0,
+    }
 
 
 def _match_series(

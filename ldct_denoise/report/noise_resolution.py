@@ -98,25 +98,32 @@ def noise_tables(evaluation: Evaluation, names: Mapping[str, str]) -> list[Table
         "ROIs",
         "from",
     )
-    keys = ("mean_frequency_per_mm", "peak_frequency_per_mm", "flicker_hu", "rois")
+    keys = ("peak_frequency_per_mm", "flicker_hu", "rois")
+    limited = (("noise_hu", "noise_limits_hu"), ("mean_frequency_per_mm", "mean_frequency_limits_per_mm"))
     rows = [
-        [names[e["series"]], e["model"], _level(e), *(e.get(key) for key in keys), _source(e)] for e in entries
+        [
+            names[e["series"]],
+            e["model"],
+            *(_limited(e.get(key), e.get(limits)) for key, limits in limited),
+            *(e.get(key) for key in keys),
+            _source(e),
+        ]
+        for e in entries
     ]
     text = (
         "Noise: standard deviation in uniform ROIs, trend removed. From the difference of the doses: input − "
         "reference gives the shape of the spectrum, without anatomy; each image gives its level above 0.25/mm. "
         "Without an input, two numbers are limits: the upper holds the anatomy of the ROIs, the lower assumes "
-        "noise of filtered back-projection, which a denoised image may exceed. Other figures are upper limits. "
+        "noise of filtered back-projection, which a denoised image may exceed. "
         "Flicker: slice-to-slice change of block means. It includes anatomy, so compare images rather than "
         "absolute values."
     )
     return [Table("Noise and flicker", text, columns, rows), *_scale_table(entries, names)] if rows else []
 
 
-def _level(entry: Mapping[str, Any]) -> object:
-    """Noise level of an image, or its limits."""
-    limits = entry.get("noise_limits_hu")
-    return between(limits) if limits else entry.get("noise_hu")
+def _limited(value: object, limits: tuple[float, float] | None) -> object:
+    """A figure, or its limits where it has any."""
+    return between(limits) if limits else value
 
 
 def _source(entry: Mapping[str, Any]) -> str | None:
@@ -144,7 +151,15 @@ def _scale_table(entries: Sequence[Mapping[str, Any]], names: Mapping[str, str])
         "blotches per 100 cm²",
     )
     rows = [
-        [names[e["series"]], e["model"], *e["blurred_noise_hu"].values(), e["blotches_per_100_cm2"]]
+        [
+            names[e["series"]],
+            e["model"],
+            *(
+                _limited(value, (e.get("blurred_noise_limits_hu") or {}).get(scale))
+                for scale, value in e["blurred_noise_hu"].items()
+            ),
+            e["blotches_per_100_cm2"],
+        ]
         for e in measured
     ]
     text = (
