@@ -27,7 +27,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 SLOW_FILES = {
     "test_apply", "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_compare", "test_evaluate",
     "test_export", "test_image_quality", "test_io_conformance", "test_io_fuzz", "test_lir", "test_manifest",
-    "test_methods_conformance", "test_metrics_estimators", "test_metrics_lesion_changes",
+    "test_methods_conformance", "test_local_noise", "test_metrics_estimators", "test_metrics_lesion_changes",
     "test_metrics_statistics", "test_node", "test_node_archive", "test_node_audit", "test_node_commitment",
     "test_node_delivery", "test_node_inline", "test_node_operation", "test_node_pull", "test_node_security", "test_noise_blend",
     "test_notebooks", "test_phantom", "test_phantom_scan", "test_physics_dose", "test_physics_quanta",
