@@ -26,14 +26,15 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 #: leaves them out.
 SLOW_FILES = {
     "test_apply", "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_compare", "test_evaluate",
-    "test_export", "test_image_quality", "test_io_conformance", "test_io_fuzz", "test_lir", "test_manifest",
-    "test_methods_conformance", "test_local_noise", "test_metrics_estimators", "test_metrics_lesion_changes",
+    "test_export", "test_image_quality", "test_io_conformance", "test_io_fuzz", "test_lir", "test_local_noise",
+    "test_manifest", "test_methods_conformance", "test_metrics_estimators", "test_metrics_lesion_changes",
     "test_metrics_statistics", "test_node", "test_node_archive", "test_node_audit", "test_node_commitment",
-    "test_node_delivery", "test_node_inline", "test_node_operation", "test_node_pull", "test_node_security", "test_noise_blend",
-    "test_notebooks", "test_phantom", "test_phantom_scan", "test_physics_dose", "test_physics_quanta",
-    "test_pools", "test_portability", "test_registration", "test_report", "test_simulated_training",
-    "test_stages", "test_structured_report", "test_terminal", "test_training", "test_training_overlap",
-    "test_training_resume",    "test_view_browser", "test_warm_start", "test_wheelhouse",
+    "test_node_delivery", "test_node_inline", "test_node_operation", "test_node_pull", "test_node_security",
+    "test_noise_blend", "test_notebooks", "test_phantom", "test_phantom_scan", "test_physics_dose",
+    "test_physics_quanta", "test_pools", "test_portability", "test_registration", "test_report",
+    "test_simulated_training", "test_stages", "test_structured_report", "test_terminal", "test_training",
+    "test_training_overlap", "test_training_resume", "test_unpaired_noise", "test_view_browser",
+    "test_warm_start", "test_wheelhouse",
 }  # fmt: skip
 
 
