@@ -205,6 +205,24 @@ def storage_classes() -> str:
     return _uid_table(STORAGE_CLASSES)
 
 
+def node_services() -> str:
+    """Services of the node other than storage, from the contexts that its code accepts and proposes."""
+    scp = importlib.import_module("ldct_denoise.node.storage_scp")
+    retrieve = importlib.import_module("ldct_denoise.node.query_retrieve")
+    commitment = importlib.import_module("ldct_denoise.node.commitment")
+    reachability = importlib.import_module("ldct_denoise.node.reachability")
+    used = {
+        **dict.fromkeys(map(str, retrieve.MODELS), "`node pull`"),
+        str(commitment.StorageCommitmentPushModel): "destinations with `commitment: true`",
+        str(reachability.Verification): "`serve --check`",
+    }
+    rows = [
+        [UID(uid).name, code(uid), used.get(uid, "no"), "yes" if uid in scp.OTHER_SERVICES else "no"]
+        for uid in sorted({*used, *map(str, scp.OTHER_SERVICES)})
+    ]
+    return table(["SOP class", "UID", "used as SCU by", "SCP"], rows)
+
+
 def transfer_syntaxes() -> str:
     """Transfer syntaxes that are read and that the node accepts."""
     return _uid_table(TRANSFER_SYNTAXES)
@@ -258,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dicom-attributes": dicom_attributes,
     "storage-classes": storage_classes,
     "transfer-syntaxes": transfer_syntaxes,
+    "node-services": node_services,
     "changelog": root_document("CHANGELOG.md"),
     "contributing": root_document("CONTRIBUTING.md"),
     "security": root_document("SECURITY.md"),

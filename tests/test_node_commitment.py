@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
 import pytest
-from pynetdicom import AE, build_role, evt
+from pynetdicom import AE, build_role, evt, sop_class
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from ldct_denoise.node.serve import Node
+from tests.conftest import ROOT
 from tests.node_peers import (
     LOOPBACK,
     Orthanc,
@@ -220,3 +224,25 @@ def test_a_caller_without_a_port_for_results_is_refused(start: Start) -> None:
     association.release()
     assert answer.Status == 0x0110
     assert not list((node.spool.root / "commitments").iterdir())
+
+
+def test_the_conformance_statement_names_the_services_that_are_accepted(start: Start) -> None:
+    """Of all SOP classes that pynetdicom knows; 128 fit into one association."""
+    node = start()
+    known = [uid for _, uid in inspect.getmembers(sop_class, lambda item: isinstance(item, sop_class.SOPClass))]
+    accepted: set[str] = set()
+    for first in range(0, len(known), 128):
+        entity = AE("CT1")
+        for uid in known[first : first + 128]:
+            entity.add_requested_context(uid)
+        association = entity.associate(LOOPBACK, node.rules.port, ae_title="LDCT")
+        accepted |= {str(context.abstract_syntax) for context in association.accepted_contexts}
+        if association.is_established:
+            association.release()
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    rows = [row for row in hooks.node_services().splitlines() if row.endswith("| yes |")]
+    stated = {re.search(r"`([\d.]+)`", row)[1] for row in rows}
+    stated |= set(re.findall(r"`([\d.]+)`", hooks.storage_classes()))
+    assert accepted == stated

@@ -19,6 +19,12 @@ from ldct_denoise.node.dimse import open_association
 from ldct_denoise.node.sending import Unreachable
 from ldct_denoise.node.settings import DimseSource
 
+#: Information models that are used.
+MODELS = (
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
 #: Transfer syntaxes that C-GET proposes for each storage class; an association has at most 128 contexts.
 _SYNTAXES = list(TRANSFER_SYNTAXES)
 #: Takes the event of a C-STORE and returns its status.

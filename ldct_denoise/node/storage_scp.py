@@ -38,6 +38,12 @@ log = logging.getLogger("ldct_denoise.node")
 
 #: Priority HIGH of C-STORE (PS3.7 9.3.1.1).
 HIGH = 0x0001
+#: Services other than storage, with the roles that callers may select. Senders ask for commitment as SCU;
+#: destinations report its results as SCP.
+OTHER_SERVICES = {
+    Verification: {},
+    StorageCommitmentPushModel: {"scu_role": True, "scp_role": True},
+}
 #: Open connections per allowed association; further connections are closed at once.
 CONNECTIONS_PER_ASSOCIATION = 4
 MIB = 2**20
@@ -198,9 +204,8 @@ class _ApplicationEntity(AE):  # type: ignore[misc]
             for context in AllStoragePresentationContexts:
                 if context.abstract_syntax not in STORAGE_CLASSES:
                     self.add_supported_context(context.abstract_syntax, syntaxes)
-        self.add_supported_context(Verification)
-        # Senders ask for commitment as SCU; destinations report its results as SCP.
-        self.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
+        for service, roles in OTHER_SERVICES.items():
+            self.add_supported_context(service, **roles)
 
     @property
     def active_associations(self) -> list[Association]:
