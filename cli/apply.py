@@ -9,7 +9,7 @@ import click
 
 from ldct_denoise.io.write_settings import Compression, PrivateTags
 
-from . import options, terminal
+from . import completion, options, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @options.output
 @click.option(
     "--model",
+    shell_complete=completion.models,
     help="A shipped model, a model file, a run folder, a network file (.onnx, .pt2, TorchScript), or a method "
     "without training (see `models`).  [default: the model that ships]",
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, terminal
+from . import completion, options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.benchmark.results import Benchmark
@@ -28,7 +28,12 @@ def command() -> None:
 
 
 @command.command("apply")
-@click.option("--model", default=None, help="A shipped model, a file or a run folder.  [default: lir-ct]")
+@click.option(
+    "--model",
+    shell_complete=completion.models,
+    default=None,
+    help="A shipped model, a file or a run folder.  [default: lir-ct]",
+)
 @click.option("--slices", type=click.IntRange(2), default=8, show_default=True, help="Number of slices.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Timed rounds; the fastest counts."

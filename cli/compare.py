@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, terminal
+from . import completion, options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.io.photos import NoiseLaw
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     "models",
+    shell_complete=completion.models,
     multiple=True,
     help="Shipped model, .safetensors file, run folder, network file (.onnx, .pt2, TorchScript), or untrained "
     "method (bm3d:sigma_factor=0.8). Repeatable.",

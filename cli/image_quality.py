@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options, terminal
+from . import completion, options, terminal
 
 if TYPE_CHECKING:
     from ldct_denoise.inference.settings import ApplySettings
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     help="Measure your own phantom: SCAN... are its series at one dose or more. Default with SCAN: auto.",
 )
 @click.option(
-    "--model", help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8)."
+    "--model",
+    shell_complete=completion.models,
+    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8).",
 )
 @options.output
 @click.option(

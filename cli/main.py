@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from ldct_denoise import __version__
-from ldct_denoise.errors import LdctDenoiseError, PartialError
+from ldct_denoise.errors import LdctDenoiseError, PartialError, did_you_mean
 
 from .terminal import plain
 
-NOT_COMMANDS = {"main", "__main__", "options", "terminal"}
+NOT_COMMANDS = {"main", "__main__", "completion", "options", "terminal"}
 #: Extra of pyproject.toml that installs an optional package.
 EXTRAS = {
     "dicomanonymizer": "deid",
@@ -39,6 +39,15 @@ class Commands(click.Group):
             "simulate", "phantom", "serve", "node", "models",
         ]  # fmt: skip
         return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of a misspelt one, name the closest."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            ctx.fail(f"no command is called {name!r}{did_you_mean(name, self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load one command's file."""

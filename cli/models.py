@@ -6,11 +6,11 @@ import json
 
 import click
 
-from . import terminal
+from . import completion, terminal
 
 
 @click.command(short_help="List the methods and the shipped models; show a model's card.")
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=completion.models)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(model: str | None, as_json: bool) -> None:
     """Show the card of MODEL, or list shipped models and methods with the supervision that each requires.

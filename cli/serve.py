@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options, terminal
+from . import completion, options, terminal
 
 if TYPE_CHECKING:
     import threading
@@ -33,7 +33,11 @@ if TYPE_CHECKING:
     help="Denoise the CT series of folder IN into folder OUT, then exit. Without RULES and --folder, the "
     "environment variables MERCURE_IN_DIR and MERCURE_OUT_DIR name the folders.",
 )
-@click.option("--model", help="With --folder: model; default: that of IN/task.json, else the shipped one.")
+@click.option(
+    "--model",
+    shell_complete=completion.models,
+    help="With --folder: model; default: that of IN/task.json, else the shipped one.",
+)
 @click.option(
     "--strength",
     type=float,

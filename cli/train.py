@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options, terminal
+from . import completion, options, terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--output", "-o", type=options.PATH, help="Run folder. Required, except with --explain.")
 @click.option(
     "--config",
+    shell_complete=completion.recipes,
     default="lir-quick",
     show_default=True,
     help="A recipe's name, a YAML file, or the name of a method.",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set",
     "changes",
+    shell_complete=completion.settings,
     multiple=True,
     metavar="KEY=VALUE",
     help="Change a setting, as training.iterations=500; repeatable. In a recipe with two stages (lir-ct) it "
@@ -122,7 +124,7 @@ def command(
         given += [f"data.split={json.dumps(split)}", f"data.fold={fold or 0}"]
     elif folds is not None or fold is not None:
         given += [f"data.folds={folds or 5}", f"data.fold={fold or 0}"]
-    settings = load_config(config, (*changes, *given), methods.names())
+    settings = load_config(config, (*changes, *given), methods.names(), methods.check_settings)
     if explain is not None:
         from ldct_denoise.training.explain import explain_settings
 

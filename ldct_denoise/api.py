@@ -213,7 +213,9 @@ def train(
         raise ConfigError("give either dicom_root, or low and normal")
     if isinstance(config, Config) and changes:
         raise ConfigError("changes: only with a configuration's name or file; change the object itself instead")
-    settings = config if isinstance(config, Config) else load_config(str(config), changes)
+    if not isinstance(config, Config):
+        config = load_config(str(config), changes, methods.names(), methods.check_settings)
+    settings = config
     supervision, seed = methods.describe(settings.method).supervision, settings.training.seed
     if dicom_root is not None:
         pools = pools_from_root(Path(dicom_root), settings.data, seed, supervision)

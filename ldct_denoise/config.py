@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ldct_denoise.errors import ConfigError, setting_problem
+from ldct_denoise.errors import ConfigError, did_you_mean
 from ldct_denoise.intensity import Scale
+from ldct_denoise.setting_errors import SettingError, SettingSources, setting_problem
 from ldct_denoise.training_config import Section, TrainingConfig
 
 
@@ -207,7 +208,10 @@ class Config(Section):
         if self.pretraining is None:
             return None
         content = _merged(self.model_dump(mode="json", exclude={"pretraining"}), self.pretraining)
-        first = parse_config(content, "pretraining")
+        try:
+            first = Config(**content)
+        except ValidationError as error:
+            raise setting_problem(error, Config, prefix="pretraining") from None
         if first.pretraining is not None:
             raise ConfigError("config pretraining: has a pretraining of its own; a run has two stages at most")
         return first
@@ -228,7 +232,12 @@ def recipes() -> dict[str, Path]:
     }
 
 
-def load_config(name_or_file: str, changes: Sequence[str] = (), methods: Collection[str] = ()) -> Config:
+def load_config(
+    name_or_file: str,
+    changes: Sequence[str] = (),
+    methods: Collection[str] = (),
+    check_settings: Callable[[str, Mapping[str, Any]], object] = lambda method, settings: None,
+) -> Config:
     """Read a configuration.
 
     A file with ``base: NAME`` (a recipe, or a file in the same folder) holds only settings that differ from it.
@@ -241,40 +250,55 @@ def load_config(name_or_file: str, changes: Sequence[str] = (), methods: Collect
         Changed settings, each as ``section.key=value`` with the value in YAML.
     methods : collection of str
         Names that stand for the default settings of a method, where they are no recipe and no file.
+    check_settings : callable
+        Validates the settings of a method, as :func:`ldct_denoise.methods.check_settings` does.
 
     Raises
     ------
     ConfigError
-        If the recipe is unknown, the file unreadable, a key unknown or a value impossible.
+        If the recipe is unknown, the file unreadable, a key unknown or a value impossible. The message begins with
+        the change, or the file and its line.
     """
     if name_or_file in methods and name_or_file not in recipes() and not Path(name_or_file).is_file():
-        where, content = name_or_file, {"method": name_or_file}
+        sources, content = SettingSources(f"config {name_or_file}"), {"method": name_or_file}
     else:
-        path = _find(name_or_file, Path())
-        where, content = str(path), _read_with_base(path, ())
+        path = _find(name_or_file, Path(), methods)
+        sources = SettingSources(f"config {path}")
+        content = _read_with_base(path, (), sources)
     for change in changes:
-        _change(content, change)
-    return parse_config(content, where)
+        _change(content, change, sources)
+    try:
+        config = _validated(content)
+        for stage in (config, config.pretraining_config()):
+            if stage is not None:
+                check_settings(stage.method, stage.settings)
+    except SettingError as error:
+        raise ConfigError(f"{sources.of(error.key)}: {error}") from None
+    return config
 
 
-def _find(name_or_file: str, folder: Path) -> Path:
+def _find(name_or_file: str, folder: Path, methods: Collection[str] = ()) -> Path:
     path = recipes().get(name_or_file, folder / name_or_file)
     if not path.is_file():
-        raise ConfigError(f"config {name_or_file!r}: no such file, nor a recipe ({', '.join(recipes())})")
+        meant = did_you_mean(name_or_file, [*recipes(), *methods])
+        raise ConfigError(f"config {name_or_file!r}: no such file, nor a recipe{meant} ({', '.join(recipes())})")
     return path
 
 
-def _read_with_base(path: Path, descendants: tuple[Path, ...]) -> dict[str, Any]:
+def _read_with_base(path: Path, descendants: tuple[Path, ...], sources: SettingSources) -> dict[str, Any]:
     """Settings of a file, merged into those of its ``base``."""
     if path in descendants:
         raise ConfigError(f"config {path}: is its own base")
     content = read_mapping(path)
     base = content.pop("base", None)
     if base is None:
+        sources.add_file(path)
         return content
     if not isinstance(base, str):
         raise ConfigError(f"config {path}: base must be a recipe's name or a file")
-    return _merged(_read_with_base(_find(base, path.parent), (*descendants, path)), content)
+    under = _read_with_base(_find(base, path.parent), (*descendants, path), sources)
+    sources.add_file(path)  # after its base, whose settings it changes
+    return _merged(under, content)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,11 +345,18 @@ def parse_config(content: Mapping[str, Any], where: str) -> Config:
         If a key is unknown or a value impossible.
     """
     try:
-        config = Config(**content)
-    except ValidationError as error:
-        raise ConfigError(f"config {where}: {setting_problem(error, Config)}") from None
-    config.pretraining_config()
+        config = _validated(content)
+        config.pretraining_config()
+    except SettingError as error:
+        raise ConfigError(f"config {where}: {error}") from None
     return config
+
+
+def _validated(content: Mapping[str, Any]) -> Config:
+    try:
+        return Config(**content)
+    except ValidationError as error:
+        raise setting_problem(error, Config) from None
 
 
 def assignment(text: str, where: str, form: str) -> tuple[str, Any]:
@@ -354,9 +385,10 @@ def assignment(text: str, where: str, form: str) -> tuple[str, Any]:
         raise ConfigError(f"{where}: the value is not YAML") from None
 
 
-def _change(content: dict[str, Any], change: str) -> None:
+def _change(content: dict[str, Any], change: str, sources: SettingSources) -> None:
     key, value = assignment(change, f"--set {change!r}", "section.key=value, as training.iterations=500")
     *sections, last = key.split(".")
+    sources.add((*sections, last), f"--set {change}")
     target = content
     for section in sections:
         target = target.setdefault(section, {})

@@ -16,12 +16,9 @@ line prints it as ``error: …``; status 2 when nothing was done, 1 for :class:`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
 
 
 class LdctDenoiseError(Exception):
@@ -74,44 +71,7 @@ class PartialError(LdctDenoiseError):
         self.failures, self.written = tuple(failures), tuple(written)
 
 
-def setting_problem(error: ValidationError, model: type[BaseModel], *, prefix: str = "", owner: str = "") -> str:
-    """The first problem that pydantic found, in one line.
-
-    Parameters
-    ----------
-    error : pydantic.ValidationError
-        What building ``model`` raised.
-    model : type of pydantic.BaseModel
-        Its fields are listed where a key is unknown.
-    prefix : str
-        Section that the settings belong to, put before the key.
-    owner : str
-        Method or file that the settings belong to, named in the list of known keys.
-
-    Returns
-    -------
-    str
-        ``key: problem``.
-    """
-    first = error.errors()[0]
-    *section, key = [*([prefix] if prefix else []), *map(str, first["loc"])] or ["settings"]
-    path = ".".join([*section, key])
-    if first["type"] != "extra_forbidden":
-        return f"{path}: {first['msg'].removeprefix('Value error, ')}"
-    label = f"{'.'.join(section) or 'settings'} of {owner}" if owner else "known"
-    return f"{path}: no such setting ({label}: {', '.join(_known_keys(model, first['loc'][:-1]))})"
-
-
-def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
-    """Fields of the model at a location inside a model."""
-    for part in location:
-        if isinstance(part, str) and part in model.model_fields:
-            model = _model_inside(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
-
-
-def _model_inside(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation such as ``Model``, ``Model | None`` or ``tuple[Model, ...]``."""
-    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
-        return annotation
-    return next(filter(None, map(_model_inside, get_args(annotation))), None)
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A suggestion for a misspelt name, to be put behind a message; empty where none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

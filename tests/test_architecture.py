@@ -23,6 +23,7 @@ ROOT_MODULES = {
     "errors",
     "intensity",
     "output",
+    "setting_errors",
     "volume",
 }
 #: Files outside `io/` that know DICOM: the node speaks its protocol and stores what it receives.

@@ -243,7 +243,10 @@ def test_divergence_is_told(pools: Pools, tmp_path: Path) -> None:
 
 
 def test_unknown_and_impossible_settings_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"training\.iteration: .*known: iterations"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^--set training\.iteration=5: training\.iteration: .*mean 'iterations'.*known: iterations",
+    ):
         load_config("lir-quick", ["training.iteration=5"])
     with pytest.raises(ConfigError, match=r"training\.iterations"):
         load_config("lir-quick", ["training.iterations=0"])
@@ -257,7 +260,7 @@ def test_unknown_and_impossible_settings_are_named() -> None:
         ConfigError, match=r"^settings\.loss_weights\.tisue: .*settings\.loss_weights of lir: .*tissue\)"
     ):
         methods.build("lir", {"loss_weights": {"tisue": 3}}, Scale())
-    with pytest.raises(ConfigError, match=r"^settings\.base_channels: .*greater than"):
+    with pytest.raises(ConfigError, match=r"^settings\.base_channels: .*at least 4"):
         methods.build("lir", {"base_channels": 0}, Scale())
 
 

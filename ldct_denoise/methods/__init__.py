@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldct_denoise.errors import ConfigError, ModelError
+from ldct_denoise.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -193,8 +193,9 @@ def _file(name: str) -> Path:
     module = _own().get(name) or _installed().get(name)
     if module is None:
         raise ModelError(
-            f"no method is called {name!r}; there are {', '.join(names())}. A method of your own is found by "
-            f"--method FILE.py, or in the folders that the environment variable {FOLDERS_VARIABLE} names"
+            f"no method is called {name!r}{did_you_mean(name, names())} (there are {', '.join(names())}). A "
+            "method of your own is found by --method FILE.py, or in the folders of the environment variable "
+            f"{FOLDERS_VARIABLE}"
         )
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
@@ -215,6 +216,39 @@ def _import_outside(name: str) -> ModuleType:
         return import_file(file, module_name)
     except Exception as error:  # the file is the user's own code
         raise ModelError(f"{file}: cannot be imported ({type(error).__name__}: {error})") from error
+
+
+def check_settings(name: str, settings: Mapping[str, Any]) -> Any:
+    """Validate the settings of a method.
+
+    Parameters
+    ----------
+    name : str
+        Name of the method.
+    settings : mapping
+        Settings that differ from its defaults.
+
+    Returns
+    -------
+    pydantic.BaseModel
+        All its settings.
+
+    Raises
+    ------
+    ModelError
+        If there is no such method.
+    SettingError
+        If a setting is unknown or has an impossible value.
+    """
+    from pydantic import ValidationError
+
+    from ldct_denoise.setting_errors import setting_problem
+
+    cls = find(name)
+    try:
+        return cls.Settings(**settings)
+    except ValidationError as error:
+        raise setting_problem(error, cls.Settings, prefix="settings", owner=name) from None
 
 
 def import_file(file: Path, module_name: str) -> ModuleType:
@@ -274,16 +308,7 @@ def build(name: str, settings: Mapping[str, object], scale: Scale, *, for_traini
     ConfigError
         If a setting is unknown or has an impossible value.
     """
-    from pydantic import ValidationError
-
-    from ldct_denoise.errors import setting_problem
-
-    cls = find(name)
-    try:
-        validated = cls.Settings(**settings)
-    except ValidationError as error:
-        raise ConfigError(setting_problem(error, cls.Settings, prefix="settings", owner=name)) from None
-    method = cls(validated, scale)
+    method = find(name)(check_settings(name, settings), scale)
     if for_training:
         method.add_training_networks()
     return method

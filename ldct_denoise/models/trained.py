@@ -17,12 +17,12 @@ from torch import Tensor
 
 from ldct_denoise import __version__, methods
 from ldct_denoise.config import assignment, recipes
-from ldct_denoise.errors import ConfigError, ModelError
+from ldct_denoise.errors import ConfigError, ModelError, did_you_mean
 from ldct_denoise.intensity import Scale
 from ldct_denoise.io.patients import is_unnamed
 from ldct_denoise.methods import Supervision
 from ldct_denoise.methods.base import Method
-from ldct_denoise.models.catalogue import model_file, shipped_models
+from ldct_denoise.models.catalogue import ALIASES, model_file, shipped_models
 from ldct_denoise.models.network_file import is_network_file, load_network_file
 from ldct_denoise.output import atomic_write
 
@@ -160,8 +160,9 @@ def load_model(name: str | Path) -> TrainedModel:
     if text.partition(":")[0] in methods.names():
         return _untrained(text)
     shipped = ", ".join(shipped_models()) or "none"
+    meant = did_you_mean(text.partition(":")[0], [*shipped_models(), *ALIASES, *methods.names()])
     raise ModelError(
-        f"model {text!r}: not a shipped model ({shipped}), a file, a run folder or a method; "
+        f"model {text!r}: not a shipped model ({shipped}), a file, a run folder or a method{meant}; "
         "see `ldct-denoise models`"
     )
 

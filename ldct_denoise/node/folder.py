@@ -19,7 +19,6 @@ from ldct_denoise.errors import (
     LdctDenoiseError,
     OutputError,
     PartialError,
-    setting_problem,
 )
 from ldct_denoise.inference.series import apply_series
 from ldct_denoise.inference.settings import DEVICE_PATTERN
@@ -29,6 +28,7 @@ from ldct_denoise.io.write_settings import WriteSettings
 from ldct_denoise.models.trained import DEFAULT_MODEL, load_model
 from ldct_denoise.node.log_privacy import log, suppress_library_logs
 from ldct_denoise.node.rules import DenoiseSettings
+from ldct_denoise.setting_errors import setting_problem
 
 TASK_FILE = "task.json"
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ldct_denoise.config import read_mapping
-from ldct_denoise.errors import ConfigError, setting_problem
+from ldct_denoise.errors import ConfigError
 from ldct_denoise.inference.settings import DEVICE_PATTERN, ApplySettings, Precision
 from ldct_denoise.io.dicom.instance import check_keywords
 from ldct_denoise.io.write_settings import Compression, PrivateTags
@@ -31,6 +31,7 @@ from ldct_denoise.node.settings import (
     ServerTLS,
     Source,
 )
+from ldct_denoise.setting_errors import setting_problem
 
 _COMPARISONS: Mapping[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
