@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ldct_denoise.config import Config, read_mapping
 from ldct_denoise.data.pools import Pools
-from ldct_denoise.errors import ConfigError, OutputError, TrainingError, setting_problem
+from ldct_denoise.errors import ConfigError, OutputError, TrainingError
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.output import atomic_write
+from ldct_denoise.setting_errors import setting_problem
 from ldct_denoise.training.loop import train
 from ldct_denoise.training.progress import Progress
 
