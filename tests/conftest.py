@@ -26,7 +26,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 #: leaves them out.
 SLOW_FILES = {
     "test_apply", "test_apply_scale", "test_benchmark", "test_cli_simulate", "test_compare", "test_evaluate",
-    "test_export", "test_image_quality", "test_io_conformance", "test_io_fuzz", "test_lir", "test_local_noise",
+    "test_export", "test_gpu_guide", "test_image_quality", "test_io_conformance", "test_io_fuzz", "test_lir",
+    "test_local_noise", "test_npy_slices", "test_sweep",
     "test_manifest", "test_methods_conformance", "test_metrics_estimators", "test_metrics_lesion_changes",
     "test_metrics_statistics", "test_node", "test_node_archive", "test_node_audit", "test_node_commitment",
     "test_node_delivery", "test_node_inline", "test_node_operation", "test_node_pull", "test_node_security",

@@ -188,7 +188,6 @@ def evaluation_identity(
     facts = series_facts(inputs or references, named, references)
     facts += dose_facts({"input": inputs, "reference": references})
     entries: Any = evaluation.extra.get("models")
-    candidates: list[SliceSource] = []
     if entries:
         models = list(entries)
         for label, entry in entries.items():
@@ -199,7 +198,14 @@ def evaluation_identity(
         ]
         facts += stated_model_facts(candidates)
         models = list(dict.fromkeys(value for name, value in facts if name == "model" and value != UNKNOWN))
-    measured = candidates or [case.reference for case in evaluation.cases]
+    firsts = [
+        next((source for name, source in case.images.items() if name != "input"), None)
+        for case in evaluation.cases
+    ]
+    measured = [
+        case.reference if entries or first is None else first
+        for case, first in zip(evaluation.cases, firsts, strict=True)
+    ]
     return Identity(kind, subject_of(measured, _some(models)), facts, signature)
 
 

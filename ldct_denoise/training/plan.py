@@ -63,8 +63,8 @@ def plan_training(
         *_pool_lines("normal dose", pools.normal),
         *_pool_lines("validation, low dose", pools.validation_low),
         *_pool_lines("validation, normal dose", pools.validation_normal),
-        f"pairs of slices: {sum(len(pair.indices) for pair in pools.pairs)} for training, "
-        f"{sum(len(pair.indices) for pair in pools.validation_pairs)} for validation",
+        f"pairs of slices: {sum(len(pair.indices) for pair in pools.pairs)} of training patients, "
+        f"{sum(len(pair.indices) for pair in pools.validation_pairs)} of validation patients",
     ]
     with join_world(device) as world:
         check_run_folder(output, resume, overwrite)
