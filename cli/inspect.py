@@ -17,10 +17,22 @@ if TYPE_CHECKING:
     from ldct_denoise.io.dose_words import DosePatterns
     from ldct_denoise.volume import SliceSource
 
-COLUMNS = (
-    "patient", "dose", "dose from", "kernel", "thickness mm", "slices", "matrix", "spacing mm", "encoding",
-    "notes",
-)  # fmt: skip
+#: Columns of the table of series; a series has its path, and what else is to be known, on lines below its row.
+COLUMNS = ("patient", "dose", "kernel", "thick mm", "slices", "matrix", "pixel mm", "encoding")
+#: Columns are not wider than this, so that a row fits into 80 characters.
+WIDEST = (16, 7, 8, 8, 6, 9, 13, 12)
+#: Short names of encodings, by the beginning of the transfer syntax's name.
+ENCODINGS = {
+    "JPEG 2000": "JPEG 2000",
+    "JPEG-LS": "JPEG-LS",
+    "JPEG XL": "JPEG XL",
+    "JPEG": "JPEG",
+    "High-Throughput": "HTJ2K",
+    "RLE": "RLE",
+    "Deflated": "deflated",
+    "Explicit VR": "plain",
+    "Implicit VR": "plain",
+}
 
 
 @click.command(short_help="List series, doses, pairs and skipped files.")
@@ -79,25 +91,50 @@ def _write_manifest(series: Sequence[SliceSource], root: Path, patterns: DosePat
 
 
 def _print_series(series: list[dict[str, Any]]) -> None:
-    from rich.markup import escape
-    from rich.table import Table
+    rows = [COLUMNS, *map(_row, series)]
+    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [min(both) for both in zip(longest, WIDEST, strict=True)]
+    cut = [[_cut(text, width) for text, width in zip(row, widths, strict=True)] for row in rows]
+    heading, *lines = map("  ".join, cut)
+    click.echo(f"{len(series)} series")
+    if series:
+        click.echo(heading.rstrip())
+    for one, line in zip(series, lines, strict=True):
+        click.echo(terminal.plain(line.rstrip()))
+        click.echo(f"  {terminal.plain(one['folder'])}")
+        if one["dose_source"]:
+            how = "dose unknown:" if one["dose"] == "unknown" else "dose from"
+            click.echo(f"  {how} {terminal.plain(one['dose_source'])}")
+        for problem in one["problems"]:
+            click.echo(f"  problem: {terminal.plain(problem)}")
+    if series:
+        click.echo("Give the path below a row to `ldct-denoise apply`.")
 
-    table = Table(title=f"{len(series)} series", title_justify="left")
-    for heading in COLUMNS:
-        table.add_column(heading, overflow="fold")
-    for one in series:
-        spacing = "×".join(f"{value:g}" for value in one["spacing_mm"])
-        row = [one["patient"], one["dose"], one["dose_source"], one["kernel"], _thickness(one), str(one["slices"])]
-        row += [f"{one['rows']}×{one['columns']}", spacing, one["transfer_syntax"], "; ".join(one["problems"])]
-        table.add_row(*(escape(terminal.plain(text)) for text in row))
-    terminal.console().print(table)
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    rows_mm, columns_mm = one["spacing_mm"][1:]
+    pixel = f"{rows_mm:.3g}" if rows_mm == columns_mm else f"{rows_mm:.3g}×{columns_mm:.3g}"
+    matrix = f"{one['rows']}×{one['columns']}"
+    return (
+        one["patient"], one["dose"], one["kernel"], _thickness(one), str(one["slices"]), matrix, pixel,
+        _encoding(one["transfer_syntax"]),
+    )  # fmt: skip
+
+
+def _encoding(transfer_syntax: str) -> str:
+    short = (name for start, name in ENCODINGS.items() if transfer_syntax.startswith(start))
+    return next(short, transfer_syntax)
+
+
+def _cut(text: str, width: int) -> str:
+    return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
 
 
 def _print_pairs(pairs: list[dict[str, Any]]) -> None:
-    _print(f"{len(pairs)} low/normal pairs of series, {sum(pair['slices'] for pair in pairs)} slice pairs")
+    click.echo(f"{len(pairs)} low/normal pairs of series, {sum(pair['slices'] for pair in pairs)} slice pairs")
     for pair in pairs:
         thickness = f" {_thickness(pair)} mm" if pair["slice_thickness_mm"] else ""
-        _print(f"  {pair['patient']} {pair['kernel']}{thickness}: {pair['slices']} slices")
+        click.echo(terminal.plain(f"  {pair['patient']} {pair['kernel']}{thickness}: {pair['slices']} slices"))
 
 
 def _thickness(entry: dict[str, Any]) -> str:
@@ -106,16 +143,10 @@ def _thickness(entry: dict[str, Any]) -> str:
 
 def _print_skipped(skipped: list[dict[str, Any]], every_file: bool) -> None:
     if skipped:
-        _print(f"{len(skipped)} files skipped")
+        click.echo(f"{len(skipped)} files skipped")
     if every_file:
         for item in skipped:
-            _print(f"  {item['file']}: {item['reason']}")
+            click.echo(terminal.plain(f"  {item['file']}: {item['reason']}"))
     else:
         for reason, count in Counter(item["reason"] for item in skipped).most_common(12):
-            _print(f"  {count} × {reason}")
-
-
-def _print(line: str) -> None:
-    from rich.markup import escape
-
-    terminal.console().print(escape(terminal.plain(line)))
+            click.echo(terminal.plain(f"  {count} × {reason}"))

@@ -88,6 +88,22 @@ def test_the_table_and_every_file_by_name(tree: Path, capsys: pytest.CaptureFixt
     assert any("bad name: impossible size" in line for line in out.splitlines())
 
 
+def test_a_row_fits_into_80_columns_and_the_path_below_is_that_for_apply(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, out, _ = run_cli(capsys, "inspect", tree)
+    lines = out.splitlines()
+    rows = [number for number, line in enumerate(lines) if re.match(r"\S+ +(low|normal|unknown) ", line)]
+    assert len(rows) == 4
+    assert max(len(lines[number]) for number in rows) <= 80
+    for number in rows:
+        assert Path(lines[number + 1].strip()).exists()
+    low = next(number for number in rows if " low " in lines[number])
+    assert lines[low].split() == ["P1", "low", "B30f", "3", "3", "6×8", "0.7×0.8", "plain"]
+    assert lines[low + 1].strip() == str(tree / "L096" / "quarter_3mm")
+    assert lines[low + 2].strip() == "dose from folder 'quarter_3mm'"
+
+
 def test_a_zip_of_the_study_gives_the_same(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "tree"), "zip", tree))
     there = json.loads(run_cli(capsys, "inspect", tree, "--json")[1])

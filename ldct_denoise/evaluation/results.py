@@ -167,14 +167,22 @@ class Evaluation:
         return self._summary
 
     def lines(self, metrics: Sequence[str] = ("psnr", "ssim", "rmse", "hu_bias")) -> list[str]:
-        """Means over all slices as a text table, one line for every window, region and model."""
+        """Means over all slices as a text table with three significant digits.
+
+        The window and region of the headline come first; there the models are sorted by RMSE, and the others
+        follow that order.
+        """
         rows: list[tuple[str, ...]] = [("window", "region", "model", *metrics)]
-        for window, region, model in product(self.windows, self.regions, self.models):
-            values = [self.values(model, window.name, region.name, metric) for metric in metrics]
+        window, region = self.headline
+        places = [(w.name, r.name) for w, r in product(reversed(self.windows), self.regions)]
+        errors = {name: [*self.values(name, window, region, "rmse").values()] for name in self.models}
+        models = sorted(self.models, key=lambda name: float(np.mean(errors[name])) if errors[name] else np.inf)
+        for (w, r), model in product(sorted(places, key=lambda place: place != self.headline), models):
+            values = [self.values(model, w, r, metric) for metric in metrics]
             if values[0]:
-                means = [f"{np.mean([*of_metric.values()]):.4f}" if of_metric else "–" for of_metric in values]
+                means = [_three_digits(float(np.mean([*found.values()]))) if found else "–" for found in values]
                 marked = f"{model}*" if model in self.possibly_trained_on else model
-                rows.append((window.name, region.name, marked, *means))
+                rows.append((w, r, marked, *means))
         widths = [max(len(name) for name in names) + 1 for names in list(zip(*rows, strict=True))[:3]]
         footnote = ["* trained on some of these patients, or it cannot be known (see the notes)"]
         return [
@@ -182,3 +190,8 @@ class Evaluation:
             + "".join(f"{value:>10}" for value in row[3:])
             for row in rows
         ] + (footnote if self.possibly_trained_on else [])
+
+
+def _three_digits(value: float) -> str:
+    """Three significant digits; at least all before the point."""
+    return f"{value:.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".removesuffix(".")
