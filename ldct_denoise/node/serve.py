@@ -33,7 +33,7 @@ from ldct_denoise.node.spool import Spool, SpoolInUse
 from ldct_denoise.node.status import StatusServer
 from ldct_denoise.node.storage_scp import StorageSCP
 from ldct_denoise.node.tls import client_tls, server_tls
-from ldct_denoise.node.worker import Worker
+from ldct_denoise.node.worker import Worker, load_models
 
 log = logging.getLogger("ldct_denoise.node")
 
@@ -273,7 +273,7 @@ def check(rules: Rules, *, contact: bool = False) -> list[str]:
     ------
     ConfigError, ModelError, OutputError
     """
-    Worker(rules, None, Counters(), threading.Event()).load_models()  # type: ignore[arg-type]
+    load_models(rules)
     warnings = _check_tls(rules)
     if rules.spool.exists():
         try:

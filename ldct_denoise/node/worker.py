@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ldct_denoise.errors import LdctDenoiseError, OutputError
@@ -88,9 +89,7 @@ class Worker:
         self._load(self._rules)
 
     def _load(self, rules: Rules) -> None:
-        for rule in rules.rules:
-            for output in rule.made if not rule.ignore else ():
-                self._model(output)
+        self._models = load_models(rules, self._models)
 
     def run_once(self) -> bool:
         """Process the most urgent batch that is due; return whether there was one."""
@@ -279,6 +278,34 @@ class Worker:
             record.reason = _reason(error)
         cause = "no room on the spool's disk" if is_full else type(error).__name__
         log.error("%s: %s while denoising; next attempt in %.0f s", batch, cause, wait_s)
+
+
+def load_models(rules: Rules, known: Mapping[str, TrainedModel] | None = None) -> dict[str, TrainedModel]:
+    """Load every model that a rule names.
+
+    Parameters
+    ----------
+    rules : Rules
+    known : mapping from str to TrainedModel, optional
+        Models that are loaded already.
+
+    Returns
+    -------
+    dict from str to TrainedModel
+        The known and the loaded models, by name.
+
+    Raises
+    ------
+    ModelError
+        If a model cannot be loaded.
+    """
+    models = dict(known or {})
+    for rule in rules.rules:
+        for output in rule.made if not rule.ignore else ():
+            name = output.model or DEFAULT_MODEL
+            if name not in models:
+                models[name] = load_model(name)
+    return models
 
 
 def _is_full_disk(error: BaseException | None) -> bool:
