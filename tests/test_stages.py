@@ -100,7 +100,7 @@ def test_a_new_run_removes_both_stages_of_an_earlier_one(pools: Pools, tmp_path:
 
 
 def test_settings_of_the_first_stage_are_checked_before_anything_is_done(pools: Pools, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"pretraining: training\.iteration: no such setting"):
+    with pytest.raises(ConfigError, match=r"pretraining\.training\.iteration: no such setting"):
         two_stages({"training": {"iteration": 3}})
     with pytest.raises(ConfigError, match="two stages at most"):
         two_stages({"pretraining": FIRST})

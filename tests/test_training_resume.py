@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from ldct_denoise import methods
 from ldct_denoise.config import Config, load_config
 from ldct_denoise.data.pools import Pools, pools_from_root
 from ldct_denoise.errors import ConfigError, InputError, LdctDenoiseError, ModelError, OutputError, TrainingError
 from ldct_denoise.io.volume_writer import write_volume
+from ldct_denoise.methods.base import Batch
 from ldct_denoise.methods.lir import Lir
 from ldct_denoise.models.trained import load_model
 from ldct_denoise.training.log import TrainingLog
@@ -380,6 +382,41 @@ def test_tensorboard_keeps_the_step_that_a_run_goes_on_from(pools: Pools, tmp_pa
     told = EventAccumulator(str(tmp_path / "tensorboard"))
     told.Reload()
     assert [event.step for event in told.Scalars("cross_cycle")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_tensorboard_shows_learning_rate_settings_and_whole_slices(pools: Pools, tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny_config(iterations=2, lr_schedule="cosine", learning_rate=1e-3, validate_every=1)
+    train(config, pools, tmp_path, device="cpu")
+    told = EventAccumulator(str(tmp_path / "tensorboard"))
+    told.Reload()
+    rates = [tag for tag in told.Tags()["scalars"] if tag.startswith("learning_rate/")]
+    assert len(rates) == 3  # critic of the representation, generators, critics of the images
+    first, second = (event.value for event in told.Scalars(rates[0]))
+    assert first == pytest.approx(1e-3)
+    assert second < first
+    (text,) = told.Tensors("settings/text_summary")
+    assert b"learning_rate: 0.001" in text.tensor_proto.string_val[0]
+    (tag,) = (tag for tag in told.Tags()["images"] if tag.startswith("validation slice/"))
+    assert tag == "validation slice/input, output"
+    with Image.open(io.BytesIO(told.Images(tag)[0].encoded_image_string)) as picture:
+        rows, columns = pools.low[0].geometry.shape[1:]
+        assert picture.size == (2 * columns, rows)
+    assert any("normal_to_low" in tag for tag in told.Tags()["images"])
+
+
+@pytest.mark.parametrize(("start", "progress", "is_shown"), [(0, 0, 1), (0.5, 0.4, 0), (0.5, 0.5, 1), (1, 1, 0)])
+def test_no_picture_of_a_network_that_is_not_trained_yet(start: float, progress: float, is_shown: int) -> None:
+    config = tiny_config()
+    lir = methods.build("lir", config.settings | {"adversarial_start": start}, config.scale, for_training=True)
+    patches = torch.zeros(1, 1, 32, 32)
+    shown = lir.summary_images(Batch(patches, patches, None, torch.Generator(), progress))
+    assert ("normal_to_low" in shown) == bool(is_shown)
+    assert "low_to_normal" in shown
 
 
 # ---- several processes ------------------------------------------------------------------------------------------

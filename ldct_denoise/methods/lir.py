@@ -369,15 +369,13 @@ class Lir(UnpairedMethod[LirSettings]):
         return notes
 
     def summary_images(self, batch: Batch) -> dict[str, Tensor]:
-        """Return both images and their translations."""
+        """Return both images and their translations; none by the generator of low dose before it is trained."""
         assert batch.normal is not None
-        t = self.translate(batch)
-        return {
-            "low": center_slice(batch.low),
-            "low_to_normal": t.x_to_y,
-            "normal": center_slice(batch.normal),
-            "normal_to_low": t.y_to_x,
-        }
+        t, start = self.translate(batch), self.settings.adversarial_start
+        shown = {"low": center_slice(batch.low), "low_to_normal": t.x_to_y}
+        if start < 1 and batch.progress >= start:
+            shown |= {"normal": center_slice(batch.normal), "normal_to_low": t.y_to_x}
+        return shown
 
 
 def _noise_encoder(s: LirSettings) -> nn.Module:

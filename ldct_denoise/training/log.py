@@ -6,12 +6,16 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ldct_denoise.intensity import WINDOWS
+from ldct_denoise.config import Config
+from ldct_denoise.data.validation_set import ValidationSet, ValidationSlice
+from ldct_denoise.intensity import WINDOWS, Window
 from ldct_denoise.methods.base import Batch
 from ldct_denoise.output import atomic_write
 from ldct_denoise.training.state import RunState
+from ldct_denoise.training.validation import restore_hu
 
 
 class TrainingLog:
@@ -65,9 +69,51 @@ class TrainingLog:
             self._board.add_scalar(f"{section}{name}", value, run.step)  # type: ignore[no-untyped-call]
         self._file.flush()
 
+    def settings(self, config: Config) -> None:
+        """Log the settings of the run, as YAML, for TensorBoard."""
+        text = "".join(f"    {line}\n" for line in config.to_yaml().splitlines())
+        self._board.add_text("settings", text, 0)  # type: ignore[no-untyped-call]
+
+    def learning_rates(self, run: RunState) -> None:
+        """Log the learning rate of each phase in the current step."""
+        self.scalars(
+            run, {phase.name: phase.optimizer.param_groups[0]["lr"] for phase in run.phases}, "learning_rate/"
+        )
+
+    def validation_slice(self, run: RunState, images: ValidationSet, device: torch.device) -> None:
+        """Log a whole validation slice for TensorBoard: input, output and, of a pair, its reference, side by side.
+
+        CT is shown in the abdomen window, photographs in grey values from 0 to 255.
+
+        Parameters
+        ----------
+        run : RunState
+            The method, on ``device``; it is left in evaluation mode.
+        images : ValidationSet
+            The middle one of its pairs, otherwise of its low-dose slices, is shown.
+        device : torch.device
+        """
+        shown: Sequence[ValidationSlice] = ()
+        if images.pairs:
+            shown = images.pairs[len(images.pairs) // 2]
+        elif images.low:
+            shown = (images.low[len(images.low) // 2],)
+        if not shown:
+            return
+        run.method.eval()
+        noisy, *reference = shown
+        method = run.method.for_spacing(noisy.pixel_spacing_mm)
+        restored = restore_hu(method, images.scale, noisy.hu, device, images.guard_range)
+        window = WINDOWS["abdomen"] if images.guard_range else Window("grey", 127.5, 255)
+        row = np.hstack(
+            [window.to_grey(hu) for hu in (noisy.center, restored, *(one.center for one in reference))]
+        )
+        names = ", ".join(["input", "output", *(["reference"] if reference else [])])
+        self._board.add_image(f"validation slice/{names}", row[None], run.step)  # type: ignore[no-untyped-call]
+
     @torch.no_grad()
-    def images(self, run: RunState, batch: Batch, device: torch.device) -> None:
-        """Log what the method makes of a batch, in the abdomen window.
+    def images(self, run: RunState, batch: Batch, progress: float, device: torch.device) -> None:
+        """Log what the method makes of a batch of patches, in the abdomen window.
 
         Parameters
         ----------
@@ -75,11 +121,13 @@ class TrainingLog:
             The method, on ``device``; it is left in evaluation mode.
         batch : Batch
             Patches on the CPU.
+        progress : float
+            Completed fraction of the run: a method shows no picture of a network that is not trained yet.
         device : torch.device
         """
         run.method.eval()
         normal = None if batch.normal is None else batch.normal.to(device)
-        moved = Batch(batch.low.to(device), normal, None, batch.generator)
+        moved = Batch(batch.low.to(device), normal, None, batch.generator, progress)
         window, scale = WINDOWS["abdomen"], run.method.scale
         lowest, highest = scale.to_unit(window.low_hu), scale.to_unit(window.high_hu)
         for name, image in run.method.summary_images(moved).items():

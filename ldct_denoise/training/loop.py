@@ -185,6 +185,8 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
         pin_memory=world.device.type == "cuda",
     )
     with defer_sigint() as interrupt, _open_log(output, run.step, world) as log:
+        if log is not None and not run.step:
+            log.settings(config)
         # Step 0 of pretrained weights: they are kept unless training improves on them.
         if log is not None and run.started_from and not run.step and math.isinf(run.best_score):
             _validate(stage, run, data, log, world, say)
@@ -208,6 +210,7 @@ def _train_stage(stage: Stage, pools: Pools, world: World, report: Report, resum
             logged = {name: float(loss) for name, loss in losses.items()} if is_logged else {}
             if log is not None and logged:
                 log.scalars(run, logged)
+                log.learning_rates(run)
 
             # Validate, and keep the best weights.
             if log is not None and is_validated:
@@ -289,9 +292,10 @@ def _validate(
         for path in kept:
             path.parent.mkdir(exist_ok=True)
             save_model(path, stage.config.method, run.method, card)
+        log.validation_slice(run, data.validation, world.device)
     log.scalars(run, metrics.as_dict(), "validation/")
     if data.validation.sample_batch is not None:
-        log.images(run, data.validation.sample_batch, world.device)
+        log.images(run, data.validation.sample_batch, _fraction_done(settings, run), world.device)
     log.scalars(run, run.discriminators.balance(), "balance/")
     for warning in (*metrics.warnings(), *run.discriminators.warnings()):
         say(f"warning: {warning}", "validating")
