@@ -40,8 +40,6 @@ BANNED = {
 }
 PATTERN = re.compile("|".join(rf"(?<![\w-])({phrase})(?![\w-])" for phrase in BANNED))
 LONGEST_MEAN_WORDS, LONGEST_CELL, LONGEST_LINE = 25, 100, 100
-#: Pages that are not checked for cells and lines: definitions with formulas, and tables of measurements.
-WIDE = {"docs/reference/measurements.md", "docs/reference/models.md", "docs/research/texture.md"}
 PAGES = sorted(
     [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 )
@@ -74,8 +72,6 @@ def test_pages_are_plain(page: Path) -> None:
     text = prose(page)
     lengths = [len(one.split()) for one in sentences(text)]
     assert not lengths or mean(lengths) <= LONGEST_MEAN_WORDS
-    if page.relative_to(ROOT).as_posix() in WIDE:
-        return
     rows = [line for line in text.splitlines() if line.startswith("|")]
     cells = [cell.strip() for row in rows for cell in re.split(r"(?<!\\)\|", row)]
     assert [cell for cell in cells if len(re.sub(r"\]\([^)]*\)", "]", cell)) > LONGEST_CELL] == []
