@@ -111,8 +111,8 @@ def _to_go_on(arguments: list[str] | None) -> str:
     """What to do after Ctrl-C."""
     given = sys.argv[1:] if arguments is None else arguments
     if next((argument for argument in given if not argument.startswith("-")), "") == "train":
-        return "to go on, run the same command with --resume (and without --overwrite)"
-    return "run the same command again to go on"
+        return "to continue, run the same command with --resume and without --overwrite"
+    return "to continue, run the same command again"
 
 
 def _debug_first(arguments: list[str] | None) -> list[str]:

@@ -40,7 +40,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; give the name of a file")
     if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists; give --overwrite or another name")
+        raise OutputError(f"{path}: already exists; use --overwrite, or choose another name")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise OutputError(f"{path}: cannot be written, because {parent} is not writable; give another path")

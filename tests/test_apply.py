@@ -397,7 +397,7 @@ def test_the_command_ends_with_report_verdict_and_viewer(
 def test_another_report_is_not_written_over_unasked(series: Series, tmp_path: Path) -> None:
     report, report_on = tmp_path / "out-report.html", apply_report_writer(shift_model(), ApplySettings())
     report.write_text("mine")
-    with pytest.raises(OutputError, match=r"out-report\.html: exists"):
+    with pytest.raises(OutputError, match=r"out-report\.html: already exists"):
         apply_series(series, shift_model(), tmp_path / "out", write_report=report_on)
     assert (report.read_text(), (tmp_path / "out").exists()) == ("mine", False)
     writing = WriteSettings(overwrite=True)

@@ -145,7 +145,7 @@ def test_other_settings_or_another_model_are_not_done(tree: Path, tmp_path: Path
         with pytest.raises(InputError, match="none of 4 series") as told:
             apply(tree, changed, tmp_path / "out", settings)
         assert len(told.value.failures) == 4
-        assert "exists already" in told.value.failures[0]
+        assert "already exists" in told.value.failures[0]
     (sorted((tmp_path / "out" / "1.2.3.1").iterdir())[0]).unlink()
     with pytest.raises(PartialError, match="3 of 4 series"):  # not whole any more, and not ours to replace
         apply(tree, model(), tmp_path / "out")
@@ -157,7 +157,7 @@ def test_the_ledger_tells_what_lies_there_last(tree: Path, tmp_path: Path) -> No
         apply(tree, model(checksum=checksum), tmp_path / "out", writing=WriteSettings(overwrite=overwrite))
     with pytest.raises(InputError, match="none of 4 series") as told:
         apply(tree, model(), tmp_path / "out")
-    assert "exists already" in told.value.failures[0]
+    assert "already exists" in told.value.failures[0]
     again = Counting()
     apply(tree, model(again, "1" * 64), tmp_path / "out")
     assert again.slices == 0

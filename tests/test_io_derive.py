@@ -496,7 +496,7 @@ def test_a_header_with_a_nonsense_vr_still_comes_through(tmp_path: Path) -> None
 def test_an_existing_folder_is_replaced_only_on_request(tmp_path: Path) -> None:
     series = only_series(make_source(tmp_path / "in"))
     derive(series, tmp_path / "out")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         derive(series, tmp_path / "out")
     derive(series, tmp_path / "out", change=3, overwrite=True)
     assert stored(tmp_path / "out" / "0001.dcm").mean() == pytest.approx(series.read_stored(0).mean() + 3)

@@ -63,7 +63,7 @@ def test_exposure_and_synthetic_flag_are_told(volume: Volume, tmp_path: Path) ->
 
 def test_an_existing_file_is_not_overwritten(volume: Volume, tmp_path: Path) -> None:
     _write(volume, tmp_path / "series")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="already exists"):
         _write(volume, tmp_path / "series")
 
 

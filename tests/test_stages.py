@@ -184,7 +184,7 @@ def test_a_dry_run_prints_the_configuration_and_the_plan_and_writes_nothing(pool
 
 def test_a_dry_run_refuses_what_a_run_would_refuse(pools: Pools, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(OutputError, match="holds files already"):
+    with pytest.raises(OutputError, match="is not empty"):
         plan_training(tiny_config(), pools, tmp_path, device="cpu")
     with pytest.raises(ConfigError, match="leave nothing to train by"):
         plan_training(

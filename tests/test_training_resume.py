@@ -335,7 +335,7 @@ def test_resume_without_a_run_says_so(pools: Pools, tmp_path: Path) -> None:
         last(iterations=1), pools, tmp_path / "run", device="cpu", resume=True,
         report=lambda progress: said.append(progress.message),
     )  # fmt: skip
-    assert any("nothing to go on from" in line for line in said)
+    assert any("no checkpoint in" in line for line in said)
 
 
 def test_an_older_checkpoint_still_goes_on(pools: Pools, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def _check_writable(output: Path, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
-        raise OutputError(f"{output}: exists; give --overwrite or another name")
+        raise OutputError(f"{output}: already exists; use --overwrite, or choose another name")
     if not (output / METADATA).is_file():
         raise OutputError(f"{output}: not a bundle, so it is not replaced; choose another folder")
 

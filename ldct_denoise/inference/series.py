@@ -244,7 +244,7 @@ def check_report(location: Path, writing: WriteSettings) -> None:
     """
     report = report_path(location)
     if report.exists() and not writing.overwrite:
-        raise OutputError(f"{report}: exists; move it away, or give --overwrite or another output")
+        raise OutputError(f"{report}: already exists; use --overwrite, or choose another output")
 
 
 def report_series(source: SliceSource, location: Path, write_report: WriteReport) -> None:

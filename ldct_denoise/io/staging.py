@@ -95,7 +95,7 @@ class StagedFolder:
             raise OutputError(f"{self.target}: is a mount point, which cannot be replaced; choose a folder in it")
         content = sorted(self.target.iterdir())
         if content and not self._overwrite:
-            raise OutputError(f"{self.target}: exists already; choose another folder or allow overwriting")
+            raise OutputError(f"{self.target}: already exists; use --overwrite, or choose another folder")
         for path in content:
             if path.suffix != ".dcm" or not path.is_file():
                 raise OutputError(

@@ -108,7 +108,7 @@ def train(
         _check_folder(output, resume, overwrite, world)
         report = report if world.is_first else _ignore
         if resume and not any((stage.output / STATE_FILE).is_file() for stage in planned):
-            message = f"nothing to go on from in {output}: started anew"
+            message = f"no checkpoint in {output}: starting from the beginning"
             report(Progress(0, planned[0].config.training.iterations, 0.0, message=message))
         # A last stage that has begun needs the first no more.
         has_begun = world.broadcast_flag(resume and (output / STATE_FILE).is_file())

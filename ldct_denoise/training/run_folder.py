@@ -59,9 +59,9 @@ def check_run_folder(output: Path, resume: bool, overwrite: bool) -> None:
     if resume:
         if (output / MODEL_FILE).exists() and not (output / STATE_FILE).is_file():
             remedy = "give another --output, or --overwrite to lose the model and start again"
-            raise OutputError(f"{output}: holds a model, but no {STATE_FILE} to go on from; {remedy}")
+            raise OutputError(f"{output}: contains a model, but no {STATE_FILE} to continue from; {remedy}")
     elif {path.name for path in output.iterdir()} - {SCRATCH}:
-        raise OutputError(f"{output}: holds files already; --resume goes on with it, --overwrite starts again")
+        raise OutputError(f"{output}: is not empty; --resume continues the run, --overwrite starts again")
 
 
 def clear_results(folder: Path) -> None:

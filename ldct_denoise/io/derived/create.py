@@ -90,7 +90,7 @@ def write_series(source: SliceSource, folder: Path, attributes: SeriesAttributes
                 _set_exposure(image, attributes.tube_current_ma[index])
             image.save_as(folder / f"1-{index + 1:03d}.dcm", enforce_file_format=True, overwrite=False)
     except FileExistsError as error:
-        raise OutputError(f"{error.filename or folder}: exists already; choose an empty folder") from None
+        raise OutputError(f"{error.filename or folder}: already exists; choose an empty folder") from None
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None
     return folder
