@@ -27,39 +27,43 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     shell_complete=completion.models,
-    help="A shipped model, a model file, a run folder, a network file (.onnx, .pt2, TorchScript), or a method "
-    "without training (see `models`).  [default: the model that ships]",
+    help="Shipped model, model file, run folder, network file (.onnx, .pt2, TorchScript), or a method without "
+    "training (`models` lists them).  [default: lir-ct]",
 )
 @options.strength
 @click.option(
     "--noise-reduction",
     type=click.FloatRange(0, 100),
     metavar="PERCENT",
-    help="Reduce the noise in uniform tissue by this much, instead of --strength; 50 leaves half of it.",
+    help="Instead of --strength: remove this percentage of the noise in uniform tissue; 50 leaves half.",
 )
 @click.option(
     "--strict",
     is_flag=True,
-    help="Refuse series with problems, or outside the images that the model was trained on.",
+    help="Refuse series with problems, and series unlike the training data of the model. Without it: warn.",
 )
 @options.device
 @options.precision
-@click.option("--seed", type=int, default=0, show_default=True, help="For methods that draw random numbers.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for methods that draw random numbers.")
 @options.tta
-@click.option("--report", is_flag=True, help="Also compare input and output: OUTPUT-report.html.")
+@click.option("--report", is_flag=True, help="Also write OUTPUT-report.html, which compares input and output.")
 @click.option("--open", "open_report", is_flag=True, help="Write the report and open it in the browser.")
 @click.option(
-    "--view", is_flag=True, help="Then show input and output in the browser, as `view` does; one series only."
+    "--view",
+    is_flag=True,
+    help="Afterwards show input and output in the browser, as `view` does; one series only.",
 )
 @options.signature
 @options.output_format
-@click.option("--compress", type=click.Choice(get_args(Compression)), help="Lossless compression (DICOM).")
+@click.option(
+    "--compress", type=click.Choice(get_args(Compression)), help="Compress the pixel data without loss (DICOM)."
+)
 @click.option(
     "--private-tags",
     type=click.Choice(get_args(PrivateTags)),
     default="keep",
     show_default=True,
-    help="Private attributes (DICOM).",
+    help="Keep or remove private attributes (DICOM).",
 )
 @click.option("--keep-manufacturer", is_flag=True, help="Keep the scanner's Manufacturer attribute (DICOM).")
 @click.option("--convert-enhanced", is_flag=True, help="Write Enhanced CT as classic CT images.")
@@ -68,7 +72,7 @@ if TYPE_CHECKING:
 @options.method_files
 @options.overwrite
 @click.option(
-    "--verbose", "-v", is_flag=True, help="Also tell how long reading, network, blending and writing take."
+    "--verbose", "-v", is_flag=True, help="Also print the time for reading, network, blending and writing."
 )
 def command(
     series: Path,
@@ -92,9 +96,9 @@ def command(
 ) -> None:
     """Denoise SERIES: a DICOM folder, file or tree with several series, or a NIfTI/NRRD/MHA volume.
 
-    Writes a derived DICOM series (or the volume's format) to --output, whole or not at all. The input is never
-    changed. The same command resumes an interrupted tree (OUTPUT-ledger.jsonl lists the finished series), and
-    processes started by torchrun or Slurm share the series. Research use only.
+    Writes a derived DICOM series, or a volume, to --output. A series appears there only when it is complete. The
+    input is never changed. To resume an interrupted tree, repeat the command: OUTPUT-ledger.jsonl lists the
+    finished series. Processes that torchrun or Slurm started share the series. Research use only.
     """
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.io.write_settings import WriteSettings

@@ -24,10 +24,10 @@ def json_file(function: Callable[..., None]) -> Callable[..., None]:
 
 @click.group(short_help="Measure how fast this machine applies, trains, simulates and evaluates.")
 def command() -> None:
-    """Measure the speed of this machine, and compare with published networks in the same run."""
+    """Measure the speed of this machine, and of published networks in the same run."""
 
 
-@command.command("apply")
+@command.command("apply", short_help="Measure slices per second of denoising.")
 @click.option(
     "--model",
     shell_complete=completion.models,
@@ -36,15 +36,15 @@ def command() -> None:
 )
 @click.option("--slices", type=click.IntRange(2), default=8, show_default=True, help="Number of slices.")
 @click.option(
-    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Timed rounds; the fastest counts."
+    "--rounds", type=click.IntRange(1), default=2, show_default=True, help="Timed rounds; the fastest is reported."
 )
 @options.device
 @click.option("--engines", is_flag=True, help="Also measure channels-last, torch.compile and ONNX Runtime.")
 @json_file
 def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: Any) -> None:
-    """Slices per second compared with RED-CNN, LIR and CNN-10; DICOM to DICOM; memory; bf16.
+    """Measure slices per second of a model, RED-CNN, LIR and CNN-10, with memory, bf16, and DICOM to DICOM.
 
-    Peak memory is stated for 1000 slices; --slices 1000 denoises all of them.
+    Peak memory is extrapolated to 1000 slices; --slices 1000 measures it.
     """
     from ldct_denoise.benchmark.apply import benchmark_apply
     from ldct_denoise.models.trained import DEFAULT_MODEL
@@ -52,7 +52,7 @@ def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: An
     _show(partial(benchmark_apply, model or DEFAULT_MODEL, **how), json_path, overwrite)
 
 
-@command.command("train")
+@command.command("train", short_help="Measure training steps per second.")
 @click.option(
     "--channels",
     type=click.IntRange(4),
@@ -67,27 +67,27 @@ def apply_(model: str | None, json_path: Path | None, overwrite: bool, **how: An
 @options.device
 @json_file
 def train(json_path: Path | None, overwrite: bool, **how: Any) -> None:
-    """Training steps per second against the plain published loop, and patches per second."""
+    """Measure training steps per second, also of the published training loop, and patches per second."""
     from ldct_denoise.benchmark.train import benchmark_train
 
     _show(partial(benchmark_train, **how), json_path, overwrite)
 
 
-@command.command("simulate")
+@command.command("simulate", short_help="Measure seconds per slice of a dose simulation.")
 @click.option("--slices", type=click.IntRange(2), default=6, show_default=True, help="Number of slices.")
 @json_file
 def simulate(slices: int, json_path: Path | None, overwrite: bool) -> None:
-    """Seconds per slice of the simulation of quarter dose."""
+    """Measure seconds per slice of the simulation of quarter dose."""
     from ldct_denoise.benchmark.simulate import benchmark_simulate
 
     _show(partial(benchmark_simulate, slices=slices), json_path, overwrite)
 
 
-@command.command("evaluate")
-@click.option("--slices", type=click.IntRange(1), default=300, show_default=True, help="Slices of the pair.")
+@command.command("evaluate", short_help="Measure the time of an evaluation.")
+@click.option("--slices", type=click.IntRange(1), default=300, show_default=True, help="Slices of each series.")
 @json_file
 def evaluate(slices: int, json_path: Path | None, overwrite: bool) -> None:
-    """Seconds of the evaluation of a pair of series in 4 windows and 5 regions."""
+    """Measure the time to evaluate a pair of series in 4 windows and 5 regions."""
     from ldct_denoise.benchmark.evaluate import benchmark_evaluate
 
     _show(partial(benchmark_evaluate, slices=slices), json_path, overwrite)

@@ -9,14 +9,14 @@ import click
 from . import terminal
 
 
-@click.command(short_help="Put a method of your own through the trials that every method passes.")
+@click.command(short_help="Check that a method of your own meets the interface.")
 @click.argument("method", metavar="FILE.py|NAME")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting; repeatable.")
 def command(method: str, changes: tuple[str, ...]) -> None:
-    """Put a method through the trials that every method passes: shapes, seeds, training, what is saved.
+    """Check that a method meets the interface: shapes, seeds, training, saving.
 
-    METHOD is a Python file (docs/tutorials/add-a-method.md) or a method's name. Give settings that make it small:
-    --set channels=8. Exit status 1 if a trial fails.
+    Give a Python file (docs/tutorials/add-a-method.md) or the name of a method. Make a large network small, so
+    that the check is fast: --set channels=8. The exit status is 1 if a check fails.
     """
     from ldct_denoise import methods
     from ldct_denoise.config import assignment

@@ -13,16 +13,23 @@ if TYPE_CHECKING:
     from ldct_denoise.io.photos import NoiseLaw
 
 
-@click.command()
+@click.command(short_help="Compare several models and methods on low/normal-dose pairs.")
 @click.option("--dicom-root", type=options.EXISTING, help="Folder with low- and normal-dose series.")
-@click.option("--low", type=options.EXISTING, multiple=True, help="Instead: low-dose series; repeatable.")
-@click.option("--normal", type=options.EXISTING, multiple=True, help="With --low: normal-dose series; repeatable.")
+@click.option(
+    "--low", type=options.EXISTING, multiple=True, help="Instead of --dicom-root: low-dose series. Repeatable."
+)
+@click.option("--normal", type=options.EXISTING, multiple=True, help="With --low: normal-dose series. Repeatable.")
 @click.option(
     "--manifest",
     type=options.EXISTING,
-    help="Instead: a CSV table of series (inspect --write-manifest): its test rows, or all if none has a split.",
+    help="Instead of --dicom-root: CSV table of series (inspect --write-manifest). Uses its test rows, or all "
+    "rows if none has a split.",
 )
-@click.option("--images", type=options.EXISTING, help="Instead: a folder of grey images, to which noise is added.")
+@click.option(
+    "--images",
+    type=options.EXISTING,
+    help="Instead of --dicom-root: folder of grey images, to which noise is added.",
+)
 @click.option(
     "--noise",
     type=click.Choice(["gaussian", "poisson"]),
@@ -47,26 +54,29 @@ if TYPE_CHECKING:
     "denoised",
     multiple=True,
     metavar="NAME=FOLDER",
-    help="Series that were denoised elsewhere, at the positions of the low-dose slices. Repeatable.",
+    help="Series that another program denoised, at the positions of the low-dose slices. Repeatable.",
 )
 @click.option(
     "--function",
     "functions",
     multiple=True,
     metavar="MODULE:FUNCTION",
-    help="A Python function of a slice in HU, also as FILE.py:FUNCTION. Repeatable.",
+    help="Python function that takes and returns a slice in HU; also FILE.py:FUNCTION. Repeatable.",
 )
 @click.option(
     "--cross-validation",
     "folds",
     multiple=True,
     metavar="NAME=RUN,RUN,…",
-    help="Models of several folds as one: each patient is denoised by one that has not seen him. Repeatable.",
+    help="Runs of a cross-validation: each patient is denoised by a model that was not trained on this patient. "
+    "Repeatable.",
 )
 @options.output
 @options.measurements
 @options.split
-@click.option("--fold", type=click.IntRange(min=0), default=0, help="With a file for --split: its fold, from 0.")
+@click.option(
+    "--fold", type=click.IntRange(min=0), default=0, help="With a file for --split: index of the fold, from 0."
+)
 @options.dose_patterns
 @click.option(
     "--slice-thickness",
@@ -135,9 +145,9 @@ def command(
 ) -> None:
     """Compare several models and methods on all low/normal-dose pairs of a folder.
 
-    All are measured on the same slices. Patients that a model was trained on are left out by default; they are
-    recognised by name, UIDs and pixels, and where it cannot be known, the model's rows are marked. Writes
-    metrics.csv, summary.json (with paired statistics) and report.html.
+    All are measured on the same slices. Patients in a model's training data are left out by default. They are
+    recognised by name, UIDs and pixels. If a model does not record its training data, its rows are marked.
+    Writes metrics.csv, summary.json (with paired statistics) and report.html.
     """
     from ldct_denoise.evaluation.compare import compare_on_images, compare_pairs, find_pairs_for, pairs_of_split
     from ldct_denoise.evaluation.competitors import Competitor, load_folds, load_function, open_denoised

@@ -9,14 +9,14 @@ import click
 from . import options, terminal
 
 
-@click.command(short_help="Run end to end on synthetic patients, without any download.")
+@click.command(short_help="Train, denoise and evaluate on synthetic patients, without download.")
 @click.option(
     "--output",
     "-o",
     type=options.PATH,
     default=Path("demo-output"),
     show_default=True,
-    help="Where the results go.",
+    help="Output folder.",
 )
 @options.open_report
 @options.overwrite

@@ -10,13 +10,13 @@ import click
 from . import options, terminal
 
 
-@click.command()
+@click.command(short_help="Measure images against a reference.")
 @click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE...")
 @click.option(
-    "--reference", required=True, type=options.EXISTING, help="Normal-dose series, or a folder that holds them."
+    "--reference", required=True, type=options.EXISTING, help="Normal-dose series, or a folder with several."
 )
 @click.option(
-    "--input", "low", type=options.EXISTING, help="Low-dose series, measured as well, or a folder that holds them."
+    "--input", "low", type=options.EXISTING, help="Low-dose series, or a folder with several; measured as well."
 )
 @options.output
 @options.measurements
@@ -27,8 +27,8 @@ from . import options, terminal
     "inserts",
     multiple=True,
     metavar="X,Y,Z,RADIUS[,HU]",
-    help="Insert of a phantom (LPS mm): resolution at its contrast; HU linearity if three nominal HU are given. "
-    "Repeatable.",
+    help="Insert of a phantom (LPS mm). Measures resolution at its contrast, and HU linearity if three inserts "
+    "have a nominal HU. Repeatable.",
 )
 @click.option("--pdf", is_flag=True, help="Also write summary.pdf.")
 @click.option(
@@ -60,9 +60,9 @@ def command(
 ) -> None:
     """Measure CANDIDATE (a series, folder or volume) against its reference.
 
-    Several candidates stand in one table, each written as PATH or NAME=PATH; the name of a PATH is that of its
-    file or folder. All are measured on the slices of the first one. Slices are paired by position and orientation.
-    Writes metrics.csv, summary.json and report.html.
+    Give each candidate as PATH or NAME=PATH; without NAME, the file or folder name is used. All candidates are
+    measured on the slices of the first one. Slices are paired by position and orientation. Writes metrics.csv,
+    summary.json and report.html.
     """
     from ldct_denoise.evaluation.evaluate import evaluate, images_under, named_paths
     from ldct_denoise.evaluation.inserts import Insert

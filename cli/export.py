@@ -17,14 +17,14 @@ from . import options
     "format_",
     type=click.Choice(["onnx", "pt2", "torchscript", "monai-bundle"]),
     required=True,
-    help="pt2 is a program of torch.export; monai-bundle writes a folder, the others a file.",
+    help="pt2 is the format of torch.export. monai-bundle writes a folder, the others a file.",
 )
 @click.option(
     "--pixel-spacing-mm",
     type=click.FloatRange(min=0.05, max=10),
     default=0.8,
     show_default=True,
-    help="Pixel spacing of the slices: the width of the low-frequency passthrough is in mm.",
+    help="Pixel spacing of the slices. It sets the width of the low-frequency passthrough in pixels.",
 )
 @options.output
 @options.method_files
@@ -36,10 +36,10 @@ def command(
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Export MODEL (a shipped model, a model file or a run folder) for other programs.
+    """Export MODEL (a shipped model, a model file or a run folder) for use in other programs.
 
-    The exported network maps HU to HU, for slices of 32×32 pixels or more. It is compared with the original before
-    it is written. ONNX needs: pip install 'ldct-denoise[onnx]'.
+    The exported network takes and returns HU, for slices of 32×32 pixels or more. Before it is written, its output
+    is compared with that of MODEL. ONNX needs: pip install 'ldct-denoise[onnx]'.
     """
     from ldct_denoise.export.export import export
     from ldct_denoise.export.verify import CHECKED

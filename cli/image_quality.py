@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @click.command(
     "image-quality",
-    short_help="Noise, resolution, lesions and dose equivalence of a model, on a phantom and on your images.",
+    short_help="Measure image quality on phantoms, and lesion contrast in your images.",
 )
 @click.argument("scans", nargs=-1, type=options.EXISTING, metavar="[SCAN]...")
 @click.option(
     "--phantom",
     type=click.Choice(("auto", "uniform", "acr", "catphan503", "catphan504", "catphan600", "catphan604")),
-    help="Measure your own phantom: SCAN... are its series at one dose or more. Default with SCAN: auto.",
+    help="With SCAN: kind of the phantom; auto recognises it.  [default: auto]",
 )
 @click.option(
     "--model",
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.01, 1),
     default=0.25,
     show_default=True,
-    help="Dose of the images that are denoised, as a fraction of the normal dose.",
+    help="Simulated dose of the images that are denoised, as a fraction of normal dose.",
 )
 @click.option(
     "--lesion",
     "lesions",
     multiple=True,
     metavar="BACKGROUND,MM,HU",
-    help="A lesion to be detected: background (liver or lung), diameter and contrast, such as liver,7,-10. "
-    "Repeatable; default: three in each background.",
+    help="Lesion to detect: background (liver or lung), diameter and contrast, such as liver,7,-10. Repeatable.  "
+    "[default: three in each background]",
 )
 @click.option(
     "--realisations",
@@ -61,15 +61,15 @@ if TYPE_CHECKING:
     type=options.EXISTING,
     multiple=True,
     metavar="PATH",
-    help="Your own CT images: lesions and thin discs are inserted into slices of every series below PATH, to "
-    "measure how much of their contrast the model leaves, and the resolution along z. Repeatable.",
+    help="Your own CT images. Lesions and thin discs are inserted into slices of every series in PATH, to measure "
+    "their remaining contrast and the resolution along z. Repeatable.",
 )
 @click.option(
     "--slices",
     type=click.IntRange(1),
     default=4,
     show_default=True,
-    help="Slices of each series that lesions are inserted into.",
+    help="With --series: slices of each series into which lesions are inserted.",
 )
 @click.option(
     "--sr",
@@ -101,16 +101,17 @@ def command(
     open_report: bool,
     overwrite: bool,
 ) -> None:
-    """Denoise a phantom and measure image quality before and after: a simulated one, or scans of your own.
+    """Measure the image quality of a phantom, simulated or scanned, before and after denoising.
 
-    With SCAN... the phantom is located in each scan. Measures noise, uniformity, HU and resolution of the inserts,
-    low contrast, detectability, and the dose at which unprocessed scans are equal; without --model the scans only.
-    Writes report.html, summary.pdf, metrics.csv and summary.json; with --sr also DICOM SR.
+    With SCAN...: scans of your own phantom at one or more doses. The command finds the phantom in each scan. It
+    measures noise, uniformity, HU and resolution of the inserts, low contrast, detectability, and the dose at
+    which unprocessed scans reach the same detectability. Without --model it measures only the scans. Writes
+    report.html, summary.pdf, metrics.csv and summary.json; with --sr also DICOM SR.
 
-    Without SCAN a phantom is simulated. Measures the noise power spectrum, resolution by contrast, HU linearity,
+    Without SCAN: a simulated phantom. Measures the noise power spectrum, resolution by contrast, HU linearity,
     detectability of lesions in liver and lung by three model observers, and the dose at which unprocessed images
-    reach the same detectability. With --series also the contrast that lesions keep in your own images, by size,
-    contrast, kernel and dose, and the noise and resolution along z where slices are contiguous. Writes
+    reach the same detectability. With --series it also measures the remaining contrast of lesions in your own
+    images, by size, contrast, kernel and dose, and noise and resolution along z in contiguous slices. Writes
     summary.json and report.html.
     """
     from ldct_denoise.errors import ConfigError

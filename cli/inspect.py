@@ -37,15 +37,15 @@ ENCODINGS = {
 
 @click.command(short_help="List series, doses, pairs and skipped files.")
 @click.argument("path", type=options.EXISTING)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON for programs (docs/reference/input.md).")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/reference/input.md).")
 @click.option(
     "--write-manifest",
     type=options.PATH,
     metavar="FILE.csv",
-    help="Write a table of the series, to be edited and given to train and compare as --manifest.",
+    help="Write a table of the series. After editing, give it to train or compare as --manifest.",
 )
 @options.dose_patterns
-@click.option("--files", is_flag=True, help="List every skipped file.")
+@click.option("--files", is_flag=True, help="Also list every skipped file.")
 @options.assume_hu
 def command(
     path: Path,
@@ -56,7 +56,7 @@ def command(
     low_patterns: tuple[str, ...],
     normal_patterns: tuple[str, ...],
 ) -> None:
-    """List every CT series at or below PATH: patient, dose and its source, kernel, size, gaps, low/normal pairs.
+    """List every CT series in PATH with its patient, dose, kernel, size and gaps, and all low/normal pairs.
 
     PATH is a file, a folder or tree, a zip archive, or a DICOMDIR. docs/reference/input.md describes what is read
     and why files are skipped.

@@ -62,9 +62,10 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="ldct-denoise")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Denoise low-dose CT: train on unpaired pools, apply to patient series, measure what comes out.
+    """Denoise low-dose CT series, train denoisers without image pairs, and measure the results.
 
-    Research use only; not a medical device. Nothing leaves this machine.
+    Research use only; not a medical device. `ldct-denoise COMMAND --help` lists the options of a command.
+    The documentation begins with docs/index.md in the source.
     """
 
 

@@ -15,8 +15,8 @@ from . import completion, terminal
 def command(model: str | None, as_json: bool) -> None:
     """Show the card of MODEL, or list shipped models and methods with the supervision that each requires.
 
-    MODEL is a shipped model, a model file or a run folder. Its card says in ten lines what it does to images, what
-    it was trained on, and how it was made.
+    MODEL is a shipped model, a model file or a run folder. Its card has ten lines: effect on images, training
+    data, and how the model was made.
     """
     from ldct_denoise.models.catalogue import methods, model_card, models
 

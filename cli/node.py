@@ -17,12 +17,13 @@ SPOOL = click.argument("spool", metavar="RULES", type=options.EXISTING)
 TARGET = click.argument("target", required=False, default="")
 
 
-@click.group(short_help="List and handle what waits in a DICOM node.")
+@click.group(short_help="List, retry, resend and pull series of a DICOM node.")
 def command() -> None:
-    """List and handle the batches of a DICOM node, also while it runs.
+    """List and handle the series in a DICOM node, also while it runs.
 
-    RULES is the node's YAML file, or the folder of its spool. TARGET is the name of a batch or series as `list`
-    prints it, a Study or Series Instance UID, or an accession number.
+    RULES is the node's YAML file, or the folder of its spool. A batch is the images that the node processes
+    together: a series, or late images of one. TARGET is the name of a batch or series as `list` prints it, a
+    Study or Series Instance UID, or an accession number.
     """
 
 
@@ -30,7 +31,7 @@ def command() -> None:
 @SPOOL
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(spool: Path, as_json: bool) -> None:
-    """List what is waiting, since when, and why."""
+    """List what is waiting, for how long, and why."""
     from ldct_denoise.node import operator
     from ldct_denoise.node.pull import list_pulls
 
@@ -58,11 +59,11 @@ def list_command(spool: Path, as_json: bool) -> None:
     terminal.console().print(table)
 
 
-@command.command()
+@command.command(short_help="Print all details of a batch.")
 @SPOOL
 @click.argument("target")
 def show(spool: Path, target: str) -> None:
-    """Show everything that is known of a batch; this may quote its images."""
+    """Print all details of a batch as JSON. They may contain patient data from the headers."""
     from ldct_denoise.errors import InputError
     from ldct_denoise.node import operator
 
@@ -76,12 +77,12 @@ def show(spool: Path, target: str) -> None:
 @click.argument("rules", type=options.EXISTING)
 @click.argument("source")
 @click.argument("accession_numbers", metavar="ACCESSION...", nargs=-1)
-@click.option("--file", type=options.EXISTING, help="Text file with one accession number a line.")
+@click.option("--file", type=options.EXISTING, help="Text file with one accession number on each line.")
 def pull(rules: Path, source: str, accession_numbers: tuple[str, ...], file: Path | None) -> None:
     """Pull CT series from a source of RULES by accession number.
 
-    A running node retrieves them, one request after the other, and processes them by its rules; otherwise it does
-    so at its next start. `list` shows what is not there yet. A request that failed is repeated by giving it again.
+    A running node retrieves them one after the other, and processes them by its rules. Otherwise it does so at
+    its next start. `list` shows the requests that are not finished. To repeat a failed request, give it again.
     """
     from ldct_denoise.errors import ConfigError
     from ldct_denoise.node.pull import add_pulls
@@ -98,35 +99,35 @@ def pull(rules: Path, source: str, accession_numbers: tuple[str, ...], file: Pat
     click.echo(f"{len(numbers)} requests; ldct-denoise node list {rules} shows those that are not done")
 
 
-@command.command()
+@command.command(short_help="Try dead letters and waiting batches again.")
 @SPOOL
 @TARGET
 def retry(spool: Path, target: str) -> None:
-    """Try dead letters and waiting batches again now; all of them without TARGET."""
+    """Try dead letters and waiting batches again now. Without TARGET: all of them."""
     _act(spool, "retry", target)
 
 
-@command.command()
+@command.command(short_help="Send a batch again to all its destinations.")
 @SPOOL
 @click.argument("target")
 def resend(spool: Path, target: str) -> None:
-    """Send a batch of the spool again, also the images that its destinations have."""
+    """Send a batch in the spool again, including images that its destinations already have."""
     _act(spool, "resend", target)
 
 
-@command.command()
+@command.command(short_help="Forget the delivery of a series.")
 @SPOOL
 @click.argument("target")
 def forget(spool: Path, target: str) -> None:
-    """Forget what was delivered of a series, so that it is delivered again when it is received again."""
+    """Forget the delivery of a series, so that the node delivers it again when it receives it again."""
     _act(spool, "forget", target)
 
 
-@command.command()
+@command.command(short_help="Close series without waiting for more images.")
 @SPOOL
 @TARGET
 def complete(spool: Path, target: str) -> None:
-    """Close series that may still grow, without waiting; all of them without TARGET."""
+    """Close series without waiting for more images. Without TARGET: all of them."""
     _act(spool, "complete", target)
 
 

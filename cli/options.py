@@ -29,13 +29,13 @@ precision = click.option(
     type=click.Choice(get_args(Precision)),
     default="fp32",
     show_default=True,
-    help="bf16 is faster where the device has it.",
+    help="bf16 is faster on hardware that supports it.",
 )
 strength = click.option(
     "--strength",
     type=float,
-    help="Denoising strength (0–1): 0 returns the input, 1 the network's output.  [default: the texture of normal "
-    "dose for shipped models, 1 for others]",
+    help="Weight of the network's output: 0 returns the input, 1 the network alone.  [default: noise texture of "
+    "normal dose for shipped models, 1 for others]",
 )
 tta = click.option(
     "--tta", is_flag=True, help="Test-time augmentation: average over 8 flips and rotations (8× slower)."
@@ -49,10 +49,12 @@ output_format = click.option(
     help="Output format.  [default: by the output's name, else the input's]",
 )
 assume_hu = click.option(
-    "--assume-hu", is_flag=True, help="Take values for HU where header or values speak against it."
+    "--assume-hu",
+    is_flag=True,
+    help="Treat the values as HU even if the header or the values suggest another unit.",
 )
-overwrite = click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-output = click.option("--output", "-o", type=PATH, required=True, help="Where the result goes.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+output = click.option("--output", "-o", type=PATH, required=True, help="Output file or folder.")
 
 
 def _register(context: click.Context, option: click.Parameter, files: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -72,15 +74,16 @@ method_files = click.option(
     callback=_register,
     expose_value=False,
     is_eager=True,
-    help="A method of your own (docs/tutorials/add-a-method.md); its name is that of the file. Repeatable.",
+    help="Python file with your own method (docs/tutorials/add-a-method.md). The method has the name of the file. "
+    "Repeatable.",
 )
 low_pattern = click.option(
     "--low-pattern",
     "low_patterns",
     multiple=True,
     metavar="WORD|REGEX",
-    help="Your own word or regular expression for low dose in names of files and folders and in descriptions. "
-    "Repeatable; tried before the built-in words (docs/reference/input.md).",
+    help="Word or regular expression that marks low dose in file names, folder names and descriptions. Tried "
+    "before the built-in words (docs/reference/input.md). Repeatable.",
 )
 normal_pattern = click.option(
     "--normal-pattern", "normal_patterns", multiple=True, metavar="WORD|REGEX", help="The same for normal dose."
@@ -88,18 +91,19 @@ normal_pattern = click.option(
 split = click.option(
     "--split",
     metavar="NAME|FILE.json",
-    help="Patients of a published split (mayo2016-l506, ldct-benchmark), or of a file in the form of nnU-Net.",
+    help="Use the patients of a published split (mayo2016-l506, ldct-benchmark) or of a file in nnU-Net's format.",
 )
 windows = click.option(
     "--window",
     "windows",
     multiple=True,
     metavar="NAME|LEVEL,WIDTH",
-    help="Window in HU: full, abdomen, mediastinum, lung, bone, brain, liver, or LEVEL,WIDTH. Repeatable; "
-    "default: full and abdomen.",
+    help="Window in HU: full, abdomen, mediastinum, lung, bone, brain, liver, or LEVEL,WIDTH. Repeatable.  "
+    "[default: full and abdomen]",
 )
 protocol = click.option(
-    "--protocol", help="Windows and SSIM of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff."
+    "--protocol",
+    help="Use the windows and the SSIM of a published protocol: ldct-benchmark, red-cnn, du-gan, corediff.",
 )
 rois = click.option(
     "--roi",
@@ -115,7 +119,7 @@ contrasts = click.option(
     nargs=2,
     multiple=True,
     metavar="REGION REGION",
-    help="Contrast-to-noise ratio of two regions, each given as for --roi. Repeatable.",
+    help="Measure the contrast-to-noise ratio of two regions, each given as for --roi. Repeatable.",
 )
 metrics = click.option(
     "--metric",
@@ -129,7 +133,7 @@ metrics = click.option(
 def announce_view(url: str) -> None:
     """Print the address of the viewer."""
     click.echo(url)
-    click.echo("serving to this machine only; Ctrl-C ends it", err=True)
+    click.echo("only this machine can open the page; Ctrl-C stops the viewer", err=True)
 
 
 def open_in_browser(path: Path) -> None:
@@ -152,8 +156,8 @@ def dose_patterns(command: Callable[..., Any]) -> Callable[..., Any]:
 register = click.option(
     "--register",
     is_flag=True,
-    help="Interpolate the reference where a pair is shifted by part of a slice increment or pixel. Shifts above "
-    "0.03 are reported in any case.",
+    help="Align the reference by interpolation if the two series of a pair are shifted by a fraction of a slice "
+    "or pixel. Shifts above 0.03 are always reported.",
 )
 
 

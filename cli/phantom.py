@@ -16,12 +16,13 @@ from . import options, terminal
     type=click.Choice(["patient", "water", "inserts", "edge", "wire", "low-contrast"]),
     default="patient",
     show_default=True,
-    help="Patients, or a water cylinder with inserts.",
+    help="Synthetic patients, or a water cylinder: plain, or with inserts, an edge, a wire, or low-contrast "
+    "lesions.",
 )
 @click.option("--patients", type=click.IntRange(1, 999), default=3, show_default=True, help="Number of patients.")
 @click.option(
     "--slices", type=click.IntRange(1, 2000), default=24, show_default=True,
-    help="Slices of each patient, 3 mm apart; noise realisations of a phantom.",
+    help="Slices of each patient, 3 mm apart, or noise realisations of a phantom.",
 )  # fmt: skip
 @click.option("--size", type=click.IntRange(64, 1024), default=512, show_default=True, help="Matrix size, pixels.")
 @click.option(
@@ -38,8 +39,8 @@ def command(
 ) -> None:
     """Write synthetic patients or a phantom as DICOM in the TCIA layout, at normal and low dose.
 
-    Also writes the noise-free truth and labels (lesions, inserts) as NIfTI, and the meaning of the labels as CSV.
-    --overwrite removes all earlier phantoms from the folder.
+    Also writes the noise-free images and the labels of lesions or inserts as NIfTI, and a CSV file that explains
+    the labels. --overwrite removes all earlier phantoms from the folder.
     """
     from ldct_denoise.phantoms.patients import write_patients
     from ldct_denoise.phantoms.quality import QualityPhantom, write_quality_phantom

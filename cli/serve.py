@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from ldct_denoise.node.rules import Rules
 
 
-@click.command(short_help="Run a DICOM node, or one step of a DICOM router.")
+@click.command(short_help="Run a DICOM node that denoises the series it receives.")
 @click.argument("rules", type=options.PATH, required=False)
 @click.option(
     "--check",
     is_flag=True,
     help="Only check RULES: settings, models, certificates, spool, and C-ECHO to destinations.",
 )
-@click.option("--init", is_flag=True, help="Write a commented starting file to RULES, then exit.")
+@click.option("--init", is_flag=True, help="Write a commented template to RULES, then exit.")
 @click.option(
     "--folder",
     nargs=2,
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     shell_complete=completion.models,
-    help="With --folder: model; default: that of IN/task.json, else the shipped one.",
+    help="With --folder: the model.  [default: that of IN/task.json, else lir-ct]",
 )
 @click.option(
     "--strength",
     type=float,
-    help="With --folder: denoising strength (0-1): 0 returns the input, 1 the model's output.",
+    help="With --folder: weight of the network's output: 0 returns the input, 1 the network alone.",
 )
-@click.option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="With --folder: device.")
+@click.option("--device", metavar="auto|cpu|cuda|cuda:N|mps", help="With --folder: where to compute.")
 @options.assume_hu
 @click.option("--verbose", "-v", is_flag=True, help="Log every series, not only warnings and errors.")
 def command(
@@ -59,10 +59,10 @@ def command(
 ) -> None:
     """Run a DICOM node: receive CT series, denoise them by rules, and send the derived series on.
 
-    RULES is a YAML file (docs/reference/dicom-node.md): who may send, which series are denoised how, and where
-    they are sent. The node listens on loopback unless RULES names another address. It ends on SIGTERM or Ctrl-C;
-    unfinished work stays in its spool and continues at the next start. SIGHUP reads RULES again.
-    `ldct-denoise node` lists what is waiting. Research use only.
+    RULES is a YAML file (docs/reference/dicom-node.md). It states who may send, how each series is denoised, and
+    where the result is sent. The node listens only on 127.0.0.1 unless RULES gives another address. SIGTERM or
+    Ctrl-C stops it; unfinished work stays in its spool and continues at the next start. SIGHUP makes it read
+    RULES again. `ldct-denoise node` lists what is waiting. Research use only.
     """
     terminal.log_to_stderr(verbose)
     folder = folder or _mercure_folders() if rules is None else folder

@@ -14,9 +14,7 @@ from . import options, terminal
 @click.argument("normal", type=options.EXISTING)
 @click.option("--dose", type=float, required=True, help="Fraction of the dose of NORMAL, e.g. 0.25.")
 @options.output
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed gives another scan."
-)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the noise.")
 @click.option(
     "--geometry",
     type=click.Choice(["parallel", "fan"]),
@@ -40,13 +38,13 @@ from . import options, terminal
     help="Tube current at which an unattenuated ray has as much electronic as quantum noise.",
 )  # fmt: skip
 @click.option(
-    "--bow-tie", type=click.FloatRange(0, 1), default=None, help="0: no bow-tie filter; 1: a strong one."
+    "--bow-tie", type=click.FloatRange(0, 1), default=None, help="Strength of the bow-tie filter; 0: none."
 )
 @click.option(
     "--tube-current-modulation",
     type=click.FloatRange(0, 1),
     default=None,
-    help="Modulation of the tube current with the angle; 0: none.",
+    help="Strength of the tube current modulation with the angle; 0: none.",
 )
 @click.option(
     "--slice-correlation",
@@ -74,10 +72,10 @@ def command(
     device: str,
     **writing: Any,
 ) -> None:
-    """Add the noise of a lower dose to NORMAL: a DICOM folder, file or tree, or a volume file.
+    """Simulate a lower dose: add noise to NORMAL, a DICOM folder, file or tree, or a volume file.
 
-    The sharpness of the anatomy does not change. Writes a derived DICOM series, labelled as simulated, or the
-    volume's format. OUTPUT-simulation.json lists the quanta of each series. Research use only.
+    The sharpness of the anatomy does not change. Writes a derived DICOM series that is labelled as simulated, or
+    a volume. OUTPUT-simulation.json lists the X-ray quanta of each series. Research use only.
     """
     from dataclasses import replace
 

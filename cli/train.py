@@ -19,17 +19,26 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Train a method on a low-dose and a normal-dose pool.")
 @click.option(
-    "--dicom-root", type=options.EXISTING, help="One tree with series of both doses (Mayo 2016, TCIA layout)."
+    "--dicom-root",
+    type=options.EXISTING,
+    help="Folder tree with series of both doses (Mayo 2016, TCIA layout, …).",
 )
-@click.option("--low", type=options.EXISTING, multiple=True, help="Low-dose series, DICOM or NIfTI; repeatable.")
-@click.option("--normal", type=options.EXISTING, multiple=True, help="Normal-dose series; repeatable.")
+@click.option(
+    "--low",
+    type=options.EXISTING,
+    multiple=True,
+    help="Instead of --dicom-root: low-dose series, DICOM or volume files. Repeatable.",
+)
+@click.option("--normal", type=options.EXISTING, multiple=True, help="With --low: normal-dose series. Repeatable.")
 @click.option(
     "--manifest",
     type=options.EXISTING,
-    help="Instead: a CSV table of series (inspect --write-manifest makes one).",
+    help="Instead of --dicom-root: CSV table of series (inspect --write-manifest).",
 )
 @click.option(
-    "--images", type=options.EXISTING, help="Instead: a folder of grey photographs (--config natural-lir)."
+    "--images",
+    type=options.EXISTING,
+    help="Instead of --dicom-root: folder of grey photographs (--config natural-lir).",
 )
 @click.option("--output", "-o", type=options.PATH, help="Run folder. Required, except with --explain.")
 @click.option(
@@ -37,7 +46,7 @@ if TYPE_CHECKING:
     shell_complete=completion.recipes,
     default="lir-quick",
     show_default=True,
-    help="A recipe's name, a YAML file, or the name of a method.",
+    help="Name of a recipe or method, or a YAML file.",
 )
 @click.option(
     "--set",
@@ -45,14 +54,14 @@ if TYPE_CHECKING:
     shell_complete=completion.settings,
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a setting, as training.iterations=500; repeatable. In a recipe with two stages (lir-ct) it "
-    "applies to both, except settings that the first stage has for itself: pretraining.training.iterations=500.",
+    help="Change a setting, such as training.iterations=500. Repeatable. In a recipe with two stages (lir-ct) it "
+    "applies to both, unless the first has its own value; change that as pretraining.training.iterations=500.",
 )
-@click.option("--folds", type=click.IntRange(min=2), help="Cross-validation: number of folds, by patient.")
+@click.option("--folds", type=click.IntRange(min=2), help="Cross-validation: number of folds of patients.")
 @click.option(
     "--fold",
     type=click.IntRange(min=0),
-    help="With --folds, or a file for --split: the fold whose patients are left out, from 0.",
+    help="With --folds or a file for --split: index of the fold that is held out, from 0.",
 )
 @options.split
 @options.dose_patterns
@@ -61,7 +70,8 @@ if TYPE_CHECKING:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue the interrupted run in --output: same images; same settings except length and learning rate.",
+    help="Continue the interrupted run in --output. Images and settings must be the same, except length and "
+    "learning rate.",
 )
 @options.method_files
 @options.overwrite
@@ -70,21 +80,21 @@ if TYPE_CHECKING:
     "sweep_file",
     type=options.EXISTING,
     metavar="FILE.yaml",
-    help="Search settings with Optuna (docs/how-to/sweep.md): one run per trial in --output; --resume continues.",
+    help="Search settings with Optuna, one run for each trial (docs/how-to/sweep.md). --resume continues.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check everything; print the resolved configuration (YAML) and, as comments, what would be done. Nothing "
-    "is written.",
+    help="Check everything, and print the resolved configuration (YAML), with the plan of the run as comments. "
+    "Writes nothing.",
 )
 @click.option(
     "--explain",
     is_flag=False,
     flag_value="",
     metavar="[KEY]",
-    help="List the settings of the recipe and its method with type, default and meaning. KEY narrows the list "
-    "to a section (data) or a setting (patch_size).",
+    help="List the settings of the recipe and its method with type, default and meaning. KEY is a section (data) "
+    "or a setting (patch_size).",
 )
 def command(
     dicom_root: Path | None,
@@ -108,10 +118,11 @@ def command(
     dry_run: bool,
     explain: str | None,
 ) -> None:
-    """Train a denoiser; RUN (--output) holds config.yaml, training.csv, TensorBoard events and model.safetensors.
+    """Train a denoiser on low-dose and normal-dose series.
 
-    An unpaired method is never shown a pair. `ldct-denoise inspect` shows the dose of every series first. To start
-    from the weights of a trained model, with your own images: --set training.pretrained_weights=lir-ct.
+    Writes config.yaml, training.csv, TensorBoard events and model.safetensors to --output. First check with
+    `ldct-denoise inspect` that every series has the right dose. Unpaired methods never see pairs. To fine-tune a
+    trained model on your own images: --set training.pretrained_weights=lir-ct.
     """
     from ldct_denoise import methods
     from ldct_denoise.config import load_config

@@ -13,20 +13,25 @@ if TYPE_CHECKING:
     from ldct_denoise.volume import SliceSource
 
 
-@click.command(short_help="Look at whole series side by side in the browser.")
+@click.command(short_help="Show one to three series side by side in the browser.")
 @click.argument("input_path", metavar="INPUT", type=options.EXISTING)
 @click.argument("output_path", metavar="[OUTPUT]", required=False, type=options.EXISTING)
 @click.argument("reference_path", metavar="[REFERENCE]", required=False, type=options.EXISTING)
-@click.option("--input-series", type=click.IntRange(1), help="Which series of INPUT, if it holds several: 1, 2, …")
-@click.option("--output-series", type=click.IntRange(1), help="Which series of OUTPUT.")
-@click.option("--reference-series", type=click.IntRange(1), help="Which series of REFERENCE.")
-@click.option("--open/--no-open", "open_browser", default=True, help="Open the browser or only print the address.")
+@click.option("--input-series", type=click.IntRange(1), help="Number of the series, if INPUT has several: 1, 2, …")
+@click.option("--output-series", type=click.IntRange(1), help="The same for OUTPUT.")
+@click.option("--reference-series", type=click.IntRange(1), help="The same for REFERENCE.")
+@click.option(
+    "--open/--no-open",
+    "open_browser",
+    default=True,
+    help="Open the browser, or only print the address.  [default: open]",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=0,
     metavar="N",
-    help="Port on 127.0.0.1. Default: a free one. Give one to reach it through ssh -L N:127.0.0.1:N.",
+    help="Port on 127.0.0.1, for example to use it through ssh -L N:127.0.0.1:N.  [default: a free port]",
 )
 @options.assume_hu
 @click.option("--include-patient-ids", is_flag=True, help="Show patient IDs and folder names on the page.")
@@ -44,8 +49,8 @@ def command(
 ) -> None:
     """Show one to three CT series in the browser: linked planes, side by side, swipe, flicker, difference, HU.
 
-    INPUT, OUTPUT and REFERENCE are each a DICOM series (folder, file, zip) or a NIfTI, NRRD or MHA volume. The
-    page is served to this machine only (127.0.0.1, at an address that cannot be guessed). Ctrl-C ends it.
+    INPUT, OUTPUT and REFERENCE are each a DICOM series (folder, file, zip) or a NIfTI, NRRD or MHA volume. Only
+    this machine can open the page (127.0.0.1, with a random part in the address). Ctrl-C stops the viewer.
     """
     from ldct_denoise.view import serve_view
 

@@ -166,9 +166,7 @@ def sweep(
     """
     optuna = _optuna()
     if output.exists() and not resume and any(output.iterdir()):
-        raise OutputError(
-            f"{output}: is not empty; --resume continues the sweep, or choose another --output"
-        )
+        raise OutputError(f"{output}: is not empty; --resume continues the sweep, or choose another --output")
     for key, choice in settings.search.items():
         load([_change(key, choice.choices[0] if choice.choices else choice.low)])  # refuses unknown settings
     output.mkdir(parents=True, exist_ok=True)
