@@ -73,9 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 part was done, 2 nothing was done."""
     debug = "--debug" in (sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(args=_debug_first(arguments), prog_name="ldct-denoise", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        # Commands return None; click returns the status of a command that raises click.exceptions.Exit.
+        status = cli.main(args=_debug_first(arguments), prog_name="ldct-denoise", standalone_mode=False)
+        if status:
+            sys.exit(status)
     except click.Abort:
         click.echo(f"stopped; {_to_go_on(arguments)}", err=True)
         sys.exit(130)

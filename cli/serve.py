@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--check",
     is_flag=True,
-    help="Only check RULES: settings, models, certificates, spool, and C-ECHO to destinations.",
+    help="Only check RULES: settings, models, certificates, spool, C-ECHO to destinations. Exit status 1: a warning.",
 )
 @click.option("--init", is_flag=True, help="Write a commented template to RULES, then exit.")
 @click.option(
@@ -100,9 +100,9 @@ def _run_node(path: Path, check: bool) -> None:
 
     if check:
         warnings = serve.check(rules, contact=True)
-        click.echo(f"{path}: {len(rules.rules)} rules and {len(rules.destinations)} destinations can be used")
+        click.echo(f"{path} is valid. Rules: {len(rules.rules)}; destinations: {len(rules.destinations)}.")
         for warning in warnings:
-            click.echo(f"attention: {warning}")
+            click.echo(f"warning: {warning}")
         if warnings:
             raise click.exceptions.Exit(1)
         return
