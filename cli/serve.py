@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--check",
     is_flag=True,
-    help="Only check RULES: settings, models, certificates, spool, C-ECHO to destinations. Exit status 1: a warning.",
+    help="Only check RULES: settings, models, certificates, spool, C-ECHO to destinations. "
+    "Exit status 1 if it warns.",
 )
 @click.option("--init", is_flag=True, help="Write a commented template to RULES, then exit.")
 @click.option(

@@ -334,7 +334,9 @@ def test_reasons_are_words() -> None:
     assert printable("A\nB\x1b[0m" + "C" * 40) == "A?B?[0mCCCCCCCCC"
 
 
-def test_check_contacts_the_destinations(tmp_path: Path, archive: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_contacts_the_destinations(
+    tmp_path: Path, archive: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
     port = free_ports(1)[0]
     down = {"host": LOOPBACK, "port": port, "ae_title": "DOWN"}
     content = settings(tmp_path / "spool", 11112, destinations={"up": archive.destination, "down": down})
