@@ -122,6 +122,25 @@ def test_nothing_imports_in_a_circle(depth: int) -> None:
         pytest.fail(" → ".join(error.args[1]))
 
 
+def test_the_layers_of_the_architecture_page_hold() -> None:
+    """A package imports only from rows above its own; every package is listed."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = page.partition("## Layers")[2].split("```")[1].strip().splitlines()
+    row_of = {name.strip(): number for number, row in enumerate(rows) for name in row.split(",")}
+    packages = {shortened(module, 1) for module in FILES}
+    assert {*row_of} == packages - {"__init__", "__main__"}
+    found = [
+        f"{module} imports {name}"
+        for module in FILES
+        for name in imports(module) & {*FILES}
+        if (importer := shortened(module, 1)) in row_of
+        and (imported := shortened(name, 1)) in row_of
+        and imported != importer
+        and row_of[imported] >= row_of[importer]
+    ]
+    assert found == []
+
+
 def shortened(module: str, depth: int) -> str:
     return ".".join(module.split(".")[:depth])
 
