@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     shell_complete=completion.models,
-    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8).",
+    help="Shipped model, .safetensors file, run folder, or untrained method (bm3d:sigma_factor=0.8).  "
+    "[default: lir-ct; with SCAN: none]",
 )
 @options.output
 @click.option(

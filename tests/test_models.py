@@ -13,13 +13,14 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ldct_denoise import methods
-from ldct_denoise.config import parse_config
+from ldct_denoise.config import load_config, parse_config, recipes
 from ldct_denoise.errors import ModelError
 from ldct_denoise.inference.settings import ApplySettings
 from ldct_denoise.inference.slices import restore_slices
 from ldct_denoise.intensity import WINDOWS
 from ldct_denoise.io.find import find_images
 from ldct_denoise.metrics.fidelity import psnr
+from ldct_denoise.models.catalogue import methods as methods_of_catalogue
 from ldct_denoise.models.catalogue import models, shipped_models
 from ldct_denoise.models.trained import DEFAULT_MODEL, load_model, model_checksum, save_model
 from ldct_denoise.output import atomic_write
@@ -81,6 +82,11 @@ def test_the_catalogue_is_listed_without_torch() -> None:
     code = "import sys\nfrom ldct_denoise.models.catalogue import methods, models\nmethods(), models()\n"
     done = subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=False)
     assert done.returncode == 0
+
+
+def test_the_catalogue_lists_each_recipe_under_the_method_it_trains() -> None:
+    listed = {recipe: method.name for method in methods_of_catalogue() for recipe in method.configs}
+    assert listed == {name: load_config(name).method for name in recipes()}
 
 
 @pytest.mark.parametrize("name", shipped_models())

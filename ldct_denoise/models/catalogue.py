@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ class ModelEntry:
 
 def methods() -> list[MethodEntry]:
     """Return every method, sorted by name."""
+    contents = {name: yaml.safe_load(path.read_text(encoding="utf-8")) or {} for name, path in recipes().items()}
     configs: dict[str, list[str]] = {}
-    for name, path in recipes().items():
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        configs.setdefault(content.get("method", "lir"), []).append(name)
+    for name in sorted(contents):
+        configs.setdefault(_method_of(name, contents), []).append(name)
     found = map(registry.describe, registry.names())
     return [
         MethodEntry(one.name, one.title, one.supervision, one.reference, tuple(configs.get(one.name, ())))
@@ -85,10 +86,18 @@ def methods() -> list[MethodEntry]:
     ]
 
 
+def _method_of(recipe: str, contents: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name of the method of a recipe: its own, else that of its base."""
+    content = contents.get(recipe, {})
+    if "method" not in content and "base" in content:
+        return _method_of(content["base"], contents)
+    return str(content.get("method", "lir"))
+
+
 def shipped_models() -> dict[str, Path]:
-    """Return the files of the shipped models by name."""
+    """Return the files of the shipped models by name, sorted by name."""
     folder = Path(str(importlib.resources.files("ldct_denoise.models")))
-    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"), key=lambda path: path.stem)}
 
 
 def models() -> list[ModelEntry]:
