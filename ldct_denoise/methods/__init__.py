@@ -194,7 +194,7 @@ def _file(name: str) -> Path:
     if module is None:
         raise ModelError(
             f"no method is called {name!r}{did_you_mean(name, names())} (there are {', '.join(names())}). A "
-            "method of your own is found by --method FILE.py, or in the folders of the environment variable "
+            "method of your own needs --method FILE.py, or a folder in the environment variable "
             f"{FOLDERS_VARIABLE}"
         )
     spec = importlib.util.find_spec(module)

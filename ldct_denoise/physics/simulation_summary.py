@@ -102,12 +102,12 @@ class SeriesSummary:
             count = int(np.sum(few > MAX_LOW_COUNT_SHARE))
             yield (
                 f"in {count} of {len(few)} slices up to {100 * few.max():.2g} % of the rays through the body have "
-                f"fewer than {MIN_QUANTA} quanta; there real noise is stronger, and too bright on average"
+                f"fewer than {MIN_QUANTA} quanta; in real scans these places have more noise and a higher mean HU"
             )
         if not 1 / MAX_QUANTA_FACTOR <= self.quanta_factor <= MAX_QUANTA_FACTOR:
             yield (
-                f"its noise is that of {self.quanta_factor:.2g} times the quanta that a scanner emits at the mAs "
-                "in the header; the series may be denoised already, or its header may state another tube current"
+                f"its noise corresponds to {self.quanta_factor:.2g} times the quanta that a scanner emits at "
+                "the mAs in the header; the series may be denoised already, or its header may state another tube current"
             )
 
 
