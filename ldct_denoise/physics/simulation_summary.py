@@ -107,7 +107,8 @@ class SeriesSummary:
         if not 1 / MAX_QUANTA_FACTOR <= self.quanta_factor <= MAX_QUANTA_FACTOR:
             yield (
                 f"its noise corresponds to {self.quanta_factor:.2g} times the quanta that a scanner emits at "
-                "the mAs in the header; the series may be denoised already, or its header may state another tube current"
+                "the mAs in the header; the series may be denoised already, or its header may state another tube "
+                "current"
             )
 
 
