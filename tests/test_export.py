@@ -90,7 +90,7 @@ def test_an_exported_file_gives_what_apply_gives(format, read, shipped: TrainedM
         require_described(file, shipped)
     if format == "pt2":
         description = {"model.json": ""}
-        torch.export.load(io.BytesIO((tmp_path / "model").read_bytes()), extra_files=description)
+        torch.export.load(io.BytesIO(file.read_bytes()), extra_files=description)
         assert json.loads(description["model.json"])["sha256"] == shipped.checksum
 
 

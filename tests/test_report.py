@@ -222,7 +222,7 @@ def test_columns_are_as_wide_as_their_names():
     )
     result = Evaluation(rows, {"A1": "A"}, (WINDOWS["abdomen"],), (Sphere(name, (-10.4, -5.5, 7.5), 14.4),))
     head, line = result.lines()
-    assert line == f"abdomen {name} candidate        inf       nan    4.0000   -1.2500"
+    assert line == f"abdomen {name} candidate        inf       nan      4.00     -1.25"
     assert [head.index(word) for word in ("window", "region", "model")] == [0, 8, 37]
     assert len(head) == len(line)
 
