@@ -100,6 +100,9 @@ def command(
     input is never changed. To resume an interrupted tree, repeat the command: OUTPUT-ledger.jsonl lists the
     finished series. Processes that torchrun or Slurm started share the series. Research use only.
     """
+    from ldct_denoise.io.process_limits import let_waiting_threads_sleep
+
+    let_waiting_threads_sleep()
     from ldct_denoise.inference.settings import ApplySettings
     from ldct_denoise.io.write_settings import WriteSettings
     from ldct_denoise.report.identity import Signature

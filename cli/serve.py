@@ -65,6 +65,9 @@ def command(
     Ctrl-C stops it; unfinished work stays in its spool and continues at the next start. SIGHUP makes it read
     RULES again. `ldct-denoise node` lists what is waiting. Research use only.
     """
+    from ldct_denoise.io.process_limits import let_waiting_threads_sleep
+
+    let_waiting_threads_sleep()
     terminal.log_to_stderr(verbose)
     folder = folder or _mercure_folders() if rules is None else folder
     if (rules is None) == (folder is None):

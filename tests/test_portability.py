@@ -49,6 +49,28 @@ def test_apply_denoises_a_batch_without_them(tmp_path: Path) -> None:
     assert len((tmp_path / "out-ledger.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP of torch's build for Linux")
+@pytest.mark.parametrize(("chosen", "sleep"), [({}, True), ({"OMP_WAIT_POLICY": "ACTIVE"}, False)])
+def test_waiting_threads_of_apply_sleep_unless_the_user_chose(
+    chosen: dict[str, str], sleep: bool, tmp_path: Path
+) -> None:
+    volume = water_disc("a", 10, slices=2, side=64)
+    write_volume(tmp_path / "a.nii.gz", iter(volume.hu), volume.geometry)
+    own = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    code = "from ldct_denoise.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "apply", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(
+        command,
+        env=own | chosen | {"OMP_DISPLAY_ENV": "VERBOSE"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("GOMP_SPINCOUNT = '0'" in done.stderr) == sleep
+
+
 def test_a_command_whose_extra_is_missing_names_it_in_one_line(tmp_path: Path) -> None:
     rules = tmp_path / "rules.yaml"
     assert run_program("serve", "--init", rules).returncode == 0
